@@ -1,0 +1,15 @@
+//! stratabd: turns overlaybd container images into Linux block devices, reading data on demand.
+//!
+//! The module table in `ARCHITECTURE.md` says what each module does and what it may use.
+
+pub mod block;
+pub mod cache;
+pub mod device;
+pub mod format;
+pub mod frontend;
+pub mod image;
+pub mod reactor;
+pub mod registry;
+pub mod server;
+pub mod source;
+pub mod telemetry;

@@ -1,0 +1,28 @@
+//! Limits of one reactor.
+
+/// Sizes that bound a reactor's memory. The defaults serve a laptop and a server with dozens of devices.
+#[derive(Debug, Clone)]
+pub struct ReactorConfig {
+    /// Submission entries of the ring; a full ring is submitted at once and costs an extra system call.
+    pub submission_entries: u32,
+    /// Completion entries: at least the sum of all queue depths served here, or the kernel keeps an overflow list.
+    pub completion_entries: u32,
+    /// Files that may be registered at once, one for each ublk queue; bounded by RLIMIT_NOFILE.
+    pub fixed_files: u32,
+    /// Bytes of request buffers that may be out at once.
+    pub request_buffer_bytes: usize,
+    /// Bytes of buffers for operations below a request (compressed data, disk reads) that may be out at once.
+    pub io_buffer_bytes: usize,
+}
+
+impl Default for ReactorConfig {
+    fn default() -> Self {
+        Self {
+            submission_entries: 256,
+            completion_entries: 4096,
+            fixed_files: 512,
+            request_buffer_bytes: 32 << 20,
+            io_buffer_bytes: 32 << 20,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Operations in flight: what each one holds until the kernel answers, and the future that waits for it.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use io_uring::types::Timespec;
+
+use super::{Buffer, file::Slot, ring::Ring};
+
+/// What the kernel may touch while an operation is in flight, and so must stay until its completion.
+pub(super) enum Held {
+    /// Memory and the file that it moves to or from.
+    Transfer(Buffer, #[expect(dead_code, reason = "held, not read")] Arc<OwnedFd>),
+    /// A file without memory.
+    File(#[expect(dead_code, reason = "held, not read")] Arc<OwnedFd>),
+    /// A registered file.
+    Slot(#[expect(dead_code, reason = "held, not read")] Rc<Slot>),
+    /// The time of a timer, behind a box so that it does not move.
+    Time(#[expect(dead_code, reason = "held, not read")] Box<Timespec>),
+}
+
+/// An operation between its submission and the end of its future; its place in the slab is its user data.
+pub(super) struct Operation {
+    pub(super) held: Held,
+    pub(super) state: State,
+}
+
+pub(super) enum State {
+    Waiting(Option<Waker>),
+    Done(i32),
+    /// Its future was dropped: the operation goes when the kernel answers.
+    Abandoned,
+}
+
+/// Waits for one operation. Dropping it leaves the operation to finish by itself.
+pub(super) struct Completion {
+    ring: Rc<Ring>,
+    /// None once the outcome has been taken, for then the place in the slab is another's.
+    index: Option<usize>,
+}
+
+impl Completion {
+    pub(super) fn new(ring: Rc<Ring>, index: usize) -> Self {
+        Self { ring, index: Some(index) }
+    }
+}
+
+impl Future for Completion {
+    type Output = (io::Result<u32>, Held);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let index = self.index.expect("not polled after it was ready");
+        let taken = {
+            let mut operations = self.ring.operations.borrow_mut();
+            let operation = operations.get_mut(index).expect("an operation outlives its future");
+            match &mut operation.state {
+                State::Done(result) => {
+                    let result = *result;
+                    Some((outcome(result), operations.remove(index).held))
+                }
+                State::Waiting(waker) => {
+                    match waker {
+                        Some(waker) => waker.clone_from(cx.waker()),
+                        None => *waker = Some(cx.waker().clone()),
+                    }
+                    None
+                }
+                State::Abandoned => unreachable!("only the end of its future abandons an operation"),
+            }
+        };
+        match taken {
+            Some(taken) => {
+                self.index = None;
+                Poll::Ready(taken)
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        if let Some(index) = self.index {
+            self.ring.abandon(index);
+        }
+    }
+}
+
+fn outcome(result: i32) -> io::Result<u32> {
+    u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.wrapping_neg()))
+}

@@ -1,0 +1,208 @@
+//! The io_uring itself: pushing entries, submitting them in batches, reaping completions.
+#![expect(unsafe_code, reason = "io_uring takes pointers whose targets must outlive the operation")]
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    os::fd::AsRawFd,
+    rc::Rc,
+    sync::Arc,
+};
+
+use io_uring::{IoUring, opcode, squeue, types};
+use rustix::io::Errno;
+use slab::Slab;
+
+use super::{
+    config::ReactorConfig,
+    inbox::Inbox,
+    operation::{Completion, Held, Operation, State},
+};
+
+/// User data of the poll on the inbox's eventfd.
+const WAKE_UP: u64 = u64::MAX;
+/// User data of entries whose completion tells nothing, such as cancellations.
+const IGNORED: u64 = u64::MAX - 1;
+/// IORING_ENTER_GETEVENTS of linux/io_uring.h: run deferred completions also when none is waited for.
+const ENTER_GETEVENTS: u32 = 1;
+
+pub(super) struct Ring {
+    uring: RefCell<IoUring>,
+    pub(super) operations: RefCell<Slab<Operation>>,
+    /// Set when the eventfd's poll must be put on the ring again.
+    rearm: Cell<bool>,
+    inbox: Arc<Inbox>,
+}
+
+impl Ring {
+    pub(super) fn new(config: &ReactorConfig, inbox: Arc<Inbox>) -> io::Result<Rc<Self>> {
+        let uring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(config.completion_entries.max(config.submission_entries.saturating_mul(2)))
+            .build(config.submission_entries)?;
+        if config.fixed_files > 0 {
+            uring.submitter().register_files_sparse(config.fixed_files)?;
+        }
+        Ok(Rc::new(Self {
+            uring: RefCell::new(uring),
+            operations: RefCell::new(Slab::new()),
+            rearm: Cell::new(true),
+            inbox,
+        }))
+    }
+
+    /// Puts an operation on the ring; the next turn of the loop submits it.
+    ///
+    /// # Safety
+    /// Everything that `entry` points to lies in `held`, at an address that does not change when `held` moves,
+    /// and nothing else uses it until the completion has been taken.
+    pub(super) unsafe fn start(self: &Rc<Self>, entry: squeue::Entry, held: Held) -> Completion {
+        let index = self.operations.borrow_mut().insert(Operation { held, state: State::Waiting(None) });
+        // SAFETY: the caller's promise; `held` stays in the slab until the completion has been reaped.
+        unsafe { self.push(&entry.user_data(index as u64)) };
+        Completion::new(Rc::clone(self), index)
+    }
+
+    /// # Safety
+    /// What `entry` points to must stay as it is until its completion.
+    unsafe fn push(&self, entry: &squeue::Entry) {
+        let mut uring = self.uring.borrow_mut();
+        // SAFETY: the caller's promise.
+        while unsafe { uring.submission().push(entry) }.is_err() {
+            // The queue is full and empties by being submitted. Should the kernel be short of memory for a moment, it
+            // says so by an error that passes; entries are never lost.
+            let _ = uring.submit();
+        }
+    }
+
+    /// Submits what was pushed and, when `wait` is set, sleeps until something completes.
+    pub(super) fn turn(&self, wait: bool) -> io::Result<()> {
+        if self.rearm.replace(false) {
+            let events = u32::from(rustix::event::PollFlags::IN.bits());
+            let poll = opcode::PollAdd::new(types::Fd(self.inbox.event().as_raw_fd()), events)
+                .multi(true)
+                .build()
+                .user_data(WAKE_UP);
+            // SAFETY: the entry points to no memory, and the inbox keeps the eventfd open as long as the ring.
+            unsafe { self.push(&poll) };
+        }
+        match self.enter(wait) {
+            Ok(()) => {}
+            Err(error) if is_transient(&error) => {}
+            Err(error) => return Err(error),
+        }
+        self.reap();
+        Ok(())
+    }
+
+    fn enter(&self, wait: bool) -> io::Result<()> {
+        let mut uring = self.uring.borrow_mut();
+        if wait {
+            return uring.submit_and_wait(1).map(drop);
+        }
+        let (pending, taskrun) = {
+            let submission = uring.submission();
+            (submission.len(), submission.taskrun() || submission.cq_overflow())
+        };
+        if pending == 0 && !taskrun {
+            return Ok(());
+        }
+        let pending = u32::try_from(pending).unwrap_or(u32::MAX);
+        // SAFETY: no argument is passed by pointer.
+        unsafe { uring.submitter().enter::<()>(pending, 0, ENTER_GETEVENTS, None) }.map(drop)
+    }
+
+    fn reap(&self) {
+        let mut uring = self.uring.borrow_mut();
+        let mut operations = self.operations.borrow_mut();
+        for entry in uring.completion() {
+            match entry.user_data() {
+                IGNORED => {}
+                WAKE_UP => {
+                    self.inbox.acknowledge();
+                    if !io_uring::cqueue::more(entry.flags()) {
+                        self.rearm.set(true);
+                    }
+                }
+                index => complete(&mut operations, index, entry.result()),
+            }
+        }
+    }
+
+    /// Lets go of the operation at `index`; called when its future ends before it.
+    pub(super) fn abandon(&self, index: usize) {
+        let mut operations = self.operations.borrow_mut();
+        let Some(operation) = operations.get_mut(index) else { return };
+        if matches!(operation.state, State::Done(_)) {
+            operations.remove(index);
+            return;
+        }
+        operation.state = State::Abandoned;
+        let is_timer = matches!(operation.held, Held::Time(_));
+        drop(operations);
+        if is_timer {
+            let cancel = opcode::TimeoutRemove::new(index as u64).build().user_data(IGNORED);
+            // SAFETY: the entry points to no memory.
+            unsafe { self.push(&cancel) };
+        }
+    }
+
+    /// Cancels everything in flight and waits until the kernel holds nothing of ours. Whatever it will not give back
+    /// is leaked, since freeing it would let the kernel write into memory that is used again.
+    pub(super) fn drain(&self) {
+        const ROUNDS: usize = 100;
+        for _ in 0..ROUNDS {
+            if self.operations.borrow().is_empty() {
+                return;
+            }
+            let deadline = types::Timespec::new().nsec(20_000_000);
+            let _ = self
+                .uring
+                .borrow()
+                .submitter()
+                .register_sync_cancel(Some(deadline), types::CancelBuilder::any());
+            self.rearm.set(false);
+            // SAFETY: no argument is passed by pointer.
+            let _ = unsafe { self.uring.borrow().submitter().enter::<()>(0, 0, ENTER_GETEVENTS, None) };
+            self.reap();
+        }
+        let stuck = std::mem::take(&mut *self.operations.borrow_mut());
+        if !stuck.is_empty() {
+            tracing::error!(operations = stuck.len(), "the kernel did not end these; their memory is leaked");
+            std::mem::forget(stuck);
+        }
+    }
+
+    pub(super) fn with_uring<T>(&self, act: impl FnOnce(&IoUring) -> T) -> T {
+        act(&self.uring.borrow())
+    }
+}
+
+fn complete(operations: &mut Slab<Operation>, index: u64, result: i32) {
+    let index = usize::try_from(index).unwrap_or(usize::MAX);
+    let Some(operation) = operations.get_mut(index) else {
+        tracing::error!(index, result, "a completion for no operation");
+        return;
+    };
+    match std::mem::replace(&mut operation.state, State::Done(result)) {
+        State::Waiting(waker) => {
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+        State::Done(_) => tracing::error!(index, result, "an operation completed twice"),
+        State::Abandoned => {
+            operations.remove(index);
+        }
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    [Errno::INTR, Errno::BUSY, Errno::AGAIN, Errno::TIME]
+        .into_iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}

@@ -1,0 +1,251 @@
+//! The reactor as its own thread sees it: spawn, read, sleep, command, and the loop itself.
+#![expect(unsafe_code, reason = "operations hand pointers to the kernel")]
+
+use std::{
+    cell::Cell,
+    fmt, io,
+    os::fd::{AsRawFd, OwnedFd},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use io_uring::{opcode, types};
+
+use super::{
+    Buffer, BufferPool, FixedFile, ReactorConfig, ReactorHandle,
+    executor::Executor,
+    file::Slots,
+    inbox::{Inbox, Message},
+    operation::{Completion, Held},
+    ring::Ring,
+};
+
+/// A reactor, on its own thread. Cloning gives another handle to the same reactor; handles cannot leave the thread.
+#[derive(Clone)]
+pub struct Reactor(Rc<Inner>);
+
+struct Inner {
+    executor: Executor,
+    ring: Rc<Ring>,
+    slots: Rc<Slots>,
+    inbox: Arc<Inbox>,
+    request_buffers: BufferPool,
+    io_buffers: BufferPool,
+    stopping: Cell<bool>,
+}
+
+impl Reactor {
+    /// A reactor for the calling thread; it does nothing until [`Reactor::block_on`] runs it.
+    ///
+    /// # Errors
+    /// Where the kernel has no io_uring with deferred task work (before 6.1), or forbids it.
+    pub fn new(config: &ReactorConfig) -> io::Result<Self> {
+        let inbox = Arc::new(Inbox::new()?);
+        Ok(Self(Rc::new(Inner {
+            ring: Ring::new(config, Arc::clone(&inbox))?,
+            executor: Executor::new(Arc::clone(&inbox)),
+            slots: Rc::new(Slots::new(config.fixed_files)),
+            inbox,
+            request_buffers: BufferPool::new(config.request_buffer_bytes),
+            io_buffers: BufferPool::new(config.io_buffer_bytes),
+            stopping: Cell::new(false),
+        })))
+    }
+
+    /// What other threads use to reach this reactor.
+    #[must_use]
+    pub fn handle(&self) -> ReactorHandle {
+        ReactorHandle { inbox: Arc::clone(&self.0.inbox) }
+    }
+
+    /// Drives `future` on this thread, next to all others.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        self.0.executor.spawn(Box::pin(future));
+    }
+
+    /// Buffers for the data of block requests. Acquire one of these before one of [`Reactor::io_buffers`], never after.
+    #[must_use]
+    pub fn request_buffers(&self) -> &BufferPool {
+        &self.0.request_buffers
+    }
+
+    /// Buffers for what lies below a request: compressed bytes, reads through the ring.
+    #[must_use]
+    pub fn io_buffers(&self) -> &BufferPool {
+        &self.0.io_buffers
+    }
+
+    /// Reads from `file` at `offset` into all of `buffer`, as far as one system call goes; returns the count, which is
+    /// short at the end of the file.
+    ///
+    /// # Errors
+    /// The kernel's answer. The buffer comes back either way, except when the future is dropped.
+    pub async fn read_at(
+        &self,
+        file: &Arc<OwnedFd>,
+        offset: u64,
+        mut buffer: Buffer,
+    ) -> (io::Result<usize>, Buffer) {
+        let entry = opcode::Read::new(types::Fd(file.as_raw_fd()), buffer.as_mut_ptr(), length(&buffer))
+            .offset(offset)
+            .build();
+        // SAFETY: the pointer leads into the buffer's heap memory, which does not move with the buffer and is held
+        // until the completion; the length is the buffer's.
+        let started = unsafe { self.0.ring.start(entry, Held::Transfer(buffer, Arc::clone(file))) };
+        finish_transfer(started).await
+    }
+
+    /// Writes all of `buffer` to `file` at `offset`, as far as one system call goes; returns the count.
+    ///
+    /// # Errors
+    /// The kernel's answer. The buffer comes back either way, except when the future is dropped.
+    pub async fn write_at(
+        &self,
+        file: &Arc<OwnedFd>,
+        offset: u64,
+        buffer: Buffer,
+    ) -> (io::Result<usize>, Buffer) {
+        let entry = opcode::Write::new(types::Fd(file.as_raw_fd()), buffer.as_ptr(), length(&buffer))
+            .offset(offset)
+            .build();
+        // SAFETY: as for reading; the kernel only reads the memory.
+        let started = unsafe { self.0.ring.start(entry, Held::Transfer(buffer, Arc::clone(file))) };
+        finish_transfer(started).await
+    }
+
+    /// Makes the data of `file` durable, as fdatasync(2).
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub async fn sync_data(&self, file: &Arc<OwnedFd>) -> io::Result<()> {
+        let entry =
+            opcode::Fsync::new(types::Fd(file.as_raw_fd())).flags(types::FsyncFlags::DATASYNC).build();
+        // SAFETY: the entry points to no memory.
+        let started = unsafe { self.0.ring.start(entry, Held::File(Arc::clone(file))) };
+        started.await.0.map(drop)
+    }
+
+    /// Waits for `duration`.
+    pub async fn sleep(&self, duration: Duration) {
+        let time = Box::new(types::Timespec::from(duration));
+        let entry = opcode::Timeout::new(&raw const *time).build();
+        // SAFETY: the time is on the heap and is held until the completion.
+        let started = unsafe { self.0.ring.start(entry, Held::Time(time)) };
+        // Ends with ETIME, which is what was asked for.
+        let _ = started.await;
+    }
+
+    /// Registers `file` with the ring.
+    ///
+    /// # Errors
+    /// ENFILE when all places are taken, else the kernel's answer.
+    pub fn register_file(&self, file: Arc<OwnedFd>) -> io::Result<FixedFile> {
+        self.0.slots.register(&self.0.ring, file)
+    }
+
+    /// Sends the driver command `operation` with its 16-byte argument to `file` and returns the driver's answer.
+    ///
+    /// # Errors
+    /// The driver's answer where negative.
+    ///
+    /// # Safety
+    /// The command must not make the driver keep or use any address in `argument` past what the caller guarantees:
+    /// the reactor holds the file, and knows nothing of the argument's meaning.
+    pub async unsafe fn command(
+        &self,
+        file: &FixedFile,
+        operation: u32,
+        argument: [u8; 16],
+    ) -> io::Result<u32> {
+        let entry = opcode::UringCmd16::new(types::Fixed(file.0.index), operation).cmd(argument).build();
+        // SAFETY: the argument is copied into the entry; what it means to the driver is the caller's promise.
+        let started = unsafe { self.0.ring.start(entry, Held::Slot(Rc::clone(&file.0))) };
+        started.await.0
+    }
+
+    /// Runs the reactor on this thread until `future` is ready.
+    ///
+    /// # Errors
+    /// A failure of the ring itself, after which the reactor is of no use.
+    pub fn block_on<F: Future>(&self, future: F) -> io::Result<F::Output> {
+        let mut future = pin!(future);
+        let woken = Arc::new(MainWake { inbox: Arc::clone(&self.0.inbox) });
+        let waker = Waker::from(woken);
+        let mut messages = Vec::new();
+        loop {
+            // Polled every turn: there is one such future, and a turn that does nothing for it is rare.
+            if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return Ok(output);
+            }
+            self.turn(&mut messages)?;
+        }
+    }
+
+    /// Runs the reactor until it is told to stop, then drops all tasks and waits for the kernel.
+    pub(super) fn run(&self) -> io::Result<()> {
+        let mut messages = Vec::new();
+        let mut ended = Ok(());
+        while ended.is_ok() && !self.0.stopping.get() {
+            ended = self.turn(&mut messages);
+        }
+        self.0.executor.clear();
+        self.0.ring.drain();
+        ended
+    }
+
+    fn turn(&self, messages: &mut Vec<Message>) -> io::Result<()> {
+        let inner = &*self.0;
+        inner.inbox.fetch(messages);
+        for message in messages.drain(..) {
+            match message {
+                Message::Wake(task) => inner.executor.wake(task),
+                Message::Run(act) => act(self),
+                Message::Stop => inner.stopping.set(true),
+                Message::Poll => {}
+            }
+        }
+        inner.executor.run_ready();
+        let idle = !inner.executor.has_ready() && !inner.stopping.get() && inner.inbox.may_sleep();
+        let turned = inner.ring.turn(idle);
+        inner.inbox.awake();
+        turned
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.executor.clear();
+        self.ring.drain();
+    }
+}
+
+/// Wakes the reactor for the future that [`Reactor::block_on`] drives itself.
+struct MainWake {
+    inbox: Arc<Inbox>,
+}
+
+impl std::task::Wake for MainWake {
+    fn wake(self: Arc<Self>) {
+        self.inbox.post(Message::Poll);
+    }
+}
+
+async fn finish_transfer(started: Completion) -> (io::Result<usize>, Buffer) {
+    let (result, held) = started.await;
+    let Held::Transfer(buffer, _) = held else { unreachable!("a transfer holds its buffer") };
+    (result.map(|count| count as usize), buffer)
+}
+
+/// One transfer is at most what the kernel takes at once (2^31 - 4096 bytes); pools hand out far less.
+fn length(buffer: &Buffer) -> u32 {
+    u32::try_from(buffer.len()).unwrap_or(i32::MAX as u32)
+}
+
+impl fmt::Debug for Reactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor").field("request_buffers", &self.0.request_buffers).finish_non_exhaustive()
+    }
+}

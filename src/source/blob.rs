@@ -1,0 +1,111 @@
+//! The contract of a blob: fixed size, fixed bytes, read by range.
+
+use std::{fmt, io, pin::Pin, sync::Arc};
+
+use crate::{
+    block::{BlockError, ByteRange, ErrorKind},
+    reactor::Reactor,
+};
+
+/// A boxed future that stays on its reactor's thread; only slow paths are boxed.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// What an attempt to read without waiting came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Readiness {
+    /// All of the destination is filled.
+    Done,
+    /// Some bytes would have to be waited for; the destination's content is unspecified.
+    WouldWait,
+}
+
+/// Immutable bytes of a known size. Shared by all threads; the reactor that waits is an argument.
+///
+/// Ranges are checked: bytes past the end are [`SourceError::OutOfBounds`], never zeroes.
+pub trait BlobSource: Send + Sync + fmt::Debug {
+    /// Size in bytes.
+    fn size_bytes(&self) -> u64;
+
+    /// What to call it in messages: a path, or a repository and digest. Holds no credential.
+    fn name(&self) -> &str;
+
+    /// Fills `dest` from `offset` if that needs neither disk nor network.
+    ///
+    /// # Errors
+    /// As [`BlobSource::read`].
+    fn try_read(&self, offset: u64, dest: &mut [u8]) -> Result<Readiness, SourceError>;
+
+    /// Fills `dest` from `offset`, waiting for disk or network on `reactor`.
+    ///
+    /// # Errors
+    /// Any [`SourceError`]; then the content of `dest` is unspecified.
+    fn read<'a>(
+        &'a self,
+        reactor: &'a Reactor,
+        offset: u64,
+        dest: &'a mut [u8],
+    ) -> LocalFuture<'a, Result<(), SourceError>>;
+
+    /// Starts bringing `ranges` near, all at once, and returns when every one can be read without the network,
+    /// or could not be had: the read that follows says why. A source that is near already does nothing.
+    fn fetch<'a>(&'a self, ranges: &'a [ByteRange]) -> LocalFuture<'a, ()>;
+
+    /// Forgets remembered bytes of `range` that a checksum has refuted, so that the next read asks the origin again.
+    /// Returns whether there was anything to forget: if not, reading again cannot help.
+    fn invalidate(&self, range: ByteRange) -> bool;
+}
+
+/// Why bytes of a blob could not be had. Cheap to clone, since one failed fetch fails all who share it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The range reaches past the end of the blob.
+    #[error("{name}: {len} bytes at {offset} are outside its {size_bytes} bytes")]
+    OutOfBounds {
+        /// The blob's name.
+        name: String,
+        /// Start in bytes.
+        offset: u64,
+        /// Length in bytes.
+        len: u64,
+        /// The blob's size in bytes.
+        size_bytes: u64,
+    },
+    /// The local medium failed, or the file is shorter than it was at open.
+    #[error("{name}: cannot read {len} bytes at {offset}")]
+    Io {
+        /// The blob's name.
+        name: String,
+        /// Start in bytes.
+        offset: u64,
+        /// Length in bytes.
+        len: u64,
+        /// The system's answer.
+        source: Arc<io::Error>,
+    },
+    /// The origin could not give the bytes.
+    #[error("{name}: cannot fetch {len} bytes at {offset}")]
+    Remote {
+        /// The blob's name.
+        name: String,
+        /// Start in bytes.
+        offset: u64,
+        /// Length in bytes.
+        len: u64,
+        /// Whether a deadline ended it.
+        timed_out: bool,
+        /// What the registry client says.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl From<SourceError> for BlockError {
+    fn from(error: SourceError) -> Self {
+        let kind = match &error {
+            SourceError::Remote { timed_out: true, .. } => ErrorKind::TimedOut,
+            _ => ErrorKind::Io,
+        };
+        BlockError::with_source(kind, "cannot read the image's data", error)
+    }
+}

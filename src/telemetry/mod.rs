@@ -1,0 +1,9 @@
+//! Counters and latency histograms that hot paths may touch, and the set-up of tracing.
+//!
+//! A module keeps its own [`Counter`]s and [`LatencyHistogram`]s; the server names and renders them. Counting is one
+//! relaxed atomic addition.
+
+mod histogram;
+
+pub use histogram::{LATENCY_BOUNDS_NS, LatencyHistogram, Snapshot};
+pub use prometheus_client::metrics::counter::Counter;

@@ -1,0 +1,2 @@
+//! The command line tool's entry point.
+fn main() {}
