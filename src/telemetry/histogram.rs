@@ -7,6 +7,7 @@ use std::{
 
 /// Upper bounds of the buckets in nanoseconds: powers of two from 1 microsecond to 34 seconds, which place a warm read, a
 /// disk read and a fetch from a far registry all in different buckets.
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, within the bound of the loop")]
 pub const LATENCY_BOUNDS_NS: [u64; 26] = {
     let mut bounds = [0; 26];
     let mut index = 0;
