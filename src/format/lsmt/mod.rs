@@ -1,0 +1,22 @@
+//! LSMT: a layer as a sorted map from sectors of the device to sectors of one file, or to zeroes.
+//!
+//! ```text
+//! 0            4096                    index_offset                size - 4096      size
+//! | header 4K  | data                  | index: 16-byte segments   | trailer 4K     |
+//! ```
+//!
+//! To open a read-only layer, read its first and its last [`SLOT_BYTES`] and give them to [`LayerLayout::decode`]; read
+//! the range that [`LayerLayout::index_range`] names and give it to [`LayerLayout::decode_index`]. LSMT has no
+//! checksum: damage to the data cannot be seen here, damage to the index only where it breaks a rule.
+
+mod error;
+mod header;
+mod layer;
+mod segment;
+#[cfg(test)]
+mod tests;
+
+pub use error::{LsmtError, SegmentRule, SlotRule};
+pub use header::{FileKind, Header, SLOT_BYTES, SlotPosition, UserTag};
+pub use layer::{INDEX_SLACK_LIMIT_BYTES, LayerLayout, ReadOnlyLayer, SEGMENT_COUNT_LIMIT};
+pub use segment::{DATA_START_SECTOR, SEGMENT_BYTES, SEGMENT_LENGTH_LIMIT, Segment};
