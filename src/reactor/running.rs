@@ -13,6 +13,7 @@ use std::{
 };
 
 use io_uring::{opcode, types};
+use rustix::fs::FallocateFlags;
 
 use super::{
     Buffer, BufferPool, FixedFile, ReactorConfig, ReactorHandle,
@@ -123,6 +124,26 @@ impl Reactor {
     pub async fn sync_data(&self, file: &Arc<OwnedFd>) -> io::Result<()> {
         let entry =
             opcode::Fsync::new(types::Fd(file.as_raw_fd())).flags(types::FsyncFlags::DATASYNC).build();
+        // SAFETY: the entry points to no memory.
+        let started = unsafe { self.0.ring.start(entry, Held::File(Arc::clone(file))) };
+        started.await.0.map(drop)
+    }
+
+    /// Changes what `file` holds of the range, as fallocate(2) with `flags`: punches a hole or makes zeroes.
+    ///
+    /// # Errors
+    /// The kernel's answer; EOPNOTSUPP where the file system has no such thing.
+    pub async fn allocate(
+        &self,
+        file: &Arc<OwnedFd>,
+        flags: FallocateFlags,
+        offset: u64,
+        len: u64,
+    ) -> io::Result<()> {
+        // The entry takes the bits of the flags as a signed number.
+        let mode = i32::from_ne_bytes(flags.bits().to_ne_bytes());
+        let entry =
+            opcode::Fallocate::new(types::Fd(file.as_raw_fd()), len).offset(offset).mode(mode).build();
         // SAFETY: the entry points to no memory.
         let started = unsafe { self.0.ring.start(entry, Held::File(Arc::clone(file))) };
         started.await.0.map(drop)
