@@ -1,0 +1,84 @@
+//! The merged in-memory index of a stack: which layer holds the bytes of a range, and where.
+
+mod extent;
+mod sweep;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+pub use extent::{Cursor, Extent, Extents};
+
+use crate::{
+    block::{ByteRange, SECTOR_BYTES},
+    format::lsmt::Segment,
+};
+use sweep::sweep;
+use tree::{Found, Tree, TreeBuilder};
+
+/// Layers of a stack at most: a layer's number has 8 bits and the format reserves one value for the writable layer.
+pub const MAX_LAYERS: usize = 255;
+
+/// The visible segments of a whole stack. Immutable and shared by all queues.
+///
+/// Zeroed segments have done their work once they have hidden what lies below, and a hole reads as zeroes too, so
+/// only data is kept.
+#[derive(Debug)]
+pub struct Index {
+    tree: Tree,
+    size_sectors: u64,
+}
+
+impl Index {
+    /// Merges the sorted segment lists of `layers`, the lowest layer first, for a device of `size_bytes`.
+    ///
+    /// What lies past the size is left out; a last part of a sector does not count.
+    ///
+    /// # Panics
+    /// With more than [`MAX_LAYERS`] layers.
+    #[must_use]
+    pub fn merge<L: AsRef<[Segment]>>(layers: &[L], size_bytes: u64) -> Self {
+        assert!(layers.len() <= MAX_LAYERS, "the caller has counted the layers");
+        let size_sectors = size_bytes / SECTOR_BYTES;
+        let top_first: Vec<&[Segment]> = layers.iter().rev().map(AsRef::as_ref).collect();
+        let total = top_first.iter().map(|segments| segments.len()).sum();
+        let mut builder = TreeBuilder::with_capacity(total);
+        sweep(&top_first, size_sectors, |piece| {
+            if !piece.zeroed {
+                builder.push(Found {
+                    start: piece.start,
+                    len: piece.end - piece.start,
+                    rank: piece.rank,
+                    moffset: piece.moffset,
+                });
+            }
+        });
+        Self { tree: builder.finish(), size_sectors }
+    }
+
+    /// The extents of `range`, in order and without a gap; past the device's end everything is zero.
+    ///
+    /// `cursor` remembers where this ended, so that a sequential reader does not search again.
+    #[inline]
+    pub fn resolve<'a>(&'a self, range: ByteRange, cursor: &'a mut Cursor) -> Extents<'a> {
+        Extents::new(&self.tree, range, cursor)
+    }
+
+    /// Size of the device in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.size_sectors * SECTOR_BYTES
+    }
+
+    /// Number of segments held, after merging and joining.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.tree.segments()
+    }
+
+    /// Memory of the index in bytes, all included.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.tree.memory_bytes()
+    }
+}
