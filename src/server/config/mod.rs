@@ -1,0 +1,244 @@
+//! The service's configuration, `/etc/stratabd/stratabd.toml`: what can be set, and what holds where nothing is.
+//!
+//! An empty text or a zero stands for "not set" where a key says so, so that every key has a value and the sample can
+//! show all of them. Values come, later ones winning, from the defaults, the file, upstream's `overlaybd.json` and `--set`.
+
+mod nearest;
+mod overlaybd;
+mod read;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use overlaybd::{OverlaybdConfig, Unmapped};
+pub use read::{ConfigError, Overrides};
+
+/// Where the configuration is looked for when no other place is named; it may be missing.
+pub const DEFAULT_PATH: &str = "/etc/stratabd/stratabd.toml";
+
+/// Where the control socket is by default.
+pub const DEFAULT_SOCKET: &str = "/run/stratabd/stratabd.sock";
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The process itself.
+    pub daemon: DaemonSection,
+    /// The threads that serve devices.
+    pub reactors: ReactorSection,
+    /// What a new device gets where its caller says nothing.
+    pub device: DeviceSection,
+    /// The decoded side of an image.
+    pub image: ImageSection,
+    /// The cache on disk.
+    pub cache: CacheSection,
+    /// Registries.
+    pub registry: RegistrySection,
+}
+
+/// The process: its socket, state and life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DaemonSection {
+    /// Path of the control socket.
+    pub socket: PathBuf,
+    /// Permission bits of the control socket in octal.
+    pub socket_mode: String,
+    /// Directory of the lock, of one record a device.
+    pub state_dir: PathBuf,
+    /// Whether devices that a former process left in the state directory are attached again at start.
+    pub reattach: bool,
+    /// Address that serves `/metrics` over TCP, such as `127.0.0.1:9863`; empty for none.
+    pub metrics_listen: String,
+    /// Whether to leave the mount namespace of the caller, so that no mount of a device pins it.
+    pub private_mounts: bool,
+    /// How long SIGTERM waits for devices to be detached, in milliseconds.
+    pub drain_timeout_ms: u64,
+    /// Lines of text or JSON objects: `text` or `json`.
+    pub log_format: LogFormat,
+    /// What is logged, as `tracing` filters are written: `info`, `warn,stratabd::registry=debug`.
+    pub log_filter: String,
+}
+
+/// The shape of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line a person reads.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for DaemonSection {
+    fn default() -> Self {
+        Self {
+            socket: DEFAULT_SOCKET.into(),
+            socket_mode: "0600".to_owned(),
+            state_dir: "/run/stratabd".into(),
+            reattach: true,
+            metrics_listen: String::new(),
+            private_mounts: false,
+            drain_timeout_ms: 30_000,
+            log_format: LogFormat::Text,
+            log_filter: "info".to_owned(),
+        }
+    }
+}
+
+/// The threads that serve devices, and their memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReactorSection {
+    /// How many; 0 for one a processor, at most 4.
+    pub threads: u16,
+    /// Memory for the data of requests in flight, in MiB a thread.
+    pub request_buffer_mib: u32,
+    /// Memory for compressed data and disk reads in flight, in MiB a thread.
+    pub io_buffer_mib: u32,
+}
+
+impl Default for ReactorSection {
+    fn default() -> Self {
+        Self { threads: 0, request_buffer_mib: 32, io_buffer_mib: 32 }
+    }
+}
+
+/// What a new device gets where its caller says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeviceSection {
+    /// Hardware queues.
+    pub queues: u16,
+    /// Requests in flight a queue.
+    pub depth: u16,
+    /// How long attaching may take, in milliseconds.
+    pub attach_timeout_ms: u64,
+    /// How long detaching waits for the last user before it goes on in the background, in milliseconds.
+    pub detach_timeout_ms: u64,
+}
+
+impl Default for DeviceSection {
+    fn default() -> Self {
+        Self { queues: 1, depth: 128, attach_timeout_ms: 60_000, detach_timeout_ms: 10_000 }
+    }
+}
+
+/// The decoded side of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImageSection {
+    /// Memory for decoded blocks, in MiB an image; 0 keeps none.
+    pub decoded_cache_mib: u32,
+}
+
+impl Default for ImageSection {
+    fn default() -> Self {
+        Self { decoded_cache_mib: 64 }
+    }
+}
+
+/// The cache on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheSection {
+    /// Whether blobs of registries are kept on disk.
+    pub enabled: bool,
+    /// Its directory; several processes may share it.
+    pub dir: PathBuf,
+    /// How large it may grow, in MiB.
+    pub size_mib: u64,
+}
+
+impl Default for CacheSection {
+    fn default() -> Self {
+        Self { enabled: true, dir: "/var/lib/stratabd".into(), size_mib: 8192 }
+    }
+}
+
+/// Registries: limits, credentials, and what is peculiar to single hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistrySection {
+    /// What the client calls itself; empty for the name and version of this program.
+    pub user_agent: String,
+    /// Requests in flight to all registries together.
+    pub max_requests: u32,
+    /// How long a connection may take to stand, in milliseconds.
+    pub connect_timeout_ms: u64,
+    /// How long one read may take with all its attempts, in milliseconds.
+    pub deadline_ms: u64,
+    /// Attempts after the first.
+    pub retries: u32,
+    /// Docker-style `config.json` files with credentials; the first one that knows the registry counts.
+    pub authfiles: Vec<PathBuf>,
+    /// Upstream's credential service.
+    pub credential_service: CredentialSection,
+    /// Peculiarities by `host` or `host:port`.
+    pub hosts: BTreeMap<String, HostSection>,
+}
+
+impl Default for RegistrySection {
+    fn default() -> Self {
+        Self {
+            user_agent: String::new(),
+            max_requests: 64,
+            connect_timeout_ms: 5_000,
+            deadline_ms: 60_000,
+            retries: 5,
+            authfiles: Vec::new(),
+            credential_service: CredentialSection::default(),
+            hosts: BTreeMap::new(),
+        }
+    }
+}
+
+/// A service that is asked for the credentials of a blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CredentialSection {
+    /// `http://` or `https://` address, or the path of a unix socket; empty for none.
+    pub address: String,
+    /// How long an answer may take, in milliseconds.
+    pub timeout_ms: u64,
+    /// Client certificate for an `https` service, PEM; empty for none.
+    pub client_cert: PathBuf,
+    /// Key of the client certificate, PEM.
+    pub client_key: PathBuf,
+    /// The only authority that the service's certificate may come from, PEM; empty for the system's.
+    pub ca_file: PathBuf,
+}
+
+impl Default for CredentialSection {
+    fn default() -> Self {
+        Self {
+            address: String::new(),
+            timeout_ms: 1_000,
+            client_cert: PathBuf::new(),
+            client_key: PathBuf::new(),
+            ca_file: PathBuf::new(),
+        }
+    }
+}
+
+/// What is peculiar to one registry.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostSection {
+    /// Speaks HTTP without TLS.
+    pub plain_http: bool,
+    /// Its certificate is not verified.
+    pub insecure_tls: bool,
+    /// An authority that is trusted besides the system's, PEM; empty for none.
+    pub ca_file: PathBuf,
+    /// Client certificate, PEM; empty for none.
+    pub client_cert: PathBuf,
+    /// Key of the client certificate, PEM.
+    pub client_key: PathBuf,
+}
+
+#[cfg(test)]
+mod tests;

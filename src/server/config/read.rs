@@ -1,0 +1,230 @@
+//! From text to a [`Config`]: unknown names, single overrides, and rules that span keys.
+
+use std::net::SocketAddr;
+
+use toml::{Table, Value};
+
+use super::{Config, HostSection, nearest::nearest};
+
+/// A configuration is a page; anything larger is not one.
+const MAX_BYTES: usize = 1 << 20;
+
+/// The table whose keys are names of hosts.
+const HOSTS: &str = "registry.hosts";
+
+/// Why a configuration is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The text is not TOML, or a value has the wrong type.
+    #[error("{origin}: {message}")]
+    Syntax {
+        /// The file, or `--set`.
+        origin: String,
+        /// The parser's answer, with line and column.
+        message: String,
+    },
+    /// A key that there is not.
+    #[error("{origin}: unknown key {key}{}", suggestion(.nearest.as_deref()))]
+    UnknownKey {
+        /// The file, or `--set`.
+        origin: String,
+        /// The whole dotted key.
+        key: String,
+        /// What was probably meant.
+        nearest: Option<String>,
+    },
+    /// A value that cannot be used.
+    #[error("{origin}: {key}: {rule}")]
+    Value {
+        /// The file, or `--set`.
+        origin: String,
+        /// The whole dotted key.
+        key: &'static str,
+        /// What it breaks.
+        rule: String,
+    },
+}
+
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default()
+}
+
+/// Single values given as `section.key=value`, which win over every file.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides(Table);
+
+impl Overrides {
+    /// Adds `assignment`, such as `cache.size_mib=100`. A value that is not TOML stands for itself as text.
+    ///
+    /// # Errors
+    /// When it is not `key=value`, or the key passes through a value.
+    pub fn set(&mut self, assignment: &str) -> Result<(), ConfigError> {
+        let origin = || "--set".to_owned();
+        let (key, text) = assignment.split_once('=').ok_or_else(|| ConfigError::Syntax {
+            origin: origin(),
+            message: format!("{assignment:?} is not KEY=VALUE"),
+        })?;
+        let value = format!("v={text}")
+            .parse::<Table>()
+            .ok()
+            .filter(|table| table.len() == 1)
+            .and_then(|mut table| table.remove("v"))
+            .unwrap_or_else(|| Value::String(text.to_owned()));
+        let names = split_key(key.trim());
+        let Some((last, sections)) = names.split_last() else { return Ok(()) };
+        let mut table = &mut self.0;
+        for name in sections {
+            let inner = table.entry(name.clone()).or_insert_with(|| Value::Table(Table::new()));
+            table = inner.as_table_mut().ok_or_else(|| ConfigError::Syntax {
+                origin: origin(),
+                message: format!("{key}: {name} is a value, not a section"),
+            })?;
+        }
+        table.insert(last.clone(), value);
+        Ok(())
+    }
+}
+
+/// Splits at dots outside of quotes, since host names hold dots: `registry.hosts."a.b:5000".plain_http`.
+fn split_key(key: &str) -> Vec<String> {
+    let mut names = vec![String::new()];
+    let mut quoted = false;
+    for letter in key.chars() {
+        match letter {
+            '"' => quoted = !quoted,
+            '.' if !quoted => names.push(String::new()),
+            other => {
+                if let Some(name) = names.last_mut() {
+                    name.push(other);
+                }
+            }
+        }
+    }
+    names
+}
+
+impl Config {
+    /// Reads `text` of the file called `origin`, then `overrides`.
+    ///
+    /// # Errors
+    /// The first unknown key, wrong type or broken rule.
+    pub fn parse(origin: &str, text: &str, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let syntax = |message: String| ConfigError::Syntax { origin: origin.to_owned(), message };
+        if text.len() > MAX_BYTES {
+            return Err(syntax(format!("more than the {MAX_BYTES} bytes a configuration may have")));
+        }
+        let table: Table = text.parse().map_err(|error: toml::de::Error| syntax(error.to_string()))?;
+        let known = known_keys();
+        refuse_unknown(origin, "", &table, &known)?;
+        refuse_unknown("--set", "", &overrides.0, &known)?;
+        // Read once without the overrides: these errors know their line.
+        let config: Self = toml::from_str(text).map_err(|error| syntax(error.to_string()))?;
+        if overrides.0.is_empty() {
+            config.check(origin)?;
+            return Ok(config);
+        }
+        let mut merged = table;
+        merge(&mut merged, &overrides.0);
+        let config: Self = merged.try_into().map_err(|error: toml::de::Error| ConfigError::Syntax {
+            origin: "--set".to_owned(),
+            message: error.to_string(),
+        })?;
+        config.check(origin)?;
+        Ok(config)
+    }
+
+    /// Every dotted key that may be set; keys of hosts have `HOST` in place of the name.
+    #[must_use]
+    pub fn keys() -> Vec<String> {
+        fn walk(prefix: &str, table: &Table, keys: &mut Vec<String>) {
+            for (name, value) in table {
+                let path = join(prefix, name);
+                match value {
+                    Value::Table(inner) => walk(&path, inner, keys),
+                    _ => keys.push(path),
+                }
+            }
+        }
+        let mut keys = Vec::new();
+        walk("", &known_keys(), &mut keys);
+        keys
+    }
+
+    fn check(&self, origin: &str) -> Result<(), ConfigError> {
+        let broken = |key, rule: String| Err(ConfigError::Value { origin: origin.to_owned(), key, rule });
+        if self.socket_mode().is_none() {
+            let rule = format!("{:?} is not permission bits in octal, such as 0600", self.daemon.socket_mode);
+            return broken("daemon.socket_mode", rule);
+        }
+        let listen = &self.daemon.metrics_listen;
+        if !listen.is_empty() && listen.parse::<SocketAddr>().is_err() {
+            return broken("daemon.metrics_listen", format!("{listen:?} is not ADDRESS:PORT"));
+        }
+        for (key, value) in [
+            ("device.queues", u64::from(self.device.queues)),
+            ("device.depth", u64::from(self.device.depth)),
+            ("reactors.request_buffer_mib", u64::from(self.reactors.request_buffer_mib)),
+            ("reactors.io_buffer_mib", u64::from(self.reactors.io_buffer_mib)),
+            ("registry.max_requests", u64::from(self.registry.max_requests)),
+            ("registry.deadline_ms", self.registry.deadline_ms),
+            ("registry.connect_timeout_ms", self.registry.connect_timeout_ms),
+        ] {
+            if value == 0 {
+                return broken(key, "must be at least 1".to_owned());
+            }
+        }
+        for host in self.registry.hosts.values() {
+            if host.client_cert.as_os_str().is_empty() != host.client_key.as_os_str().is_empty() {
+                return broken(HOSTS, "client_cert and client_key must be set together".to_owned());
+            }
+            if host.plain_http && host.insecure_tls {
+                return broken(HOSTS, "plain_http and insecure_tls exclude each other".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Permission bits of the control socket, `None` where the text is not octal or has other bits.
+    #[must_use]
+    pub fn socket_mode(&self) -> Option<u32> {
+        u32::from_str_radix(&self.daemon.socket_mode, 8).ok().filter(|mode| *mode <= 0o777)
+    }
+}
+
+/// The defaults as a table: it has every key, and for hosts one with all keys that a host may have.
+fn known_keys() -> Table {
+    let mut config = Config::default();
+    config.registry.hosts.insert("HOST".to_owned(), HostSection::default());
+    Table::try_from(config).expect("the defaults are made of texts, numbers and tables")
+}
+
+fn refuse_unknown(origin: &str, prefix: &str, table: &Table, known: &Table) -> Result<(), ConfigError> {
+    for (name, value) in table {
+        let path = join(prefix, name);
+        let model = if prefix == HOSTS { known.values().next() } else { known.get(name) };
+        let Some(model) = model else {
+            let near = nearest(name, known.keys().map(String::as_str)).map(|near| join(prefix, near));
+            return Err(ConfigError::UnknownKey { origin: origin.to_owned(), key: path, nearest: near });
+        };
+        if let (Value::Table(inner), Value::Table(model)) = (value, model) {
+            refuse_unknown(origin, &path, inner, model)?;
+        }
+    }
+    Ok(())
+}
+
+fn join(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
+}
+
+fn merge(into: &mut Table, from: &Table) {
+    for (name, value) in from {
+        match (into.get_mut(name), value) {
+            (Some(Value::Table(inner)), Value::Table(other)) => merge(inner, other),
+            _ => {
+                into.insert(name.clone(), value.clone());
+            }
+        }
+    }
+}
