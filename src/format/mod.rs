@@ -12,4 +12,5 @@ mod field;
 
 pub mod crc;
 pub mod lsmt;
+pub mod tar;
 pub mod uuid;
