@@ -14,3 +14,4 @@ pub mod crc;
 pub mod lsmt;
 pub mod tar;
 pub mod uuid;
+pub mod zfile;
