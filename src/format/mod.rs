@@ -12,6 +12,7 @@ mod field;
 
 pub mod crc;
 pub mod lsmt;
+pub mod oci;
 pub mod tar;
 pub mod uuid;
 pub mod zfile;
