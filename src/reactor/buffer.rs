@@ -23,7 +23,7 @@ pub struct BufferPool(Rc<RefCell<State>>);
 struct State {
     limit_bytes: usize,
     out_bytes: usize,
-    free: Vec<Vec<Box<[u8]>>>,
+    free: Vec<Vec<Vec<u8>>>,
     free_bytes: usize,
     waiters: VecDeque<(u64, Option<Waker>)>,
     next_ticket: u64,
@@ -85,11 +85,11 @@ impl BufferPool {
         if recycled.is_some() {
             state.free_bytes -= bytes;
         }
-        let memory = recycled.unwrap_or_else(|| vec![0; bytes].into_boxed_slice());
+        let memory = recycled.unwrap_or_else(|| vec![0; bytes]);
         Some(Buffer { memory, len, pool: self.clone() })
     }
 
-    fn give_back(&self, memory: Box<[u8]>) {
+    fn give_back(&self, memory: Vec<u8>) {
         let mut state = self.0.borrow_mut();
         let bytes = memory.len();
         state.out_bytes -= bytes;
@@ -103,17 +103,22 @@ impl BufferPool {
                 state.free_bytes += bytes;
             }
         }
-        state.wake_first();
+        let first = state.first_waker();
+        // Only now, since a waker may come back here.
+        drop(state);
+        wake(first);
     }
 }
 
 impl State {
-    fn wake_first(&mut self) {
-        if let Some((_, waker)) = self.waiters.front_mut()
-            && let Some(waker) = waker.take()
-        {
-            waker.wake();
-        }
+    fn first_waker(&mut self) -> Option<Waker> {
+        self.waiters.front_mut().and_then(|(_, waker)| waker.take())
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 
@@ -177,14 +182,17 @@ impl Drop for Acquire<'_> {
         if let Some(mine) = self.ticket {
             let mut state = self.pool.0.borrow_mut();
             state.waiters.retain(|(ticket, _)| *ticket != mine);
-            state.wake_first();
+            let first = state.first_waker();
+            drop(state);
+            wake(first);
         }
     }
 }
 
 /// Memory of a [`BufferPool`]; goes back to it when dropped.
 pub struct Buffer {
-    memory: Box<[u8]>,
+    /// A vector and not a box, for the kernel's pointer into a box would not survive that the box moves.
+    memory: Vec<u8>,
     len: usize,
     pool: BufferPool,
 }

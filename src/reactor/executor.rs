@@ -1,7 +1,7 @@
 //! The local executor: tasks in a slab, a queue of ready ones, wakers that any thread may call.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
     pin::Pin,
     rc::Rc,
@@ -9,12 +9,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Wake, Waker},
+    task::{Context, Poll, Wake, Waker},
 };
 
 use slab::Slab;
 
-use super::inbox::{Inbox, Message};
+use super::{
+    contain::contain,
+    inbox::{Inbox, Message},
+};
 
 type Ready = Rc<RefCell<VecDeque<usize>>>;
 
@@ -24,8 +27,15 @@ thread_local! {
     static LOCAL: RefCell<Vec<(*const Inbox, Ready)>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Whether the calling thread is that of the reactor with this inbox.
+pub(super) fn is_own_thread(inbox: &Arc<Inbox>) -> bool {
+    let found = LOCAL.try_with(|local| local.borrow().iter().any(|(other, _)| *other == Arc::as_ptr(inbox)));
+    found.unwrap_or(false)
+}
+
 pub(super) struct Executor {
     tasks: RefCell<Slab<Task>>,
+    closed: Cell<bool>,
     ready: Ready,
     inbox: Arc<Inbox>,
 }
@@ -68,10 +78,14 @@ impl Executor {
     pub(super) fn new(inbox: Arc<Inbox>) -> Self {
         let ready = Ready::default();
         LOCAL.with_borrow_mut(|local| local.push((Arc::as_ptr(&inbox), ready.clone())));
-        Self { tasks: RefCell::new(Slab::new()), ready, inbox }
+        Self { tasks: RefCell::default(), closed: Cell::new(false), ready, inbox }
     }
 
+    /// Takes a task; drops it at once when the reactor has ended.
     pub(super) fn spawn(&self, future: Pin<Box<dyn Future<Output = ()>>>) {
+        if self.closed.get() {
+            return;
+        }
         let mut tasks = self.tasks.borrow_mut();
         let entry = tasks.vacant_entry();
         let index = entry.key();
@@ -105,32 +119,34 @@ impl Executor {
         let taken = {
             let mut tasks = self.tasks.borrow_mut();
             tasks.get_mut(index).and_then(|task| {
-                task.wake.queued.store(false, Ordering::Release);
+                // Reads what the last wake-up wrote: a plain store could pass the reads of the poll that follows,
+                // and a wake-up between them would be lost.
+                task.wake.queued.swap(false, Ordering::AcqRel);
                 task.future.take().map(|future| (future, task.waker.clone()))
             })
         };
         let Some((mut future, waker)) = taken else { return };
-        let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        let polled = contain("a task", || future.as_mut().poll(&mut Context::from_waker(&waker)));
         let mut tasks = self.tasks.borrow_mut();
-        if done {
+        if matches!(polled, Some(Poll::Pending)) {
+            if let Some(task) = tasks.get_mut(index) {
+                task.future = Some(future);
+                return;
+            }
+            // The reactor ended inside the poll.
+        } else {
             let _ = tasks.try_remove(index);
-        } else if let Some(task) = tasks.get_mut(index) {
-            task.future = Some(future);
-            return;
         }
         drop(tasks);
         // Only now: dropping a future may wake or spawn others.
-        drop(future);
+        contain("the end of a task", || drop(future));
     }
 
-    /// Drops all tasks; returns when dropping them has spawned no more.
-    pub(super) fn clear(&self) {
-        loop {
-            let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
-            if tasks.is_empty() {
-                return;
-            }
-            drop(tasks);
+    /// Drops all tasks and takes no more.
+    pub(super) fn close(&self) {
+        self.closed.set(true);
+        for task in std::mem::take(&mut *self.tasks.borrow_mut()) {
+            contain("the end of a task", || drop(task));
         }
     }
 }

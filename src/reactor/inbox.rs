@@ -4,7 +4,7 @@ use std::{
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -24,7 +24,8 @@ pub(super) enum Message {
 
 /// The part of a reactor that all threads share.
 pub(super) struct Inbox {
-    messages: Mutex<Vec<Message>>,
+    /// None once the reactor has ended.
+    messages: Mutex<Option<Vec<Message>>>,
     /// Set by the reactor just before it sleeps; whoever clears it writes the eventfd.
     sleeping: AtomicBool,
     /// Spares the reactor the lock while there is nothing to fetch.
@@ -35,15 +36,19 @@ pub(super) struct Inbox {
 impl Inbox {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
-            messages: Mutex::new(Vec::new()),
+            messages: Mutex::new(Some(Vec::new())),
             sleeping: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
     }
 
+    /// Hands over a message; drops it if the reactor has ended.
     pub(super) fn post(&self, message: Message) {
-        self.messages.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        match self.messages().as_mut() {
+            Some(messages) => messages.push(message),
+            None => return,
+        }
         self.waiting.store(true, Ordering::SeqCst);
         if self.sleeping.swap(false, Ordering::SeqCst) {
             // Fails only when the counter is full, and then the reactor is being woken already.
@@ -53,9 +58,20 @@ impl Inbox {
 
     /// Moves all messages to the end of `into`.
     pub(super) fn fetch(&self, into: &mut Vec<Message>) {
-        if self.waiting.swap(false, Ordering::SeqCst) {
-            into.append(&mut self.messages.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.waiting.swap(false, Ordering::SeqCst)
+            && let Some(messages) = self.messages().as_mut()
+        {
+            into.append(messages);
         }
+    }
+
+    /// Refuses all messages from now on; returns those that nobody will fetch.
+    pub(super) fn close(&self) -> Vec<Message> {
+        self.messages().take().unwrap_or_default()
+    }
+
+    fn messages(&self) -> MutexGuard<'_, Option<Vec<Message>>> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Announces sleep; returns whether there is nothing to do, so that sleeping is right.
@@ -83,7 +99,7 @@ impl Inbox {
     }
 }
 
-/// A reactor as seen from other threads. Messages to a reactor that has stopped are dropped.
+/// A reactor as seen from other threads. What is handed to a reactor that has ended is dropped.
 #[derive(Clone)]
 pub struct ReactorHandle {
     pub(super) inbox: Arc<Inbox>,
@@ -103,7 +119,7 @@ impl ReactorHandle {
     }
 
     /// As [`ReactorHandle::spawn`], and hands the future's output to the receiver, which any executor may await.
-    /// The receiver is cancelled if the reactor stops first.
+    /// The receiver is cancelled if the work panics, or if the reactor ends first or has ended.
     pub fn call<M, F, T>(&self, make: M) -> oneshot::Receiver<T>
     where
         M: FnOnce(Reactor) -> F + Send + 'static,

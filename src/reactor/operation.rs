@@ -21,14 +21,30 @@ pub(super) enum Held {
     File(#[expect(dead_code, reason = "held, not read")] Arc<OwnedFd>),
     /// A registered file.
     Slot(#[expect(dead_code, reason = "held, not read")] Rc<Slot>),
-    /// The time of a timer, behind a box so that it does not move.
-    Time(#[expect(dead_code, reason = "held, not read")] Box<Timespec>),
+    /// The time of a timer, on the heap so that it does not move.
+    Time(#[expect(dead_code, reason = "held, not read")] Rc<Timespec>),
+    /// Nothing any more: the reactor ended before the operation did.
+    Gone,
+}
+
+impl Held {
+    /// Whether the kernel may touch memory of it.
+    pub(super) fn is_memory(&self) -> bool {
+        matches!(self, Self::Transfer(..) | Self::Time(_))
+    }
 }
 
 /// An operation between its submission and the end of its future; its place in the slab is its user data.
 pub(super) struct Operation {
     pub(super) held: Held,
     pub(super) state: State,
+}
+
+impl Operation {
+    /// Whether the kernel has not answered yet.
+    pub(super) fn is_in_flight(&self) -> bool {
+        !matches!(self.state, State::Done(_))
+    }
 }
 
 pub(super) enum State {
@@ -56,30 +72,26 @@ impl Future for Completion {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let index = self.index.expect("not polled after it was ready");
-        let taken = {
-            let mut operations = self.ring.operations.borrow_mut();
-            let operation = operations.get_mut(index).expect("an operation outlives its future");
-            match &mut operation.state {
-                State::Done(result) => {
-                    let result = *result;
-                    Some((outcome(result), operations.remove(index).held))
-                }
-                State::Waiting(waker) => {
-                    match waker {
-                        Some(waker) => waker.clone_from(cx.waker()),
-                        None => *waker = Some(cx.waker().clone()),
-                    }
-                    None
-                }
-                State::Abandoned => unreachable!("only the end of its future abandons an operation"),
-            }
-        };
-        match taken {
-            Some(taken) => {
+        let mut operations = self.ring.operations.borrow_mut();
+        let operation = operations.get_mut(index).expect("an operation outlives its future");
+        match &mut operation.state {
+            State::Done(result) => {
+                let result = outcome(*result);
+                let held = operations.remove(index).held;
+                drop(operations);
                 self.index = None;
-                Poll::Ready(taken)
+                Poll::Ready((result, held))
             }
-            None => Poll::Pending,
+            State::Waiting(waker) => {
+                if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    let before = waker.replace(cx.waker().clone());
+                    // Only now: the end of a waker may be the end of anything.
+                    drop(operations);
+                    drop(before);
+                }
+                Poll::Pending
+            }
+            State::Abandoned => unreachable!("only the end of its future abandons an operation"),
         }
     }
 }

@@ -3,13 +3,14 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     io,
     os::fd::AsRawFd,
     rc::Rc,
     sync::Arc,
 };
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::io::Errno;
 use slab::Slab;
 
@@ -29,6 +30,10 @@ const ENTER_GETEVENTS: u32 = 1;
 pub(super) struct Ring {
     uring: RefCell<IoUring>,
     pub(super) operations: RefCell<Slab<Operation>>,
+    /// Entries that found the submission queue full, in order. As bounded as the operations are.
+    backlog: RefCell<VecDeque<squeue::Entry>>,
+    /// Completions between the ring and their operations; kept for its memory.
+    reaped: Cell<Vec<cqueue::Entry>>,
     /// Set when the eventfd's poll must be put on the ring again.
     rearm: Cell<bool>,
     inbox: Arc<Inbox>,
@@ -50,6 +55,8 @@ impl Ring {
         Ok(Rc::new(Self {
             uring: RefCell::new(uring),
             operations: RefCell::new(Slab::new()),
+            backlog: RefCell::default(),
+            reaped: Cell::default(),
             rearm: Cell::new(true),
             inbox,
         }))
@@ -62,21 +69,34 @@ impl Ring {
     /// and nothing else uses it until the completion has been taken.
     pub(super) unsafe fn start(self: &Rc<Self>, entry: squeue::Entry, held: Held) -> Completion {
         let index = self.operations.borrow_mut().insert(Operation { held, state: State::Waiting(None) });
-        // SAFETY: the caller's promise; `held` stays in the slab until the completion has been reaped.
-        unsafe { self.push(&entry.user_data(index as u64)) };
+        // SAFETY: the caller's promise; `held` stays in the slab until the completion has been reaped, or is leaked.
+        unsafe { self.push(entry.user_data(index as u64)) };
         Completion::new(Rc::clone(self), index)
     }
 
     /// # Safety
     /// What `entry` points to must stay as it is until its completion.
-    unsafe fn push(&self, entry: &squeue::Entry) {
-        let mut uring = self.uring.borrow_mut();
+    unsafe fn push(&self, entry: squeue::Entry) {
+        let mut backlog = self.backlog.borrow_mut();
         // SAFETY: the caller's promise.
-        while unsafe { uring.submission().push(entry) }.is_err() {
-            // The queue is full and empties by being submitted. Should the kernel be short of memory for a moment, it
-            // says so by an error that passes; entries are never lost.
-            let _ = uring.submit();
+        if !backlog.is_empty() || unsafe { self.uring.borrow_mut().submission().push(&entry) }.is_err() {
+            backlog.push_back(entry);
         }
+    }
+
+    /// Moves entries from the backlog to the submission queue; returns whether some are left.
+    fn refill(&self) -> bool {
+        let mut backlog = self.backlog.borrow_mut();
+        let mut uring = self.uring.borrow_mut();
+        let mut submission = uring.submission();
+        while let Some(entry) = backlog.front() {
+            // SAFETY: what it points to stays as whoever pushed it promised.
+            if unsafe { submission.push(entry) }.is_err() {
+                return true;
+            }
+            backlog.pop_front();
+        }
+        false
     }
 
     /// Submits what was pushed and, when `wait` is set, sleeps until something completes.
@@ -88,12 +108,17 @@ impl Ring {
                 .build()
                 .user_data(WAKE_UP);
             // SAFETY: the entry points to no memory, and the inbox keeps the eventfd open as long as the ring.
-            unsafe { self.push(&poll) };
+            unsafe { self.push(poll) };
         }
-        match self.enter(wait) {
-            Ok(()) => {}
-            Err(error) if is_transient(&error) => {}
-            Err(error) => return Err(error),
+        loop {
+            let more = self.refill();
+            match self.enter(wait && !more) {
+                Ok(()) if more => {}
+                Ok(()) => break,
+                // The rest is submitted in the next turn, which follows at once: this one has not slept.
+                Err(error) if is_transient(&error) => break,
+                Err(error) => return Err(error),
+            }
         }
         self.reap();
         Ok(())
@@ -116,19 +141,45 @@ impl Ring {
         unsafe { uring.submitter().enter::<()>(pending, 0, ENTER_GETEVENTS, None) }.map(drop)
     }
 
+    /// Takes all completions. Wakers run, and what operations held is dropped, while nothing of the ring is borrowed,
+    /// since the end of a registered file or of a buffer comes back here or wakes others.
     fn reap(&self) {
-        let mut uring = self.uring.borrow_mut();
-        let mut operations = self.operations.borrow_mut();
-        for entry in uring.completion() {
+        let mut reaped = self.reaped.take();
+        reaped.extend(self.uring.borrow_mut().completion());
+        for entry in reaped.drain(..) {
             match entry.user_data() {
                 IGNORED => {}
                 WAKE_UP => {
                     self.inbox.acknowledge();
-                    if !io_uring::cqueue::more(entry.flags()) {
+                    if !cqueue::more(entry.flags()) {
                         self.rearm.set(true);
                     }
                 }
-                index => complete(&mut operations, index, entry.result()),
+                index => self.complete(index, entry.result()),
+            }
+        }
+        self.reaped.set(reaped);
+    }
+
+    fn complete(&self, index: u64, result: i32) {
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        let mut operations = self.operations.borrow_mut();
+        let Some(operation) = operations.get_mut(index) else {
+            tracing::error!(index, result, "a completion for no operation");
+            return;
+        };
+        match std::mem::replace(&mut operation.state, State::Done(result)) {
+            State::Waiting(waker) => {
+                drop(operations);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+            State::Done(_) => tracing::error!(index, result, "an operation completed twice"),
+            State::Abandoned => {
+                let operation = operations.remove(index);
+                drop(operations);
+                drop(operation);
             }
         }
     }
@@ -137,27 +188,36 @@ impl Ring {
     pub(super) fn abandon(&self, index: usize) {
         let mut operations = self.operations.borrow_mut();
         let Some(operation) = operations.get_mut(index) else { return };
-        if matches!(operation.state, State::Done(_)) {
-            operations.remove(index);
-            return;
-        }
-        operation.state = State::Abandoned;
         let is_timer = matches!(operation.held, Held::Time(_));
-        drop(operations);
-        if is_timer {
-            let cancel = opcode::TimeoutRemove::new(index as u64).build().user_data(IGNORED);
-            // SAFETY: the entry points to no memory.
-            unsafe { self.push(&cancel) };
+        match std::mem::replace(&mut operation.state, State::Abandoned) {
+            State::Done(_) => {
+                let operation = operations.remove(index);
+                drop(operations);
+                drop(operation);
+            }
+            State::Waiting(_) | State::Abandoned if is_timer => {
+                let cancel = opcode::TimeoutRemove::new(index as u64).build().user_data(IGNORED);
+                // SAFETY: the entry points to no memory.
+                unsafe { self.push(cancel) };
+            }
+            State::Waiting(_) | State::Abandoned => {}
         }
     }
 
-    /// Cancels everything in flight and waits until the kernel holds nothing of ours. Whatever it will not give back
-    /// is leaked, since freeing it would let the kernel write into memory that is used again.
+    /// Cancels everything in flight and waits until the kernel holds no memory of ours. Whatever it will not give back
+    /// is leaked, since freeing it would let the kernel write into memory that is used again. Operations without memory,
+    /// such as commands that wait in a driver, are not waited for: they end when the ring does.
     pub(super) fn drain(&self) {
         const ROUNDS: usize = 100;
         for _ in 0..ROUNDS {
-            if self.operations.borrow().is_empty() {
-                return;
+            let more = self.refill();
+            let submitted = self.enter(false);
+            self.reap();
+            if !self.kernel_holds_memory() {
+                break;
+            }
+            if more && submitted.is_ok() {
+                continue;
             }
             let deadline = types::Timespec::new().nsec(20_000_000);
             let _ = self
@@ -165,15 +225,35 @@ impl Ring {
                 .borrow()
                 .submitter()
                 .register_sync_cancel(Some(deadline), types::CancelBuilder::any());
-            self.rearm.set(false);
             // SAFETY: no argument is passed by pointer.
             let _ = unsafe { self.uring.borrow().submitter().enter::<()>(0, 0, ENTER_GETEVENTS, None) };
             self.reap();
         }
-        let stuck = std::mem::take(&mut *self.operations.borrow_mut());
-        if !stuck.is_empty() {
-            tracing::error!(operations = stuck.len(), "the kernel did not end these; their memory is leaked");
-            std::mem::forget(stuck);
+        self.let_go();
+    }
+
+    fn kernel_holds_memory(&self) -> bool {
+        let operations = self.operations.borrow();
+        operations.iter().any(|(_, operation)| operation.is_in_flight() && operation.held.is_memory())
+    }
+
+    /// Parts with operations that have not ended: memory is leaked, the rest dropped. Their futures never end.
+    fn let_go(&self) {
+        let mut dropped = Vec::new();
+        let mut leaked = 0;
+        for (_, operation) in self.operations.borrow_mut().iter_mut() {
+            if operation.is_in_flight() {
+                let held = std::mem::replace(&mut operation.held, Held::Gone);
+                if held.is_memory() {
+                    std::mem::forget(held);
+                    leaked += 1;
+                } else {
+                    dropped.push(held);
+                }
+            }
+        }
+        if leaked > 0 {
+            tracing::error!(operations = leaked, "the kernel did not end these; their memory is leaked");
         }
     }
 
@@ -182,22 +262,10 @@ impl Ring {
     }
 }
 
-fn complete(operations: &mut Slab<Operation>, index: u64, result: i32) {
-    let index = usize::try_from(index).unwrap_or(usize::MAX);
-    let Some(operation) = operations.get_mut(index) else {
-        tracing::error!(index, result, "a completion for no operation");
-        return;
-    };
-    match std::mem::replace(&mut operation.state, State::Done(result)) {
-        State::Waiting(waker) => {
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        }
-        State::Done(_) => tracing::error!(index, result, "an operation completed twice"),
-        State::Abandoned => {
-            operations.remove(index);
-        }
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // Closing the ring ends its operations some time later, and until then the kernel may use their memory.
+        self.drain();
     }
 }
 

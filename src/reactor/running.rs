@@ -7,8 +7,11 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
     pin::pin,
     rc::Rc,
-    sync::Arc,
-    task::{Context, Poll, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
@@ -17,16 +20,26 @@ use rustix::fs::FallocateFlags;
 
 use super::{
     Buffer, BufferPool, FixedFile, ReactorConfig, ReactorHandle,
-    executor::Executor,
+    contain::contain,
+    executor::{Executor, is_own_thread},
     file::Slots,
     inbox::{Inbox, Message},
     operation::{Completion, Held},
     ring::Ring,
 };
 
-/// A reactor, on its own thread. Cloning gives another handle to the same reactor; handles cannot leave the thread.
-#[derive(Clone)]
-pub struct Reactor(Rc<Inner>);
+/// The kernel takes a time that does not fit its signed nanoseconds for an error; nobody waits a century.
+const LONGEST_SLEEP: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// A reactor, on its own thread.
+///
+/// Clones are handles to the same reactor, for tasks and queues to hold; they cannot leave the thread. The one that
+/// [`Reactor::new`] returned owns it: when that is dropped the reactor ends. All tasks are dropped (they hold handles, so
+/// that otherwise neither would ever go), the kernel is waited for, and a task spawned later is dropped at once.
+pub struct Reactor {
+    inner: Rc<Inner>,
+    owns: bool,
+}
 
 struct Inner {
     executor: Executor,
@@ -45,7 +58,7 @@ impl Reactor {
     /// Where the kernel has no io_uring with deferred task work (before 6.1), or forbids it.
     pub fn new(config: &ReactorConfig) -> io::Result<Self> {
         let inbox = Arc::new(Inbox::new()?);
-        Ok(Self(Rc::new(Inner {
+        let inner = Rc::new(Inner {
             ring: Ring::new(config, Arc::clone(&inbox))?,
             executor: Executor::new(Arc::clone(&inbox)),
             slots: Rc::new(Slots::new(config.fixed_files)),
@@ -53,30 +66,31 @@ impl Reactor {
             request_buffers: BufferPool::new(config.request_buffer_bytes),
             io_buffers: BufferPool::new(config.io_buffer_bytes),
             stopping: Cell::new(false),
-        })))
+        });
+        Ok(Self { inner, owns: true })
     }
 
     /// What other threads use to reach this reactor.
     #[must_use]
     pub fn handle(&self) -> ReactorHandle {
-        ReactorHandle { inbox: Arc::clone(&self.0.inbox) }
+        ReactorHandle { inbox: Arc::clone(&self.inner.inbox) }
     }
 
     /// Drives `future` on this thread, next to all others.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
-        self.0.executor.spawn(Box::pin(future));
+        self.inner.executor.spawn(Box::pin(future));
     }
 
     /// Buffers for the data of block requests. Acquire one of these before one of [`Reactor::io_buffers`], never after.
     #[must_use]
     pub fn request_buffers(&self) -> &BufferPool {
-        &self.0.request_buffers
+        &self.inner.request_buffers
     }
 
     /// Buffers for what lies below a request: compressed bytes, reads through the ring.
     #[must_use]
     pub fn io_buffers(&self) -> &BufferPool {
-        &self.0.io_buffers
+        &self.inner.io_buffers
     }
 
     /// Reads from `file` at `offset` into all of `buffer`, as far as one system call goes; returns the count, which is
@@ -95,7 +109,7 @@ impl Reactor {
             .build();
         // SAFETY: the pointer leads into the buffer's heap memory, which does not move with the buffer and is held
         // until the completion; the length is the buffer's.
-        let started = unsafe { self.0.ring.start(entry, Held::Transfer(buffer, Arc::clone(file))) };
+        let started = unsafe { self.inner.ring.start(entry, Held::Transfer(buffer, Arc::clone(file))) };
         finish_transfer(started).await
     }
 
@@ -113,7 +127,7 @@ impl Reactor {
             .offset(offset)
             .build();
         // SAFETY: as for reading; the kernel only reads the memory.
-        let started = unsafe { self.0.ring.start(entry, Held::Transfer(buffer, Arc::clone(file))) };
+        let started = unsafe { self.inner.ring.start(entry, Held::Transfer(buffer, Arc::clone(file))) };
         finish_transfer(started).await
     }
 
@@ -125,7 +139,7 @@ impl Reactor {
         let entry =
             opcode::Fsync::new(types::Fd(file.as_raw_fd())).flags(types::FsyncFlags::DATASYNC).build();
         // SAFETY: the entry points to no memory.
-        let started = unsafe { self.0.ring.start(entry, Held::File(Arc::clone(file))) };
+        let started = unsafe { self.inner.ring.start(entry, Held::File(Arc::clone(file))) };
         started.await.0.map(drop)
     }
 
@@ -145,16 +159,16 @@ impl Reactor {
         let entry =
             opcode::Fallocate::new(types::Fd(file.as_raw_fd()), len).offset(offset).mode(mode).build();
         // SAFETY: the entry points to no memory.
-        let started = unsafe { self.0.ring.start(entry, Held::File(Arc::clone(file))) };
+        let started = unsafe { self.inner.ring.start(entry, Held::File(Arc::clone(file))) };
         started.await.0.map(drop)
     }
 
     /// Waits for `duration`.
     pub async fn sleep(&self, duration: Duration) {
-        let time = Box::new(types::Timespec::from(duration));
-        let entry = opcode::Timeout::new(&raw const *time).build();
+        let time = Rc::new(types::Timespec::from(duration.min(LONGEST_SLEEP)));
+        let entry = opcode::Timeout::new(Rc::as_ptr(&time)).build();
         // SAFETY: the time is on the heap and is held until the completion.
-        let started = unsafe { self.0.ring.start(entry, Held::Time(time)) };
+        let started = unsafe { self.inner.ring.start(entry, Held::Time(time)) };
         // Ends with ETIME, which is what was asked for.
         let _ = started.await;
     }
@@ -164,7 +178,7 @@ impl Reactor {
     /// # Errors
     /// ENFILE when all places are taken, else the kernel's answer.
     pub fn register_file(&self, file: Arc<OwnedFd>) -> io::Result<FixedFile> {
-        self.0.slots.register(&self.0.ring, file)
+        self.inner.slots.register(&self.inner.ring, file)
     }
 
     /// Sends the driver command `operation` with its 16-byte argument to `file` and returns the driver's answer.
@@ -183,74 +197,105 @@ impl Reactor {
     ) -> io::Result<u32> {
         let entry = opcode::UringCmd16::new(types::Fixed(file.0.index), operation).cmd(argument).build();
         // SAFETY: the argument is copied into the entry; what it means to the driver is the caller's promise.
-        let started = unsafe { self.0.ring.start(entry, Held::Slot(Rc::clone(&file.0))) };
+        let started = unsafe { self.inner.ring.start(entry, Held::Slot(Rc::clone(&file.0))) };
         started.await.0
     }
 
     /// Runs the reactor on this thread until `future` is ready.
     ///
+    /// A panic of `future` is the caller's; one of a spawned task ends only that task and is logged.
+    ///
     /// # Errors
-    /// A failure of the ring itself, after which the reactor is of no use.
+    /// A failure of the ring itself, after which the reactor is of no use, or that the reactor has ended.
     pub fn block_on<F: Future>(&self, future: F) -> io::Result<F::Output> {
         let mut future = pin!(future);
-        let woken = Arc::new(MainWake { inbox: Arc::clone(&self.0.inbox) });
-        let waker = Waker::from(woken);
+        let main = Arc::new(MainWake { inbox: Arc::clone(&self.inner.inbox), woken: AtomicBool::new(true) });
+        let waker = Waker::from(Arc::clone(&main));
         let mut messages = Vec::new();
         loop {
-            // Polled every turn: there is one such future, and a turn that does nothing for it is rare.
-            if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            if main.woken.swap(false, Ordering::AcqRel)
+                && let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker))
+            {
                 return Ok(output);
             }
-            self.turn(&mut messages)?;
+            if self.inner.stopping.get() {
+                return Err(io::Error::other("the reactor has ended"));
+            }
+            self.turn(&mut messages, || main.woken.load(Ordering::Acquire))?;
         }
     }
 
-    /// Runs the reactor until it is told to stop, then drops all tasks and waits for the kernel.
+    /// Runs the reactor until it is told to stop or fails, and ends it.
     pub(super) fn run(&self) -> io::Result<()> {
         let mut messages = Vec::new();
         let mut ended = Ok(());
-        while ended.is_ok() && !self.0.stopping.get() {
-            ended = self.turn(&mut messages);
+        while ended.is_ok() && !self.inner.stopping.get() {
+            ended = self.turn(&mut messages, || false);
         }
-        self.0.executor.clear();
-        self.0.ring.drain();
+        self.end();
         ended
     }
 
-    fn turn(&self, messages: &mut Vec<Message>) -> io::Result<()> {
-        let inner = &*self.0;
+    /// One turn of the loop; sleeps in it when there is nothing to do and `more_to_do` agrees.
+    fn turn(&self, messages: &mut Vec<Message>, more_to_do: impl Fn() -> bool) -> io::Result<()> {
+        let inner = &*self.inner;
         inner.inbox.fetch(messages);
         for message in messages.drain(..) {
             match message {
                 Message::Wake(task) => inner.executor.wake(task),
-                Message::Run(act) => act(self),
+                Message::Run(act) => drop(contain("work from another thread", || act(self))),
                 Message::Stop => inner.stopping.set(true),
                 Message::Poll => {}
             }
         }
         inner.executor.run_ready();
-        let idle = !inner.executor.has_ready() && !inner.stopping.get() && inner.inbox.may_sleep();
-        let turned = inner.ring.turn(idle);
+        let busy = inner.executor.has_ready() || inner.stopping.get() || more_to_do();
+        let turned = inner.ring.turn(!busy && inner.inbox.may_sleep());
         inner.inbox.awake();
         turned
     }
+
+    /// Takes no more work, drops all tasks and waits for the kernel. The second time there is nothing left to do.
+    fn end(&self) {
+        self.inner.stopping.set(true);
+        for message in self.inner.inbox.close() {
+            contain("the end of work from another thread", || drop(message));
+        }
+        self.inner.executor.close();
+        self.inner.ring.drain();
+    }
 }
 
-impl Drop for Inner {
+impl Clone for Reactor {
+    fn clone(&self) -> Self {
+        Self { inner: Rc::clone(&self.inner), owns: false }
+    }
+}
+
+impl Drop for Reactor {
     fn drop(&mut self) {
-        self.executor.clear();
-        self.ring.drain();
+        if self.owns {
+            self.end();
+        }
     }
 }
 
 /// Wakes the reactor for the future that [`Reactor::block_on`] drives itself.
 struct MainWake {
     inbox: Arc<Inbox>,
+    woken: AtomicBool,
 }
 
-impl std::task::Wake for MainWake {
+impl Wake for MainWake {
     fn wake(self: Arc<Self>) {
-        self.inbox.post(Message::Poll);
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // On its own thread the reactor is awake, and looks at the mark before it sleeps.
+        if !self.woken.swap(true, Ordering::AcqRel) && !is_own_thread(&self.inbox) {
+            self.inbox.post(Message::Poll);
+        }
     }
 }
 
@@ -267,6 +312,8 @@ fn length(buffer: &Buffer) -> u32 {
 
 impl fmt::Debug for Reactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reactor").field("request_buffers", &self.0.request_buffers).finish_non_exhaustive()
+        f.debug_struct("Reactor")
+            .field("request_buffers", &self.inner.request_buffers)
+            .finish_non_exhaustive()
     }
 }

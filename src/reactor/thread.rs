@@ -5,6 +5,9 @@ use std::{io, sync::mpsc, thread};
 use super::{Reactor, ReactorConfig, ReactorHandle};
 
 /// Owns a thread that runs a reactor; dropping it stops and joins the thread.
+///
+/// Should the ring fail, the failure is logged, the reactor ends as when it is stopped, and every
+/// [`ReactorHandle::call`] is cancelled.
 #[derive(Debug)]
 pub struct ReactorThread {
     handle: ReactorHandle,
@@ -57,6 +60,10 @@ impl ReactorThread {
     fn finish(&mut self) -> io::Result<()> {
         let Some(thread) = self.thread.take() else { return Ok(()) };
         self.handle.stop();
+        if thread.thread().id() == thread::current().id() {
+            // A task of this very reactor drops it: the thread ends after the task, and cannot wait for itself.
+            return Ok(());
+        }
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the reactor's thread panicked")))
     }
 }
