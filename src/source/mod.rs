@@ -1,5 +1,13 @@
 //! Immutable bytes addressed by range, wherever they lie: a local file, a registry, a cache in front of one.
 
 mod blob;
+mod file;
+mod local_file;
+mod origin;
+mod uncached;
 
 pub use blob::{BlobSource, LocalFuture, Readiness, SourceError};
+pub use file::{FileSource, check_bounds};
+pub use local_file::LocalFile;
+pub use origin::{BoxFuture, Origin, Urgency, WrongLength, check_length};
+pub use uncached::Uncached;

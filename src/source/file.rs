@@ -1,0 +1,178 @@
+//! A blob that is a local file.
+
+use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
+
+use rustix::fs::{Advice, FileType, fadvise, fstat};
+
+use super::{BlobSource, LocalFile, LocalFuture, Readiness, SourceError};
+use crate::{block::ByteRange, reactor::Reactor};
+
+/// A local file that nobody changes while it is open. Its size is taken at open; if the file shrinks after that,
+/// reads of the lost part fail.
+#[derive(Debug)]
+pub struct FileSource {
+    file: LocalFile,
+    name: String,
+    size_bytes: u64,
+}
+
+impl FileSource {
+    /// Opens the regular file at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is not a regular file.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = std::fs::File::open(path)?;
+        Self::new(file.into(), path.display().to_string())
+    }
+
+    /// Takes an open regular file; `name` is for messages.
+    ///
+    /// # Errors
+    /// When its size cannot be had, or it is not a regular file.
+    pub fn new(file: OwnedFd, name: String) -> io::Result<Self> {
+        let stat = fstat(&file)?;
+        let size = u64::try_from(stat.st_size);
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let size_bytes = size.map_err(io::Error::other)?;
+        // Reads are scattered: the kernel's own readahead would fetch what nobody asked for. Advice may be refused.
+        let _ = fadvise(&file, 0, None, Advice::Random);
+        Ok(Self { file: LocalFile::new(file), name, size_bytes })
+    }
+
+    fn check(&self, offset: u64, len: usize) -> Result<(), SourceError> {
+        check_bounds(&self.name, self.size_bytes, offset, len).map(drop)
+    }
+
+    fn failed(&self, offset: u64, len: usize, error: io::Error) -> SourceError {
+        SourceError::Io { name: self.name.clone(), offset, len: len as u64, source: Arc::new(error) }
+    }
+}
+
+/// The range of `len` bytes at `offset`, if a blob of `size_bytes` called `name` has it.
+///
+/// # Errors
+/// [`SourceError::OutOfBounds`].
+pub fn check_bounds(name: &str, size_bytes: u64, offset: u64, len: usize) -> Result<ByteRange, SourceError> {
+    match ByteRange::new(offset, len as u64) {
+        Ok(range) if range.end() <= size_bytes => Ok(range),
+        _ => Err(SourceError::OutOfBounds { name: name.to_owned(), offset, len: len as u64, size_bytes }),
+    }
+}
+
+impl BlobSource for FileSource {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn try_read(&self, offset: u64, dest: &mut [u8]) -> Result<Readiness, SourceError> {
+        self.check(offset, dest.len())?;
+        let len = dest.len();
+        self.file.try_read(offset, dest).map_err(|error| self.failed(offset, len, error))
+    }
+
+    fn read<'a>(
+        &'a self,
+        reactor: &'a Reactor,
+        offset: u64,
+        dest: &'a mut [u8],
+    ) -> LocalFuture<'a, Result<(), SourceError>> {
+        Box::pin(async move {
+            self.check(offset, dest.len())?;
+            let len = dest.len();
+            self.file.read(reactor, offset, dest).await.map_err(|error| self.failed(offset, len, error))
+        })
+    }
+
+    fn fetch<'a>(&'a self, _ranges: &'a [ByteRange]) -> LocalFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn invalidate(&self, _range: ByteRange) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::reactor::ReactorConfig;
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|index| u8::try_from(index * 7 % 251).unwrap()).collect()
+    }
+
+    fn source_in(dir: &Path, content: &[u8]) -> (FileSource, std::fs::File) {
+        let path = dir.join("blob");
+        let mut file = std::fs::File::create(&path).unwrap();
+        file.write_all(content).unwrap();
+        (FileSource::open(&path).unwrap(), file)
+    }
+
+    #[test]
+    fn any_range_reads_back_by_both_ways() {
+        let content = pattern(700_001);
+        let reactor = Reactor::new(&ReactorConfig::default()).unwrap();
+        for dir in [tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap()] {
+            let (source, _) = source_in(dir.path(), &content);
+            assert_eq!(source.size_bytes(), content.len() as u64);
+            for (offset, len) in [(0, 700_001), (1, 512), (699_999, 2), (4095, 300_000), (700_001, 0)] {
+                let mut waited = vec![0; len];
+                reactor.block_on(source.read(&reactor, offset as u64, &mut waited)).unwrap().unwrap();
+                assert_eq!(waited, content[offset..offset + len]);
+                let mut ready = vec![0; len];
+                assert_eq!(source.try_read(offset as u64, &mut ready).unwrap(), Readiness::Done);
+                assert_eq!(ready, content[offset..offset + len]);
+            }
+            assert!(!source.invalidate(ByteRange::between(0, 4096)));
+        }
+    }
+
+    #[test]
+    fn a_range_past_the_end_is_refused_and_never_read_as_zeroes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, _) = source_in(dir.path(), &pattern(1000));
+        for offset in [1, 1001, u64::MAX] {
+            let refused = source.try_read(offset, &mut [0; 1000]);
+            assert!(matches!(refused, Err(SourceError::OutOfBounds { size_bytes: 1000, .. })));
+        }
+    }
+
+    #[test]
+    fn a_file_that_shrank_fails_the_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, file) = source_in(dir.path(), &pattern(8192));
+        file.set_len(5000).unwrap();
+        let reactor = Reactor::new(&ReactorConfig::default()).unwrap();
+        let mut dest = [0; 8192];
+        assert_eq!(source.try_read(0, &mut dest).unwrap(), Readiness::WouldWait);
+        let error = reactor.block_on(source.read(&reactor, 0, &mut dest)).unwrap().unwrap_err();
+        assert!(matches!(error, SourceError::Io { offset: 0, len: 8192, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_directory_is_not_a_blob() {
+        assert!(FileSource::open(Path::new("/")).is_err());
+    }
+
+    #[test]
+    fn a_file_system_without_nowait_is_remembered_and_read_through_the_ring() {
+        // procfs has no RWF_NOWAIT for this file and is no memory file system by its type.
+        let file = std::fs::File::open("/proc/version").unwrap();
+        let local = LocalFile::new(file.into());
+        let mut dest = [0; 5];
+        assert_eq!(local.try_read(0, &mut dest).unwrap(), Readiness::WouldWait);
+        assert_eq!(local.try_read(0, &mut dest).unwrap(), Readiness::WouldWait);
+        let reactor = Reactor::new(&ReactorConfig::default()).unwrap();
+        reactor.block_on(local.read(&reactor, 0, &mut dest)).unwrap().unwrap();
+        assert_eq!(&dest, b"Linux");
+    }
+}

@@ -1,0 +1,140 @@
+//! Reads of one local file: from the page cache in the calling thread, else through the ring.
+
+use std::{
+    fmt, io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use rustix::{
+    fs::fstatfs,
+    io::{Errno, ReadWriteFlags, preadv2},
+};
+
+use super::Readiness;
+use crate::reactor::Reactor;
+
+/// Largest single read through the ring: large enough that the trip does not count, small enough that many requests
+/// share the pool of buffers (128 of them in its default 32 MiB).
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// How often a read is taken up again after a signal or a refusal that means "later".
+const RETRIES: u32 = 16;
+
+/// `f_type` of tmpfs and ramfs, whose pages are in memory already though they refuse RWF_NOWAIT.
+const MEMORY_FILE_SYSTEMS: [u32; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// A local file that is read by offset. The file's size is not known here: reading past its end is an error.
+pub struct LocalFile {
+    file: Arc<OwnedFd>,
+    /// A [`Nowait`] as a number: what has been learnt about reading without waiting.
+    nowait: AtomicU8,
+}
+
+/// How bytes can be had without waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Nowait {
+    /// By RWF_NOWAIT, or so it is hoped.
+    Flag = 0,
+    /// By a plain read, since the file system lies in memory.
+    Plain = 1,
+    /// Not at all: each read takes the ring.
+    Never = 2,
+}
+
+impl LocalFile {
+    /// Takes an open file.
+    #[must_use]
+    pub fn new(file: OwnedFd) -> Self {
+        let in_memory = fstatfs(&file)
+            .ok()
+            .and_then(|stat| u32::try_from(stat.f_type).ok())
+            .is_some_and(|kind| MEMORY_FILE_SYSTEMS.contains(&kind));
+        let nowait = if in_memory { Nowait::Plain } else { Nowait::Flag };
+        Self { file: Arc::new(file), nowait: AtomicU8::new(nowait as u8) }
+    }
+
+    /// The file itself.
+    #[must_use]
+    pub fn file(&self) -> &Arc<OwnedFd> {
+        &self.file
+    }
+
+    /// Fills `dest` from `offset` if all of it is in memory.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn try_read(&self, offset: u64, dest: &mut [u8]) -> io::Result<Readiness> {
+        let flags = match self.nowait.load(Ordering::Relaxed) {
+            state if state == Nowait::Flag as u8 => ReadWriteFlags::NOWAIT,
+            state if state == Nowait::Plain as u8 => ReadWriteFlags::empty(),
+            _ => return Ok(Readiness::WouldWait),
+        };
+        let wanted = dest.len();
+        match preadv2(&*self.file, &mut [io::IoSliceMut::new(dest)], offset, flags) {
+            Ok(count) if count == wanted => Ok(Readiness::Done),
+            // A part is in memory; whether the file ends here is for the waiting read to find.
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(Readiness::WouldWait),
+            Err(Errno::OPNOTSUPP) => {
+                self.nowait.store(Nowait::Never as u8, Ordering::Relaxed);
+                Ok(Readiness::WouldWait)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Fills `dest` from `offset`, waiting for the disk on `reactor`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] where the file ends before, else the kernel's answer.
+    pub async fn read(&self, reactor: &Reactor, offset: u64, dest: &mut [u8]) -> io::Result<()> {
+        let mut at = offset;
+        for chunk in dest.chunks_mut(CHUNK_BYTES) {
+            self.read_chunk(reactor, at, chunk).await?;
+            at = at.saturating_add(chunk.len() as u64);
+        }
+        Ok(())
+    }
+
+    async fn read_chunk(&self, reactor: &Reactor, offset: u64, chunk: &mut [u8]) -> io::Result<()> {
+        let mut filled = 0;
+        let mut retries = 0;
+        while let Some(rest) = chunk.get_mut(filled..)
+            && !rest.is_empty()
+        {
+            let buffer = reactor.io_buffers().acquire(rest.len()).await.map_err(io::Error::other)?;
+            let at = offset.saturating_add(filled as u64);
+            let (answer, buffer) = reactor.read_at(&self.file, at, buffer).await;
+            match answer {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    let (Some(to), Some(from)) = (rest.get_mut(..count), buffer.get(..count)) else {
+                        return Err(io::Error::other("the kernel read more than was asked for"));
+                    };
+                    to.copy_from_slice(from);
+                    filled += count;
+                }
+                Err(error) if is_transient(&error) && retries < RETRIES => retries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
+impl fmt::Debug for LocalFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalFile")
+            .field("file", &self.file)
+            .field("nowait", &self.nowait.load(Ordering::Relaxed))
+            .finish()
+    }
+}
