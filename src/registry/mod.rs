@@ -1,1 +1,52 @@
-//! (being written)
+//! The OCI distribution client: references, credentials, tokens, redirects, and range reads that prove what they return.
+//!
+//! A [`Client`] runs on a tokio runtime that it is given; what it returns may be awaited on any executor. A
+//! [`RemoteBlob`] is read by range. The first read of a blob asks the registry; if that redirects to object storage, later
+//! reads go there directly, without the registry's credential. Everything is bounded: requests in flight, tries, time,
+//! sizes. Parsers of what comes from outside are plain functions over text: [`parse_challenge`], [`ContentRange`],
+//! [`DockerConfig::parse`], [`parse_retry_after`], [`parse_token`], [`ImageReference`], [`resolve_location`], [`locate`].
+
+mod authorize;
+mod blob;
+mod body;
+mod budget;
+mod challenge;
+mod client;
+mod config;
+mod connection;
+mod content_range;
+mod credentials;
+mod digest;
+mod error;
+mod exchange;
+mod flight;
+mod location;
+mod manifest;
+mod metrics;
+mod parse_error;
+mod platform;
+mod range_answer;
+mod reference;
+mod retry;
+mod secret;
+mod token;
+
+pub use blob::{MAX_READ_BYTES, RemoteBlob};
+pub use budget::Priority;
+pub use challenge::{Challenge, MAX_CHALLENGE_BYTES, MAX_CHALLENGE_PARAMETERS, parse_challenge};
+pub use client::{Client, MAX_REDIRECTS, Reply};
+pub use config::{ClientIdentity, CredentialConfig, HostConfig, Limits, ProxyConfig, RegistryConfig};
+pub use content_range::{ContentRange, ContentRangeError};
+pub use credentials::{Credentials, CredentialsError, DockerConfig, MAX_DOCKER_CONFIG_BYTES};
+pub use digest::{Digest, DigestError};
+pub use error::{Fault, Reason, RegistryError, Retry};
+pub use location::{MAX_URL_BYTES, Repository, resolve_location, shown};
+pub use manifest::{MAX_MANIFEST_BYTES, Manifest};
+pub use metrics::RegistryMetrics;
+pub use parse_error::{ChallengeError, LocationError, ReferenceError};
+pub use platform::Platform;
+pub use range_answer::{Extent, MAX_SKIP_BYTES, locate};
+pub use reference::{ImageReference, MAX_REFERENCE_BYTES};
+pub use retry::parse_retry_after;
+pub use secret::Secret;
+pub use token::parse_token;

@@ -1,0 +1,251 @@
+//! Sends requests with the credential that a repository asks for, and renews it when it expires or is refused.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tokio::time::Instant;
+use url::Url;
+
+use super::{
+    Challenge, ChallengeError, Credentials, CredentialsError, LocationError, Reason, RegistryError,
+    Repository, Secret,
+    challenge::{authorization, parse_challenge},
+    credentials::CredentialSource,
+    exchange::{Answer, Exchange},
+    flight::{Flight, Turn},
+    location,
+    retry::Call,
+    token::{self, TokenRequest},
+};
+
+/// Repositories whose access is remembered; more than any node attaches images from.
+const MAX_REMEMBERED: usize = 1024;
+/// How often one request may be refused with a credential that had been remembered.
+const MAX_REFUSALS: u32 = 2;
+
+/// Origin and name of a repository.
+type RepositoryKey = (String, String);
+
+/// Knows how to get into repositories.
+pub(super) struct Authorizer {
+    source: CredentialSource,
+    /// By repository, since the scope of a token is one.
+    accesses: Mutex<HashMap<RepositoryKey, Arc<Flight<Access>>>>,
+    next_serial: AtomicU64,
+}
+
+/// What a repository wants to see, as far as it is known.
+#[derive(Clone)]
+struct Access {
+    serial: u64,
+    /// `None`: it takes strangers.
+    header: Option<HeaderValue>,
+    expires: Option<Instant>,
+    challenge: Option<Challenge>,
+    /// Why the credential source gave nothing, to be told if strangers are refused.
+    lookup: Option<Arc<CredentialsError>>,
+}
+
+/// How a repository was entered.
+enum Entered {
+    /// Without a credential, and this is the answer.
+    AsStranger(Answer),
+    /// By this credential, which is yet to be shown.
+    By(Access),
+}
+
+impl Authorizer {
+    pub(super) fn new(source: CredentialSource) -> Self {
+        Self { source, accesses: Mutex::default(), next_serial: AtomicU64::new(0) }
+    }
+
+    /// GETs `url`, which must lie at the origin of `repository`.
+    pub(super) async fn get(
+        &self,
+        exchange: &Exchange,
+        call: Call,
+        repository: &Repository,
+        url: &Url,
+        headers: &HeaderMap,
+    ) -> Result<Answer, RegistryError> {
+        let flight = self.flight(repository);
+        let mut refused: Option<u64> = None;
+        let mut refusals = 0;
+        let mut challenge: Option<Challenge> = None;
+        loop {
+            let is_usable = |access: &Access| access.is_alive() && Some(access.serial) != refused;
+            let (access, is_fresh) = match flight.take_turn(is_usable).await {
+                Turn::Ready(access) => (access, false),
+                Turn::Failed(error) => return Err(error),
+                Turn::Lead(lead) => {
+                    let known =
+                        challenge.take().or_else(|| lead.previous().and_then(|access| access.challenge));
+                    match self.enter(exchange, call, repository, url, headers, known).await {
+                        Ok(Entered::AsStranger(answer)) => {
+                            lead.succeed(self.access(None, None, None));
+                            return Ok(answer);
+                        }
+                        Ok(Entered::By(access)) => {
+                            lead.succeed(access.clone());
+                            (access, true)
+                        }
+                        Err(error) => {
+                            lead.fail(&error);
+                            return Err(error);
+                        }
+                    }
+                }
+            };
+            let answer = exchange.get(call, url, with(headers, access.header.as_ref())).await?;
+            let Some(asked) = asked_for(&answer) else { return Ok(answer) };
+            refusals += 1;
+            if is_fresh || refusals >= MAX_REFUSALS {
+                flight.forget(|current| current.serial == access.serial);
+                return match answer.status() {
+                    StatusCode::UNAUTHORIZED => {
+                        let host = repository.host();
+                        Err(answer.error(Reason::Unauthorized { host, lookup: access.lookup }))
+                    }
+                    _ => answer.into_success(),
+                };
+            }
+            challenge = Some(asked.map_err(|error| answer.error(Reason::Challenge(error)))?);
+            refused = Some(access.serial);
+        }
+    }
+
+    /// Finds out what gets in, beginning as a stranger where no challenge is known.
+    async fn enter(
+        &self,
+        exchange: &Exchange,
+        call: Call,
+        repository: &Repository,
+        url: &Url,
+        headers: &HeaderMap,
+        known: Option<Challenge>,
+    ) -> Result<Entered, RegistryError> {
+        let challenge = match known {
+            Some(challenge) => challenge,
+            None => {
+                let answer = exchange.get(call, url, headers.clone()).await?;
+                match asked_for(&answer) {
+                    None => return Ok(Entered::AsStranger(answer)),
+                    Some(asked) => asked.map_err(|error| answer.error(Reason::Challenge(error)))?,
+                }
+            }
+        };
+        self.authenticate(exchange, call, repository, url, challenge).await.map(Entered::By)
+    }
+
+    async fn authenticate(
+        &self,
+        exchange: &Exchange,
+        call: Call,
+        repository: &Repository,
+        url: &Url,
+        challenge: Challenge,
+    ) -> Result<Access, RegistryError> {
+        let (credentials, lookup) = match self.source.look_up(repository, url).await {
+            Ok(credentials) => (credentials, None),
+            Err(error) => {
+                tracing::warn!(host = repository.host(), %error, "no credentials, trying anonymously");
+                (Credentials::Anonymous, Some(Arc::new(error)))
+            }
+        };
+        let refuse = |lookup| {
+            let reason = Reason::Unauthorized { host: repository.host(), lookup };
+            RegistryError::new(location::shown(url), reason)
+        };
+        let mut access = match &challenge {
+            Challenge::Basic => {
+                let Credentials::Basic { username, password } = credentials else {
+                    return Err(refuse(lookup));
+                };
+                let pair = BASE64_STANDARD.encode(format!("{username}:{}", password.expose()));
+                self.access(authorization("Basic", &Secret::new(pair)), None, Some(challenge))
+            }
+            Challenge::Bearer { realm, service, scope } => {
+                let pull = format!("repository:{}:pull", repository.name());
+                let request = TokenRequest {
+                    realm: token_server(exchange, repository, realm)?,
+                    service: service.as_deref(),
+                    scope: scope.as_deref().filter(|scope| !scope.is_empty()).unwrap_or(&pull),
+                };
+                let token = match token::fetch(exchange, call, &request, &credentials).await {
+                    Ok(token) => token,
+                    Err(error) if matches!(error.reason(), Reason::Unauthorized { .. }) => {
+                        return Err(refuse(lookup));
+                    }
+                    Err(error) => return Err(error),
+                };
+                self.access(authorization("Bearer", &token.value), Some(token.expires), Some(challenge))
+            }
+        };
+        access.lookup = lookup;
+        Ok(access)
+    }
+
+    fn access(
+        &self,
+        header: Option<HeaderValue>,
+        expires: Option<Instant>,
+        challenge: Option<Challenge>,
+    ) -> Access {
+        let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
+        Access { serial, header, expires, challenge, lookup: None }
+    }
+
+    fn flight(&self, repository: &Repository) -> Arc<Flight<Access>> {
+        let mut accesses = self.accesses.lock().unwrap_or_else(PoisonError::into_inner);
+        if accesses.len() >= MAX_REMEMBERED {
+            accesses.retain(|_, flight| Arc::strong_count(flight) > 1);
+        }
+        let key = (repository.origin().ascii_serialization(), repository.name().to_owned());
+        accesses.entry(key).or_insert_with(|| Arc::new(Flight::new())).clone()
+    }
+}
+
+impl Access {
+    fn is_alive(&self) -> bool {
+        self.expires.is_none_or(|expires| Instant::now() < expires)
+    }
+}
+
+/// What an answer asks for, if it is not content for want of a credential. Some registries say 403 for an old token.
+fn asked_for(answer: &Answer) -> Option<Result<Challenge, ChallengeError>> {
+    let values = answer.response.headers().get_all(header::WWW_AUTHENTICATE);
+    let texts: Vec<&str> = values.iter().filter_map(|value| value.to_str().ok()).collect();
+    match answer.status() {
+        StatusCode::UNAUTHORIZED if texts.is_empty() => Some(Err(ChallengeError::Missing)),
+        StatusCode::FORBIDDEN if texts.is_empty() => None,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Some(parse_challenge(&texts.join(", "))),
+        _ => None,
+    }
+}
+
+fn with(headers: &HeaderMap, authorization: Option<&HeaderValue>) -> HeaderMap {
+    let mut headers = headers.clone();
+    if let Some(value) = authorization {
+        headers.insert(header::AUTHORIZATION, value.clone());
+    }
+    headers
+}
+
+/// The token server, which gets the password: by TLS, unless it is the plain registry's own host or configured so.
+fn token_server(exchange: &Exchange, repository: &Repository, realm: &str) -> Result<Url, RegistryError> {
+    let fail = |reason| RegistryError::new(format!("token server of {}", repository.host()), reason);
+    let url = location::parse(realm).map_err(|error| fail(Reason::Location(error)))?;
+    let is_own_host = repository.is_plain_http() && url.host_str() == repository.host_name();
+    if url.scheme() == "https" || is_own_host || exchange.connections.may_be_plain(&url) {
+        Ok(url)
+    } else {
+        Err(fail(Reason::Location(LocationError::Downgrade)))
+    }
+}

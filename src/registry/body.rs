@@ -1,0 +1,105 @@
+//! Reads bodies: exactly as many bytes as promised, never waiting for a silent peer, never more than a limit.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use tokio::time::timeout;
+
+use super::{Reason, RegistryError, RegistryMetrics, exchange::Answer, range_answer::Extent};
+
+/// Reads the bytes of `extent`. A body that must end there and does not is an error.
+pub(super) async fn read_extent(
+    mut answer: Answer,
+    extent: Extent,
+    stall: Duration,
+    metrics: &RegistryMetrics,
+) -> Result<Bytes, RegistryError> {
+    let mut received: u64 = 0;
+    let outcome = collect(&mut answer, extent, stall, &mut received).await;
+    let wasted = if outcome.is_ok() { extent.skip } else { received };
+    metrics.wasted_bytes.inc_by(wasted);
+    outcome.map_err(|reason| answer.error(reason))
+}
+
+async fn collect(
+    answer: &mut Answer,
+    extent: Extent,
+    stall: Duration,
+    received: &mut u64,
+) -> Result<Bytes, Reason> {
+    let length = usize::try_from(extent.len).map_err(|_| Reason::LongBody { expected: extent.len })?;
+    let mut skip = extent.skip;
+    let mut bytes = BytesMut::with_capacity(length);
+    while let Some(mut data) = next(answer, stall, extent, *received).await? {
+        *received = received.saturating_add(data.len() as u64);
+        // A `usize` that does not hold `skip` is longer than any data.
+        let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(data.len());
+        skip -= skipped as u64;
+        let mut data = data.split_off(skipped);
+        let missing = length - bytes.len();
+        if data.len() > missing {
+            if extent.is_whole_body {
+                return Err(Reason::LongBody { expected: extent.len });
+            }
+            data.truncate(missing);
+        }
+        bytes.extend_from_slice(&data);
+        if bytes.len() == length && !extent.is_whole_body {
+            return Ok(bytes.freeze());
+        }
+    }
+    if bytes.len() == length {
+        Ok(bytes.freeze())
+    } else {
+        Err(Reason::ShortBody { expected: extent.len, got: bytes.len() as u64 })
+    }
+}
+
+/// Reads a body of at most `limit` bytes; `None` if it is longer.
+pub(super) async fn read_limited(
+    mut answer: Answer,
+    limit: usize,
+    stall: Duration,
+) -> Result<Option<Bytes>, RegistryError> {
+    let whole = Extent { skip: 0, len: limit as u64, is_whole_body: true };
+    let mut bytes = BytesMut::new();
+    loop {
+        match next(&mut answer, stall, whole, bytes.len() as u64).await {
+            Ok(Some(data)) if data.len() > limit - bytes.len() => return Ok(None),
+            Ok(Some(data)) => bytes.extend_from_slice(&data),
+            Ok(None) => return Ok(Some(bytes.freeze())),
+            Err(reason) => return Err(answer.error(reason)),
+        }
+    }
+}
+
+/// The next piece of the body; `None` at its end.
+async fn next(
+    answer: &mut Answer,
+    stall: Duration,
+    extent: Extent,
+    received: u64,
+) -> Result<Option<Bytes>, Reason> {
+    loop {
+        let Ok(frame) = timeout(stall, answer.response.frame()).await else {
+            return Err(Reason::Timeout { what: "more data", limit: stall });
+        };
+        match frame {
+            None => return Ok(None),
+            // Trailers carry nothing of the blob.
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+            Some(Err(error)) if error.is_incomplete_message() => {
+                return Err(Reason::ShortBody {
+                    expected: extent.skip.saturating_add(extent.len),
+                    got: received,
+                });
+            }
+            Some(Err(error)) => return Err(Reason::Exchange { source: error.into() }),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What an operator may set: hosts, credentials, proxies and limits. A plain structure; the server fills it.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+/// Everything that the client takes from configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// Settings by host: `name:port` goes before `name`.
+    pub hosts: BTreeMap<String, HostConfig>,
+    /// Where user names and passwords come from.
+    pub credentials: CredentialConfig,
+    /// Client certificate for all hosts that have none of their own (upstream's `certConfig`).
+    pub client_identity: Option<ClientIdentity>,
+    /// Which proxies to use.
+    pub proxy: ProxyConfig,
+    /// The `User-Agent` header.
+    pub user_agent: String,
+    /// Bounds of time and number.
+    pub limits: Limits,
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self {
+            hosts: BTreeMap::new(),
+            credentials: CredentialConfig::default(),
+            client_identity: None,
+            proxy: ProxyConfig::default(),
+            user_agent: concat!("stratabd/", env!("CARGO_PKG_VERSION")).to_owned(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// How to talk to one host.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostConfig {
+    /// Speak HTTP without TLS. Anyone on the way can read and change everything.
+    pub plain_http: bool,
+    /// Take any certificate. Anyone on the way can read and change everything.
+    pub skip_verify: bool,
+    /// PEM file of certificate authorities, trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate and key.
+    pub client_identity: Option<ClientIdentity>,
+}
+
+/// A certificate and its key, both PEM files.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientIdentity {
+    /// The certificate and the chain above it.
+    pub cert_file: PathBuf,
+    /// The private key.
+    pub key_file: PathBuf,
+}
+
+/// Where user names and passwords come from. Every source is asked again after each 401.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(tag = "mode", rename_all = "lowercase", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum CredentialConfig {
+    /// Always anonymous.
+    #[default]
+    None,
+    /// Docker's `config.json`, with its `credsStore` and `credHelpers` programs.
+    File {
+        /// The file. A missing one means anonymous.
+        path: PathBuf,
+        /// Directories to look for `docker-credential-*` in before `PATH`.
+        #[serde(default)]
+        helper_dirs: Vec<PathBuf>,
+    },
+    /// Upstream's credential service over HTTP.
+    Http {
+        /// Its URL; `?remote_url=` is added.
+        url: String,
+        /// Time for one answer, in milliseconds.
+        #[serde(default = "default_service_timeout_ms")]
+        timeout_ms: u64,
+    },
+    /// Upstream's credential service over HTTPS, by mutual TLS where a certificate is given.
+    Https {
+        /// Its URL; `?remote_url=` is added.
+        url: String,
+        /// Time for one answer, in milliseconds.
+        #[serde(default = "default_service_timeout_ms")]
+        timeout_ms: u64,
+        /// Client certificate and key.
+        #[serde(default)]
+        client_identity: Option<ClientIdentity>,
+        /// PEM file of the only authority to trust; the system's if absent.
+        #[serde(default)]
+        server_ca_file: Option<PathBuf>,
+    },
+    /// Upstream's credential service on a unix socket.
+    Uds {
+        /// The socket.
+        path: PathBuf,
+        /// Time for one answer, in milliseconds.
+        #[serde(default = "default_service_timeout_ms")]
+        timeout_ms: u64,
+    },
+}
+
+/// Upstream's default for `credentialConfig.timeout`.
+fn default_service_timeout_ms() -> u64 {
+    1000
+}
+
+/// Which proxies to use.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum ProxyConfig {
+    /// By `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment, read once at start.
+    #[default]
+    Environment,
+    /// None.
+    None,
+    /// As given; an empty text means none. URLs of the schemes http, https, socks5 and socks5h.
+    Explicit {
+        /// For plain HTTP targets.
+        #[serde(default)]
+        http: String,
+        /// For HTTPS targets.
+        #[serde(default)]
+        https: String,
+        /// Hosts to reach directly, as in `NO_PROXY`.
+        #[serde(default)]
+        no_proxy: String,
+    },
+}
+
+/// Bounds of time and number.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Requests in flight to all hosts together. 64 fills 10 Gbit/s with 256 KiB reads at 13 ms, and is few enough for
+    /// hundreds of nodes to share a registry.
+    pub concurrent_requests: usize,
+    /// Of these, the most that prefetch may hold: the rest is always free for reads that somebody waits for.
+    pub concurrent_prefetches: usize,
+    /// Time for one operation, all its tries and waits together, in milliseconds. Upstream's budget is 30 s too, and it is
+    /// below the kernel's 120 s for a hung task.
+    pub request_deadline_ms: u64,
+    /// Time for name resolution, TCP, proxy and TLS together, in milliseconds.
+    pub connect_timeout_ms: u64,
+    /// Longest silence of a server within a request, before or inside the body, in milliseconds.
+    pub stall_timeout_ms: u64,
+    /// Most tries of one operation, the first included. With the back-off below, 8 tries span about 6 s on average.
+    pub max_tries: u32,
+    /// Upper end of the first back-off, in milliseconds; it doubles with each try.
+    pub backoff_base_ms: u64,
+    /// Highest upper end of a back-off, in milliseconds.
+    pub backoff_max_ms: u64,
+    /// Idle connections kept for a host.
+    pub idle_connections_per_host: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            concurrent_requests: 64,
+            concurrent_prefetches: 48,
+            request_deadline_ms: 30_000,
+            connect_timeout_ms: 5_000,
+            stall_timeout_ms: 10_000,
+            max_tries: 8,
+            backoff_base_ms: 100,
+            backoff_max_ms: 5_000,
+            idle_connections_per_host: 64,
+        }
+    }
+}
+
+impl Limits {
+    pub(super) fn deadline(&self) -> Duration {
+        Duration::from_millis(self.request_deadline_ms)
+    }
+
+    pub(super) fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms)
+    }
+
+    pub(super) fn stall_timeout(&self) -> Duration {
+        Duration::from_millis(self.stall_timeout_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_can_be_given_and_unknown_ones_are_refused() {
+        let text = r#"
+            user_agent = "x/1"
+            proxy = "none"
+            client_identity = { cert_file = "/c", key_file = "/k" }
+            credentials = { mode = "file", path = "/root/.docker/config.json" }
+            [limits]
+            concurrent_requests = 2
+            [hosts."localhost:5000"]
+            plain_http = true
+        "#;
+        let config: RegistryConfig = toml::from_str(text).unwrap();
+        assert!(config.hosts["localhost:5000"].plain_http);
+        assert_eq!(config.limits.concurrent_requests, 2);
+        assert_eq!(config.limits.max_tries, Limits::default().max_tries);
+        assert!(matches!(config.credentials, CredentialConfig::File { .. }));
+        assert!(toml::from_str::<RegistryConfig>("[hosts.a]\nskip_verfy = true").is_err());
+        assert!(toml::from_str::<RegistryConfig>("[credentials]\nmode = \"uds\"\npth = \"/x\"").is_err());
+    }
+}

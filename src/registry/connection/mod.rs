@@ -1,0 +1,177 @@
+//! Pooled connections: HTTP/1.1 with keep-alive, HTTP/2 where the host offers it, one pool for each configured host.
+
+mod egress;
+mod failure;
+pub(super) mod tls;
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, Uri, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::RootCertStore;
+use tokio::time::timeout;
+use tower_service::Service;
+use url::Url;
+
+use egress::{Egress, Proxies, Transport};
+use failure::ConnectTimeout;
+
+use super::{HostConfig, Limits, Reason, RegistryConfig, RegistryError, location};
+
+/// Head and buffered body of an HTTP/1 answer. It bounds hostile heads, and is large enough to read a body in big steps.
+const MAX_HTTP1_BUFFER_BYTES: usize = 256 << 10;
+/// Storage sends some 20 header fields.
+const MAX_HEADERS: usize = 128;
+/// Head of an HTTP/2 answer.
+const MAX_HTTP2_HEADER_BYTES: u32 = 64 << 10;
+/// Idle connections are closed after this; load balancers commonly close them after 60 s without a word.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+/// How often an HTTP/2 connection in use is checked, so that a dead one fails its requests together.
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(10);
+/// TCP's own check of idle peers.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+type Pool = legacy::Client<Dialer, Full<Bytes>>;
+
+/// All connections of one client.
+pub(super) struct Connections {
+    by_host: HashMap<String, (HostConfig, Pool)>,
+    other: Pool,
+    proxies: Proxies,
+    user_agent: HeaderValue,
+    /// Until the head of an answer is there, connecting included.
+    head_timeout: Duration,
+}
+
+impl Connections {
+    pub(super) fn new(config: &RegistryConfig, system: &RootCertStore) -> Result<Self, RegistryError> {
+        let proxies = Proxies::new(&config.proxy);
+        let build = |host: &HostConfig| -> Result<Pool, RegistryError> {
+            let mut to_host = tls::client_config(system, host, config.client_identity.as_ref())?;
+            to_host.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            let to_proxy = tls::client_config(system, &HostConfig::default(), None)?;
+            let egress = Egress::new(proxies.clone(), tcp(), to_proxy);
+            let https = HttpsConnector::from((egress, to_host));
+            Ok(pool(Dialer { https, timeout: config.limits.connect_timeout() }, &config.limits))
+        };
+        let mut by_host = HashMap::new();
+        for (name, host) in &config.hosts {
+            by_host.insert(name.to_ascii_lowercase(), (host.clone(), build(host)?));
+        }
+        let user_agent = HeaderValue::from_str(&config.user_agent).map_err(|error| {
+            let what = "user_agent is not a header value".to_owned();
+            RegistryError::new("configuration", Reason::Configuration { what, source: Some(error.into()) })
+        })?;
+        Ok(Self {
+            by_host,
+            other: build(&HostConfig::default())?,
+            proxies,
+            user_agent,
+            head_timeout: config.limits.connect_timeout() + config.limits.stall_timeout(),
+        })
+    }
+
+    /// Whether the operator lets `url`'s host be spoken to without TLS.
+    pub(super) fn may_be_plain(&self, url: &Url) -> bool {
+        self.host(url).is_some_and(|(host, _)| host.plain_http)
+    }
+
+    /// As [`Self::may_be_plain`], for a host as an image reference has it.
+    pub(super) fn is_plain_host(&self, host: &str) -> bool {
+        location::parse(&format!("http://{host}/")).is_ok_and(|url| self.may_be_plain(&url))
+    }
+
+    /// Sends one request and waits for the head of its answer.
+    pub(super) async fn send(
+        &self,
+        url: &Url,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, RegistryError> {
+        let fail = |reason| RegistryError::new(location::shown(url), reason);
+        let uri =
+            Uri::try_from(url.as_str()).map_err(|_| fail(Reason::Location(super::LocationError::Scheme)))?;
+        let headers = request.headers_mut();
+        headers.insert(header::USER_AGENT, self.user_agent.clone());
+        // A range of encoded bytes is not a range of the blob.
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(authorization) = self.proxies.authorization(&uri) {
+            headers.insert(header::PROXY_AUTHORIZATION, authorization);
+        }
+        *request.uri_mut() = uri;
+        let pool = self.host(url).map_or(&self.other, |(_, pool)| pool);
+        match timeout(self.head_timeout, pool.request(request)).await {
+            Ok(answer) => answer.map_err(|error| fail(failure::reason(error, location::authority(url)))),
+            Err(_) => Err(fail(Reason::Timeout { what: "answer", limit: self.head_timeout })),
+        }
+    }
+
+    fn host(&self, url: &Url) -> Option<&(HostConfig, Pool)> {
+        let name = url.host_str()?;
+        let port = url.port_or_known_default()?;
+        self.by_host.get(&format!("{name}:{port}")).or_else(|| self.by_host.get(name))
+    }
+}
+
+fn tcp() -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(TCP_KEEPALIVE));
+    tcp
+}
+
+fn pool(dialer: Dialer, limits: &Limits) -> Pool {
+    legacy::Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(limits.idle_connections_per_host)
+        .http1_max_buf_size(MAX_HTTP1_BUFFER_BYTES)
+        .http1_max_headers(MAX_HEADERS)
+        .http2_max_header_list_size(MAX_HTTP2_HEADER_BYTES)
+        .http2_adaptive_window(true)
+        .http2_keep_alive_interval(HTTP2_PING_INTERVAL)
+        .http2_keep_alive_timeout(limits.stall_timeout())
+        .build(dialer)
+}
+
+/// Bounds the time of connecting as a whole.
+#[derive(Clone)]
+struct Dialer {
+    https: HttpsConnector<Egress>,
+    timeout: Duration,
+}
+
+impl Service<Uri> for Dialer {
+    type Response = MaybeHttpsStream<Transport>;
+    type Error = Cause;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Cause>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Cause>> {
+        self.https.poll_ready(context)
+    }
+
+    fn call(&mut self, target: Uri) -> Self::Future {
+        let connecting = self.https.call(target);
+        let limit = self.timeout;
+        Box::pin(async move {
+            match timeout(limit, connecting).await {
+                Ok(connected) => connected,
+                Err(_) => Err(ConnectTimeout(limit).into()),
+            }
+        })
+    }
+}

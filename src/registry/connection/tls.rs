@@ -1,0 +1,134 @@
+//! TLS: the system's and configured authorities, client certificates, and no verification only where configured.
+
+use std::{fs::File, io::Read as _, path::Path, sync::Arc};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+};
+
+use crate::registry::{ClientIdentity, HostConfig, Reason, RegistryError};
+
+/// A bundle of all public authorities is a quarter of this.
+const MAX_PEM_BYTES: u64 = 1 << 20;
+
+/// The authorities of the system. None at all is no error here: private ones may be configured.
+pub(in crate::registry) fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "cannot read some of the system's certificate authorities");
+    }
+    let (taken, ignored) = roots.add_parsable_certificates(found.certs);
+    tracing::debug!(taken, ignored, "system certificate authorities");
+    roots
+}
+
+/// The TLS settings for one host, without ALPN.
+pub(in crate::registry) fn client_config(
+    system: &RootCertStore,
+    host: &HostConfig,
+    shared_identity: Option<&ClientIdentity>,
+) -> Result<ClientConfig, RegistryError> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| configuration("TLS versions", error))?;
+    let builder = if host.skip_verify {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider)))
+    } else {
+        let mut roots = system.clone();
+        if let Some(ca_file) = &host.ca_file {
+            add_authorities(&mut roots, ca_file)?;
+        }
+        builder.with_root_certificates(roots)
+    };
+    let Some(identity) = host.client_identity.as_ref().or(shared_identity) else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let chain = certificates(&identity.cert_file)?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&identity.key_file)?)
+        .map_err(|error| unusable("client key", &identity.key_file, error))?;
+    builder
+        .with_client_auth_cert(chain, key)
+        .map_err(|error| unusable("client certificate", &identity.cert_file, error))
+}
+
+fn add_authorities(roots: &mut RootCertStore, file: &Path) -> Result<(), RegistryError> {
+    for certificate in certificates(file)? {
+        roots.add(certificate).map_err(|error| unusable("ca_file", file, error))?;
+    }
+    Ok(())
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryError> {
+    let text = read(file)?;
+    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match parsed {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        Ok(_) => {
+            let what = format!("{}: holds no PEM certificate", file.display());
+            Err(RegistryError::new("configuration", Reason::Configuration { what, source: None }))
+        }
+        Err(error) => Err(unusable("certificate", file, error)),
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, RegistryError> {
+    let mut text = Vec::new();
+    let opened = File::open(file);
+    opened
+        .and_then(|opened| opened.take(MAX_PEM_BYTES).read_to_end(&mut text))
+        .map_err(|error| unusable("file", file, error))?;
+    Ok(text)
+}
+
+fn unusable(role: &str, file: &Path, error: impl std::error::Error + Send + Sync + 'static) -> RegistryError {
+    configuration(&format!("{}: unusable {role}", file.display()), error)
+}
+
+fn configuration(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> RegistryError {
+    let what = what.to_owned();
+    RegistryError::new("configuration", Reason::Configuration { what, source: Some(Box::new(error)) })
+}
+
+/// Takes any certificate, for hosts with `skip_verify`. The handshake's own signatures are still checked.
+#[derive(Debug)]
+struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

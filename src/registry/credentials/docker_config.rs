@@ -1,0 +1,218 @@
+//! Docker's `config.json`: `auths`, `credsStore`, `credHelpers`, and which of them is meant for a repository.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read as _},
+    path::PathBuf,
+};
+
+use base64::{Engine as _, alphabet, engine::general_purpose};
+use serde::Deserialize;
+
+use super::{Credentials, CredentialsError};
+use crate::registry::Secret;
+
+/// Largest document that is read; a file with hundreds of registries is below 100 KiB.
+pub const MAX_DOCKER_CONFIG_BYTES: u64 = 1 << 20;
+
+/// The names under which docker's tools know Docker Hub.
+const HUB_NAMES: [&str; 4] =
+    ["docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"];
+/// What docker's helpers call Docker Hub.
+const HUB_SERVER: &str = "https://index.docker.io/v1/";
+
+/// Both paddings occur in files that other tools write.
+const BASE64: general_purpose::GeneralPurpose = general_purpose::GeneralPurpose::new(
+    &alphabet::STANDARD,
+    general_purpose::GeneralPurposeConfig::new()
+        .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
+);
+
+/// The parts of docker's `config.json` that concern credentials.
+#[derive(Debug, Default, Deserialize)]
+pub struct DockerConfig {
+    #[serde(default)]
+    auths: BTreeMap<String, Entry>,
+    #[serde(default, rename = "credsStore")]
+    creds_store: Option<String>,
+    #[serde(default, rename = "credHelpers")]
+    cred_helpers: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Entry {
+    auth: Option<Secret>,
+    username: Option<String>,
+    password: Option<Secret>,
+    identitytoken: Option<Secret>,
+}
+
+impl DockerConfig {
+    /// Reads the document.
+    ///
+    /// # Errors
+    /// The line at which parsing stopped; the parser's own message could quote a secret.
+    pub fn parse(text: &[u8]) -> Result<Self, usize> {
+        serde_json::from_slice(text).map_err(|error| error.line())
+    }
+
+    /// The credentials in the file for a repository: the entry with the longest matching path wins.
+    #[must_use]
+    pub fn credentials(&self, host: &str, repository: &str) -> Credentials {
+        let mut best: Option<(usize, Credentials)> = None;
+        for (key, entry) in &self.auths {
+            let Some(length) = match_length(key, host, repository) else { continue };
+            if best.as_ref().is_some_and(|(longest, _)| *longest >= length) {
+                continue;
+            }
+            if let Some(credentials) = entry.credentials() {
+                best = Some((length, credentials));
+            }
+        }
+        best.map_or(Credentials::Anonymous, |(_, credentials)| credentials)
+    }
+
+    /// The helper program for a repository and the name of the server to ask it for. A helper of the host goes before
+    /// the general store, as in docker.
+    #[must_use]
+    pub fn helper(&self, host: &str, repository: &str) -> Option<(String, String)> {
+        let own = self
+            .cred_helpers
+            .iter()
+            .filter_map(|(key, helper)| Some((match_length(key, host, repository)?, key, helper)))
+            .max_by_key(|(length, ..)| *length);
+        if let Some((_, key, helper)) = own {
+            let server = if is_hub(host) { HUB_SERVER.to_owned() } else { key.clone() };
+            return Some((helper.clone(), server));
+        }
+        let store = self.creds_store.as_ref().filter(|store| !store.is_empty())?;
+        // The store knows an entry under the name that docker login was given, which `auths` repeats.
+        let known = self
+            .auths
+            .keys()
+            .filter_map(|key| Some((match_length(key, host, repository)?, key)))
+            .max_by_key(|(length, _)| *length);
+        let server = match known {
+            Some((_, key)) => key.clone(),
+            None if is_hub(host) => HUB_SERVER.to_owned(),
+            None => host.to_owned(),
+        };
+        Some((store.clone(), server))
+    }
+}
+
+impl Entry {
+    fn credentials(&self) -> Option<Credentials> {
+        let shown = |secret: &Option<Secret>| secret.clone().filter(|secret| !secret.expose().is_empty());
+        if let Some(token) = shown(&self.identitytoken) {
+            return Some(Credentials::IdentityToken(token));
+        }
+        if let Some(auth) = shown(&self.auth) {
+            let text = String::from_utf8(BASE64.decode(auth.expose().trim()).ok()?).ok()?;
+            let (username, password) = text.split_once(':')?;
+            // Docker ends the password at a NUL, which old versions padded with.
+            let password = Secret::new(password.trim_end_matches('\0'));
+            return Some(Credentials::Basic { username: username.to_owned(), password });
+        }
+        let username = self.username.clone().filter(|name| !name.is_empty())?;
+        Some(Credentials::Basic { username, password: shown(&self.password)? })
+    }
+}
+
+/// Reads the file; `None` where there is none.
+pub(super) async fn read(path: PathBuf) -> Result<Option<DockerConfig>, CredentialsError> {
+    let shown_path = path.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut text = Vec::new();
+        File::open(&path)?.take(MAX_DOCKER_CONFIG_BYTES + 1).read_to_end(&mut text)?;
+        Ok(text)
+    });
+    let text = match reading.await.unwrap_or_else(|stopped| Err(io::Error::other(stopped))) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(CredentialsError::File { path: shown_path, source }),
+    };
+    let refuse = |line| CredentialsError::Document { origin: shown_path.display().to_string(), line };
+    if text.len() as u64 > MAX_DOCKER_CONFIG_BYTES {
+        return Err(refuse(0));
+    }
+    DockerConfig::parse(&text).map(Some).map_err(refuse)
+}
+
+/// How long the path of `key` is if it names `host/repository` or a part before a slash of it.
+fn match_length(key: &str, host: &str, repository: &str) -> Option<usize> {
+    let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+    let key = key.trim_end_matches('/');
+    let key = key.strip_suffix("/v1").or_else(|| key.strip_suffix("/v2")).unwrap_or(key);
+    let (key_host, key_path) = key.split_once('/').unwrap_or((key, ""));
+    let same_host = key_host.eq_ignore_ascii_case(host) || (is_hub(host) && is_hub(key_host));
+    if !same_host {
+        return None;
+    }
+    let rest = repository.strip_prefix(key_path)?;
+    let whole_part = key_path.is_empty() || rest.is_empty() || rest.starts_with('/');
+    whole_part.then_some(key_path.len())
+}
+
+fn is_hub(host: &str) -> bool {
+    HUB_NAMES.iter().any(|name| name.eq_ignore_ascii_case(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(config: &str, host: &str, repository: &str) -> String {
+        match DockerConfig::parse(config.as_bytes()).unwrap().credentials(host, repository) {
+            Credentials::Anonymous => "anonymous".to_owned(),
+            Credentials::Basic { username, password } => format!("{username}:{}", password.expose()),
+            Credentials::IdentityToken(token) => format!("token {}", token.expose()),
+        }
+    }
+
+    #[test]
+    fn the_longest_path_wins_and_a_path_ends_at_a_slash() {
+        let config = r#"{"auths":{
+            "r:5000": {"username":"host","password":"p"},
+            "r:5000/team": {"auth":"dGVhbTpwOnE"},
+            "https://r:5000/team/app/": {"username":"app","password":"p"},
+            "r:5000/empty": {}
+        }}"#;
+        assert_eq!(user(config, "r:5000", "other"), "host:p");
+        assert_eq!(user(config, "r:5000", "team/x"), "team:p:q");
+        assert_eq!(user(config, "r:5000", "teams"), "host:p");
+        assert_eq!(user(config, "r:5000", "team/app"), "app:p");
+        assert_eq!(user(config, "r:5000", "team/app/deep"), "app:p");
+        assert_eq!(user(config, "r:5000", "empty/x"), "host:p");
+        assert_eq!(user(config, "r", "team"), "anonymous");
+    }
+
+    #[test]
+    fn docker_hub_is_found_under_all_its_names() {
+        let config = r#"{"auths":{"https://index.docker.io/v1/":{"auth":"dTpw"}}}"#;
+        assert_eq!(user(config, "registry-1.docker.io", "library/x"), "u:p");
+        assert_eq!(user(config, "docker.io", "library/x"), "u:p");
+    }
+
+    #[test]
+    fn auth_goes_before_username_and_broken_entries_are_skipped() {
+        let config = r#"{"auths":{"r":{"auth":"dTpw","username":"x","password":"y"}}}"#;
+        assert_eq!(user(config, "r", "a"), "u:p");
+        assert_eq!(user(r#"{"auths":{"r":{"auth":"no colon"}}}"#, "r", "a"), "anonymous");
+        assert_eq!(user(r#"{"auths":{"r":{"auth":"dXA="}}}"#, "r", "a"), "anonymous");
+        assert_eq!(user(r#"{"auths":{"r":{"identitytoken":"t"}}}"#, "r", "a"), "token t");
+    }
+
+    #[test]
+    fn a_helper_of_the_host_goes_before_the_store() {
+        let config =
+            r#"{"auths":{"https://b.example":{}},"credsStore":"desktop","credHelpers":{"a.example":"ecr"}}"#;
+        let config = DockerConfig::parse(config.as_bytes()).unwrap();
+        let asked = |host| config.helper(host, "x").unwrap();
+        assert_eq!(asked("a.example"), ("ecr".to_owned(), "a.example".to_owned()));
+        assert_eq!(asked("b.example"), ("desktop".to_owned(), "https://b.example".to_owned()));
+        assert_eq!(asked("c.example"), ("desktop".to_owned(), "c.example".to_owned()));
+        assert_eq!(asked("registry-1.docker.io"), ("desktop".to_owned(), HUB_SERVER.to_owned()));
+    }
+}

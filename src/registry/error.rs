@@ -1,0 +1,364 @@
+//! The one error of the client: what was asked, why it failed, whose fault it is and whether a retry may help.
+
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+use super::{
+    ChallengeError, ContentRangeError, CredentialsError, DigestError, LocationError, ReferenceError,
+};
+
+/// A failed request. Cheap to clone, since one failed fetch fails all who share it.
+///
+/// The message names the target without its query string, because the query of a signed URL is a secret.
+#[derive(Clone)]
+pub struct RegistryError(Arc<Report>);
+
+struct Report {
+    target: String,
+    reason: Reason,
+}
+
+/// Who can mend a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The caller asked for what cannot be, such as a range outside the blob.
+    Caller,
+    /// The operator's configuration of this host.
+    Configuration,
+    /// Missing, wrong or insufficient credentials.
+    Credentials,
+    /// The way to the registry: names, connections, timeouts.
+    Network,
+    /// The registry or the storage behind it answered, but not with what it owes.
+    Registry,
+}
+
+/// Whether asking again may help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Retry {
+    /// No: the answer will be the same.
+    Never,
+    /// Yes and at once, the first time: something remembered had expired.
+    Now,
+    /// Yes, after a back-off.
+    Later,
+    /// Yes, and the server said how long to wait.
+    After(Duration),
+}
+
+type Cause = Box<dyn Error + Send + Sync>;
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// 401 although a fresh credential was shown, or there was none to show.
+    #[error("access refused (401): run \"docker login {host}\", or check the configured credential source")]
+    Unauthorized {
+        /// The registry's host and port.
+        host: String,
+        /// Why the credential source gave nothing, if that is so.
+        #[source]
+        lookup: Option<Arc<CredentialsError>>,
+    },
+    /// 403: known, but not allowed.
+    #[error("access denied (403): the account for {host} may not pull this repository")]
+    Forbidden {
+        /// The host that answered.
+        host: String,
+    },
+    /// 404.
+    #[error("not found (404): check the repository and the tag or digest")]
+    NotFound,
+    /// Another status that is no answer.
+    #[error("answered with status {status}")]
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// `Retry-After`, if the server sent one.
+        retry_after: Option<Duration>,
+    },
+    /// The remembered location of the blob does not work any more.
+    #[error("the storage location has expired (status {status})")]
+    LocationExpired {
+        /// The HTTP status.
+        status: u16,
+    },
+    /// No connection.
+    #[error("cannot connect to {host}")]
+    Connect {
+        /// Host and port.
+        host: String,
+        /// What the network said.
+        source: Cause,
+    },
+    /// The certificate is signed by no known authority.
+    #[error("the certificate of {host} is signed by an unknown authority: set ca_file for host {host}")]
+    UnknownAuthority {
+        /// Host and port.
+        host: String,
+        /// What the TLS library said.
+        source: Cause,
+    },
+    /// Any other failure of TLS.
+    #[error("TLS with {host} failed")]
+    Tls {
+        /// Host and port.
+        host: String,
+        /// What the TLS library said.
+        source: Cause,
+    },
+    /// The connection broke during a request.
+    #[error("the connection broke")]
+    Exchange {
+        /// What the network said.
+        source: Cause,
+    },
+    /// One step of a request took too long.
+    #[error("no {what} within {limit:?}")]
+    Timeout {
+        /// What was waited for.
+        what: &'static str,
+        /// For how long.
+        limit: Duration,
+    },
+    /// All tries together took too long.
+    #[error("not done within the deadline of {limit:?}")]
+    Deadline {
+        /// The deadline.
+        limit: Duration,
+        /// How the last try that ended had failed.
+        #[source]
+        last: Option<RegistryError>,
+    },
+    /// The body ended early.
+    #[error("the body ended after {got} of {expected} bytes")]
+    ShortBody {
+        /// Bytes asked for.
+        expected: u64,
+        /// Bytes received.
+        got: u64,
+    },
+    /// The body is longer than it may be.
+    #[error("the body is longer than {expected} bytes")]
+    LongBody {
+        /// Bytes asked for.
+        expected: u64,
+    },
+    /// A 206 without a `Content-Range` that can be read.
+    #[error("a 206 without a usable range")]
+    ContentRange(#[source] ContentRangeError),
+    /// A 206 for other bytes than those asked for, or of a blob of another size.
+    #[error("asked for bytes {asked} and was sent {sent}")]
+    WrongRange {
+        /// `start-last/total` as asked for.
+        asked: String,
+        /// `start-last/total` as sent.
+        sent: String,
+    },
+    /// A 200 to a range request whose length is not the blob's.
+    #[error("the whole blob was sent with length {sent:?}, but it has {expected} bytes")]
+    WrongLength {
+        /// The size of the blob.
+        expected: u64,
+        /// `Content-Length`, if sent.
+        sent: Option<u64>,
+    },
+    /// The server ignores ranges, and the range is too far into the blob to be streamed to.
+    #[error("the server ignores range requests; reading {skip} bytes to get to the range is too much")]
+    RangeIgnored {
+        /// Bytes before the range.
+        skip: u64,
+    },
+    /// 416: the server's blob is shorter than ours.
+    #[error(
+        "the range is outside the server's blob (416): the blob's size in the manifest or configuration is wrong"
+    )]
+    RangeNotSatisfiable,
+    /// `Content-Encoding` other than identity: the bytes would not be the blob's.
+    #[error(
+        "the body is encoded as {0:?}, which no range of a blob may be: switch compression off in the proxy or server"
+    )]
+    ContentEncoding(String),
+    /// `multipart/byteranges` to a request for one range.
+    #[error("a multipart answer to a request for one range")]
+    Multipart,
+    /// More redirects than are followed.
+    #[error("more than {0} redirects")]
+    TooManyRedirects(usize),
+    /// A redirect or other URL that cannot be followed.
+    #[error("a location that cannot be used")]
+    Location(#[source] LocationError),
+    /// `http` where nobody allowed it.
+    #[error("plain HTTP to {host} is not allowed: set plain_http for host {host} if that is wanted")]
+    PlainHttp {
+        /// Host and port.
+        host: String,
+    },
+    /// A 401 whose `WWW-Authenticate` cannot be understood.
+    #[error("the registry asks for credentials in a way that is not understood")]
+    Challenge(#[source] ChallengeError),
+    /// The token server answered 200 without a usable token.
+    #[error("the token server's answer is unusable: {0}")]
+    Token(&'static str),
+    /// The bytes are not those of the digest.
+    #[error("the content has digest {got}, not {expected}")]
+    DigestMismatch {
+        /// As asked for or promised.
+        expected: String,
+        /// Of the bytes received.
+        got: String,
+    },
+    /// A manifest above the limit of 4 MiB.
+    #[error("the manifest is larger than {limit_bytes} bytes")]
+    ManifestTooLarge {
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// A document that is neither manifest nor index.
+    #[error("not a usable image manifest or index: {0}")]
+    Manifest(String),
+    /// An index without the wanted platform.
+    #[error("the index has no image for {wanted}; it has: {offered}")]
+    NoPlatform {
+        /// os/architecture[/variant].
+        wanted: String,
+        /// What it has, separated by commas.
+        offered: String,
+    },
+    /// An image reference that cannot be read.
+    #[error("not an image reference")]
+    Reference(#[source] ReferenceError),
+    /// A digest that cannot be read.
+    #[error("not a digest")]
+    Digest(#[source] DigestError),
+    /// A read outside the blob, or larger than one read may be.
+    #[error(
+        "a read of {len} bytes at {offset} is outside the blob of {size_bytes} bytes or above the limit of one read"
+    )]
+    OutOfBounds {
+        /// Start in bytes.
+        offset: u64,
+        /// Length in bytes.
+        len: u64,
+        /// Size of the blob in bytes.
+        size_bytes: u64,
+    },
+    /// The configuration cannot be used.
+    #[error("{what}")]
+    Configuration {
+        /// Which part and why.
+        what: String,
+        /// What the system said.
+        source: Option<Cause>,
+    },
+    /// The client's runtime is shutting down.
+    #[error("the client is shutting down")]
+    Closed,
+}
+
+impl RegistryError {
+    pub(super) fn new(target: impl Into<String>, reason: Reason) -> Self {
+        Self(Arc::new(Report { target: target.into(), reason }))
+    }
+
+    /// Why it failed.
+    #[must_use]
+    pub fn reason(&self) -> &Reason {
+        &self.0.reason
+    }
+
+    /// Who can mend it.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        self.0.reason.fault()
+    }
+
+    /// Whether asking again may help.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        self.0.reason.retry()
+    }
+
+    /// Whether time ran out, rather than that a wrong or no answer came.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.0.reason, Reason::Timeout { .. } | Reason::Deadline { .. })
+    }
+
+    /// What was asked: a URL without query string, or an image reference.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        &self.0.target
+    }
+}
+
+impl Reason {
+    /// Who can mend it.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Unauthorized { .. } | Self::Forbidden { .. } => Fault::Credentials,
+            Self::Connect { .. } | Self::Exchange { .. } | Self::Timeout { .. } | Self::Deadline { .. } => {
+                Fault::Network
+            }
+            Self::UnknownAuthority { .. } | Self::PlainHttp { .. } | Self::Configuration { .. } => {
+                Fault::Configuration
+            }
+            Self::NotFound
+            | Self::Reference(_)
+            | Self::Digest(_)
+            | Self::OutOfBounds { .. }
+            | Self::NoPlatform { .. }
+            | Self::Closed => Fault::Caller,
+            _ => Fault::Registry,
+        }
+    }
+
+    /// Whether asking again may help.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Status { status: 408 | 429 | 500.., retry_after } => {
+                retry_after.map_or(Retry::Later, Retry::After)
+            }
+            Self::LocationExpired { .. } => Retry::Now,
+            // A credential service that was down may be up again; one that gave nothing will give nothing.
+            Self::Unauthorized { lookup: Some(failure), .. } if failure.is_transient() => Retry::Later,
+            Self::Connect { .. }
+            | Self::Tls { .. }
+            | Self::Exchange { .. }
+            | Self::Timeout { .. }
+            | Self::ShortBody { .. }
+            | Self::LongBody { .. }
+            | Self::ContentRange(_)
+            | Self::WrongRange { .. }
+            | Self::WrongLength { .. }
+            | Self::Token(_)
+            | Self::DigestMismatch { .. } => Retry::Later,
+            _ => Retry::Never,
+        }
+    }
+}
+
+impl fmt::Display for RegistryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.target, self.0.reason)
+    }
+}
+
+impl fmt::Debug for RegistryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryError")
+            .field("target", &self.0.target)
+            .field("reason", &self.0.reason)
+            .finish()
+    }
+}
+
+impl Error for RegistryError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.reason.source()
+    }
+}

@@ -1,0 +1,146 @@
+//! One request and the head of its answer, within the global budget and the pauses that hosts have asked for.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use rustls::RootCertStore;
+use tokio::time::Instant;
+use url::{Origin, Url};
+
+use super::{
+    Limits, Reason, RegistryConfig, RegistryError, RegistryMetrics,
+    budget::{Budget, Permit},
+    connection::Connections,
+    location,
+    retry::{Call, parse_retry_after},
+};
+
+/// Sends requests to whatever host, with whatever credential the caller puts into the headers.
+pub(super) struct Exchange {
+    pub(super) connections: Connections,
+    pub(super) limits: Limits,
+    pub(super) metrics: Arc<RegistryMetrics>,
+    budget: Arc<Budget>,
+    /// Hosts that said `Retry-After`, and until when.
+    pauses: Mutex<HashMap<Origin, Instant>>,
+}
+
+/// The head of an answer; its body may still be on the way. Holds its place in the budget until it is dropped.
+pub(super) struct Answer {
+    pub(super) url: Url,
+    pub(super) response: Response<Incoming>,
+    _permit: Permit,
+}
+
+impl Exchange {
+    pub(super) fn new(config: &RegistryConfig, system: &RootCertStore) -> Result<Self, RegistryError> {
+        let limits = config.limits.clone();
+        Ok(Self {
+            connections: Connections::new(config, system)?,
+            budget: Budget::new(limits.concurrent_requests, limits.concurrent_prefetches),
+            limits,
+            metrics: Arc::default(),
+            pauses: Mutex::default(),
+        })
+    }
+
+    pub(super) async fn get(
+        &self,
+        call: Call,
+        url: &Url,
+        headers: HeaderMap,
+    ) -> Result<Answer, RegistryError> {
+        self.send(call, Method::GET, url, headers, Bytes::new()).await
+    }
+
+    pub(super) async fn send(
+        &self,
+        call: Call,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Answer, RegistryError> {
+        self.wait_out_pause(call, url).await?;
+        let permit = self.budget.acquire(call.priority).await;
+        self.metrics.requests.inc();
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.headers_mut() = headers;
+        let response = self.connections.send(url, request).await?;
+        tracing::trace!(url = %location::shown(url), status = %response.status(), "answer");
+        let answer = Answer { url: url.clone(), response, _permit: permit };
+        if let Some(wait) = answer.retry_after() {
+            self.pause(url, wait);
+        }
+        Ok(answer)
+    }
+
+    async fn wait_out_pause(&self, call: Call, url: &Url) -> Result<(), RegistryError> {
+        let until = {
+            let pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+            pauses.get(&url.origin()).copied()
+        };
+        let Some(until) = until else { return Ok(()) };
+        let wait = until.saturating_duration_since(Instant::now());
+        if until >= call.deadline {
+            let reason = Reason::Status { status: 429, retry_after: Some(wait) };
+            return Err(RegistryError::new(location::shown(url), reason));
+        }
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+
+    fn pause(&self, url: &Url, wait: Duration) {
+        let now = Instant::now();
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        // Expired ones go whenever one is added, so that the map cannot outgrow the hosts that pause now.
+        pauses.retain(|_, until| *until > now);
+        pauses.insert(url.origin(), now + wait);
+    }
+}
+
+impl Answer {
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    /// The text of a header that may be there at most once.
+    pub(super) fn header(&self, name: header::HeaderName) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
+    /// `Retry-After` of an answer that says "not now".
+    fn retry_after(&self) -> Option<Duration> {
+        if !matches!(self.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            return None;
+        }
+        parse_retry_after(self.header(header::RETRY_AFTER)?, SystemTime::now())
+    }
+
+    /// The answer if it carries content, or what its status means.
+    pub(super) fn into_success(self) -> Result<Self, RegistryError> {
+        let host = || location::authority(&self.url);
+        let reason = match self.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => return Ok(self),
+            StatusCode::UNAUTHORIZED => Reason::Unauthorized { host: host(), lookup: None },
+            StatusCode::FORBIDDEN => Reason::Forbidden { host: host() },
+            StatusCode::NOT_FOUND => Reason::NotFound,
+            StatusCode::RANGE_NOT_SATISFIABLE => Reason::RangeNotSatisfiable,
+            status => Reason::Status { status: status.as_u16(), retry_after: self.retry_after() },
+        };
+        Err(self.error(reason))
+    }
+
+    /// An error about what this answer is to.
+    pub(super) fn error(&self, reason: Reason) -> RegistryError {
+        RegistryError::new(location::shown(&self.url), reason)
+    }
+}

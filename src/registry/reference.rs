@@ -1,0 +1,93 @@
+//! Image references: `registry/repository[:tag][@digest]`, with docker's short names.
+
+use std::{fmt, str::FromStr};
+
+use oci_spec::distribution::Reference;
+
+use super::ReferenceError;
+
+/// A registry name, a repository of 255 bytes, a tag of 128 and a digest fit well below.
+pub const MAX_REFERENCE_BYTES: usize = 1024;
+
+/// The name of an image. `busybox` means `docker.io/library/busybox:latest`, as in docker and containerd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageReference(Reference);
+
+impl ImageReference {
+    /// The registry as written, such as `docker.io` or `localhost:5000`.
+    #[must_use]
+    pub fn registry(&self) -> &str {
+        self.0.registry()
+    }
+
+    /// The host to connect to, which for `docker.io` is another one.
+    #[must_use]
+    pub fn registry_host(&self) -> &str {
+        match self.0.registry() {
+            "docker.io" | "index.docker.io" => "registry-1.docker.io",
+            other => other,
+        }
+    }
+
+    /// The repository, such as `library/busybox`.
+    #[must_use]
+    pub fn repository(&self) -> &str {
+        self.0.repository()
+    }
+
+    /// What to ask the registry for: the digest where there is one, or the tag.
+    #[must_use]
+    pub fn tag_or_digest(&self) -> &str {
+        self.0.digest().or_else(|| self.0.tag()).unwrap_or("latest")
+    }
+
+    /// The digest, if the reference has one.
+    #[must_use]
+    pub fn digest(&self) -> Option<&str> {
+        self.0.digest()
+    }
+}
+
+impl FromStr for ImageReference {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        if text.len() > MAX_REFERENCE_BYTES {
+            return Err(ReferenceError::TooLong(text.len()));
+        }
+        let parsed = Reference::try_from(text).map_err(|error| ReferenceError::Syntax(error.to_string()))?;
+        Ok(Self(parsed))
+    }
+}
+
+impl fmt::Display for ImageReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_mean_docker_hub_and_ports_stay_with_the_registry() {
+        let short: ImageReference = "busybox".parse().unwrap();
+        assert_eq!((short.registry(), short.repository()), ("docker.io", "library/busybox"));
+        assert_eq!((short.registry_host(), short.tag_or_digest()), ("registry-1.docker.io", "latest"));
+        let local: ImageReference = "localhost:5000/a/b:v1".parse().unwrap();
+        assert_eq!((local.registry_host(), local.repository()), ("localhost:5000", "a/b"));
+        assert_eq!(local.tag_or_digest(), "v1");
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let pinned: ImageReference = format!("r.example/a:v1@{digest}").parse().unwrap();
+        assert_eq!((pinned.tag_or_digest(), pinned.digest()), (digest.as_str(), Some(digest.as_str())));
+    }
+
+    #[test]
+    fn what_is_no_reference_is_refused() {
+        let long = "a".repeat(MAX_REFERENCE_BYTES + 1);
+        for bad in ["", "r.example/UPPER", "a b", "r.example/a:", "a@sha256:12", "../x", &long] {
+            assert!(bad.parse::<ImageReference>().is_err(), "{bad}");
+        }
+    }
+}

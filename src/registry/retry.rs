@@ -1,0 +1,117 @@
+//! When to try again: exponential back-off with full jitter, `Retry-After`, one deadline over all tries.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Limits, Priority, Reason, RegistryError, RegistryMetrics, Retry};
+
+/// The longest `Retry-After` that is believed; a hostile server must not switch a node off. Deadlines are shorter.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// One operation of a caller: how urgent it is, and when it must be over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call {
+    pub(super) priority: Priority,
+    pub(super) deadline: Instant,
+}
+
+impl Call {
+    pub(super) fn start(limits: &Limits, priority: Priority) -> Self {
+        Self { priority, deadline: Instant::now() + limits.deadline() }
+    }
+}
+
+/// Tries `attempt` until it succeeds, cannot succeed, or the tries or the time of `call` are used up.
+pub(super) async fn run<T, F>(
+    limits: &Limits,
+    metrics: &RegistryMetrics,
+    call: Call,
+    target: &str,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, RegistryError>
+where
+    F: Future<Output = Result<T, RegistryError>>,
+{
+    let mut last: Option<RegistryError> = None;
+    let tries = async {
+        let mut tries = 0;
+        let mut renewed = false;
+        loop {
+            let error = match attempt().await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            metrics.count_failure(&error);
+            tries += 1;
+            let wait = match error.retry() {
+                Retry::Never => return Err(error),
+                Retry::Now if !renewed => {
+                    renewed = true;
+                    Duration::ZERO
+                }
+                Retry::Now | Retry::Later => backoff(limits, tries),
+                Retry::After(wait) => wait + backoff(limits, 1),
+            };
+            if tries >= limits.max_tries || Instant::now() + wait >= call.deadline {
+                return Err(error);
+            }
+            tracing::debug!(%error, ?wait, tries, "registry request failed, trying again");
+            last = Some(error);
+            metrics.retries.inc();
+            sleep(wait).await;
+        }
+    };
+    let outcome = timeout_at(call.deadline, tries).await;
+    outcome.unwrap_or_else(|_| {
+        let error = RegistryError::new(target, Reason::Deadline { limit: limits.deadline(), last });
+        metrics.count_failure(&error);
+        Err(error)
+    })
+}
+
+/// A random wait below `base * 2^(tries - 1)`, capped: full jitter keeps many clients from coming back together.
+fn backoff(limits: &Limits, tries: u32) -> Duration {
+    let doubled = 1u64.checked_shl(tries.saturating_sub(1)).unwrap_or(u64::MAX);
+    let ceiling_ms = limits.backoff_base_ms.saturating_mul(doubled).min(limits.backoff_max_ms);
+    Duration::from_millis(fastrand::u64(0..=ceiling_ms))
+}
+
+/// Reads `Retry-After`: seconds, or an HTTP date measured from `now`. What is neither is no wish at all.
+#[must_use]
+pub fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        text.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs)
+    } else {
+        httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or(Duration::ZERO)
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_is_bounded() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let parse = |text| parse_retry_after(text, now);
+        assert_eq!(parse("7"), Some(Duration::from_secs(7)));
+        assert_eq!(parse("Sun, 06 Nov 1994 08:49:40 GMT"), Some(Duration::from_secs(3)));
+        assert_eq!(parse("Sun, 06 Nov 1994 08:49:30 GMT"), Some(Duration::ZERO));
+        assert_eq!(parse("99999999999999999999999"), Some(MAX_RETRY_AFTER));
+        for nothing in ["", "-1", "soon", "1.5"] {
+            assert_eq!(parse(nothing), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn back_off_stays_below_its_ceiling_for_any_number_of_tries() {
+        let limits = Limits::default();
+        for tries in [1, 2, 10, 63, 64, 65, u32::MAX] {
+            assert!(backoff(&limits, tries) <= Duration::from_millis(limits.backoff_max_ms));
+        }
+        assert!(backoff(&limits, 1) <= Duration::from_millis(limits.backoff_base_ms));
+    }
+}

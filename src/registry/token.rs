@@ -1,0 +1,162 @@
+//! Fetches a token from the server that a Bearer challenge names.
+
+use std::time::Duration;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use serde::Deserialize;
+use tokio::time::Instant;
+use url::{Url, form_urlencoded};
+
+use super::{
+    Credentials, Reason, RegistryError, Secret, body,
+    challenge::authorization,
+    exchange::{Answer, Exchange},
+    location,
+    retry::Call,
+};
+
+/// Tokens are signed documents of a few KiB.
+const MAX_TOKEN_ANSWER_BYTES: usize = 256 << 10;
+/// The life of a token whose server does not say it (distribution specification).
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
+/// A token is asked for again at least once a day, whatever its server says.
+const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// Renewed this long before its end, or a quarter of its life before, so that it does not end on the way.
+const RENEWAL_MARGIN: Duration = Duration::from_secs(15);
+
+/// A token and when to ask for a new one.
+pub(super) struct Token {
+    pub(super) value: Secret,
+    pub(super) expires: Instant,
+}
+
+/// What a token server is asked for.
+pub(super) struct TokenRequest<'a> {
+    pub(super) realm: Url,
+    pub(super) service: Option<&'a str>,
+    /// Several are separated by spaces.
+    pub(super) scope: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    #[serde(default)]
+    token: Option<Secret>,
+    #[serde(default)]
+    access_token: Option<Secret>,
+    #[serde(default)]
+    expires_in: Option<u64>,
+}
+
+pub(super) async fn fetch(
+    exchange: &Exchange,
+    call: Call,
+    request: &TokenRequest<'_>,
+    credentials: &Credentials,
+) -> Result<Token, RegistryError> {
+    exchange.metrics.token_fetches.inc();
+    // The life counts from before the request: the server's clock started somewhere in it.
+    let asked_at = Instant::now();
+    let answer = match credentials {
+        Credentials::IdentityToken(token) => by_refresh_token(exchange, call, request, token).await?,
+        Credentials::Basic { username, password } => {
+            let pair = BASE64_STANDARD.encode(format!("{username}:{}", password.expose()));
+            let header = authorization("Basic", &Secret::new(pair));
+            by_get(exchange, call, request, header).await?
+        }
+        Credentials::Anonymous => by_get(exchange, call, request, None).await?,
+    };
+    // A partial document is no document, and a token server that redirects could lead the password astray.
+    if answer.status() != StatusCode::OK {
+        let status = answer.status().as_u16();
+        return Err(match answer.into_success() {
+            Err(error) => error,
+            Ok(answer) => answer.error(Reason::Status { status, retry_after: None }),
+        });
+    }
+    let target = location::shown(&request.realm);
+    let fail = |what| RegistryError::new(target.clone(), Reason::Token(what));
+    let text = body::read_limited(answer, MAX_TOKEN_ANSWER_BYTES, exchange.limits.stall_timeout()).await?;
+    let (value, lifetime) = parse_token(&text.ok_or_else(|| fail("larger than 256 KiB"))?).map_err(fail)?;
+    Ok(Token { value, expires: asked_at + lifetime })
+}
+
+/// Reads a token server's answer: the token, and for how long to use it.
+///
+/// # Errors
+/// What is wrong with it, without quoting it.
+pub fn parse_token(text: &[u8]) -> Result<(Secret, Duration), &'static str> {
+    let document: Document = serde_json::from_slice(text).map_err(|_| "not a JSON object with a token")?;
+    let usable = |token: &Secret| {
+        !token.expose().is_empty() && token.expose().bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    let token = document.token.filter(|token| !token.expose().is_empty()).or(document.access_token);
+    let token = token.filter(usable).ok_or("no token of printable characters")?;
+    let life = document.expires_in.map_or(DEFAULT_LIFETIME, Duration::from_secs).min(MAX_LIFETIME);
+    Ok((token, life - RENEWAL_MARGIN.min(life / 4)))
+}
+
+async fn by_get(
+    exchange: &Exchange,
+    call: Call,
+    request: &TokenRequest<'_>,
+    authorization: Option<HeaderValue>,
+) -> Result<Answer, RegistryError> {
+    let mut url = request.realm.clone();
+    {
+        let mut query = url.query_pairs_mut();
+        if let Some(service) = request.service {
+            query.append_pair("service", service);
+        }
+        for scope in request.scope.split_ascii_whitespace() {
+            query.append_pair("scope", scope);
+        }
+    }
+    let headers = authorization.map(|value| (header::AUTHORIZATION, value)).into_iter().collect();
+    exchange.get(call, &url, headers).await
+}
+
+/// OAuth 2, as docker does it for identity tokens.
+async fn by_refresh_token(
+    exchange: &Exchange,
+    call: Call,
+    request: &TokenRequest<'_>,
+    token: &Secret,
+) -> Result<Answer, RegistryError> {
+    let form = form_urlencoded::Serializer::new(String::new())
+        .append_pair("grant_type", "refresh_token")
+        .append_pair("service", request.service.unwrap_or_default())
+        .append_pair("scope", request.scope)
+        .append_pair("client_id", "stratabd")
+        .append_pair("refresh_token", token.expose())
+        .finish();
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    exchange.send(call, Method::POST, &request.realm, headers, Bytes::from(form)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_or_access_token_and_a_life_with_a_margin() {
+        let (token, life) = parse_token(br#"{"token":"a","access_token":"b","expires_in":300}"#).unwrap();
+        assert_eq!((token.expose(), life), ("a", Duration::from_secs(285)));
+        let (token, life) = parse_token(br#"{"access_token":"b"}"#).unwrap();
+        assert_eq!((token.expose(), life), ("b", Duration::from_secs(45)));
+        let (_, life) = parse_token(br#"{"token":"a","expires_in":4}"#).unwrap();
+        assert_eq!(life, Duration::from_secs(3));
+        let (_, life) = parse_token(br#"{"token":"a","expires_in":18446744073709551615}"#).unwrap();
+        assert!(life < MAX_LIFETIME);
+    }
+
+    #[test]
+    fn an_answer_without_a_usable_token_is_refused() {
+        for bad in ["", "{}", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, r#"{"token":7}"#, "[]"] {
+            assert!(parse_token(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}
