@@ -1,0 +1,31 @@
+//! The shipped examples are read by the code that reads the real ones, and agree with its defaults.
+
+use std::time::Duration;
+
+use stratabd::server::{config::Config, image_config::ImageConfig};
+
+#[test]
+fn the_sample_image_is_read_without_a_note() {
+    let sample = include_bytes!("../examples/config.v1.json");
+    let image = ImageConfig::parse("config.v1.json", sample).expect("the sample is valid");
+    assert_eq!(image.lowers.len(), 2);
+    assert!(image.notes.is_empty(), "{:?}", image.notes);
+    assert!(image.repo_blob_url.is_some() && image.result_file.is_some());
+}
+
+#[test]
+fn the_unit_agrees_with_the_defaults() {
+    let unit = include_str!("../examples/stratabd.service");
+    let value = |key: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("the unit says nothing of {key}"))
+    };
+    let defaults = Config::default();
+    assert_eq!(value("Type"), "notify");
+    assert!(defaults.daemon.state_dir.ends_with(value("RuntimeDirectory")));
+    assert!(defaults.daemon.socket.starts_with(&defaults.daemon.state_dir));
+    assert!(defaults.cache.dir.ends_with(value("StateDirectory")));
+    assert_eq!(value("RuntimeDirectoryPreserve"), "yes", "records must outlive a daemon that dies");
+    let stop = Duration::from_secs(value("TimeoutStopSec").parse().expect("whole seconds"));
+    assert!(stop > Duration::from_millis(defaults.daemon.drain_timeout_ms));
+}
