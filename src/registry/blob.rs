@@ -8,14 +8,14 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    Digest, Priority, Reason, RegistryError, Reply, Repository, body,
+    Priority, Reason, RegistryError, Reply, Repository, body,
     client::{Shared, is_redirect},
     exchange::Answer,
     flight::{Flight, Turn},
     location, range_answer,
     retry::{self, Call},
 };
-use crate::block::ByteRange;
+use crate::{block::ByteRange, format::oci::Digest};
 
 /// The longest range of one read; it bounds what one answer can make this process allocate.
 pub const MAX_READ_BYTES: u64 = 64 << 20;
@@ -48,13 +48,8 @@ enum Route {
 }
 
 impl RemoteBlob {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        repository: &Repository,
-        digest: &Digest,
-        size_bytes: u64,
-    ) -> Self {
-        Self(Arc::new(Blob::new(shared, repository.clone(), digest.clone(), size_bytes)))
+    pub(super) fn new(shared: Arc<Shared>, repository: &Repository, digest: Digest, size_bytes: u64) -> Self {
+        Self(Arc::new(Blob::new(shared, repository.clone(), digest, size_bytes)))
     }
 
     /// Size in bytes.
@@ -65,8 +60,8 @@ impl RemoteBlob {
 
     /// The digest that names it.
     #[must_use]
-    pub fn digest(&self) -> &Digest {
-        &self.0.digest
+    pub fn digest(&self) -> Digest {
+        self.0.digest
     }
 
     /// Its URL at the registry, for messages. Holds no credential.
@@ -115,7 +110,7 @@ pub(super) async fn probe(
 
 impl Blob {
     fn new(shared: Arc<Shared>, repository: Repository, digest: Digest, size_bytes: u64) -> Self {
-        let url = repository.blob_url(&digest);
+        let url = repository.blob_url(digest);
         let name = location::shown(&url);
         Self { shared, repository, digest, url, name, size_bytes, route: Flight::new() }
     }

@@ -12,8 +12,8 @@ use tokio::{runtime::Handle, task::JoinHandle};
 use url::Url;
 
 use super::{
-    Digest, ImageReference, LocationError, Manifest, Platform, Priority, Reason, RegistryConfig,
-    RegistryError, RegistryMetrics, RemoteBlob, Repository,
+    ImageManifest, ImageReference, LocationError, Priority, Reason, RegistryConfig, RegistryError,
+    RegistryMetrics, RemoteBlob, Repository,
     authorize::Authorizer,
     blob,
     connection::tls,
@@ -22,6 +22,7 @@ use super::{
     location, manifest,
     retry::Call,
 };
+use crate::format::oci::{Digest, Platform};
 
 /// Redirects followed for one request. Registries answer with one; storage behind a content network adds another.
 pub const MAX_REDIRECTS: usize = 5;
@@ -95,18 +96,18 @@ impl Client {
 
     /// A blob whose size is known from a manifest or configuration. Asks nobody.
     #[must_use]
-    pub fn blob(&self, repository: &Repository, digest: &Digest, size_bytes: u64) -> RemoteBlob {
+    pub fn blob(&self, repository: &Repository, digest: Digest, size_bytes: u64) -> RemoteBlob {
         RemoteBlob::new(self.shared.clone(), repository, digest, size_bytes)
     }
 
     /// A blob whose size must be asked for, by a request for its first byte.
-    pub fn blob_of_unknown_size(&self, repository: &Repository, digest: &Digest) -> Reply<RemoteBlob> {
-        let (shared, repository, digest) = (self.shared.clone(), repository.clone(), digest.clone());
+    pub fn blob_of_unknown_size(&self, repository: &Repository, digest: Digest) -> Reply<RemoteBlob> {
+        let (shared, repository) = (self.shared.clone(), repository.clone());
         self.shared.spawn(blob::probe(shared, repository, digest))
     }
 
     /// The manifest that `reference` names; out of an index, the one for `platform`.
-    pub fn manifest(&self, reference: &ImageReference, platform: &Platform) -> Reply<Manifest> {
+    pub fn manifest(&self, reference: &ImageReference, platform: &Platform) -> Reply<ImageManifest> {
         let (shared, reference, platform) = (self.shared.clone(), reference.clone(), platform.clone());
         let repository = self.repository(&reference);
         self.shared

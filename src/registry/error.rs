@@ -2,9 +2,8 @@
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-use super::{
-    ChallengeError, ContentRangeError, CredentialsError, DigestError, LocationError, ReferenceError,
-};
+use super::{ChallengeError, ContentRangeError, CredentialsError, LocationError, ReferenceError};
+use crate::format::oci::{Digest, DigestError, OciError};
 
 /// A failed request. Cheap to clone, since one failed fetch fails all who share it.
 ///
@@ -206,9 +205,9 @@ pub enum Reason {
     #[error("the content has digest {got}, not {expected}")]
     DigestMismatch {
         /// As asked for or promised.
-        expected: String,
+        expected: Digest,
         /// Of the bytes received.
-        got: String,
+        got: Digest,
     },
     /// A manifest above the limit of 4 MiB.
     #[error("the manifest is larger than {limit_bytes} bytes")]
@@ -216,17 +215,15 @@ pub enum Reason {
         /// The limit.
         limit_bytes: usize,
     },
-    /// A document that is neither manifest nor index.
-    #[error("not a usable image manifest or index: {0}")]
-    Manifest(String),
-    /// An index without the wanted platform.
-    #[error("the index has no image for {wanted}; it has: {offered}")]
-    NoPlatform {
-        /// os/architecture[/variant].
-        wanted: String,
-        /// What it has, separated by commas.
-        offered: String,
-    },
+    /// A document that is neither manifest nor index, or an index without the wanted platform.
+    #[error("not a usable image manifest or index")]
+    Manifest(#[source] OciError),
+    /// A document that is a manifest by its header and an index by its content, or the other way round.
+    #[error("the document and its Content-Type disagree on whether it is a manifest or an index")]
+    MediaType,
+    /// Indexes inside indexes.
+    #[error("more than {0} levels of indexes")]
+    IndexDepth(usize),
     /// An image reference that cannot be read.
     #[error("not an image reference")]
     Reference(#[source] ReferenceError),
@@ -310,7 +307,7 @@ impl Reason {
             | Self::Reference(_)
             | Self::Digest(_)
             | Self::OutOfBounds { .. }
-            | Self::NoPlatform { .. }
+            | Self::Manifest(OciError::NoPlatform { .. })
             | Self::Closed => Fault::Caller,
             _ => Fault::Registry,
         }

@@ -2,7 +2,8 @@
 
 use url::{Origin, Url};
 
-use super::{Digest, LocationError};
+use super::LocationError;
+use crate::format::oci::Digest;
 
 /// Longest URL that is followed. Signed URLs of the large clouds are below 4 KiB.
 pub const MAX_URL_BYTES: usize = 16 << 10;
@@ -76,8 +77,8 @@ impl Repository {
         self.base.origin()
     }
 
-    pub(super) fn blob_url(&self, digest: &Digest) -> Url {
-        self.url("blobs", digest.as_str())
+    pub(super) fn blob_url(&self, digest: Digest) -> Url {
+        self.url("blobs", &digest.to_string())
     }
 
     pub(super) fn manifest_url(&self, tag_or_digest: &str) -> Url {
@@ -153,8 +154,8 @@ mod tests {
         let repository = Repository::from_blob_url("http://reg.example:5000/v2/a/b/blobs/").unwrap();
         assert_eq!((repository.host().as_str(), repository.name()), ("reg.example:5000", "a/b"));
         assert!(repository.is_plain_http());
-        let digest = Digest::sha256(b"");
-        let url = repository.blob_url(&digest);
+        let digest = Digest::from_hash([7; 32]);
+        let url = repository.blob_url(digest);
         assert_eq!(url.as_str(), format!("http://reg.example:5000/v2/a/b/blobs/{digest}"));
         for bad in [
             "",
