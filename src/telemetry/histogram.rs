@@ -45,6 +45,14 @@ impl LatencyHistogram {
         self.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
+    /// Adds what another one has counted.
+    pub fn absorb(&self, other: &Snapshot) {
+        for (mine, theirs) in self.buckets.iter().zip(&other.buckets) {
+            mine.fetch_add(*theirs, Ordering::Relaxed);
+        }
+        self.sum_ns.fetch_add(other.sum_ns, Ordering::Relaxed);
+    }
+
     /// What has been counted so far.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {

@@ -159,39 +159,67 @@ impl Default for CacheSection {
     }
 }
 
-/// Registries: limits, credentials, and what is peculiar to single hosts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Registries: credentials, proxies, limits, and what is peculiar to single hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistrySection {
     /// What the client calls itself; empty for the name and version of this program.
     pub user_agent: String,
-    /// Requests in flight to all registries together.
-    pub max_requests: u32,
-    /// How long a connection may take to stand, in milliseconds.
-    pub connect_timeout_ms: u64,
-    /// How long one read may take with all its attempts, in milliseconds.
-    pub deadline_ms: u64,
-    /// Attempts after the first.
-    pub retries: u32,
-    /// Docker-style `config.json` files with credentials; the first one that knows the registry counts.
-    pub authfiles: Vec<PathBuf>,
-    /// Upstream's credential service.
+    /// Docker-style `config.json` with credentials; empty for `$DOCKER_CONFIG/config.json`, then `~/.docker/config.json`.
+    pub authfile: PathBuf,
+    /// Directories that are searched for `docker-credential-*` before `PATH`.
+    pub credential_helper_dirs: Vec<PathBuf>,
+    /// An authority that is trusted besides the system's for every registry, PEM; empty for none.
+    pub ca_file: PathBuf,
+    /// Client certificate for hosts that have none of their own, PEM; empty for none.
+    pub client_cert: PathBuf,
+    /// Key of the client certificate, PEM.
+    pub client_key: PathBuf,
+    /// `environment` for `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`; `none`; or the URL of a proxy for everything.
+    pub proxy: ProxySetting,
+    /// Upstream's credential service, used instead of `authfile`.
     pub credential_service: CredentialSection,
+    /// Bounds of time and number.
+    pub limits: LimitSection,
     /// Peculiarities by `host` or `host:port`.
     pub hosts: BTreeMap<String, HostSection>,
 }
 
-impl Default for RegistrySection {
+/// Which proxy to use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ProxySetting(pub String);
+
+impl Default for ProxySetting {
+    fn default() -> Self {
+        Self("environment".to_owned())
+    }
+}
+
+/// Bounds of the registry client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSection {
+    /// Requests in flight to all registries together.
+    pub concurrent_requests: u32,
+    /// How long one read may take with all its tries, in milliseconds.
+    pub request_deadline_ms: u64,
+    /// How long a connection may take to stand, in milliseconds.
+    pub connect_timeout_ms: u64,
+    /// Longest silence of a server within a request, in milliseconds.
+    pub stall_timeout_ms: u64,
+    /// Tries of one read, the first included.
+    pub max_tries: u32,
+}
+
+impl Default for LimitSection {
     fn default() -> Self {
         Self {
-            user_agent: String::new(),
-            max_requests: 64,
+            concurrent_requests: 64,
+            request_deadline_ms: 30_000,
             connect_timeout_ms: 5_000,
-            deadline_ms: 60_000,
-            retries: 5,
-            authfiles: Vec::new(),
-            credential_service: CredentialSection::default(),
-            hosts: BTreeMap::new(),
+            stall_timeout_ms: 10_000,
+            max_tries: 8,
         }
     }
 }

@@ -15,6 +15,8 @@ pub struct OverlaybdConfig {
     log_filter: Option<String>,
     metrics_port: Option<u16>,
     user_agent: Option<String>,
+    client_cert: Option<PathBuf>,
+    client_key: Option<PathBuf>,
     /// Keys that were set and have no effect, in the order of the document.
     pub unmapped: Vec<Unmapped>,
 }
@@ -81,7 +83,11 @@ impl OverlaybdConfig {
             config.skip(&exporter, &["uriPrefix", "updateInterval"], "metrics are at /metrics");
         }
         if let Some(cert) = root.object("certConfig")? {
-            config.skip(&cert, &["certFile", "keyFile"], "client certificates are set for each registry");
+            config.client_cert = cert.path("certFile")?;
+            config.client_key = cert.path("keyFile")?;
+            if config.client_cert.is_some() != config.client_key.is_some() {
+                return Err(cert.invalid("certFile", "certFile and keyFile must be set together"));
+            }
         }
         for (key, reason) in WITHOUT_MEANING {
             config.skip(&root, &[key], reason);
@@ -100,7 +106,9 @@ impl OverlaybdConfig {
         if let Some(size_mib) = self.cache_size_mib {
             config.cache.size_mib = size_mib;
         }
-        config.registry.authfiles.extend(self.authfile.clone());
+        if let Some(file) = &self.authfile {
+            config.registry.authfile.clone_from(file);
+        }
         if let Some(service) = &self.credential_service {
             config.registry.credential_service = service.clone();
         }
@@ -112,6 +120,10 @@ impl OverlaybdConfig {
         }
         if let Some(agent) = &self.user_agent {
             config.registry.user_agent.clone_from(agent);
+        }
+        if let (Some(cert), Some(key)) = (&self.client_cert, &self.client_key) {
+            config.registry.client_cert.clone_from(cert);
+            config.registry.client_key.clone_from(key);
         }
     }
 

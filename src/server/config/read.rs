@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use toml::{Table, Value};
 
-use super::{Config, HostSection, nearest::nearest};
+use super::{Config, HostSection, OverlaybdConfig, nearest::nearest};
 
 /// A configuration is a page; anything larger is not one.
 const MAX_BYTES: usize = 1 << 20;
@@ -110,6 +110,19 @@ impl Config {
     /// # Errors
     /// The first unknown key, wrong type or broken rule.
     pub fn parse(origin: &str, text: &str, overrides: &Overrides) -> Result<Self, ConfigError> {
+        Self::parse_with(origin, text, &OverlaybdConfig::default(), overrides)
+    }
+
+    /// As [`Config::parse`], with upstream's configuration between the two.
+    ///
+    /// # Errors
+    /// The first unknown key, wrong type or broken rule.
+    pub fn parse_with(
+        origin: &str,
+        text: &str,
+        theirs: &OverlaybdConfig,
+        overrides: &Overrides,
+    ) -> Result<Self, ConfigError> {
         let syntax = |message: String| ConfigError::Syntax { origin: origin.to_owned(), message };
         if text.len() > MAX_BYTES {
             return Err(syntax(format!("more than the {MAX_BYTES} bytes a configuration may have")));
@@ -118,18 +131,18 @@ impl Config {
         let known = known_keys();
         refuse_unknown(origin, "", &table, &known)?;
         refuse_unknown("--set", "", &overrides.0, &known)?;
-        // Read once without the overrides: these errors know their line.
-        let config: Self = toml::from_str(text).map_err(|error| syntax(error.to_string()))?;
-        if overrides.0.is_empty() {
-            config.check(origin)?;
-            return Ok(config);
+        let mut config: Self = toml::from_str(text).map_err(|error| syntax(error.to_string()))?;
+        theirs.apply(&mut config);
+        if !overrides.0.is_empty() {
+            // Numbers of a file that TOML cannot hold are not in it, but upstream's may be that large.
+            let text = |error: &dyn std::fmt::Display| ConfigError::Syntax {
+                origin: "--set".to_owned(),
+                message: error.to_string(),
+            };
+            let mut merged = Table::try_from(&config).map_err(|error| text(&error))?;
+            merge(&mut merged, &overrides.0);
+            config = merged.try_into().map_err(|error: toml::de::Error| text(&error))?;
         }
-        let mut merged = table;
-        merge(&mut merged, &overrides.0);
-        let config: Self = merged.try_into().map_err(|error: toml::de::Error| ConfigError::Syntax {
-            origin: "--set".to_owned(),
-            message: error.to_string(),
-        })?;
         config.check(origin)?;
         Ok(config)
     }
@@ -166,9 +179,11 @@ impl Config {
             ("device.depth", u64::from(self.device.depth)),
             ("reactors.request_buffer_mib", u64::from(self.reactors.request_buffer_mib)),
             ("reactors.io_buffer_mib", u64::from(self.reactors.io_buffer_mib)),
-            ("registry.max_requests", u64::from(self.registry.max_requests)),
-            ("registry.deadline_ms", self.registry.deadline_ms),
-            ("registry.connect_timeout_ms", self.registry.connect_timeout_ms),
+            ("registry.limits.concurrent_requests", u64::from(self.registry.limits.concurrent_requests)),
+            ("registry.limits.request_deadline_ms", self.registry.limits.request_deadline_ms),
+            ("registry.limits.connect_timeout_ms", self.registry.limits.connect_timeout_ms),
+            ("registry.limits.stall_timeout_ms", self.registry.limits.stall_timeout_ms),
+            ("registry.limits.max_tries", u64::from(self.registry.limits.max_tries)),
         ] {
             if value == 0 {
                 return broken(key, "must be at least 1".to_owned());

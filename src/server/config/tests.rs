@@ -68,12 +68,12 @@ fn a_single_override_wins_over_the_file() {
         "cache.size_mib=7",
         "cache.dir=/tmp/x",
         "registry.hosts.\"a.b:5000\".plain_http=true",
-        "registry.authfiles=[\"/a\"]",
+        "registry.credential_helper_dirs=[\"/a\"]",
     ];
     let config = parse("[cache]\nsize_mib = 5\nenabled = false", &sets).unwrap();
     assert_eq!(config.cache, CacheSection { enabled: false, dir: "/tmp/x".into(), size_mib: 7 });
     assert!(config.registry.hosts["a.b:5000"].plain_http);
-    assert_eq!(config.registry.authfiles, [PathBuf::from("/a")]);
+    assert_eq!(config.registry.credential_helper_dirs, [PathBuf::from("/a")]);
     for (set, part) in [
         ("cache.size_mib", "not KEY=VALUE"),
         ("cache.sice_mib=1", "--set: unknown key cache.sice_mib (did you mean cache.size_mib?)"),
@@ -107,7 +107,7 @@ fn the_configuration_that_upstream_ships_is_taken_over() {
     .unwrap();
     assert_eq!(config.cache.dir, PathBuf::from("/opt/overlaybd/registry_cache/stratabd"));
     assert_eq!(config.cache.size_mib, 4096);
-    assert_eq!(config.registry.authfiles, [PathBuf::from("/opt/overlaybd/cred.json")]);
+    assert_eq!(config.registry.authfile, PathBuf::from("/opt/overlaybd/cred.json"));
     assert_eq!((config.daemon.log_filter.as_str(), config.daemon.metrics_listen.as_str()), ("info", ""));
     for pointer in ["/download", "/gzipCacheConfig", "/logConfig/logPath", "/ioEngine", "/auditPath"] {
         assert!(unmapped.iter().any(|found| found == pointer), "{pointer} is not listed in {unmapped:?}");
@@ -122,7 +122,7 @@ fn the_older_keys_and_the_credential_services_of_upstream_have_a_meaning() {
     )
     .unwrap();
     assert_eq!((config.cache.dir, config.cache.size_mib), (PathBuf::from("/c/stratabd"), 2048));
-    assert_eq!(config.registry.authfiles, [PathBuf::from("/cred")]);
+    assert_eq!(config.registry.authfile, PathBuf::from("/cred"));
     assert_eq!(config.daemon.log_filter, "error");
     assert_eq!(config.daemon.metrics_listen, "0.0.0.0:1");
     assert_eq!(config.registry.user_agent, "me");

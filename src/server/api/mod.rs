@@ -1,0 +1,3 @@
+//! The control API: HTTP/1 and JSON over a unix socket, versioned under `/v1`, and metrics as Prometheus text.
+
+pub mod types;

@@ -1,0 +1,154 @@
+//! The JSON of the control API, shared by the daemon and its clients. Fields may be added; none changes its meaning.
+
+use std::{fmt, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::server::failure::FailureClass;
+
+/// What to make a device of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageSpec {
+    /// An image reference, `registry/repository:tag@digest`.
+    Reference(String),
+    /// Path of an image configuration, upstream's `config.v1.json`.
+    Config(PathBuf),
+    /// Layer files on this machine, lowest first.
+    Layers(Vec<PathBuf>),
+}
+
+impl fmt::Display for ImageSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reference(reference) => f.write_str(reference),
+            Self::Config(path) => write!(f, "{}", path.display()),
+            Self::Layers(paths) => {
+                let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+                f.write_str(&names.join(","))
+            }
+        }
+    }
+}
+
+/// `POST /v1/devices`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddDevice {
+    /// What to make it of.
+    pub image: ImageSpec,
+    /// Wanted number of the device; the kernel chooses where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u32>,
+    /// Hardware queues, else the configuration's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
+    /// Requests in flight a queue, else the configuration's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<u16>,
+}
+
+/// The life of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceState {
+    /// Being opened.
+    Attaching,
+    /// Usable.
+    Live,
+    /// Being removed; the last user may still hold it.
+    Detaching,
+    /// Known to the kernel or to a record, served by no process.
+    Orphan,
+    /// Of the kernel's list, served by another process.
+    Foreign,
+}
+
+impl fmt::Display for DeviceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Attaching => "attaching",
+            Self::Live => "live",
+            Self::Detaching => "detaching",
+            Self::Orphan => "orphan",
+            Self::Foreign => "foreign",
+        })
+    }
+}
+
+/// One device, as `add`, `list` and `info` show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// The number of the device.
+    pub id: u32,
+    /// Path of the block device.
+    pub path: PathBuf,
+    /// Where it is in its life.
+    pub state: DeviceState,
+    /// What it was made of; missing for devices of others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSpec>,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Logical block in bytes.
+    pub logical_block_bytes: u32,
+    /// Takes no writes.
+    pub read_only: bool,
+    /// Hardware queues.
+    pub queues: u16,
+    /// Requests in flight a queue.
+    pub depth: u16,
+    /// How data moves and what else the driver granted, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
+    /// Process that serves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_pid: Option<i32>,
+    /// Layers, lowest first; only in the answer to `info`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerInfo>,
+}
+
+/// One layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerInfo {
+    /// Path, or repository and digest.
+    pub name: String,
+    /// Size of the blob in bytes.
+    pub size_bytes: u64,
+    /// What else is known, in words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+}
+
+/// `GET /v1/devices`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceList {
+    /// All devices, by number.
+    pub devices: Vec<DeviceInfo>,
+}
+
+/// `GET /v1/features`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeatureList {
+    /// The driver's feature bits.
+    pub bits: u64,
+    /// Their names, known ones first, unknown ones as `bit N`.
+    pub names: Vec<String>,
+}
+
+/// The body of every answer that is not 2xx.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorAnswer {
+    /// What went wrong.
+    pub error: ErrorBody,
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// For programs.
+    pub class: FailureClass,
+    /// For people.
+    pub message: String,
+}

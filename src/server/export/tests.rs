@@ -1,0 +1,88 @@
+//! Exports of devices in memory: the bytes, the holes, and what is left behind when something fails.
+#![expect(clippy::disallowed_methods, reason = "a test may read its own small files")]
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use super::*;
+use crate::{
+    block::Geometry,
+    device::{Fault, FaultPlan, FaultyDevice, MemoryDevice, Op, Trouble},
+    reactor::{ReactorConfig, ReactorThread},
+};
+
+const SIZE_BYTES: usize = 5 * (1 << 20) + 4096;
+
+/// Data in the first, third and last chunk; the rest is zero.
+fn bytes() -> Vec<u8> {
+    let mut bytes = vec![0; SIZE_BYTES];
+    bytes[100] = 1;
+    bytes[(2 << 20) + 8192..(2 << 20) + 12288].fill(7);
+    bytes[SIZE_BYTES - 1] = 9;
+    bytes
+}
+
+fn device() -> MemoryDevice {
+    MemoryDevice::with_bytes(Geometry::read_only(SIZE_BYTES as u64, 512), bytes()).unwrap()
+}
+
+fn run<D: BlockDevice>(device: D, options: &ExportOptions, cancel: bool) -> Result<Exported, Failure> {
+    let reactor = ReactorThread::start("test", ReactorConfig::default(), || Ok(())).unwrap();
+    let last = AtomicU64::new(0);
+    let done = export(&reactor.handle(), &Arc::new(device), options, &AtomicBool::new(cancel), |done| {
+        assert!(last.swap(done, Ordering::Relaxed) < done, "progress only grows");
+    });
+    if done.is_ok() {
+        assert_eq!(last.into_inner(), SIZE_BYTES as u64);
+    }
+    done
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn the_file_has_the_devices_bytes_and_holes_where_they_are_zero() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("disk.img");
+    let options = ExportOptions { output: Some(output.clone()), overwrite: false, sha256: true };
+    let done = run(device(), &options, false).unwrap();
+    assert!(fs::read(&output).unwrap() == bytes(), "the bytes differ");
+    assert_eq!(done.data_bytes, Some(3 * 4096));
+    assert!(fs::metadata(&output).unwrap().blocks() * 512 < 1 << 20, "the holes are allocated");
+    let sum: String = Sha256::digest(bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(done.sha256, Some(sum));
+    assert_eq!(files(dir.path()), ["disk.img"]);
+}
+
+#[test]
+fn an_existing_file_is_replaced_only_on_request_and_a_directory_never() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("disk.img");
+    fs::write(&output, b"precious").unwrap();
+    let mut options = ExportOptions { output: Some(output.clone()), ..ExportOptions::default() };
+    assert_eq!(run(device(), &options, false).unwrap_err().class(), FailureClass::Conflict);
+    assert_eq!(fs::read(&output).unwrap(), b"precious");
+    options.overwrite = true;
+    run(device(), &options, false).unwrap();
+    assert_eq!(fs::metadata(&output).unwrap().len(), SIZE_BYTES as u64);
+    options.output = Some(dir.path().to_owned());
+    assert_eq!(run(device(), &options, false).unwrap_err().class(), FailureClass::Conflict);
+}
+
+#[test]
+fn nothing_is_left_behind_when_reading_fails_or_the_user_gives_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = ExportOptions { output: Some(dir.path().join("disk.img")), ..ExportOptions::default() };
+    assert!(run(device(), &options, true).unwrap_err().full_text().contains("interrupted"));
+    assert!(files(dir.path()).is_empty());
+    let plan = FaultPlan::new([Fault { skip: 3, ..Fault::once(Op::Read, Trouble::Fail(ErrorKind::Io)) }]);
+    let failure = run(FaultyDevice::new(device(), plan), &options, false).unwrap_err();
+    assert_eq!(failure.class(), FailureClass::Image);
+    assert!(files(dir.path()).is_empty());
+}

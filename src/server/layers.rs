@@ -1,0 +1,190 @@
+//! From what the user named to the layers that make the image, and where the bytes of each lie.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    failure::{Failure, FailureClass},
+    image_config::{ImageConfig, Lower, MAX_LAYERS},
+    settings::read_document,
+};
+
+/// Where the bytes of one layer lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LayerPlace {
+    /// A file of this machine.
+    Local(PathBuf),
+    /// A blob of a registry.
+    Remote {
+        /// `scheme://host/v2/<repository>/blobs`.
+        repo_blob_url: String,
+        /// Digest of the blob.
+        digest: String,
+        /// Its size in bytes, where it is known.
+        size_bytes: Option<u64>,
+    },
+}
+
+/// What tells one layer from another. Layers with the same identity have the same bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum LayerIdentity {
+    /// A file, as it was when it was looked at.
+    File {
+        /// Device and inode.
+        inode: (u64, u64),
+        /// Size in bytes and time of the last change of content or attributes in nanoseconds.
+        version: (u64, i128),
+    },
+    /// The content itself.
+    Digest(String),
+}
+
+impl LayerPlace {
+    /// What tells it from others.
+    ///
+    /// # Errors
+    /// When a file is not there or cannot be looked at.
+    pub fn identity(&self) -> Result<LayerIdentity, Failure> {
+        match self {
+            Self::Remote { digest, .. } => Ok(LayerIdentity::Digest(digest.clone())),
+            Self::Local(path) => {
+                let found = fs::metadata(path).map_err(|source| unreadable(path, source))?;
+                let changed = i128::from(found.ctime()) * 1_000_000_000 + i128::from(found.ctime_nsec());
+                Ok(LayerIdentity::File {
+                    inode: (found.dev(), found.ino()),
+                    version: (found.size(), changed),
+                })
+            }
+        }
+    }
+}
+
+/// A file that cannot be opened or looked at.
+#[must_use]
+pub fn unreadable(path: &Path, source: io::Error) -> Failure {
+    let class = match source.kind() {
+        io::ErrorKind::NotFound => FailureClass::NotFound,
+        _ => FailureClass::Image,
+    };
+    Failure::with_source(class, format!("failed to open local file {}", path.display()), source)
+}
+
+/// Reads the image configuration at `path`.
+///
+/// # Errors
+/// When it is missing or refused.
+pub fn read_config(path: &Path) -> Result<ImageConfig, Failure> {
+    let name: Arc<str> = path.display().to_string().into();
+    let config = ImageConfig::parse(&name, &read_document(path)?).map_err(|error| {
+        Failure::with_source(FailureClass::Image, "cannot use the image configuration", error)
+    })?;
+    for note in &config.notes {
+        tracing::warn!(file = %path.display(), "{note}");
+    }
+    Ok(config)
+}
+
+/// Where the layers of `config` lie: a file that exists goes before the registry, as upstream has it.
+///
+/// # Errors
+/// The first layer that is nowhere.
+pub fn of_config(config: &ImageConfig) -> Result<Vec<LayerPlace>, Failure> {
+    let place = |(index, lower)| {
+        place(config, lower).map_err(|failure| {
+            let text = format!("{}: /lowers/{index}", config.file);
+            Failure::with_source(failure.class(), text, failure)
+        })
+    };
+    config.lowers.iter().enumerate().map(place).collect()
+}
+
+fn place(config: &ImageConfig, lower: &Lower) -> Result<LayerPlace, Failure> {
+    for candidate in lower.local_candidates() {
+        // Whether it can be read is found when it is opened: one that exists is never passed over.
+        if fs::exists(&candidate).unwrap_or(true) {
+            return Ok(LayerPlace::Local(candidate));
+        }
+    }
+    let Some(digest) = &lower.digest else {
+        let names: Vec<String> = lower.local_candidates().map(|path| path.display().to_string()).collect();
+        let text = format!("none of {} exists, and there is no digest", names.join(", "));
+        return Err(Failure::new(FailureClass::NotFound, text));
+    };
+    let Some(url) = &config.repo_blob_url else {
+        return Err(Failure::new(FailureClass::Image, "empty repoBlobUrl"));
+    };
+    Ok(LayerPlace::Remote {
+        repo_blob_url: url.clone(),
+        digest: digest.clone(),
+        size_bytes: lower.size_bytes.filter(|size| *size != 0),
+    })
+}
+
+/// Checks a list of layer files.
+///
+/// # Errors
+/// When there are none, or too many.
+pub fn of_files(paths: &[PathBuf]) -> Result<Vec<LayerPlace>, Failure> {
+    if paths.is_empty() || paths.len() > MAX_LAYERS {
+        let text = format!("an image has 1 to {MAX_LAYERS} layers, not {}", paths.len());
+        return Err(Failure::new(FailureClass::Usage, text));
+    }
+    Ok(paths.iter().cloned().map(LayerPlace::Local).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: String) -> ImageConfig {
+        ImageConfig::parse("c.json", text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_first_file_that_exists_goes_before_the_registry() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().display();
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let text = format!(
+            r#"{{"repoBlobUrl":"https://r/v2/a/blobs","lowers":[{{"file":"{at}/no","dir":"{at}","digest":"{digest}","size":9}}]}}"#
+        );
+        let config = config(text);
+        let remote = LayerPlace::Remote {
+            repo_blob_url: "https://r/v2/a/blobs".to_owned(),
+            digest: digest.clone(),
+            size_bytes: Some(9),
+        };
+        assert_eq!(of_config(&config).unwrap(), [remote]);
+        for name in ["overlaybd.sealed", ".commit", "overlaybd.commit", "no"] {
+            fs::write(dir.path().join(name), b"x").unwrap();
+            assert_eq!(of_config(&config).unwrap(), [LayerPlace::Local(dir.path().join(name))]);
+        }
+    }
+
+    #[test]
+    fn a_layer_that_is_nowhere_is_named() {
+        let failure = of_config(&config(r#"{"lowers":[{"file":"/nowhere/x"}]}"#.to_owned())).unwrap_err();
+        assert_eq!(failure.class(), FailureClass::NotFound);
+        assert!(failure.full_text().contains("c.json: /lowers/0: none of /nowhere/x exists"), "{failure:?}");
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let text = format!(r#"{{"lowers":[{{"digest":"{digest}"}}]}}"#);
+        assert!(of_config(&config(text)).unwrap_err().full_text().contains("empty repoBlobUrl"));
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_is_another_layer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, b"one").unwrap();
+        let place = LayerPlace::Local(path.clone());
+        let before = place.identity().unwrap();
+        assert_eq!(before, place.identity().unwrap());
+        fs::write(dir.path().join("b"), b"two").unwrap();
+        fs::rename(dir.path().join("b"), &path).unwrap();
+        assert_ne!(before, place.identity().unwrap());
+    }
+}

@@ -1,0 +1,97 @@
+//! The threads that serve devices. All devices share them; their number is fixed at start.
+
+use std::{
+    io,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use super::{
+    config::ReactorSection,
+    failure::{Failure, FailureClass},
+};
+use crate::reactor::{ReactorConfig, ReactorHandle, ReactorThread};
+
+/// Threads where the configuration leaves it open: more than this few devices can use, and each holds its buffers.
+const DEFAULT_THREADS: usize = 4;
+
+/// The running reactors.
+#[derive(Debug)]
+pub struct Reactors {
+    threads: Vec<ReactorThread>,
+    next: AtomicUsize,
+}
+
+impl Reactors {
+    /// Starts them. `prepare` runs on each thread first.
+    ///
+    /// # Errors
+    /// When a thread or a ring cannot be had, or `prepare` fails.
+    pub fn start(section: &ReactorSection, prepare: fn() -> io::Result<()>) -> Result<Self, Failure> {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let count = match usize::from(section.threads) {
+            0 => processors.min(DEFAULT_THREADS),
+            count => count,
+        };
+        let config = ReactorConfig {
+            request_buffer_bytes: mebibytes(section.request_buffer_mib),
+            io_buffer_bytes: mebibytes(section.io_buffer_mib),
+            ..ReactorConfig::default()
+        };
+        let threads = (0..count)
+            .map(|index| ReactorThread::start(&format!("reactor-{index}"), config.clone(), prepare))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|source| {
+                let text = "cannot start a reactor (io_uring needs Linux 6.1, and kernel.io_uring_disabled must be 0)";
+                Failure::with_source(FailureClass::Driver, text, source)
+            })?;
+        Ok(Self { threads, next: AtomicUsize::new(0) })
+    }
+
+    /// `count` reactors, the next ones in turn, so that devices spread over all of them.
+    #[must_use]
+    pub fn choose(&self, count: u16) -> Vec<ReactorHandle> {
+        let count = usize::from(count);
+        let first = self.next.fetch_add(count, Ordering::Relaxed);
+        self.threads
+            .iter()
+            .cycle()
+            .skip(first % self.threads.len())
+            .take(count)
+            .map(ReactorThread::handle)
+            .collect()
+    }
+
+    /// One reactor, the next in turn.
+    ///
+    /// # Panics
+    /// Never: there is at least one.
+    #[must_use]
+    pub fn one(&self) -> ReactorHandle {
+        self.choose(1).pop().expect("at least one reactor runs")
+    }
+}
+
+fn mebibytes(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_spread_over_all_threads() {
+        let section = ReactorSection { threads: 2, ..ReactorSection::default() };
+        let reactors = Reactors::start(&section, || Ok(())).unwrap();
+        assert_eq!(reactors.choose(5).len(), 5);
+        let names = reactors.choose(2).into_iter().map(|handle| {
+            let name = handle.call(|_| async { thread::current().name().unwrap_or_default().to_owned() });
+            futures_util::FutureExt::now_or_never(async {}).unwrap();
+            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(name).unwrap()
+        });
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        assert_eq!(names, ["reactor-0", "reactor-1"]);
+    }
+}
