@@ -11,7 +11,7 @@ use stratabd::{
     format::lsmt::{FileKind, Header, LayerLayout, SLOT_BYTES, Segment, SlotPosition, UserTag},
     image::index::{Cursor, Extent, Index},
 };
-use support::{rounds::paired, verdict};
+use support::{paired, verdict};
 
 /// Lookups of one round.
 const LOOKUPS: usize = 1 << 18;
