@@ -1,0 +1,277 @@
+//! A reverse proxy between the tests and a real registry that misbehaves on demand and counts what it is asked.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo},
+};
+use tokio::net::TcpListener;
+
+/// What is done to an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Passed on as it is.
+    None,
+    /// Answered with this status instead, and with `Retry-After: 1` where it is 429 or 503.
+    Status(u16),
+    /// The connection ends after half of the announced body.
+    CutBody,
+    /// The body is half as long as was asked for, and says so.
+    ShortBody,
+    /// More bytes than were asked for.
+    LongBody,
+    /// The right number of bytes of another place of the blob, labelled with that place.
+    WrongRange,
+    /// The right label and length, and wrong bytes.
+    WrongBody,
+    /// The whole blob with status 200.
+    Full,
+    /// The head at once, the body never.
+    Stall,
+}
+
+/// How the proxy behaves now.
+#[derive(Debug, Clone)]
+pub struct Behaviour {
+    /// Added before each answer.
+    pub delay: Duration,
+    /// Each fault befalls one answer about a blob in so many; the first that strikes is taken.
+    pub faults: Vec<(u64, Fault)>,
+    /// New requests are refused by closing the connection.
+    pub down: bool,
+}
+
+impl Behaviour {
+    /// Everything passes.
+    pub fn healthy() -> Self {
+        Self { delay: Duration::ZERO, faults: Vec::new(), down: false }
+    }
+}
+
+/// What has been asked so far.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// All requests.
+    pub requests: AtomicU64,
+    /// Bytes of blob bodies sent.
+    pub blob_bytes: AtomicU64,
+    /// Requests for blobs without a Range header.
+    pub unranged: AtomicU64,
+    /// Requests by path.
+    pub by_path: Mutex<HashMap<String, u64>>,
+}
+
+/// A running proxy; dropping it closes the port.
+pub struct FaultProxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+struct Shared {
+    upstream: String,
+    behaviour: Mutex<Behaviour>,
+    counts: Counts,
+    dice: AtomicU64,
+}
+
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+impl FaultProxy {
+    /// Starts a proxy on a free loopback port in front of `upstream`, a `host:port`.
+    pub fn start(upstream: &str) -> Self {
+        let shared = Arc::new(Shared {
+            upstream: upstream.to_owned(),
+            behaviour: Mutex::new(Behaviour::healthy()),
+            counts: Counts::default(),
+            dice: AtomicU64::new(0),
+        });
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (sender, receiver) = mpsc::channel();
+        let serving = Arc::clone(&shared);
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                sender.send(listener.local_addr().unwrap()).unwrap();
+                tokio::select! {
+                    () = accept(listener, serving) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self { address: receiver.recv().unwrap(), shared, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Where it listens, as `host:port`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Behaves so from now on.
+    pub fn behave(&self, behaviour: Behaviour) {
+        *self.shared.behaviour.lock().unwrap() = behaviour;
+    }
+
+    /// What has been asked so far.
+    pub fn counts(&self) -> &Counts {
+        &self.shared.counts
+    }
+
+    /// Number of requests so far.
+    pub fn requests(&self) -> u64 {
+        self.shared.counts.requests.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let (shared, client) = (Arc::clone(&shared), client.clone());
+        tokio::spawn(async move {
+            let answer = service_fn(move |request| {
+                let (shared, client) = (Arc::clone(&shared), client.clone());
+                async move { answer(request, &shared, &client).await }
+            });
+            // A cut connection is what some of the faults are.
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+        });
+    }
+}
+
+async fn answer(
+    mut request: Request<Incoming>,
+    shared: &Shared,
+    client: &Client<HttpConnector, Incoming>,
+) -> Result<Response<Body>, std::io::Error> {
+    let counts = &shared.counts;
+    counts.requests.fetch_add(1, Ordering::SeqCst);
+    let path = request.uri().path().to_owned();
+    *counts.by_path.lock().unwrap().entry(path.clone()).or_default() += 1;
+    let is_blob = path.contains("/blobs/sha256:");
+    if is_blob && !request.headers().contains_key(header::RANGE) {
+        counts.unranged.fetch_add(1, Ordering::SeqCst);
+    }
+    let (delay, down, fault) = shared.decide(is_blob);
+    tokio::time::sleep(delay).await;
+    if down {
+        return Err(std::io::Error::other("down"));
+    }
+    if let Fault::Status(code) = fault {
+        return Ok(refusal(code));
+    }
+    match fault {
+        Fault::Full => drop(request.headers_mut().remove(header::RANGE)),
+        Fault::WrongRange => {
+            drop(request.headers_mut().insert(header::RANGE, HeaderValue::from_static("bytes=0-511")))
+        }
+        _ => {}
+    }
+    let target = format!("http://{}{}", shared.upstream, request.uri());
+    *request.uri_mut() = target.parse().map_err(std::io::Error::other)?;
+    let response = client.request(request).await.map_err(std::io::Error::other)?;
+    let (mut head, body) = response.into_parts();
+    let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    if is_blob {
+        counts.blob_bytes.fetch_add(body.len() as u64, Ordering::SeqCst);
+    }
+    let body = spoil(fault, &mut head.headers, body);
+    Ok(Response::from_parts(head, body))
+}
+
+impl Shared {
+    fn decide(&self, is_blob: bool) -> (Duration, bool, Fault) {
+        let behaviour = self.behaviour.lock().unwrap().clone();
+        let mut fault = Fault::None;
+        if is_blob {
+            for (one_in, candidate) in behaviour.faults {
+                if self.dice.fetch_add(1, Ordering::SeqCst) % one_in == one_in - 1 {
+                    fault = candidate;
+                    break;
+                }
+            }
+        }
+        (behaviour.delay, behaviour.down, fault)
+    }
+}
+
+fn refusal(code: u16) -> Response<Body> {
+    let mut response = Response::builder().status(StatusCode::from_u16(code).unwrap());
+    if code == 429 || code == 503 {
+        response = response.header(header::RETRY_AFTER, "1");
+    }
+    response.body(Full::new(Bytes::from_static(b"no")).map_err(never).boxed_unsync()).unwrap()
+}
+
+fn spoil(fault: Fault, headers: &mut http::HeaderMap, body: Bytes) -> Body {
+    let half = body.slice(..body.len() / 2);
+    match fault {
+        Fault::CutBody => half_and(half, true),
+        Fault::Stall => half_and(half, false),
+        Fault::ShortBody => {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(half.len()));
+            whole(half)
+        }
+        Fault::LongBody => {
+            let mut longer = body.to_vec();
+            longer.extend_from_slice(&[0; 512]);
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(longer.len()));
+            whole(longer.into())
+        }
+        Fault::WrongBody => whole(body.iter().map(|byte| byte ^ 0x40).collect()),
+        _ => whole(body),
+    }
+}
+
+fn whole(body: Bytes) -> Body {
+    Full::new(body).map_err(never).boxed_unsync()
+}
+
+/// Sends `half`, and then cuts the connection or hangs. The pause lets the half leave first.
+fn half_and(half: Bytes, cut: bool) -> Body {
+    let stream = futures_util::stream::unfold(Some(half), move |half| async move {
+        if let Some(half) = half {
+            return Some((Ok(Frame::data(half)), None));
+        }
+        tokio::time::sleep(if cut { Duration::from_millis(20) } else { Duration::from_secs(3600) }).await;
+        Some((Err(std::io::Error::other("cut")), None))
+    });
+    StreamBody::new(stream).boxed_unsync()
+}
+
+fn never(error: Infallible) -> std::io::Error {
+    match error {}
+}

@@ -1,0 +1,9 @@
+//! Real servers and hostile ones for the tests that need a registry.
+#![expect(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "support code of tests panics where a test would, and each test binary is a crate of its own"
+)]
+
+pub mod fault_proxy;
+pub mod registry;
