@@ -59,12 +59,14 @@ pub struct Behaviour {
     pub faults: Vec<(u64, Fault)>,
     /// New requests are refused by closing the connection.
     pub down: bool,
+    /// Asks for a bearer token, which this proxy hands out itself; the fault `Status(401)` makes it expire.
+    pub login: bool,
 }
 
 impl Behaviour {
     /// Everything passes.
     pub fn healthy() -> Self {
-        Self { delay: Duration::ZERO, faults: Vec::new(), down: false }
+        Self { delay: Duration::ZERO, faults: Vec::new(), down: false, login: false }
     }
 }
 
@@ -94,6 +96,8 @@ struct Shared {
     behaviour: Mutex<Behaviour>,
     counts: Counts,
     dice: AtomicU64,
+    /// Serial number of the only token that is good now.
+    token: AtomicU64,
 }
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -106,6 +110,7 @@ impl FaultProxy {
             behaviour: Mutex::new(Behaviour::healthy()),
             counts: Counts::default(),
             dice: AtomicU64::new(0),
+            token: AtomicU64::new(0),
         });
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (sender, receiver) = mpsc::channel();
@@ -190,6 +195,15 @@ async fn answer(
     if down {
         return Err(std::io::Error::other("down"));
     }
+    if path == "/token" {
+        return Ok(shared.hand_out_token());
+    }
+    if fault == Fault::Status(401) {
+        shared.token.fetch_add(1, Ordering::SeqCst);
+    }
+    if shared.lacks_token(&request) {
+        return Ok(challenge(&request));
+    }
     if let Fault::Status(code) = fault {
         return Ok(refusal(code));
     }
@@ -213,6 +227,17 @@ async fn answer(
 }
 
 impl Shared {
+    fn hand_out_token(&self) -> Response<Body> {
+        let token = self.token.load(Ordering::SeqCst);
+        Response::new(whole(format!("{{\"token\": \"t{token}\", \"expires_in\": 3600}}").into()))
+    }
+
+    fn lacks_token(&self, request: &Request<Incoming>) -> bool {
+        let good = format!("Bearer t{}", self.token.load(Ordering::SeqCst));
+        let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        self.behaviour.lock().unwrap().login && given != Some(&good)
+    }
+
     fn decide(&self, is_blob: bool) -> (Duration, bool, Fault) {
         let behaviour = self.behaviour.lock().unwrap().clone();
         let mut fault = Fault::None;
@@ -226,6 +251,15 @@ impl Shared {
         }
         (behaviour.delay, behaviour.down, fault)
     }
+}
+
+fn challenge(request: &Request<Incoming>) -> Response<Body> {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let value =
+        format!("Bearer realm=\"http://{host}/token\",service=\"test\",scope=\"repository:test:pull\"");
+    let response =
+        Response::builder().status(StatusCode::UNAUTHORIZED).header(header::WWW_AUTHENTICATE, value);
+    response.body(whole(Bytes::from_static(b"{}"))).unwrap()
 }
 
 fn refusal(code: u16) -> Response<Body> {
