@@ -79,9 +79,9 @@ pub(super) fn all(dir: &Path) -> Vec<Target> {
         kernel_loop(flat.clone()),
     ];
     for (name, layer, decoded) in [
-        ("stratabd raw", "raw.layer", "0"),
-        ("stratabd lz4, decoded cache off", "lz4.layer", "0"),
-        ("stratabd lz4, decoded cache 512 MiB", "lz4.layer", "536870912"),
+        ("stratabd raw", "raw.layer", "image.decoded_cache_mib=0"),
+        ("stratabd lz4, decoded cache off", "lz4.layer", "image.decoded_cache_mib=0"),
+        ("stratabd lz4, decoded cache 512 MiB", "lz4.layer", "image.decoded_cache_mib=512"),
     ] {
         targets.push(ours(name, dir.join(layer), decoded));
     }
@@ -117,20 +117,12 @@ fn kernel_loop(file: PathBuf) -> Target {
     Target { name: "kernel loop", start: Box::new(start) }
 }
 
-fn ours(name: &'static str, layer: PathBuf, decoded_cache_bytes: &'static str) -> Target {
+fn ours(name: &'static str, layer: PathBuf, decoded_cache: &'static str) -> Target {
     let start = move || {
         let config = std::env::temp_dir().join("fio-config.v1.json");
         fs::write(&config, serde_json::json!({"lowers": [{"file": layer}]}).to_string()).unwrap();
         let mut server = Command::new("ublk-ctl")
-            .args([
-                "add",
-                "--foreground",
-                "--depth",
-                "128",
-                "--decoded-cache",
-                decoded_cache_bytes,
-                "--config",
-            ])
+            .args(["add", "--foreground", "--depth", "128", "--set", decoded_cache, "--config"])
             .arg(&config)
             .stdout(Stdio::piped())
             .spawn()

@@ -11,3 +11,4 @@ pub mod device;
 pub mod fault_proxy;
 pub mod layer_writer;
 pub mod registry;
+pub mod secure;

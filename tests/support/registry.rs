@@ -3,13 +3,14 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use sha2::{Digest, Sha256};
+
+use super::secure::{free_address, wait_for_port};
 
 /// How the registry is to be served.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +30,7 @@ pub struct Registry {
 impl Registry {
     /// Serves the storage in `root`, which may hold images of an earlier one, on a free loopback port.
     pub fn start(root: &Path, serving: &Serving) -> Self {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address();
         Self::start_at(root, serving, address)
     }
 
@@ -75,15 +76,6 @@ impl Registry {
 impl Drop for Registry {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-fn wait_for_port(address: SocketAddr) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while TcpStream::connect(address).is_err() {
-        assert!(Instant::now() < deadline, "{address} never listened");
-        #[expect(clippy::disallowed_methods, reason = "a test waits for a child process")]
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
