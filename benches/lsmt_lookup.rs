@@ -1,6 +1,6 @@
 //! Lookups in the merged index against a plain binary search over 16-byte segments, memory, and time to open a stack.
 //!
-//! `cargo bench --bench lsmt_lookup`
+//! `cargo bench --bench lsmt_lookup [-- <segments>]`
 
 mod support;
 
@@ -19,19 +19,23 @@ const LOOKUPS: usize = 1 << 18;
 /// Sectors from the start of one segment to that of the next.
 const STRIDE: u64 = 16;
 
-/// The first extent of one 4 KiB request is looked up.
+/// Distance of sequential lookups: requests of 4 KiB.
 const REQUEST_SECTORS: u64 = 8;
 
 fn main() {
     println!(
-        "lookups of the first extent of a 4 KiB request, million a second of processor time, median of rounds in turn"
+        "lookups of the segment at or after a sector, million a second of processor time, median of rounds in turn"
     );
     println!(
         "{:>9} {:>6} | {:>8} {:>8} {:>6} | {:>8} {:>8} {:>6} | {:>7} {:>8} | aims",
         "segments", "layers", "binary", "index", "ratio", "binary", "index", "ratio", "B/seg", "open ms"
     );
     println!("{:>9} {:>6} | {:^24} | {:^24} |", "", "", "random", "sequential");
+    let only: Option<usize> = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
     for segments in [1_000, 10_000, 100_000, 1_000_000] {
+        if only.is_some_and(|only| only != segments) {
+            continue;
+        }
         for layers in [1, 10, 100] {
             measure(segments, layers);
         }
@@ -125,24 +129,20 @@ fn mix(sum: u64, value: u64) -> u64 {
     sum.wrapping_add(value)
 }
 
+/// What a reader needs of a segment.
+fn place(start: u64, moffset: u64, layer: u8) -> u64 {
+    start ^ moffset << 8 ^ u64::from(layer)
+}
+
 #[inline(never)]
 fn by_binary_search(flat: &[Segment], sector: u64) -> u64 {
     let found = flat.get(flat.partition_point(|segment| segment.end() <= sector));
-    match found {
-        Some(segment) if segment.offset() <= sector => {
-            segment.moffset() + (sector - segment.offset()) + u64::from(segment.tag())
-        }
-        _ => 0,
-    }
+    found.map_or(0, |segment| place(segment.offset(), segment.moffset(), segment.tag()))
 }
 
 #[inline(never)]
 fn by_index(index: &Index, cursor: &mut Cursor, sector: u64) -> u64 {
-    let range = ByteRange::between(sector * SECTOR_BYTES, (sector + REQUEST_SECTORS) * SECTOR_BYTES);
-    match index.resolve(range, cursor).next() {
-        Some(Extent::Data { layer, offset, .. }) => offset / SECTOR_BYTES + u64::from(layer),
-        _ => 0,
-    }
+    index.lookup(sector, cursor).map_or(0, |found| place(found.start, found.moffset, found.layer))
 }
 
 /// What opening reads of one layer: both slots and the index.

@@ -2,7 +2,7 @@
 
 use crate::block::{ByteRange, SECTOR_BYTES};
 
-use super::tree::{Found, Position, Tree};
+use super::tree::{Mapping, Position, Tree};
 
 /// A stretch of a resolved range; lengths and offsets are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,47 +39,54 @@ impl Extent {
     }
 }
 
-/// Where the last walk ended; belongs to one reader of one index.
+/// How far ahead of the last walk's start a new one may be to count as a sequential one, in sectors: 1 MiB.
+const NEAR_SECTORS: u64 = 2048;
+
+/// Where the last walk was; belongs to one reader of one index.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cursor {
+    /// Where the last walk began, in sectors. Known before the search is, so that a processor can overlap the searches
+    /// of a random reader, and predict that they are none of a sequential one.
+    started: u64,
     place: Option<Place>,
 }
 
 /// A segment, and the sector from which a search would find it.
 #[derive(Debug, Clone, Copy)]
 struct Place {
-    /// One past the last sector of the segment before it.
+    /// At least the end of the segment before it.
     from: u64,
     position: Position,
-    segment: Found,
+    segment: Mapping,
 }
 
 impl Cursor {
     /// The first segment that ends after `sector`: the remembered one, its neighbour, or what a search finds.
     #[inline]
-    fn seek(&mut self, tree: &Tree, sector: u64) -> Option<Found> {
-        if let Some(place) = self.place
-            && sector >= place.from
-        {
-            if sector < place.segment.end() {
-                return Some(place.segment);
-            }
-            if let Some(next) = self.step(tree)
-                && sector < next.end()
-            {
-                return Some(next);
-            }
+    pub(super) fn seek(&mut self, tree: &Tree, sector: u64) -> Option<Mapping> {
+        let near = sector.wrapping_sub(std::mem::replace(&mut self.started, sector)) < NEAR_SECTORS;
+        if near && let Some(found) = self.seek_near(tree, sector) {
+            return Some(found);
         }
-        let position = tree.search(sector)?;
+        let position = tree.search(sector);
         let segment = tree.get(position)?;
-        self.place = Some(Place { from: sector.min(segment.start), position, segment });
+        self.place = Some(Place { from: sector, position, segment });
         Some(segment)
     }
 
     #[inline]
-    fn step(&mut self, tree: &Tree) -> Option<Found> {
+    fn seek_near(&mut self, tree: &Tree, sector: u64) -> Option<Mapping> {
+        let place = self.place.filter(|place| sector >= place.from)?;
+        if sector < place.segment.end() {
+            return Some(place.segment);
+        }
+        self.step(tree).filter(|next| sector < next.end())
+    }
+
+    #[inline]
+    fn step(&mut self, tree: &Tree) -> Option<Mapping> {
         let place = self.place?;
-        let position = tree.next(place.position)?;
+        let position = tree.next(place.position);
         let segment = tree.get(position)?;
         self.place = Some(Place { from: place.segment.end(), position, segment });
         Some(segment)
@@ -91,8 +98,8 @@ impl Cursor {
 pub struct Extents<'a> {
     tree: &'a Tree,
     cursor: &'a mut Cursor,
-    /// The segment that ends after `at`, if any.
-    next: Option<Found>,
+    /// The segment that ends after `at`, if any, or that ends there.
+    next: Option<Mapping>,
     at: u64,
     end: u64,
 }
@@ -114,6 +121,9 @@ impl Iterator for Extents<'_> {
             return None;
         }
         let left = self.end - self.at;
+        if self.next.is_some_and(|segment| segment.end() * SECTOR_BYTES <= self.at) {
+            self.next = self.cursor.step(self.tree);
+        }
         let Some(segment) = self.next else {
             self.at = self.end;
             return Some(Extent::Zero { len: left });
@@ -127,9 +137,6 @@ impl Iterator for Extents<'_> {
         let skipped = self.at - start;
         let len = left.min(end - self.at);
         self.at += len;
-        if self.at == end && self.at < self.end {
-            self.next = self.cursor.step(self.tree);
-        }
-        Some(Extent::Data { layer: segment.rank, offset: segment.moffset * SECTOR_BYTES + skipped, len })
+        Some(Extent::Data { layer: segment.layer, offset: segment.moffset * SECTOR_BYTES + skipped, len })
     }
 }

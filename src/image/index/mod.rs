@@ -1,6 +1,7 @@
 //! The merged in-memory index of a stack: which layer holds the bytes of a range, and where.
 
 mod extent;
+mod keys;
 mod sweep;
 mod tree;
 
@@ -14,7 +15,8 @@ use crate::{
     format::lsmt::Segment,
 };
 use sweep::sweep;
-use tree::{Found, Tree, TreeBuilder};
+pub use tree::Mapping;
+use tree::{Tree, TreeBuilder};
 
 /// Layers of a stack at most: a layer's number has 8 bits and the format reserves one value for the writable layer.
 pub const MAX_LAYERS: usize = 255;
@@ -45,10 +47,10 @@ impl Index {
         let mut builder = TreeBuilder::with_capacity(total);
         sweep(&top_first, size_sectors, |piece| {
             if !piece.zeroed {
-                builder.push(Found {
+                builder.push(Mapping {
                     start: piece.start,
                     len: piece.end - piece.start,
-                    rank: piece.rank,
+                    layer: piece.rank,
                     moffset: piece.moffset,
                 });
             }
@@ -62,6 +64,13 @@ impl Index {
     #[inline]
     pub fn resolve<'a>(&'a self, range: ByteRange, cursor: &'a mut Cursor) -> Extents<'a> {
         Extents::new(&self.tree, range, cursor)
+    }
+
+    /// The segment that holds `sector`, or the next one after it.
+    #[must_use]
+    #[inline]
+    pub fn lookup(&self, sector: u64, cursor: &mut Cursor) -> Option<Mapping> {
+        cursor.seek(&self.tree, sector)
     }
 
     /// Size of the device in bytes.
