@@ -1,0 +1,280 @@
+//! What is fuzzed: for each target one function that hands hostile bytes to one parser and asserts what must hold.
+//!
+//! The same functions run in two places: under `cargo fuzz run NAME`, and in `tests/corpus.rs`, which replays every file
+//! of `corpus/NAME` in `cargo test`. To add a target:
+//!
+//! 1. write its function here and add it to [`TARGETS`];
+//! 2. copy one of `fuzz_targets/*.rs` and one `[[bin]]` of `Cargo.toml`, and change the name in both;
+//! 3. put a few small inputs into `corpus/NAME`: cuts of real files, and one that breaks each rule.
+//!
+//! `tests/corpus.rs` fails when one of these is missing. A crash that was found goes into the corpus with its fix.
+//! On the stable toolchain: `RUSTC_BOOTSTRAP=1 cargo fuzz run NAME -- -max_total_time=60`.
+
+use std::cell::RefCell;
+
+use stratabd::{
+    block::ByteRange,
+    format::{
+        crc,
+        lsmt::{self, LayerLayout},
+        oci::{Document, LAYER_COUNT_LIMIT, Platform},
+        tar::{self, Envelope},
+        zfile::{self, Decoder, JumpTable, Layout, Start, ZfileError},
+    },
+};
+
+/// A name, and what is called with the bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 7] = [
+    ("tar_envelope", tar_envelope),
+    ("zfile_header", zfile_header),
+    ("zfile_jump_table", zfile_jump_table),
+    ("zfile_block", zfile_block),
+    ("lsmt_header", lsmt_header),
+    ("lsmt_index", lsmt_index),
+    ("oci_manifest", oci_manifest),
+];
+
+/// The input is a whole file.
+pub fn tar_envelope(input: &[u8]) {
+    let size_bytes = input.len() as u64;
+    let head = input.get(..tar::HEAD_BYTES).unwrap_or(input);
+    match Envelope::detect(head, size_bytes) {
+        Ok(Some(Envelope { payload_offset, payload_len })) => {
+            assert!(payload_len > 0 && matches!(payload_offset, 512 | 1536));
+            assert!(payload_offset.checked_add(payload_len).is_some_and(|end| end <= size_bytes));
+        }
+        Ok(None) => {}
+        Err(error) => check_message(&error),
+    }
+}
+
+/// The input is a whole ZFile. Its digests are set right, or no input would get past them.
+pub fn zfile_header(input: &[u8]) {
+    let mut file = input.to_vec();
+    right_digest(&mut file, 0);
+    let trailer = file.len().saturating_sub(zfile::SLOT_BYTES);
+    if trailer >= zfile::SLOT_BYTES {
+        right_digest(&mut file, trailer);
+    }
+    let size_bytes = file.len() as u64;
+    match open_zfile(&file, size_bytes) {
+        Ok(layout) => {
+            let index = layout.index_range();
+            assert!(index.end() <= size_bytes && index.start() >= zfile::SLOT_BYTES as u64);
+            assert_eq!(index.len(), u64::from(layout.block_count()) * 4);
+            let [count, size] = [layout.block_count(), layout.block_size()].map(u64::from);
+            assert_eq!(layout.content_bytes().div_ceil(size), count);
+        }
+        Err(error) => check_message(&error),
+    }
+    if let Ok(header) = zfile::Header::decode(&file, 0) {
+        assert_eq!(zfile::Header::decode(&header.encode(), 0), Ok(header));
+    }
+}
+
+fn open_zfile(file: &[u8], size_bytes: u64) -> Result<Layout, ZfileError> {
+    match Start::decode(file, size_bytes)? {
+        Start::Complete(layout) => Ok(layout),
+        Start::TrailerAt(range) => {
+            let start = usize::try_from(range.start()).expect("the range lies in the input");
+            Layout::from_trailer(file.get(start..).expect("the range lies in the input"), size_bytes)
+        }
+    }
+}
+
+fn right_digest(file: &mut [u8], at: usize) {
+    let slot = file.get_mut(at..).unwrap_or_default();
+    if let Err(ZfileError::Slot { rule: zfile::SlotRule::Digest { computed, .. }, .. }) =
+        zfile::Header::decode(slot, 0)
+    {
+        slot.get_mut(28..32).expect("a slot has a digest").copy_from_slice(&computed.to_le_bytes());
+    }
+}
+
+/// The first byte chooses the layout, the next three say how much the last block lacks and by how much the table's
+/// place is off; the rest is the table.
+pub fn zfile_jump_table(input: &[u8]) {
+    let Some(([choice, lacking @ .., shift], table)) = input.split_first_chunk::<4>() else { return };
+    let (entries, _) = table.as_chunks::<4>();
+    let table = entries.as_flattened();
+    let block_size = 4096_u32 << (choice % 5);
+    let count = entries.len() as u64;
+    let total = entries.iter().fold(0_u64, |total, entry| total + u64::from(u32::from_le_bytes(*entry)));
+    let lacking = u64::from(u16::from_le_bytes(*lacking)) % u64::from(block_size);
+    let header = zfile::Header {
+        flags: zfile::Flags::HEADER
+            .union(zfile::Flags::DATA)
+            .union(zfile::Flags::FINAL)
+            .union(zfile::Flags::DIGESTS),
+        index_offset: 512 + total + u64::from(*shift),
+        index_count: count,
+        content_bytes: (count * u64::from(block_size)).saturating_sub(lacking),
+        index_crc: crc::raw(0, table),
+        block_size,
+        algorithm: 1,
+        level: 0,
+        uses_dictionary: false,
+        dictionary_bytes: 0,
+        verify: choice & 0x80 != 0,
+    };
+    let size_bytes = header.index_offset + table.len() as u64;
+    let layout = open_zfile(&header.encode(), size_bytes).expect("the header is sound");
+    match JumpTable::decode(layout, table) {
+        Ok(table) => check_jump_table(&table),
+        Err(error) => check_message(&error),
+    }
+}
+
+fn check_jump_table(table: &JumpTable) {
+    let layout = *table.layout();
+    let mut at = ByteRange::between(0, 0);
+    let mut encoded_end = 512;
+    for number in 0..layout.block_count() {
+        let block = table.block(number).expect("the block exists");
+        assert_eq!((block.content.start(), block.encoded.start()), (at.end(), encoded_end));
+        assert!(!block.content.is_empty() && !block.encoded.is_empty());
+        let plan = table.plan(block.content).expect("the range is inside");
+        assert_eq!((plan.blocks, plan.encoded), (number..=number, block.encoded));
+        at = block.content;
+        encoded_end = block.encoded.end();
+    }
+    assert_eq!((at.end(), encoded_end), (layout.content_bytes(), layout.index_range().start()));
+    assert_eq!(table.block(layout.block_count()), None);
+    let whole = ByteRange::between(0, layout.content_bytes());
+    assert_eq!(table.plan(whole).map(|plan| plan.encoded.end()), (!whole.is_empty()).then_some(encoded_end));
+    assert_eq!(table.plan(ByteRange::between(0, layout.content_bytes() + 1)), None);
+}
+
+thread_local! {
+    static DECODER: RefCell<Decoder> = RefCell::default();
+}
+
+/// The first byte chooses the compressor, the next two the length of the content; the rest is the block, whose checksum
+/// is set right.
+pub fn zfile_block(input: &[u8]) {
+    let Some(([choice, len @ ..], block)) = input.split_first_chunk::<3>() else { return };
+    let len = usize::from(u16::from_le_bytes(*len)) + 1;
+    let checksum = crc::raw(zfile::BLOCK_CRC_SEED, block).to_le_bytes();
+    let encoded = [block, &checksum].concat();
+    let header = zfile::Header {
+        flags: zfile::Flags::HEADER.union(zfile::Flags::DATA).union(zfile::Flags::FINAL),
+        index_offset: 512 + encoded.len() as u64,
+        index_count: 1,
+        content_bytes: len as u64,
+        index_crc: 0,
+        block_size: zfile::BLOCK_SIZE_MAX,
+        algorithm: 1 + choice % 2,
+        level: 0,
+        uses_dictionary: false,
+        dictionary_bytes: 0,
+        verify: true,
+    };
+    let layout = open_zfile(&header.encode(), header.index_offset + 4).expect("the header is sound");
+    let size = u32::try_from(encoded.len()).expect("inputs are short");
+    let Ok(table) = JumpTable::decode(layout, &size.to_le_bytes()) else { return };
+    let block = table.block(0).expect("there is one block");
+    let decode = |filler: u8| {
+        let mut dest = vec![filler; len + 64];
+        let (content, beyond) = dest.split_at_mut(len);
+        let outcome = DECODER.with_borrow_mut(|decoder| decoder.decode(&layout, &block, &encoded, content));
+        assert!(beyond.iter().all(|byte| *byte == filler), "bytes past the destination were written");
+        outcome.map(|()| content.to_vec())
+    };
+    // What was in the destination must not shine through.
+    assert_eq!(decode(0x00), decode(0xff));
+}
+
+/// The input is a whole layer.
+pub fn lsmt_header(input: &[u8]) {
+    let size_bytes = input.len() as u64;
+    if let Ok(header) = lsmt::Header::decode(input, 0) {
+        assert_eq!(
+            lsmt::Header::decode(&header.encode(), 0).map(|read| read.index_offset),
+            Ok(header.index_offset)
+        );
+    }
+    let trailer = input.get(input.len().saturating_sub(lsmt::SLOT_BYTES)..).unwrap_or_default();
+    match LayerLayout::decode(input, trailer, size_bytes) {
+        Ok(layout) => {
+            let index = layout.index_range();
+            assert!(index.start() >= 4096 && index.end() <= size_bytes - 4096);
+            assert_eq!(index.len(), layout.trailer().index_count * 16);
+        }
+        Err(error) => check_message(&error),
+    }
+}
+
+/// The first two bytes say how many sectors of data there are; the rest is the index.
+pub fn lsmt_index(input: &[u8]) {
+    let Some((sectors, index)) = input.split_first_chunk::<2>() else { return };
+    let (entries, _) = index.as_chunks::<{ lsmt::SEGMENT_BYTES }>();
+    let limit = lsmt::DATA_START_SECTOR + u64::from(u16::from_le_bytes(*sectors));
+    let header = lsmt::Header {
+        position: lsmt::SlotPosition::Header,
+        kind: lsmt::FileKind::Data,
+        sealed: true,
+        sparse: false,
+        index_offset: limit * 512,
+        index_count: entries.len() as u64,
+        virtual_size_bytes: 0,
+        uuid: None,
+        parent_uuid: None,
+        user_tag: lsmt::UserTag::default(),
+    };
+    let trailer = lsmt::Header { position: lsmt::SlotPosition::Trailer, ..header };
+    let index = entries.as_flattened();
+    let size_bytes = header.index_offset + index.len() as u64 + 4096;
+    let layout =
+        LayerLayout::decode(&header.encode(), &trailer.encode(), size_bytes).expect("the slots are sound");
+    match layout.decode_index(index) {
+        Ok(layer) => check_segments(layer.segments(), limit),
+        Err(error) => check_message(&error),
+    }
+}
+
+fn check_segments(segments: &[lsmt::Segment], limit: u64) {
+    let mut end = 0;
+    for segment in segments {
+        assert!(
+            segment.offset() >= end && segment.length() > 0 && segment.tag() == 0 && !segment.is_padding()
+        );
+        assert!(segment.moffset() >= lsmt::DATA_START_SECTOR && segment.mend() <= limit);
+        end = segment.end();
+        let middle = segment.offset() + u64::from(segment.length() / 2);
+        let halves = [segment.clip(0, middle), segment.clip(middle, u64::MAX)];
+        let lengths = halves.iter().flatten().map(|half| half.length());
+        assert_eq!(lengths.sum::<u32>(), segment.length());
+        assert!(halves.iter().flatten().all(|half| half.mend() <= segment.mend()));
+    }
+}
+
+/// The input is the body that a registry answered.
+pub fn oci_manifest(input: &[u8]) {
+    match Document::decode(input) {
+        Ok(Document::Manifest(manifest)) => match manifest.layers() {
+            Ok(layers) => {
+                assert!((1..=LAYER_COUNT_LIMIT).contains(&layers.len()));
+                for layer in layers {
+                    assert_eq!(layer.digest.to_string().parse(), Ok(layer.digest));
+                }
+            }
+            Err(error) => check_message(&error),
+        },
+        Ok(Document::Index(index)) => {
+            let wanted = Platform { os: "linux".to_owned(), architecture: "amd64".to_owned(), variant: None };
+            match index.select(&wanted) {
+                Ok(chosen) => assert!(chosen.platform.as_ref().is_none_or(|offered| wanted.accepts(offered))),
+                Err(error) => check_message(&error),
+            }
+        }
+        Err(error) => check_message(&error),
+    }
+}
+
+/// A message that holds words of the input still has a bounded length.
+fn check_message(error: &dyn std::error::Error) {
+    assert!(error.to_string().len() < 8192);
+}
