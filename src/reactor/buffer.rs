@@ -68,6 +68,12 @@ impl BufferPool {
         Ok(Acquire { pool: self, len, ticket: None }.await)
     }
 
+    /// Bytes that may be handed out at once; also the largest buffer.
+    #[must_use]
+    pub fn limit_bytes(&self) -> usize {
+        self.0.borrow().limit_bytes
+    }
+
     /// Bytes that are handed out now.
     #[must_use]
     pub fn out_bytes(&self) -> usize {

@@ -37,6 +37,13 @@ pub(super) struct Slot {
     file: Arc<OwnedFd>,
 }
 
+impl Slot {
+    /// Whether the place is in the table of `ring`: in another's its index would mean another file.
+    pub(super) fn is_on(&self, ring: &Rc<Ring>) -> bool {
+        Rc::ptr_eq(&self.ring, ring)
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         // A place that cannot be cleared pins its file until the ring goes, and must not be used again.

@@ -1,6 +1,7 @@
 //! Operations in flight: what each one holds until the kernel answers, and the future that waits for it.
 
 use std::{
+    any::Any,
     io,
     os::fd::OwnedFd,
     pin::Pin,
@@ -16,21 +17,35 @@ use super::{Buffer, file::Slot, ring::Ring};
 /// What the kernel may touch while an operation is in flight, and so must stay until its completion.
 pub(super) enum Held {
     /// Memory and the file that it moves to or from.
-    Transfer(Buffer, #[expect(dead_code, reason = "held, not read")] Arc<OwnedFd>),
+    Transfer(Buffer, Arc<OwnedFd>),
     /// A file without memory.
     File(#[expect(dead_code, reason = "held, not read")] Arc<OwnedFd>),
-    /// A registered file.
-    Slot(#[expect(dead_code, reason = "held, not read")] Rc<Slot>),
+    /// The registered file of a driver command, and what the driver may touch of ours until it answers.
+    Command(Rc<Slot>, Rc<dyn Any>),
     /// The time of a timer, on the heap so that it does not move.
-    Time(#[expect(dead_code, reason = "held, not read")] Rc<Timespec>),
+    Time(Rc<Timespec>),
     /// Nothing any more: the reactor ended before the operation did.
     Gone,
 }
 
 impl Held {
-    /// Whether the kernel may touch memory of it.
-    pub(super) fn is_memory(&self) -> bool {
+    /// Whether the kernel may touch memory of it, and can be made to end soon: a command that waits in a driver cannot.
+    pub(super) fn is_awaited(&self) -> bool {
         matches!(self, Self::Transfer(..) | Self::Time(_))
+    }
+
+    /// Parts with what the kernel has not given back: memory is leaked, the rest returned to be dropped.
+    pub(super) fn let_go(self) -> Option<Rc<Slot>> {
+        match self {
+            Self::Transfer(buffer, file) => std::mem::forget((buffer, file)),
+            Self::Time(time) => std::mem::forget(time),
+            Self::Command(slot, memory) => {
+                std::mem::forget(memory);
+                return Some(slot);
+            }
+            Self::File(_) | Self::Gone => {}
+        }
+        None
     }
 }
 

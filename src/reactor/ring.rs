@@ -234,27 +234,24 @@ impl Ring {
 
     fn kernel_holds_memory(&self) -> bool {
         let operations = self.operations.borrow();
-        operations.iter().any(|(_, operation)| operation.is_in_flight() && operation.held.is_memory())
+        operations.iter().any(|(_, operation)| operation.is_in_flight() && operation.held.is_awaited())
     }
 
-    /// Parts with operations that have not ended: memory is leaked, the rest dropped. Their futures never end.
+    /// Parts with operations that have not ended. Their futures never end.
     fn let_go(&self) {
-        let mut dropped = Vec::new();
+        let mut slots = Vec::new();
         let mut leaked = 0;
         for (_, operation) in self.operations.borrow_mut().iter_mut() {
             if operation.is_in_flight() {
-                let held = std::mem::replace(&mut operation.held, Held::Gone);
-                if held.is_memory() {
-                    std::mem::forget(held);
-                    leaked += 1;
-                } else {
-                    dropped.push(held);
-                }
+                leaked += u32::from(operation.held.is_awaited());
+                slots.extend(std::mem::replace(&mut operation.held, Held::Gone).let_go());
             }
         }
         if leaked > 0 {
             tracing::error!(operations = leaked, "the kernel did not end these; their memory is leaked");
         }
+        // Only now, since clearing a registered file needs the ring.
+        drop(slots);
     }
 
     pub(super) fn with_uring<T>(&self, act: impl FnOnce(&IoUring) -> T) -> T {

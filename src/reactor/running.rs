@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "operations hand pointers to the kernel")]
 
 use std::{
+    any::Any,
     cell::Cell,
     fmt, io,
     os::fd::{AsRawFd, OwnedFd},
@@ -181,23 +182,30 @@ impl Reactor {
         self.inner.slots.register(&self.inner.ring, file)
     }
 
-    /// Sends the driver command `operation` with its 16-byte argument to `file` and returns the driver's answer.
+    /// Sends the driver command `operation` with its 16-byte argument to `file`, which is registered with this reactor,
+    /// and returns the driver's answer. `keep` is held until then, also when the future is dropped: it owns what the argument
+    /// points to.
     ///
     /// # Errors
-    /// The driver's answer where negative.
+    /// The driver's answer where negative; EBADF for a file of another reactor.
     ///
     /// # Safety
-    /// The command must not make the driver keep or use any address in `argument` past what the caller guarantees:
-    /// the reactor holds the file, and knows nothing of the argument's meaning.
+    /// Every address in `argument` that the driver may use leads into memory which `keep` owns, which does not move,
+    /// and which nothing else uses in a way that the driver's access would break before the answer.
     pub async unsafe fn command(
         &self,
         file: &FixedFile,
         operation: u32,
         argument: [u8; 16],
+        keep: &Rc<dyn Any>,
     ) -> io::Result<u32> {
+        if !file.0.is_on(&self.inner.ring) {
+            return Err(rustix::io::Errno::BADF.into());
+        }
         let entry = opcode::UringCmd16::new(types::Fixed(file.0.index), operation).cmd(argument).build();
-        // SAFETY: the argument is copied into the entry; what it means to the driver is the caller's promise.
-        let started = unsafe { self.inner.ring.start(entry, Held::Slot(Rc::clone(&file.0))) };
+        let held = Held::Command(Rc::clone(&file.0), Rc::clone(keep));
+        // SAFETY: the argument is copied into the entry; what it points to is held, by the caller's promise.
+        let started = unsafe { self.inner.ring.start(entry, held) };
         started.await.0
     }
 
