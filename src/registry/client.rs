@@ -63,7 +63,7 @@ impl Client {
     /// [`Reason::Configuration`] where files that `config` names are missing or unusable.
     pub fn new(config: &RegistryConfig, runtime: Handle) -> Result<Self, RegistryError> {
         let _entered = runtime.enter();
-        let system = tls::system_roots();
+        let system = tls::trusted_roots(config.ca_file.as_deref())?;
         let exchange = Exchange::new(config, &system)?;
         let authorizer = Authorizer::new(CredentialSource::new(&config.credentials, &system)?);
         Ok(Self { shared: Arc::new(Shared { exchange, authorizer, runtime: runtime.clone() }) })

@@ -10,6 +10,8 @@ use serde::Deserialize;
 pub struct RegistryConfig {
     /// Settings by host: `name:port` goes before `name`.
     pub hosts: BTreeMap<String, HostConfig>,
+    /// PEM file of certificate authorities, trusted besides the system's by every host.
+    pub ca_file: Option<PathBuf>,
     /// Where user names and passwords come from.
     pub credentials: CredentialConfig,
     /// Client certificate for all hosts that have none of their own (upstream's `certConfig`).
@@ -26,6 +28,7 @@ impl Default for RegistryConfig {
     fn default() -> Self {
         Self {
             hosts: BTreeMap::new(),
+            ca_file: None,
             credentials: CredentialConfig::default(),
             client_identity: None,
             proxy: ProxyConfig::default(),

@@ -15,7 +15,7 @@ use crate::registry::{ClientIdentity, HostConfig, Reason, RegistryError};
 const MAX_PEM_BYTES: u64 = 1 << 20;
 
 /// The authorities of the system. None at all is no error here: private ones may be configured.
-pub(in crate::registry) fn system_roots() -> RootCertStore {
+fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
@@ -24,6 +24,15 @@ pub(in crate::registry) fn system_roots() -> RootCertStore {
     let (taken, ignored) = roots.add_parsable_certificates(found.certs);
     tracing::debug!(taken, ignored, "system certificate authorities");
     roots
+}
+
+/// The system's certificate authorities, and those of `ca_file`.
+pub(in crate::registry) fn trusted_roots(ca_file: Option<&Path>) -> Result<RootCertStore, RegistryError> {
+    let mut roots = system_roots();
+    if let Some(ca_file) = ca_file {
+        add_authorities(&mut roots, ca_file)?;
+    }
+    Ok(roots)
 }
 
 /// The TLS settings for one host, without ALPN.
