@@ -1,0 +1,348 @@
+//! The record of which grains are present, in memory and on disk, never ahead of the data.
+//!
+//! Two maps lie on disk. The map of this boot is written right after the data: the page cache outlives the process,
+//! so its bits are true until the kernel stops, and its stamp keeps the next boot from believing it. The durable map
+//! gets a bit only after fdatasync(2) of the data. Taking grains away goes the other way round: bits in memory, bits in
+//! both maps, fdatasync(2) of the durable map, and only then the hole.
+//!
+//! Several processes change the maps of one blob. Each adds and takes away single grains under a lock, never its own
+//! view of all of them. Holes are made only by a process that alone has the blob open. All functions that change the
+//! disk run on the cache's thread, so that what lies between two awaits is not interrupted by this process either.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::Range,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::{
+    grain::{RunSet, bytes_of, grains_of},
+    map_file::{Bits, MAP_SECTOR_BYTES, MapHeader, MapKind, SECTOR_GRAINS, decode_map, sector_count},
+    medium::Medium,
+    presence::Presence,
+};
+use crate::block::ByteRange;
+
+/// A span of grains.
+pub(super) type Grains = Range<u64>;
+
+/// The stamp of sectors of the durable map, which every boot believes.
+const EVERY_BOOT: [u8; 16] = [0; 16];
+
+/// Two maps of a blob, and what has still to reach them.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    presence: Presence,
+    size_bytes: u64,
+    boot: [u8; 16],
+    incarnations: [u32; 2],
+    outstanding: Mutex<Outstanding>,
+}
+
+#[derive(Debug, Default)]
+struct Outstanding {
+    /// Present, and not yet known to survive loss of power.
+    pending: RunSet,
+    /// The part of them whose sync is under way.
+    syncing: RunSet,
+    /// Being written to the data file now; such a grain is not punched.
+    writing: BTreeMap<u64, Grains>,
+    next_write: u64,
+    /// Taken away in memory and not yet in the maps, whose word about them counts for nothing.
+    refuted: RunSet,
+}
+
+impl Ledger {
+    /// Reads what the maps vouch for, and begins anew what cannot be believed. The caller keeps other openers away.
+    ///
+    /// # Errors
+    /// When the medium cannot be read or prepared.
+    pub(super) async fn open(
+        medium: &impl Medium,
+        size_bytes: u64,
+        key: [u8; 32],
+        boot: [u8; 16],
+    ) -> io::Result<Self> {
+        if medium.data_len()? != size_bytes {
+            // The maps speak of another file than this one. They go first, and durably: the data file may be given its
+            // length only when nothing claims its zeroes.
+            for kind in [MapKind::Durable, MapKind::Boot] {
+                medium.truncate_map(kind)?;
+                medium.sync_map(kind).await?;
+            }
+            medium.set_data_len(size_bytes)?;
+        }
+        let presence = Presence::new(size_bytes);
+        let mut pending = RunSet::default();
+        let header = |kind| MapHeader { kind, size_bytes, key, incarnation: fastrand::u32(..) };
+        let (boot_incarnation, runs) = load(medium, header(MapKind::Boot), &boot).await?;
+        for run in runs {
+            presence.set(&run);
+            pending.insert(run);
+        }
+        let (durable_incarnation, runs) = load(medium, header(MapKind::Durable), &EVERY_BOOT).await?;
+        for run in runs {
+            presence.set(&run);
+            pending.remove(run);
+        }
+        Ok(Self {
+            presence,
+            size_bytes,
+            boot,
+            incarnations: [boot_incarnation, durable_incarnation],
+            outstanding: Mutex::new(Outstanding { pending, ..Outstanding::default() }),
+        })
+    }
+
+    pub(super) fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    /// Whether a sync has something to do.
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.outstanding().pending.is_empty()
+    }
+
+    /// Writes grains to the data file and records them. `offset` is a multiple of a grain, and so is the end, or it is
+    /// the blob's. `wanted` says whether the bytes still stand; it turns to no before they are refuted.
+    ///
+    /// # Errors
+    /// When the data cannot be written; nothing is recorded then. A map that cannot be written is no error: the grains
+    /// are present for this process alone.
+    pub(super) async fn store(
+        &self,
+        medium: &impl Medium,
+        offset: u64,
+        bytes: &[u8],
+        wanted: impl Fn() -> bool,
+    ) -> io::Result<()> {
+        let grains = grains_of(ByteRange::between(offset, offset.saturating_add(bytes.len() as u64)));
+        let write = WriteMark::new(self, grains.clone());
+        medium.write_data(offset, bytes).await?;
+        // What an older refutation left in the maps goes before the grain comes back, or it would go with it.
+        let is_refuted = || self.outstanding().refuted.touches(&grains);
+        let clean = !is_refuted() || (self.settle(medium).await && !is_refuted());
+        let recorded = if clean && wanted() {
+            let run = std::slice::from_ref(&grains);
+            medium.locked(|| self.change(medium, MapKind::Boot, run, true)).await
+        } else {
+            None
+        };
+        let mut outstanding = self.outstanding();
+        if wanted() {
+            if matches!(recorded, Some(Ok(()))) {
+                outstanding.pending.insert(grains.clone());
+            }
+            // Under the lock that refuting takes, so that a refutation is either seen above or comes after.
+            self.presence.set(&grains);
+        }
+        drop(outstanding);
+        drop(write);
+        Ok(())
+    }
+
+    /// Makes what is present now survive loss of power.
+    ///
+    /// # Errors
+    /// When the data could not be made durable: then it may be lost already, and the grains are not present any more.
+    /// When the durable map could not be written, the next sync tries again.
+    pub(super) async fn sync(&self, medium: &impl Medium) -> io::Result<()> {
+        {
+            let mut outstanding = self.outstanding();
+            if !outstanding.syncing.is_empty() {
+                return Ok(());
+            }
+            outstanding.syncing = std::mem::take(&mut outstanding.pending);
+        }
+        let synced = medium.sync_data().await;
+        if let Err(error) = synced {
+            let lost: Vec<Grains> = {
+                let outstanding = self.outstanding();
+                outstanding.syncing.runs().chain(outstanding.pending.runs()).collect()
+            };
+            for run in &lost {
+                self.refute(run);
+            }
+            self.settle(medium).await;
+            return Err(error);
+        }
+        let recorded = medium
+            .locked(|| {
+                let runs: Vec<Grains> = self.outstanding().syncing.runs().collect();
+                self.change(medium, MapKind::Durable, &runs, true)
+            })
+            .await;
+        let mut outstanding = self.outstanding();
+        let synced = std::mem::take(&mut outstanding.syncing);
+        if let Some(Ok(())) = recorded {
+            drop(outstanding);
+            return medium.sync_map(MapKind::Durable).await;
+        }
+        synced.runs().for_each(|run| outstanding.pending.insert(run));
+        recorded.unwrap_or(Ok(()))
+    }
+
+    /// Takes grains away in memory at once, from any thread; [`Ledger::settle`] brings it to the disk. Returns how many
+    /// there were.
+    pub(super) fn refute(&self, grains: &Grains) -> u64 {
+        let mut outstanding = self.outstanding();
+        outstanding.refuted.insert(grains.clone());
+        outstanding.pending.remove(grains.clone());
+        outstanding.syncing.remove(grains.clone());
+        self.presence.clear(grains)
+    }
+
+    /// Takes what was refuted out of the maps. What fails stays refuted in this process.
+    pub(super) async fn settle(&self, medium: &impl Medium) -> bool {
+        let settled = medium
+            .locked(|| {
+                let runs: Vec<Grains> = self.outstanding().refuted.runs().collect();
+                // A grain may have come back since; the map of this boot says so, and is then a little behind.
+                self.change(medium, MapKind::Durable, &runs, false)?;
+                self.change(medium, MapKind::Boot, &runs, false)?;
+                runs.into_iter().for_each(|run| self.outstanding().refuted.remove(run));
+                io::Result::Ok(())
+            })
+            .await;
+        matches!(settled, Some(Ok(())))
+    }
+
+    /// Takes grains away and gives their room back. The caller alone has the blob open. Returns the bytes of the holes.
+    ///
+    /// # Errors
+    /// When the maps could not be changed: then no hole was made.
+    pub(super) async fn punch(&self, medium: &impl Medium, runs: &[Grains]) -> io::Result<u64> {
+        for run in runs {
+            self.refute(run);
+        }
+        if !self.settle(medium).await {
+            return Err(io::Error::other("the presence map cannot be changed"));
+        }
+        medium.sync_map(MapKind::Durable).await?;
+        let mut punched = 0;
+        for run in runs {
+            // Grains that have come back, or are about to, keep their room: no await lies between this and the hole.
+            let busy = self.outstanding().writing.values().any(|other| overlap(other, run));
+            if busy || !self.presence.present(run).is_empty() {
+                continue;
+            }
+            let range = bytes_of(run, self.size_bytes);
+            medium.punch_data(range)?;
+            punched += range.len();
+        }
+        Ok(punched)
+    }
+
+    /// Learns what other processes have recorded of `grains`.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub(super) fn refresh(&self, medium: &impl Medium, grains: &Grains) -> io::Result<()> {
+        let mut index = grains.start / SECTOR_GRAINS;
+        while index < grains.end.div_ceil(SECTOR_GRAINS) {
+            for kind in [MapKind::Boot, MapKind::Durable] {
+                let bits = self.sector(medium, kind, index)?;
+                let outstanding = self.outstanding();
+                for run in bits.runs() {
+                    let mut trusted = RunSet::default();
+                    let first = index * SECTOR_GRAINS;
+                    trusted.insert((first + run.start).max(grains.start)..(first + run.end).min(grains.end));
+                    outstanding.refuted.runs().for_each(|refuted| trusted.remove(refuted));
+                    trusted.runs().for_each(|run| self.presence.set(&run));
+                }
+            }
+            index += 1;
+        }
+        Ok(())
+    }
+
+    /// Reads, changes and writes the sectors of a map that `runs` lie in.
+    fn change(&self, medium: &impl Medium, kind: MapKind, runs: &[Grains], present: bool) -> io::Result<()> {
+        let mut sectors: BTreeMap<u64, Vec<Grains>> = BTreeMap::new();
+        for run in runs {
+            let mut at = run.start;
+            while at < run.end {
+                let index = at / SECTOR_GRAINS;
+                let first = index * SECTOR_GRAINS;
+                let end = run.end.min(first + SECTOR_GRAINS);
+                sectors.entry(index).or_default().push(at - first..end - first);
+                at = end;
+            }
+        }
+        for (index, runs) in sectors {
+            let before = self.sector(medium, kind, index)?;
+            let mut bits = before.clone();
+            runs.into_iter().for_each(|run| bits.fill(run, present));
+            if bits != before {
+                let number = u32::try_from(index).map_err(io::Error::other)?;
+                let raw = bits.encode(number, self.incarnation(kind), self.stamp(kind));
+                medium.write_sector(kind, index + 1, &raw)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sector(&self, medium: &impl Medium, kind: MapKind, index: u64) -> io::Result<Bits> {
+        let raw = medium.read_sector(kind, index + 1)?;
+        let number = u32::try_from(index).map_err(io::Error::other)?;
+        Ok(Bits::decode(&raw, number, self.incarnation(kind), self.stamp(kind)))
+    }
+
+    fn stamp(&self, kind: MapKind) -> &[u8; 16] {
+        match kind {
+            MapKind::Boot => &self.boot,
+            MapKind::Durable => &EVERY_BOOT,
+        }
+    }
+
+    fn incarnation(&self, kind: MapKind) -> u32 {
+        let [boot, durable] = self.incarnations;
+        match kind {
+            MapKind::Boot => boot,
+            MapKind::Durable => durable,
+        }
+    }
+
+    fn outstanding(&self) -> MutexGuard<'_, Outstanding> {
+        self.outstanding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads one map, or begins it anew with `header` where it is not to be believed.
+async fn load(medium: &impl Medium, header: MapHeader, stamp: &[u8; 16]) -> io::Result<(u32, Vec<Grains>)> {
+    let sectors = usize::try_from(sector_count(header.size_bytes) + 1).map_err(io::Error::other)?;
+    let raw = medium.read_map(header.kind, sectors.saturating_mul(MAP_SECTOR_BYTES))?;
+    if let Ok(read) = decode_map(&raw, &header, stamp) {
+        return Ok(read);
+    }
+    medium.truncate_map(header.kind)?;
+    medium.write_sector(header.kind, 0, &header.encode())?;
+    Ok((header.incarnation, Vec::new()))
+}
+
+fn overlap(left: &Grains, right: &Grains) -> bool {
+    left.start < right.end && right.start < left.end
+}
+
+/// Marks grains as being written until it is dropped, also by a task that ends early.
+struct WriteMark<'a> {
+    ledger: &'a Ledger,
+    number: u64,
+}
+
+impl<'a> WriteMark<'a> {
+    fn new(ledger: &'a Ledger, grains: Grains) -> Self {
+        let mut outstanding = ledger.outstanding();
+        let number = outstanding.next_write;
+        outstanding.next_write += 1;
+        outstanding.writing.insert(number, grains);
+        Self { ledger, number }
+    }
+}
+
+impl Drop for WriteMark<'_> {
+    fn drop(&mut self) {
+        self.ledger.outstanding().writing.remove(&self.number);
+    }
+}

@@ -1,0 +1,168 @@
+//! Locks between processes: open-file-description locks on ranges of one file that is never removed.
+//!
+//! They end with their holder, however it dies. Each blob has a window of 2^32 bytes in the file, placed by its key;
+//! two blobs whose windows coincide only wait for one another without need. The bytes of the lock file do not exist.
+
+use std::{io, ops::Range, os::fd::OwnedFd, path::Path, sync::Arc};
+
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    libc,
+};
+use rustix::fs::{Mode, OFlags, open};
+
+/// Held for the moment in which a map is changed or an entry is opened or removed.
+const MAPS: Range<u64> = 0..1;
+/// Held shared by each process that has the blob open, exclusively by the one that punches or removes.
+const USE: Range<u64> = 1..2;
+/// First of the bytes that stand for grains being fetched.
+const FETCHES: u64 = 16;
+
+/// The lock file of one cache, opened by one process.
+#[derive(Debug)]
+pub(super) struct LockFile(OwnedFd);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Shared,
+    Exclusive,
+    Unlocked,
+}
+
+impl LockFile {
+    /// Opens or makes the file, and finds out whether the file system has such locks.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let file = Self(open(path, flags, Mode::from_raw_mode(0o600))?);
+        // A byte of its own, past every window, that no blob uses.
+        let probe = (1 << 63) - 2..(1 << 63) - 1;
+        file.set(&probe, Kind::Shared)?;
+        file.set(&probe, Kind::Unlocked)?;
+        Ok(file)
+    }
+
+    /// Returns whether the lock was had; it is not waited for.
+    fn set(&self, range: &Range<u64>, kind: Kind) -> io::Result<bool> {
+        let kind = match kind {
+            Kind::Shared => libc::F_RDLCK,
+            Kind::Exclusive => libc::F_WRLCK,
+            Kind::Unlocked => libc::F_UNLCK,
+        };
+        let request = libc::flock {
+            l_type: i16::try_from(kind).map_err(io::Error::other)?,
+            l_whence: i16::try_from(libc::SEEK_SET).map_err(io::Error::other)?,
+            l_start: i64::try_from(range.start).map_err(io::Error::other)?,
+            l_len: i64::try_from(range.end.saturating_sub(range.start)).map_err(io::Error::other)?,
+            l_pid: 0,
+        };
+        match fcntl(&self.0, FcntlArg::F_OFD_SETLK(&request)) {
+            Ok(_) => Ok(true),
+            Err(nix::Error::EAGAIN | nix::Error::EACCES | nix::Error::EINTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The locks of one blob. Holders in the same process share them: they are told apart elsewhere.
+#[derive(Debug, Clone)]
+pub(super) struct BlobLocks {
+    file: Arc<LockFile>,
+    base: u64,
+}
+
+/// A lock that ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    locks: BlobLocks,
+    range: Range<u64>,
+}
+
+impl BlobLocks {
+    /// The locks of the blob with this hashed key.
+    pub(super) fn new(file: Arc<LockFile>, key: &[u8; 32]) -> Self {
+        let start = key.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        Self { file, base: u64::from(start >> 1) << 32 }
+    }
+
+    /// Tries for the lock on the maps.
+    pub(super) fn maps(&self) -> io::Result<Option<Held>> {
+        self.hold(MAPS, Kind::Exclusive)
+    }
+
+    /// Tries to be counted among the users of the blob; fails while somebody removes it.
+    pub(super) fn share_use(&self) -> io::Result<bool> {
+        self.file.set(&self.place(&USE), Kind::Shared)
+    }
+
+    /// Tries to become the only user; a refusal leaves things as they were.
+    pub(super) fn own_use(&self) -> io::Result<bool> {
+        self.file.set(&self.place(&USE), Kind::Exclusive)
+    }
+
+    /// Ceases to be a user.
+    pub(super) fn end_use(&self) {
+        self.release(&USE);
+    }
+
+    /// Tries to be the one that fetches `grains`.
+    pub(super) fn fetch(&self, grains: &Range<u64>) -> io::Result<Option<Held>> {
+        self.hold(FETCHES + grains.start..FETCHES + grains.end, Kind::Exclusive)
+    }
+
+    fn hold(&self, range: Range<u64>, kind: Kind) -> io::Result<Option<Held>> {
+        let had = self.file.set(&self.place(&range), kind)?;
+        Ok(had.then(|| Held { locks: self.clone(), range }))
+    }
+
+    fn release(&self, range: &Range<u64>) {
+        if let Err(error) = self.file.set(&self.place(range), Kind::Unlocked) {
+            tracing::error!(%error, "cannot release a lock of the cache; it ends with this process");
+        }
+    }
+
+    fn place(&self, range: &Range<u64>) -> Range<u64> {
+        self.base + range.start..self.base + range.end
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.locks.release(&self.range);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two(dir: &Path) -> [BlobLocks; 2] {
+        [0, 1].map(|_| BlobLocks::new(Arc::new(LockFile::open(&dir.join("lock")).unwrap()), &[255; 32]))
+    }
+
+    #[test]
+    fn overlapping_fetches_of_two_openers_exclude_one_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two] = two(dir.path());
+        let held = one.fetch(&(10..20)).unwrap().unwrap();
+        assert!(two.fetch(&(19..30)).unwrap().is_none());
+        assert!(two.fetch(&(20..30)).unwrap().is_some());
+        drop(held);
+        assert!(two.fetch(&(0..u64::from(u32::MAX) - 16)).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_blob_with_a_second_user_cannot_be_owned_and_the_refusal_costs_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two] = two(dir.path());
+        assert!(one.share_use().unwrap() && two.share_use().unwrap());
+        assert!(!one.own_use().unwrap());
+        two.end_use();
+        assert!(one.own_use().unwrap());
+        assert!(!two.share_use().unwrap());
+        drop(one);
+        assert!(two.own_use().unwrap(), "the end of the opener releases all");
+    }
+}

@@ -1,0 +1,200 @@
+//! Which grains of a blob are in its data file: a bitmap that any thread reads without a lock.
+//!
+//! A reader takes the generation, sees its grains present, reads the file, and asks whether the generation still
+//! holds. Whoever takes grains away clears their bits, then counts the generation up, and only then touches the file:
+//! a read that overlapped it, even one that began before and saw the grains return, finds the generation changed.
+
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering, fence},
+};
+
+use super::grain::grain_count;
+
+/// Grains in one word of the bitmap.
+const WORD_GRAINS: u64 = 64;
+
+#[derive(Debug)]
+pub(super) struct Presence {
+    words: Box<[AtomicU64]>,
+    grains: u64,
+    generation: AtomicU64,
+}
+
+/// The state of presence that a read began with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Generation(u64);
+
+impl Presence {
+    /// An empty map for a blob of `size_bytes`, which the caller has bounded.
+    pub(super) fn new(size_bytes: u64) -> Self {
+        let grains = grain_count(size_bytes);
+        Self {
+            words: (0..grains.div_ceil(WORD_GRAINS)).map(|_| AtomicU64::new(0)).collect(),
+            grains,
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    /// To be taken before asking [`Presence::holds`].
+    pub(super) fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::SeqCst))
+    }
+
+    /// Whether nothing was taken away since `generation`; to be asked after the bytes were read.
+    pub(super) fn unchanged(&self, generation: Generation) -> bool {
+        // Orders the reads of the file's pages, made in this thread by the kernel, before the load.
+        fence(Ordering::SeqCst);
+        self.generation() == generation
+    }
+
+    /// Whether all of `grains` are present. Grains past the end are not.
+    pub(super) fn holds(&self, grains: &Range<u64>) -> bool {
+        self.words_of(grains)
+            .all(|(word, mask)| word.is_some_and(|word| word.load(Ordering::Acquire) & mask == mask))
+    }
+
+    pub(super) fn set(&self, grains: &Range<u64>) {
+        for (word, mask) in self.words_of(&self.clip(grains)) {
+            if let Some(word) = word {
+                word.fetch_or(mask, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// Takes `grains` away; returns how many there were.
+    pub(super) fn clear(&self, grains: &Range<u64>) -> u64 {
+        let mut cleared = 0;
+        for (word, mask) in self.words_of(&self.clip(grains)) {
+            if let Some(word) = word {
+                cleared += u64::from((word.fetch_and(!mask, Ordering::SeqCst) & mask).count_ones());
+            }
+        }
+        if cleared > 0 {
+            self.generation.fetch_add(1, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+        }
+        cleared
+    }
+
+    /// How many grains are present.
+    pub(super) fn count(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum()
+    }
+
+    /// Whether every grain is present.
+    pub(super) fn is_complete(&self) -> bool {
+        self.holds(&(0..self.grains))
+    }
+
+    /// The runs of `grains` that are missing, in order.
+    pub(super) fn missing(&self, grains: &Range<u64>) -> Vec<Range<u64>> {
+        self.runs_where(grains, false)
+    }
+
+    /// The runs of `grains` that are present, in order.
+    pub(super) fn present(&self, grains: &Range<u64>) -> Vec<Range<u64>> {
+        self.runs_where(grains, true)
+    }
+
+    fn runs_where(&self, grains: &Range<u64>, wanted: bool) -> Vec<Range<u64>> {
+        let grains = self.clip(grains);
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        let mut at = grains.start;
+        while at < grains.end {
+            let bits = self.words.get(index_of(at)).map_or(0, |word| word.load(Ordering::Acquire));
+            let bits = (if wanted { bits } else { !bits }) >> (at % WORD_GRAINS);
+            let left = (WORD_GRAINS - at % WORD_GRAINS).min(grains.end - at);
+            if bits & 1 == 0 {
+                at += u64::from(bits.trailing_zeros()).min(left);
+                continue;
+            }
+            let end = at + u64::from(bits.trailing_ones()).min(left);
+            match runs.last_mut() {
+                Some(last) if last.end == at => last.end = end,
+                _ => runs.push(at..end),
+            }
+            at = end;
+        }
+        runs
+    }
+
+    fn clip(&self, grains: &Range<u64>) -> Range<u64> {
+        grains.start.min(self.grains)..grains.end.min(self.grains)
+    }
+
+    /// The words that `grains` lie in, each with the bits that are meant.
+    fn words_of(&self, grains: &Range<u64>) -> impl Iterator<Item = (Option<&AtomicU64>, u64)> {
+        let (start, end) = (grains.start, grains.end.max(grains.start));
+        let within = end <= self.grains;
+        let words = if start == end { 0..0 } else { start / WORD_GRAINS..end.div_ceil(WORD_GRAINS) };
+        words.map(move |index| {
+            let first = index * WORD_GRAINS;
+            let low = start.saturating_sub(first);
+            let high = (end - first).min(WORD_GRAINS);
+            let mask = (u64::MAX >> (WORD_GRAINS - high)) & (u64::MAX << low);
+            (self.words.get(index_of(first)).filter(|_| within), mask)
+        })
+    }
+}
+
+fn index_of(grain: u64) -> usize {
+    usize::try_from(grain / WORD_GRAINS).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bitmap_equals_a_vector_of_flags() {
+        let mut random = fastrand::Rng::with_seed(2);
+        let presence = Presence::new(300 * 4096 - 5);
+        let mut model = vec![false; 300];
+        for _ in 0..3000 {
+            let start = random.usize(0..300);
+            let end = random.usize(start..=300);
+            let run = start as u64..end as u64;
+            if random.bool() {
+                presence.set(&run);
+                model[start..end].fill(true);
+            } else {
+                let had = model[start..end].iter().filter(|flag| **flag).count() as u64;
+                assert_eq!(presence.clear(&run), had);
+                model[start..end].fill(false);
+            }
+            let (start, end) = (random.usize(0..150), random.usize(150..=300));
+            let window = start as u64..end as u64;
+            let flags = &model[start..end];
+            assert_eq!(presence.holds(&window), flags.iter().all(|flag| *flag));
+            let listed = |wanted| -> Vec<u64> {
+                (window.clone()).filter(|grain| model[usize::try_from(*grain).unwrap()] == wanted).collect()
+            };
+            assert!(presence.present(&window).into_iter().flatten().eq(listed(true)));
+            assert!(presence.missing(&window).into_iter().flatten().eq(listed(false)));
+            assert_eq!(presence.count(), model.iter().filter(|flag| **flag).count() as u64);
+        }
+    }
+
+    #[test]
+    fn grains_past_the_end_are_never_present() {
+        let presence = Presence::new(10 * 4096);
+        presence.set(&(0..64));
+        assert!(presence.holds(&(0..10)) && presence.is_complete());
+        assert!(!presence.holds(&(0..11)));
+        assert!(!presence.holds(&(64..65)));
+        assert!(presence.holds(&(3..3)));
+        assert_eq!(presence.count(), 10);
+    }
+
+    #[test]
+    fn a_read_across_a_clear_notices_even_when_the_grain_has_come_back() {
+        let presence = Presence::new(10 * 4096);
+        presence.set(&(0..10));
+        let before = presence.generation();
+        assert!(presence.holds(&(4..5)) && presence.unchanged(before));
+        presence.clear(&(4..5));
+        presence.set(&(4..5));
+        assert!(presence.holds(&(4..5)) && !presence.unchanged(before));
+    }
+}
