@@ -7,8 +7,6 @@ pub struct ReactorConfig {
     pub submission_entries: u32,
     /// Completion entries: at least the sum of all queue depths served here, or the kernel keeps an overflow list.
     pub completion_entries: u32,
-    /// Files that may be registered at once, one for each ublk queue; bounded by RLIMIT_NOFILE.
-    pub fixed_files: u32,
     /// Bytes of request buffers that may be out at once.
     pub request_buffer_bytes: usize,
     /// Bytes of buffers for operations below a request (compressed data, disk reads) that may be out at once.
@@ -20,7 +18,6 @@ impl Default for ReactorConfig {
         Self {
             submission_entries: 256,
             completion_entries: 4096,
-            fixed_files: 512,
             request_buffer_bytes: 32 << 20,
             io_buffer_bytes: 32 << 20,
         }

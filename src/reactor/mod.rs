@@ -16,7 +16,6 @@ mod buffer;
 mod config;
 mod contain;
 mod executor;
-mod file;
 mod inbox;
 mod operation;
 mod ring;
@@ -27,7 +26,6 @@ mod thread;
 
 pub use buffer::{Buffer, BufferError, BufferPool};
 pub use config::ReactorConfig;
-pub use file::FixedFile;
 pub use inbox::ReactorHandle;
 pub use running::Reactor;
 pub use thread::ReactorThread;

@@ -12,7 +12,7 @@ use std::{
 
 use io_uring::types::Timespec;
 
-use super::{Buffer, file::Slot, ring::Ring};
+use super::{Buffer, ring::Ring};
 
 /// What the kernel may touch while an operation is in flight, and so must stay until its completion.
 pub(super) enum Held {
@@ -20,8 +20,8 @@ pub(super) enum Held {
     Transfer(Buffer, Arc<OwnedFd>),
     /// A file without memory.
     File(#[expect(dead_code, reason = "held, not read")] Arc<OwnedFd>),
-    /// The registered file of a driver command, and what the driver may touch of ours until it answers.
-    Command(Rc<Slot>, Rc<dyn Any>),
+    /// The file of a driver command, and the memory that the driver may touch until it answers.
+    Command(#[expect(dead_code, reason = "held, not read")] Arc<OwnedFd>, Option<Rc<dyn Any>>),
     /// The time of a timer, on the heap so that it does not move.
     Time(Rc<Timespec>),
     /// Nothing any more: the reactor ended before the operation did.
@@ -34,18 +34,15 @@ impl Held {
         matches!(self, Self::Transfer(..) | Self::Time(_))
     }
 
-    /// Parts with what the kernel has not given back: memory is leaked, the rest returned to be dropped.
-    pub(super) fn let_go(self) -> Option<Rc<Slot>> {
+    /// Parts with what the kernel has not given back: memory is leaked, and so is the file it belongs to where that may
+    /// be in use; others are dropped.
+    pub(super) fn let_go(self) {
         match self {
             Self::Transfer(buffer, file) => std::mem::forget((buffer, file)),
             Self::Time(time) => std::mem::forget(time),
-            Self::Command(slot, memory) => {
-                std::mem::forget(memory);
-                return Some(slot);
-            }
+            Self::Command(_, memory) => std::mem::forget(memory),
             Self::File(_) | Self::Gone => {}
         }
-        None
     }
 }
 

@@ -49,9 +49,6 @@ impl Ring {
             .setup_submit_all()
             .setup_cqsize(config.completion_entries.max(config.submission_entries.saturating_mul(2)))
             .build(config.submission_entries)?;
-        if config.fixed_files > 0 {
-            uring.submitter().register_files_sparse(config.fixed_files)?;
-        }
         Ok(Rc::new(Self {
             uring: RefCell::new(uring),
             operations: RefCell::new(Slab::new()),
@@ -142,7 +139,7 @@ impl Ring {
     }
 
     /// Takes all completions. Wakers run, and what operations held is dropped, while nothing of the ring is borrowed,
-    /// since the end of a registered file or of a buffer comes back here or wakes others.
+    /// since the end of a buffer or of a command's memory comes back here or wakes others.
     fn reap(&self) {
         let mut reaped = self.reaped.take();
         reaped.extend(self.uring.borrow_mut().completion());
@@ -239,23 +236,19 @@ impl Ring {
 
     /// Parts with operations that have not ended. Their futures never end.
     fn let_go(&self) {
-        let mut slots = Vec::new();
+        let mut gone = Vec::new();
         let mut leaked = 0;
         for (_, operation) in self.operations.borrow_mut().iter_mut() {
             if operation.is_in_flight() {
                 leaked += u32::from(operation.held.is_awaited());
-                slots.extend(std::mem::replace(&mut operation.held, Held::Gone).let_go());
+                gone.push(std::mem::replace(&mut operation.held, Held::Gone));
             }
         }
         if leaked > 0 {
             tracing::error!(operations = leaked, "the kernel did not end these; their memory is leaked");
         }
-        // Only now, since clearing a registered file needs the ring.
-        drop(slots);
-    }
-
-    pub(super) fn with_uring<T>(&self, act: impl FnOnce(&IoUring) -> T) -> T {
-        act(&self.uring.borrow())
+        // Only now: what is dropped may come back here.
+        gone.into_iter().for_each(Held::let_go);
     }
 }
 

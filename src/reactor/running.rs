@@ -20,10 +20,9 @@ use io_uring::{opcode, types};
 use rustix::fs::FallocateFlags;
 
 use super::{
-    Buffer, BufferPool, FixedFile, ReactorConfig, ReactorHandle,
+    Buffer, BufferPool, ReactorConfig, ReactorHandle,
     contain::contain,
     executor::{Executor, is_own_thread},
-    file::Slots,
     inbox::{Inbox, Message},
     operation::{Completion, Held},
     ring::Ring,
@@ -45,7 +44,6 @@ pub struct Reactor {
 struct Inner {
     executor: Executor,
     ring: Rc<Ring>,
-    slots: Rc<Slots>,
     inbox: Arc<Inbox>,
     request_buffers: BufferPool,
     io_buffers: BufferPool,
@@ -62,7 +60,6 @@ impl Reactor {
         let inner = Rc::new(Inner {
             ring: Ring::new(config, Arc::clone(&inbox))?,
             executor: Executor::new(Arc::clone(&inbox)),
-            slots: Rc::new(Slots::new(config.fixed_files)),
             inbox,
             request_buffers: BufferPool::new(config.request_buffer_bytes),
             io_buffers: BufferPool::new(config.io_buffer_bytes),
@@ -174,36 +171,28 @@ impl Reactor {
         let _ = started.await;
     }
 
-    /// Registers `file` with the ring.
+    /// Sends the driver command `operation` with its 16-byte argument to `file` and returns the driver's answer.
+    /// `memory` is held until then, also when the future is dropped: it owns what the argument points to.
+    ///
+    /// The file is not registered with the ring, which would save a reference count: up to Linux 6.12 a file leaves the
+    /// ring's table only when every operation has ended that began before, so that a device whose commands wait for
+    /// requests would keep all others from being deleted.
     ///
     /// # Errors
-    /// ENFILE when all places are taken, else the kernel's answer.
-    pub fn register_file(&self, file: Arc<OwnedFd>) -> io::Result<FixedFile> {
-        self.inner.slots.register(&self.inner.ring, file)
-    }
-
-    /// Sends the driver command `operation` with its 16-byte argument to `file`, which is registered with this reactor,
-    /// and returns the driver's answer. `keep` is held until then, also when the future is dropped: it owns what the argument
-    /// points to.
-    ///
-    /// # Errors
-    /// The driver's answer where negative; EBADF for a file of another reactor.
+    /// The driver's answer where negative.
     ///
     /// # Safety
-    /// Every address in `argument` that the driver may use leads into memory which `keep` owns, which does not move,
-    /// and which nothing else uses in a way that the driver's access would break before the answer.
+    /// Every address in `argument` that the driver may use leads into memory which `memory` owns, which does not move,
+    /// and which nothing else uses before the answer in a way that the driver's access would break.
     pub async unsafe fn command(
         &self,
-        file: &FixedFile,
+        file: &Arc<OwnedFd>,
         operation: u32,
         argument: [u8; 16],
-        keep: &Rc<dyn Any>,
+        memory: Option<&Rc<dyn Any>>,
     ) -> io::Result<u32> {
-        if !file.0.is_on(&self.inner.ring) {
-            return Err(rustix::io::Errno::BADF.into());
-        }
-        let entry = opcode::UringCmd16::new(types::Fixed(file.0.index), operation).cmd(argument).build();
-        let held = Held::Command(Rc::clone(&file.0), Rc::clone(keep));
+        let entry = opcode::UringCmd16::new(types::Fd(file.as_raw_fd()), operation).cmd(argument).build();
+        let held = Held::Command(Arc::clone(file), memory.map(Rc::clone));
         // SAFETY: the argument is copied into the entry; what it points to is held, by the caller's promise.
         let started = unsafe { self.inner.ring.start(entry, held) };
         started.await.0

@@ -245,40 +245,22 @@ fn a_reactor_thread_may_be_dropped_by_its_own_task() {
 
 #[test]
 #[expect(unsafe_code, reason = "a driver command, here of /dev/null")]
-fn the_last_reference_to_a_registered_file_may_be_its_abandoned_command() {
-    let config = ReactorConfig { fixed_files: 1, ..ReactorConfig::default() };
-    let reactor = Reactor::new(&config).unwrap();
+fn an_abandoned_command_holds_its_file_and_memory_until_the_driver_has_answered() {
+    let reactor = reactor();
     let null: Arc<OwnedFd> = Arc::new(std::fs::File::open("/dev/null").unwrap().into());
-    let keep: Rc<dyn Any> = Rc::new(());
-    for _ in 0..3 {
-        let fixed = reactor.register_file(Arc::clone(&null)).expect("the place is free again");
-        assert!(reactor.register_file(Arc::clone(&null)).is_err());
-        reactor
-            .block_on(async {
-                {
-                    // SAFETY: /dev/null takes any command and looks at no argument.
-                    let mut command = Box::pin(unsafe { reactor.command(&fixed, 0, [0; 16], &keep) });
-                    assert!(futures_util::poll!(command.as_mut()).is_pending());
-                }
-                drop(fixed);
-                reactor.sleep(Duration::from_millis(5)).await;
-            })
-            .unwrap();
-        assert_eq!((Arc::strong_count(&null), Rc::strong_count(&keep)), (1, 1));
-    }
-}
-
-#[test]
-#[expect(unsafe_code, reason = "a driver command, here of /dev/null")]
-fn a_registered_file_of_another_reactor_is_refused() {
-    let (one, other) = (reactor(), reactor());
-    let null: Arc<OwnedFd> = Arc::new(std::fs::File::open("/dev/null").unwrap().into());
-    let fixed = one.register_file(null).unwrap();
-    let keep: Rc<dyn Any> = Rc::new(());
-    // SAFETY: /dev/null takes any command and looks at no argument.
-    let command = unsafe { other.command(&fixed, 0, [0; 16], &keep) };
-    let error = other.block_on(command).unwrap().unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::BADF.raw_os_error()));
+    let memory: Rc<dyn Any> = Rc::new([0; 64]);
+    reactor
+        .block_on(async {
+            {
+                // SAFETY: /dev/null takes any command and looks at no argument.
+                let mut command = Box::pin(unsafe { reactor.command(&null, 0, [0; 16], Some(&memory)) });
+                assert!(futures_util::poll!(command.as_mut()).is_pending());
+            }
+            assert_eq!((Arc::strong_count(&null), Rc::strong_count(&memory)), (2, 2));
+            reactor.sleep(Duration::from_millis(5)).await;
+        })
+        .unwrap();
+    assert_eq!((Arc::strong_count(&null), Rc::strong_count(&memory)), (1, 1));
 }
 
 #[test]
