@@ -1,1 +1,114 @@
-//! (being written)
+//! The kernel's side of a device: what makes a [`BlockDevice`] into something that programs can open.
+//!
+//! A [`Frontend`] attaches any device; [`ublk`] is the one that serves the Linux driver of that name, and TCMU and
+//! vhost-user-blk fit behind the same trait. [`NullFrontend`] opens a device's queues and nothing else, and fails on
+//! demand: tests of whoever attaches devices stand on it. Frontends know nothing of images; engines nothing of these.
+//!
+//! The life of an attachment: [`Frontend::attach`] returns when the device can be opened. From then on the reactors that
+//! were given serve it, and must run until [`Attachment::detach`] has returned. Both calls block for as long as the
+//! kernel takes, so they belong on a thread that serves nothing and may be waited for. They cannot be cancelled, but end at
+//! their deadlines.
+
+mod error;
+mod null;
+pub mod ublk;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+pub use error::FrontendError;
+pub use null::{NullFrontend, Stage};
+
+use crate::{block::BlockDevice, reactor::ReactorHandle};
+
+/// Makes block devices usable by programs. One frontend may serve any number of devices; it holds nothing of them.
+pub trait Frontend {
+    /// Attaches `device` and returns when its node can be opened; called once for each attachment.
+    ///
+    /// Queue `i` is served by one of `reactors`, which must be running. Nothing is left behind by a failure, except
+    /// what the kernel did not give back before the deadline.
+    ///
+    /// # Errors
+    /// A geometry or request that cannot be had is refused before the kernel is asked for anything.
+    fn attach<D: BlockDevice>(
+        &self,
+        device: &Arc<D>,
+        request: &AttachRequest,
+        reactors: &[ReactorHandle],
+    ) -> Result<Box<dyn Attachment>, FrontendError>;
+}
+
+/// A device that programs can use.
+///
+/// Dropping it detaches with a deadline of some seconds and logs what goes wrong; call [`Attachment::detach`] to know.
+pub trait Attachment: Send {
+    /// The node that programs open, for example `/dev/ublkb0`.
+    fn path(&self) -> &Path;
+
+    /// The number of the device among those of its frontend.
+    fn id(&self) -> u32;
+
+    /// What was granted, which may be less than what was asked for.
+    fn info(&self) -> AttachmentInfo;
+
+    /// Whether the device has ended without [`Attachment::detach`], for example because another program deleted it.
+    fn has_ended(&self) -> bool;
+
+    /// Removes the device. Requests in flight are served for half of the deadline; those that are then still waiting for
+    /// the engine fail. Open descriptors of the node do not hinder it: they see a device that has gone.
+    ///
+    /// # Errors
+    /// What the kernel did not do before the deadline. The reactors may then still hold parts of the device.
+    fn detach(self: Box<Self>, deadline: Duration) -> Result<Detached, FrontendError>;
+}
+
+/// What is asked of a frontend besides the device.
+#[derive(Debug, Clone)]
+pub struct AttachRequest {
+    /// The number of the device; the lowest free one if None.
+    pub id: Option<u32>,
+    /// Hardware queues; cut to the number of processors.
+    pub queues: u16,
+    /// Requests in flight in each queue.
+    pub depth: u16,
+    /// Largest request in bytes; a multiple of 4096.
+    pub max_io_bytes: u32,
+    /// Whether the device waits for a new server when this process dies, instead of failing its requests.
+    pub recoverable: bool,
+    /// When to give up; a driver that hangs otherwise takes the caller with it.
+    pub deadline: Duration,
+}
+
+impl Default for AttachRequest {
+    fn default() -> Self {
+        Self {
+            id: None,
+            queues: 1,
+            depth: 64,
+            max_io_bytes: 1 << 20,
+            recoverable: false,
+            deadline: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What an attached device was granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttachmentInfo {
+    /// Hardware queues.
+    pub queues: u16,
+    /// Requests in flight in each queue.
+    pub depth: u16,
+    /// Largest request in bytes.
+    pub max_io_bytes: u32,
+    /// Whether a new server can take it over.
+    pub recoverable: bool,
+}
+
+/// How far a device has gone when [`Attachment::detach`] returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detached {
+    /// Nothing of it is left.
+    Complete,
+    /// Nothing of it is left here; the kernel keeps the number until the last program has closed the node.
+    HeldOpen,
+}

@@ -1,0 +1,115 @@
+//! Why a device cannot be attached or detached.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use super::ublk::ShapeError;
+use crate::block::{BlockError, GeometryError};
+
+/// A failure of a frontend. Each says what was being done; the cause is its source.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrontendError {
+    /// The geometry contradicts itself.
+    #[error("the device's geometry contradicts itself")]
+    Geometry(#[from] GeometryError),
+    /// The geometry is sound, and the kernel cannot have it.
+    #[error("the kernel cannot have such a device")]
+    Shape(#[from] ShapeError),
+    /// A field of the request has no meaning or is too large.
+    #[error("{field} is {value}, and must be {rule}")]
+    Request {
+        /// The field's name.
+        field: &'static str,
+        /// What was asked for.
+        value: u64,
+        /// What may be asked for.
+        rule: &'static str,
+    },
+    /// The driver cannot be reached.
+    #[error("cannot open {path}: is the module ublk_drv loaded, and may this process use it?", path = path.display())]
+    Unavailable {
+        /// The file of the driver.
+        path: PathBuf,
+        /// The answer to opening it.
+        source: io::Error,
+    },
+    /// The number is another device's, which was left alone.
+    #[error("device number {0} is taken")]
+    IdTaken(u32),
+    /// There is no such device.
+    #[error("there is no device with the number {0}")]
+    NoSuchDevice(u32),
+    /// The driver refused a command.
+    #[error("the driver refused {command}")]
+    Command {
+        /// Name of the command, in the kernel's header.
+        command: &'static str,
+        /// The driver's answer.
+        source: io::Error,
+    },
+    /// The driver answered what cannot be.
+    #[error("the driver's answer to {command} is wrong: {what}")]
+    Answer {
+        /// Name of the command, in the kernel's header.
+        command: &'static str,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// Not done in time. What was waited for may still happen.
+    #[error("{step} has not ended after {} ms", after.as_millis())]
+    Deadline {
+        /// What was waited for.
+        step: &'static str,
+        /// How long.
+        after: Duration,
+    },
+    /// The engine cannot open a queue.
+    #[error("the engine cannot open queue {queue}")]
+    Engine {
+        /// Number of the queue.
+        queue: u16,
+        /// What the engine says.
+        source: BlockError,
+    },
+    /// A reactor cannot serve a queue.
+    #[error("queue {queue} cannot be served: {what}")]
+    Queue {
+        /// Number of the queue.
+        queue: u16,
+        /// What failed.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// There is no reactor, or it has stopped.
+    #[error("no reactor is running for queue {queue}")]
+    NoReactor {
+        /// Number of the queue.
+        queue: u16,
+    },
+    /// A file of the device does not behave.
+    #[error("{what} of {path} failed", path = path.display())]
+    Node {
+        /// What was being done.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The finished device is not the one that was asked for.
+    #[error("{path} has {what} {found}, and should have {expected}", path = path.display())]
+    Mismatch {
+        /// What differs.
+        what: &'static str,
+        /// The device's node.
+        path: PathBuf,
+        /// What should be.
+        expected: u64,
+        /// What is.
+        found: u64,
+    },
+    /// A thread or ring for a command could not be made.
+    #[error("cannot run a command of the driver")]
+    System(#[source] io::Error),
+}

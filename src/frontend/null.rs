@@ -1,0 +1,160 @@
+//! A frontend that offers no device to anybody: it opens queues, keeps them, and fails where it is told to.
+
+use std::{
+    convert::Infallible,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    time::{Duration, Instant},
+};
+
+use futures_channel::oneshot;
+
+use super::{AttachRequest, Attachment, AttachmentInfo, Detached, Frontend, FrontendError};
+use crate::{block::BlockDevice, reactor::ReactorHandle};
+
+/// Where a [`NullFrontend`] fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// [`Frontend::attach`], before any queue is opened.
+    Attach,
+    /// [`Attachment::detach`], after the queues have gone.
+    Detach,
+}
+
+/// Opens a device's queues on its reactors and serves nothing. Numbers are given out as by the kernel: the lowest free.
+#[derive(Debug, Clone, Default)]
+pub struct NullFrontend {
+    taken: Arc<Mutex<Vec<u32>>>,
+    failing: Option<Stage>,
+}
+
+struct NullAttachment {
+    frontend: NullFrontend,
+    path: PathBuf,
+    id: u32,
+    info: AttachmentInfo,
+    /// Dropped to let the queues go.
+    holding: Vec<oneshot::Sender<Infallible>>,
+    serving: mpsc::Receiver<Infallible>,
+}
+
+impl NullFrontend {
+    /// One that works.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One that fails at `stage`, always.
+    #[must_use]
+    pub fn failing(stage: Stage) -> Self {
+        Self { failing: Some(stage), ..Self::default() }
+    }
+
+    fn fail_at(&self, stage: Stage, command: &'static str) -> Result<(), FrontendError> {
+        if self.failing == Some(stage) {
+            return Err(FrontendError::Command { command, source: io::Error::other("told to fail") });
+        }
+        Ok(())
+    }
+
+    fn take(&self, wanted: Option<u32>) -> Result<u32, FrontendError> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = wanted.or_else(|| (0..).find(|id| !taken.contains(id))).unwrap_or(u32::MAX);
+        if taken.contains(&id) {
+            return Err(FrontendError::IdTaken(id));
+        }
+        taken.push(id);
+        Ok(id)
+    }
+}
+
+impl Frontend for NullFrontend {
+    fn attach<D: BlockDevice>(
+        &self,
+        device: &Arc<D>,
+        request: &AttachRequest,
+        reactors: &[ReactorHandle],
+    ) -> Result<Box<dyn Attachment>, FrontendError> {
+        device.geometry().validate()?;
+        self.fail_at(Stage::Attach, "attach")?;
+        let id = self.take(request.id)?;
+        let (serving_sender, serving) = mpsc::channel();
+        let info = AttachmentInfo {
+            queues: request.queues,
+            depth: request.depth,
+            max_io_bytes: request.max_io_bytes,
+            recoverable: false,
+        };
+        let path = PathBuf::from(format!("/dev/null-{id}"));
+        let mut attachment =
+            NullAttachment { frontend: self.clone(), path, id, info, holding: Vec::new(), serving };
+        let began = Instant::now();
+        for (queue, reactor) in (0..request.queues).zip(reactors.iter().cycle()) {
+            let (hold, held) = oneshot::channel::<Infallible>();
+            let (sender, receiver) = mpsc::channel();
+            let (device, serving) = (Arc::clone(device), serving_sender.clone());
+            reactor.spawn(move |reactor| {
+                let opened = device.open_queue(reactor);
+                async move {
+                    // In this order: the queue goes before its end is announced.
+                    let _serving = serving;
+                    let _ = sender.send(opened.as_ref().err().map(|error| (error.kind(), error.to_string())));
+                    let _queue = opened;
+                    let _ = held.await;
+                }
+            });
+            attachment.holding.push(hold);
+            let left = request.deadline.saturating_sub(began.elapsed());
+            match receiver.recv_timeout(left) {
+                Ok(None) => {}
+                Ok(Some((kind, text))) => {
+                    let source = crate::block::BlockError::new(kind, text);
+                    return Err(FrontendError::Engine { queue, source });
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    return Err(FrontendError::Deadline {
+                        step: "opening the queues",
+                        after: request.deadline,
+                    });
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(FrontendError::NoReactor { queue }),
+            }
+        }
+        Ok(Box::new(attachment))
+    }
+}
+
+impl Attachment for NullAttachment {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn info(&self) -> AttachmentInfo {
+        self.info
+    }
+
+    fn has_ended(&self) -> bool {
+        self.serving.try_recv() == Err(mpsc::TryRecvError::Disconnected)
+    }
+
+    fn detach(mut self: Box<Self>, deadline: Duration) -> Result<Detached, FrontendError> {
+        self.holding.clear();
+        if self.serving.recv_timeout(deadline) == Err(mpsc::RecvTimeoutError::Timeout) {
+            return Err(FrontendError::Deadline { step: "the end of the queues", after: deadline });
+        }
+        self.frontend.fail_at(Stage::Detach, "detach")?;
+        Ok(Detached::Complete)
+    }
+}
+
+impl Drop for NullAttachment {
+    fn drop(&mut self) {
+        self.frontend.taken.lock().unwrap_or_else(PoisonError::into_inner).retain(|id| *id != self.id);
+    }
+}

@@ -1,0 +1,160 @@
+//! A device while it is served, and its removal.
+
+use std::{
+    convert::Infallible,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use super::{
+    abi,
+    abort::Abort,
+    command::Command,
+    control::{Control, Reply},
+    deadline::Deadline,
+    features::{CopyMode, Features},
+    inventory, node,
+    queue::QueuePlan,
+};
+use crate::{
+    block::Geometry,
+    frontend::{Attachment, AttachmentInfo, Detached, FrontendError},
+};
+
+/// For devices that are dropped instead of detached, among them those whose attach failed.
+const DROP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// One device from ADD on.
+pub(super) struct UblkAttachment {
+    pub(super) id: u32,
+    pub(super) info: AttachmentInfo,
+    control: Control,
+    copy: CopyMode,
+    path: PathBuf,
+    /// The character device; other references are the queues'.
+    file: Option<Arc<OwnedFd>>,
+    /// Cut off when the last queue has gone.
+    serving: Option<mpsc::Receiver<Infallible>>,
+    abort: Arc<Abort>,
+    removed: bool,
+}
+
+impl UblkAttachment {
+    /// A device that ADD has made, as it was granted.
+    pub(super) fn new(control: Control, granted: &abi::ublksrv_ctrl_dev_info) -> Self {
+        let features = Features::new(granted.flags);
+        Self {
+            id: granted.dev_id,
+            info: AttachmentInfo {
+                queues: granted.nr_hw_queues,
+                depth: granted.queue_depth,
+                max_io_bytes: granted.max_io_buf_bytes,
+                recoverable: features.recoverable(),
+            },
+            control,
+            copy: if features.has(abi::UBLK_F_USER_COPY) { CopyMode::User } else { CopyMode::TagBuffer },
+            path: node::block_path(granted.dev_id),
+            file: None,
+            serving: None,
+            abort: Arc::default(),
+            removed: false,
+        }
+    }
+
+    pub(super) fn serve_with(&mut self, file: Arc<OwnedFd>, serving: mpsc::Receiver<Infallible>) {
+        self.file = Some(file);
+        self.serving = Some(serving);
+    }
+
+    pub(super) fn abort(&self) -> Arc<Abort> {
+        Arc::clone(&self.abort)
+    }
+
+    pub(super) fn plan(&self, queue: u16, geometry: Geometry) -> QueuePlan {
+        QueuePlan {
+            device: self.id,
+            queue,
+            depth: self.info.depth,
+            max_io_bytes: self.info.max_io_bytes,
+            geometry,
+            copy: self.copy,
+            fetch: self.control.operation(abi::UBLK_U_IO_FETCH_REQ),
+            commit: self.control.operation(abi::UBLK_U_IO_COMMIT_AND_FETCH_REQ),
+        }
+    }
+
+    pub(super) fn run(&self, command: Command, deadline: &Deadline) -> Result<Reply, FrontendError> {
+        self.control.run(command, deadline.remaining())
+    }
+
+    /// Removes the device, however far it has come.
+    fn remove(&mut self, limit: Duration) -> Result<Detached, FrontendError> {
+        self.removed = true;
+        let deadline = Deadline::after(limit);
+        self.stop(&deadline)?;
+        if let Some(serving) = self.serving.take() {
+            self.abort.set();
+            if serving.recv_timeout(deadline.remaining()) == Err(mpsc::RecvTimeoutError::Timeout) {
+                return Err(FrontendError::Deadline { step: "the end of the queues", after: limit });
+            }
+        }
+        self.file = None;
+        inventory::delete(&self.control, self.id, false, &deadline)
+    }
+
+    /// Ends the block device, and makes the driver give up all tags. Whoever still waits for the engine after half of the
+    /// time is failed, since the driver waits for them.
+    fn stop(&self, deadline: &Deadline) -> Result<(), FrontendError> {
+        let pending = self.control.start(Command::stop(self.id))?;
+        let outcome = pending.wait(deadline.remaining() / 2).or_else(|| {
+            tracing::warn!(
+                id = self.id,
+                "requests are failed, for the device is being removed and they have not ended"
+            );
+            self.abort.set();
+            pending.wait(deadline.remaining())
+        });
+        match outcome {
+            // Another program has deleted it, or is about to.
+            Some(Ok(_) | Err(FrontendError::NoSuchDevice(_))) => Ok(()),
+            Some(Err(error)) => Err(error),
+            None => Err(FrontendError::Deadline { step: "STOP_DEV", after: deadline.limit() }),
+        }
+    }
+}
+
+impl Attachment for UblkAttachment {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn info(&self) -> AttachmentInfo {
+        self.info
+    }
+
+    fn has_ended(&self) -> bool {
+        let ended = |serving: &mpsc::Receiver<_>| serving.try_recv() == Err(mpsc::TryRecvError::Disconnected);
+        self.serving.as_ref().is_some_and(ended)
+    }
+
+    fn detach(mut self: Box<Self>, deadline: Duration) -> Result<Detached, FrontendError> {
+        self.remove(deadline)
+    }
+}
+
+impl Drop for UblkAttachment {
+    fn drop(&mut self) {
+        if !self.removed
+            && let Err(error) = self.remove(DROP_DEADLINE)
+        {
+            let cause = std::error::Error::source(&error);
+            tracing::error!(id = self.id, %error, cause, "a device is left behind");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The Linux driver ublk: block devices whose requests are served by this process.
+//!
+//! Queue side and control side are our own, on the plain interface of the driver; [`abi`] says why. Every queue is served
+//! by a reactor that it shares with other devices; attaching and removing happen on the caller's thread, and each command
+//! to the driver on a thread of its own.
+
+mod abi;
+mod abort;
+mod attach;
+mod attachment;
+mod command;
+mod control;
+mod deadline;
+mod descriptor;
+mod features;
+mod inventory;
+mod memory;
+mod node;
+mod params;
+mod queue;
+mod thread;
+mod transfer;
+
+pub use descriptor::{Descriptor, DescriptorError, Work};
+pub use features::{CopyMode, Features};
+pub use inventory::{DeviceInfo, DeviceState};
+pub use params::{Shape, ShapeError};
+pub use thread::prepare_serving_thread;
+
+/// The frontend. It holds nothing: devices belong to their [`super::Attachment`]s.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ublk {
+    copy: Option<CopyMode>,
+}
+
+impl Ublk {
+    /// Uses the best way of copying that the driver offers: [`CopyMode::User`] where there is one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Uses this way of copying, or [`CopyMode::TagBuffer`] where the driver does not offer it.
+    #[must_use]
+    pub fn with_copy(mode: CopyMode) -> Self {
+        Self { copy: Some(mode) }
+    }
+}

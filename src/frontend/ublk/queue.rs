@@ -1,0 +1,247 @@
+//! One queue of a device on its reactor: a task for each tag, which fetches a request, has it served and commits it.
+//!
+//! Nothing is allocated for a request: its task lives as long as the device. When the device is stopped the driver ends
+//! every tag's command exactly once with ENODEV; with the last task goes the queue, and with it the engine's queue, the
+//! mapping and this side's hold on the file, and then whoever removes the device is told.
+#![expect(unsafe_code, reason = "commands carry the addresses of tag buffers")]
+
+use std::{
+    any::Any,
+    cell::Cell,
+    convert::Infallible,
+    io,
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use rustix::io::Errno;
+
+use super::{
+    abi,
+    abort::Abort,
+    descriptor::Work,
+    features::CopyMode,
+    memory::QueueMemory,
+    transfer::{self, Data},
+};
+use crate::{
+    block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry},
+    frontend::FrontendError,
+    reactor::Reactor,
+};
+
+/// Failed requests are logged as warnings no more often than this, and otherwise for debugging only.
+const WARNING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a queue is, before it is opened on its reactor.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct QueuePlan {
+    pub(super) device: u32,
+    pub(super) queue: u16,
+    pub(super) depth: u16,
+    pub(super) max_io_bytes: u32,
+    pub(super) geometry: Geometry,
+    pub(super) copy: CopyMode,
+    /// FETCH and COMMIT_AND_FETCH as this driver numbers them.
+    pub(super) fetch: u32,
+    pub(super) commit: u32,
+}
+
+/// What all queues of a device share with the thread that attaches and removes it.
+#[derive(Debug, Clone)]
+pub(super) struct Common {
+    pub(super) file: Arc<OwnedFd>,
+    pub(super) abort: Arc<Abort>,
+    /// Sends nothing: its receiver learns that all queues have gone when all senders have.
+    pub(super) serving: mpsc::Sender<Infallible>,
+}
+
+struct Queue<Q> {
+    engine: Q,
+    plan: QueuePlan,
+    reactor: Reactor,
+    warned: Cell<Option<Instant>>,
+    memory: Rc<QueueMemory>,
+    /// The same where it holds buffers of tags, in the form in which commands hold it.
+    buffers: Option<Rc<dyn Any>>,
+    file: Arc<OwnedFd>,
+    abort: Arc<Abort>,
+    /// Last, since fields are dropped in this order.
+    _serving: mpsc::Sender<Infallible>,
+}
+
+/// Opens a queue on `reactor`, the calling thread's own, and starts to fetch.
+pub(super) fn open<D: BlockDevice>(
+    reactor: &Reactor,
+    device: &D,
+    plan: QueuePlan,
+    common: Common,
+) -> Result<(), FrontendError> {
+    let queue = plan.queue;
+    let failed = |what| move |source: io::Error| FrontendError::Queue { queue, what, source };
+    let room = reactor.request_buffers().limit_bytes();
+    // A pool's buffers are powers of two.
+    if (plan.max_io_bytes as usize).next_power_of_two() > room {
+        let source =
+            io::Error::other(format!("the pool has {room} bytes, a request up to {}", plan.max_io_bytes));
+        return Err(failed("its requests are larger than the reactor's buffers")(source));
+    }
+    let engine = device.open_queue(reactor).map_err(|source| FrontendError::Engine { queue, source })?;
+    let mut memory =
+        QueueMemory::map(&common.file, queue, plan.depth).map_err(failed("mapping of descriptors"))?;
+    if plan.copy == CopyMode::TagBuffer {
+        memory = memory.with_tag_buffers(plan.max_io_bytes).map_err(failed("mapping of buffers"))?;
+    }
+    let memory = Rc::new(memory);
+    let buffers =
+        (plan.copy == CopyMode::TagBuffer).then(|| Rc::<QueueMemory>::clone(&memory) as Rc<dyn Any>);
+    let shared = Rc::new(Queue {
+        engine,
+        plan,
+        reactor: reactor.clone(),
+        warned: Cell::new(None),
+        memory,
+        buffers,
+        file: common.file,
+        abort: common.abort,
+        _serving: common.serving,
+    });
+    for tag in 0..plan.depth {
+        reactor.spawn(serve_tag(Rc::clone(&shared), tag));
+    }
+    Ok(())
+}
+
+async fn serve_tag<Q: BlockQueue>(queue: Rc<Queue<Q>>, tag: u16) {
+    queue.abort.join().await;
+    let mut operation = queue.plan.fetch;
+    let mut result = 0;
+    loop {
+        match queue.exchange(operation, tag, result).await {
+            Ok(0) => {}
+            Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => return,
+            outcome => {
+                // The driver's own rules exclude this; the tag cannot be fetched again, and the others go on.
+                let QueuePlan { device, queue, .. } = queue.plan;
+                tracing::error!(
+                    device,
+                    queue,
+                    tag,
+                    ?outcome,
+                    "the driver answered what it must not: tag lost"
+                );
+                return;
+            }
+        }
+        result = queue.answer(tag).await;
+        operation = queue.plan.commit;
+    }
+}
+
+impl<Q: BlockQueue> Queue<Q> {
+    /// Gives the tag to the driver, with the result of its last request, and waits for its next request.
+    async fn exchange(&self, operation: u32, tag: u16, result: i32) -> io::Result<u32> {
+        let command =
+            abi::ublksrv_io_cmd { q_id: self.plan.queue, tag, result, addr: self.memory.data_address(tag) };
+        let argument = abi::bytes_of(&command).try_into().expect("the struct has 16 bytes");
+        // SAFETY: the address is zero or that of the tag's own buffer, which lies in what is held, and which only this tag's
+        // task borrows, and only between two of these commands.
+        unsafe { self.reactor.command(&self.file, operation, argument, self.buffers.as_ref()) }.await
+    }
+
+    /// Serves the request that the tag now describes; returns what to commit: a count of bytes or a negative errno.
+    async fn answer(&self, tag: u16) -> i32 {
+        let descriptor = self.memory.descriptor(tag);
+        let outcome = match descriptor.check(&self.plan.geometry, self.plan.max_io_bytes) {
+            Ok(work) => self.abort.guard(self.perform(tag, work)).await,
+            Err(error) => Err(BlockError::with_source(error.kind(), "a request breaks a rule", error)),
+        };
+        match outcome {
+            Ok(count) => i32::try_from(count).expect("the largest request is 32 MiB"),
+            Err(error) => {
+                self.report(tag, &error, || format!("{descriptor:?}"));
+                // An errno is a small positive number, so that this cannot overflow.
+                -error.kind().errno().raw_os_error()
+            }
+        }
+    }
+
+    async fn perform(&self, tag: u16, work: Work) -> Result<u32, BlockError> {
+        match work {
+            Work::Read { offset, len } => {
+                let mut data = self.data(tag, len).await?;
+                self.engine.read(offset, &mut data).await?;
+                self.deliver(tag, &data)?;
+                Ok(len)
+            }
+            Work::Write { offset, len, durable } => {
+                let mut data = self.data(tag, len).await?;
+                self.collect(tag, &mut data)?;
+                self.engine.write(offset, &data).await?;
+                drop(data);
+                if durable {
+                    self.engine.flush().await?;
+                }
+                Ok(len)
+            }
+            Work::Flush => self.engine.flush().await.map(|()| 0),
+            // The driver takes any count for all of it.
+            Work::Zero { offset, len } => self.engine.write_zeroes(offset, len).await.map(|()| 0),
+        }
+    }
+
+    /// Memory for a request's data; waits until the reactor's pool has room.
+    async fn data(&self, tag: u16, len: u32) -> Result<Data<'_>, BlockError> {
+        match self.plan.copy {
+            CopyMode::User => {
+                let acquired = self.reactor.request_buffers().acquire(len as usize).await;
+                acquired
+                    .map(Data::Pooled)
+                    .map_err(|error| BlockError::with_source(ErrorKind::Io, "no buffer for a request", error))
+            }
+            CopyMode::TagBuffer => {
+                // SAFETY: the request has been delivered and is not yet committed, and a tag's task serves one at a time.
+                let data = unsafe { self.memory.data(tag, len) };
+                let data =
+                    data.ok_or_else(|| BlockError::new(ErrorKind::Invalid, "a tag's buffer is too short"));
+                data.map(Data::OfTag)
+            }
+        }
+    }
+
+    /// Hands what was read to the driver; a tag's buffer it takes by itself.
+    fn deliver(&self, tag: u16, data: &Data<'_>) -> Result<(), BlockError> {
+        match data {
+            Data::Pooled(buffer) => {
+                transfer::deliver(&self.file, abi::data_position(self.plan.queue, tag), buffer)
+            }
+            Data::OfTag(_) => Ok(()),
+        }
+    }
+
+    /// Fetches what is to be written from the driver; a tag's buffer it has filled by itself.
+    fn collect(&self, tag: u16, data: &mut Data<'_>) -> Result<(), BlockError> {
+        match data {
+            Data::Pooled(buffer) => {
+                transfer::collect(&self.file, abi::data_position(self.plan.queue, tag), buffer)
+            }
+            Data::OfTag(_) => Ok(()),
+        }
+    }
+
+    /// Logs a failed request: a device on a lost image fails thousands a second.
+    fn report(&self, tag: u16, error: &BlockError, request: impl FnOnce() -> String) {
+        let QueuePlan { device, queue, .. } = self.plan;
+        let now = Instant::now();
+        let quiet = self.warned.get().is_some_and(|last| now.duration_since(last) < WARNING_INTERVAL);
+        let cause = std::error::Error::source(error);
+        if quiet {
+            tracing::debug!(device, queue, tag, request = request(), %error, cause, "a request failed");
+        } else {
+            self.warned.set(Some(now));
+            tracing::warn!(device, queue, tag, request = request(), %error, cause, "a request failed");
+        }
+    }
+}
