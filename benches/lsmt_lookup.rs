@@ -142,7 +142,7 @@ fn by_binary_search(flat: &[Segment], sector: u64) -> u64 {
 
 #[inline(never)]
 fn by_index(index: &Index, cursor: &mut Cursor, sector: u64) -> u64 {
-    index.lookup(sector, cursor).map_or(0, |found| place(found.start, found.moffset, found.layer))
+    index.lookup(sector, cursor).map_or(0, |found| place(found.start(), found.moffset(), found.layer()))
 }
 
 /// What opening reads of one layer: both slots and the index.

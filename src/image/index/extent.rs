@@ -2,7 +2,10 @@
 
 use crate::block::{ByteRange, SECTOR_BYTES};
 
-use super::tree::{Mapping, Position, Tree};
+use super::{
+    mapping::Mapping,
+    tree::{Position, Tree},
+};
 
 /// A stretch of a resolved range; lengths and offsets are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +131,7 @@ impl Iterator for Extents<'_> {
             self.at = self.end;
             return Some(Extent::Zero { len: left });
         };
-        let (start, end) = (segment.start * SECTOR_BYTES, segment.end() * SECTOR_BYTES);
+        let (start, end) = (segment.start() * SECTOR_BYTES, segment.end() * SECTOR_BYTES);
         if self.at < start {
             let len = left.min(start - self.at);
             self.at += len;
@@ -137,6 +140,6 @@ impl Iterator for Extents<'_> {
         let skipped = self.at - start;
         let len = left.min(end - self.at);
         self.at += len;
-        Some(Extent::Data { layer: segment.layer, offset: segment.moffset * SECTOR_BYTES + skipped, len })
+        Some(Extent::Data { layer: segment.layer(), offset: segment.moffset() * SECTOR_BYTES + skipped, len })
     }
 }

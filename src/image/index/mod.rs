@@ -1,7 +1,9 @@
 //! The merged in-memory index of a stack: which layer holds the bytes of a range, and where.
 
+mod builder;
 mod extent;
 mod keys;
+mod mapping;
 mod sweep;
 mod tree;
 
@@ -14,9 +16,10 @@ use crate::{
     block::{ByteRange, SECTOR_BYTES},
     format::lsmt::Segment,
 };
+use builder::{Run, TreeBuilder};
+pub use mapping::{LAYER_BYTES_LIMIT, Mapping};
 use sweep::sweep;
-pub use tree::Mapping;
-use tree::{Tree, TreeBuilder};
+use tree::Tree;
 
 /// Layers of a stack at most: a layer's number has 8 bits and the format reserves one value for the writable layer.
 pub const MAX_LAYERS: usize = 255;
@@ -47,7 +50,7 @@ impl Index {
         let mut builder = TreeBuilder::with_capacity(total);
         sweep(&top_first, size_sectors, |piece| {
             if !piece.zeroed {
-                builder.push(Mapping {
+                builder.push(Run {
                     start: piece.start,
                     len: piece.end - piece.start,
                     layer: piece.rank,
