@@ -1,3 +1,20 @@
 //! The engine: a stack of read-only layers as one block device.
+//!
+//! [`Image::open`] opens 1 to 255 layers concurrently, each a blob behind a [`BlobSource`](crate::source::BlobSource),
+//! and merges their indexes into one. An [`Image`] is shared by all its devices; each of their [queues](ImageQueue) reads on
+//! its own reactor, takes no lock on the way to bytes that are near, and waits only for the blobs that a request needs.
 
+mod decoded;
+mod device;
+mod error;
 pub mod index;
+mod layer;
+mod metrics;
+mod read;
+mod stack;
+mod superblock;
+
+pub use device::{Image, ImageOptions, ImageQueue};
+pub use error::{ImageError, LayerError};
+pub use layer::{Compression, DamagedBlock, Layer, LayerDescription, VerifyReport};
+pub use metrics::{ClassMetrics, ImageMetrics, SourceClass};

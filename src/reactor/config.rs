@@ -9,7 +9,8 @@ pub struct ReactorConfig {
     pub completion_entries: u32,
     /// Bytes of request buffers that may be out at once.
     pub request_buffer_bytes: usize,
-    /// Bytes of buffers for operations below a request (compressed data, disk reads) that may be out at once.
+    /// Bytes of buffers for operations below a request that may be out at once: so many for compressed blocks, and as
+    /// many again for disk reads.
     pub io_buffer_bytes: usize,
 }
 

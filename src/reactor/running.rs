@@ -46,6 +46,7 @@ struct Inner {
     ring: Rc<Ring>,
     inbox: Arc<Inbox>,
     request_buffers: BufferPool,
+    block_buffers: BufferPool,
     io_buffers: BufferPool,
     stopping: Cell<bool>,
 }
@@ -62,6 +63,7 @@ impl Reactor {
             executor: Executor::new(Arc::clone(&inbox)),
             inbox,
             request_buffers: BufferPool::new(config.request_buffer_bytes),
+            block_buffers: BufferPool::new(config.io_buffer_bytes),
             io_buffers: BufferPool::new(config.io_buffer_bytes),
             stopping: Cell::new(false),
         });
@@ -85,7 +87,14 @@ impl Reactor {
         &self.inner.request_buffers
     }
 
-    /// Buffers for what lies below a request: compressed bytes, reads through the ring.
+    /// Buffers for compressed blocks that an engine waits for, apart from those below so that a source may take
+    /// one of [`Reactor::io_buffers`] while it fills one of these. Acquire them in that order.
+    #[must_use]
+    pub fn block_buffers(&self) -> &BufferPool {
+        &self.inner.block_buffers
+    }
+
+    /// Buffers for what lies below a request: reads through the ring.
     #[must_use]
     pub fn io_buffers(&self) -> &BufferPool {
         &self.inner.io_buffers

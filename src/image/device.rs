@@ -1,0 +1,189 @@
+//! An open image as a block device.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    ImageError,
+    decoded::DecodedBlocks,
+    index::{Index, MAX_LAYERS},
+    layer::{Layer, LayerDescription},
+    metrics::ImageMetrics,
+    read::Reader,
+    stack::Stack,
+    superblock,
+};
+use crate::{
+    block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, SECTOR_BYTES},
+    reactor::Reactor,
+    source::BlobSource,
+};
+
+/// Layers that are opened at once.
+const OPENING_AT_ONCE: usize = 32;
+
+/// Segments of all layers together, as in upstream; 16 bytes each while they are merged.
+const SEGMENTS_LIMIT: usize = 128_000_000;
+
+/// Blocks that files on Linux are read in.
+const PAGE_BYTES: u32 = 4096;
+
+/// Size of requests that costs least; the kernel's read-ahead takes it for a hint.
+const OPTIMAL_BYTES: u32 = 64 << 10;
+
+/// What may be chosen about an image.
+#[derive(Debug, Clone)]
+pub struct ImageOptions {
+    /// Bytes of decoded blocks that the image may keep; 0 keeps none.
+    pub decoded_cache_bytes: u64,
+}
+
+impl Default for ImageOptions {
+    fn default() -> Self {
+        Self { decoded_cache_bytes: 32 << 20 }
+    }
+}
+
+/// A stack of read-only layers as one device. Cloning gives another handle to the same image, with the same index and
+/// cache.
+#[derive(Debug, Clone)]
+pub struct Image {
+    stack: Arc<Stack>,
+    geometry: Geometry,
+}
+
+impl Image {
+    /// Opens the image of `layers`, the lowest first.
+    ///
+    /// # Errors
+    /// [`ImageError`]; the first layer that cannot be opened fails all.
+    pub async fn open(
+        reactor: &Reactor,
+        layers: Vec<Arc<dyn BlobSource>>,
+        options: ImageOptions,
+    ) -> Result<Self, ImageError> {
+        let count = layers.len();
+        if count == 0 {
+            return Err(ImageError::NoLayers);
+        }
+        if count > MAX_LAYERS {
+            return Err(ImageError::TooManyLayers { count, limit: MAX_LAYERS });
+        }
+        let opened: Vec<_> = stream::iter(layers.into_iter().map(|source| Layer::open(reactor, source)))
+            .buffered(OPENING_AT_ONCE)
+            .try_collect()
+            .await?;
+        let (mut layers, segments): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
+        let count = segments.iter().map(Vec::len).sum();
+        if count > SEGMENTS_LIMIT {
+            return Err(ImageError::TooManySegments { count, limit: SEGMENTS_LIMIT });
+        }
+        let sizes = layers.iter().map(|layer| layer.description().virtual_size_bytes);
+        let size_bytes = sizes.rev().find(|size| *size >= SECTOR_BYTES).ok_or(ImageError::NoSize)?;
+        let index = Index::merge(&segments, size_bytes);
+        drop(segments);
+        layers.reverse();
+        let stack = Arc::new(Stack {
+            layers: layers.into_boxed_slice(),
+            index,
+            decoded: DecodedBlocks::new(options.decoded_cache_bytes),
+            metrics: ImageMetrics::default(),
+        });
+        let geometry = geometry(reactor, &stack).await?;
+        Ok(Self { stack, geometry })
+    }
+
+    /// What the layers say of themselves, the lowest first.
+    pub fn layers(&self) -> impl DoubleEndedIterator<Item = &LayerDescription> {
+        self.stack.layers.iter().rev().map(Layer::description)
+    }
+
+    /// Counters of all devices of the image.
+    #[must_use]
+    pub fn metrics(&self) -> &ImageMetrics {
+        &self.stack.metrics
+    }
+
+    /// Segments of the merged index.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.stack.index.segments()
+    }
+
+    /// Memory of the merged index in bytes.
+    #[must_use]
+    pub fn index_bytes(&self) -> usize {
+        self.stack.index.memory_bytes()
+    }
+
+    /// Memory of the tables of compressed blocks in bytes.
+    #[must_use]
+    pub fn tables_bytes(&self) -> usize {
+        let tables = self.stack.layers.iter().filter_map(|layer| layer.content.blocks.as_ref());
+        tables.map(|table| table.memory_bytes()).sum()
+    }
+
+    /// Bytes of decoded blocks that are kept now.
+    #[must_use]
+    pub fn decoded_bytes(&self) -> u64 {
+        self.stack.decoded.as_ref().map_or(0, DecodedBlocks::bytes)
+    }
+}
+
+impl BlockDevice for Image {
+    type Queue = ImageQueue;
+
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn open_queue(&self, reactor: &Reactor) -> Result<ImageQueue, BlockError> {
+        Ok(ImageQueue { reader: Reader::new(Arc::clone(&self.stack), reactor.clone()) })
+    }
+}
+
+/// The queue of an image on one reactor.
+#[derive(Debug)]
+pub struct ImageQueue {
+    reader: Reader,
+}
+
+impl BlockQueue for ImageQueue {
+    async fn read(&self, offset: u64, dest: &mut [u8]) -> Result<(), BlockError> {
+        self.reader.read(offset, dest).await
+    }
+
+    async fn write(&self, _offset: u64, _data: &[u8]) -> Result<(), BlockError> {
+        Err(BlockError::new(ErrorKind::ReadOnly, "the image is read-only"))
+    }
+
+    async fn flush(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+
+    async fn write_zeroes(&self, _offset: u64, _len: u64) -> Result<(), BlockError> {
+        Err(BlockError::new(ErrorKind::ReadOnly, "the image is read-only"))
+    }
+}
+
+/// Pages as blocks where size and file system allow it, sectors otherwise.
+async fn geometry(reactor: &Reactor, stack: &Arc<Stack>) -> Result<Geometry, ImageError> {
+    let size_bytes = stack.index.size_bytes();
+    let mut logical = 512;
+    if size_bytes.is_multiple_of(u64::from(PAGE_BYTES)) {
+        let reader = Reader::new(Arc::clone(stack), reactor.clone());
+        let mut head = [0; superblock::HEAD_BYTES];
+        reader.read(0, &mut head).await?;
+        let mut block_bytes = superblock::block_bytes(&head);
+        if block_bytes.is_none() && size_bytes >= superblock::BTRFS_OFFSET + superblock::BTRFS_BYTES as u64 {
+            let mut btrfs = [0; superblock::BTRFS_BYTES];
+            reader.read(superblock::BTRFS_OFFSET, &mut btrfs).await?;
+            block_bytes = superblock::btrfs_block_bytes(&btrfs);
+        }
+        if block_bytes.is_some_and(|bytes| bytes >= PAGE_BYTES) {
+            logical = PAGE_BYTES;
+        }
+    }
+    Ok(Geometry { optimal_io_bytes: OPTIMAL_BYTES, ..Geometry::read_only(size_bytes, logical) })
+}

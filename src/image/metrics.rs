@@ -1,0 +1,80 @@
+//! What an image counts: requests, bytes and latency by where the bytes came from.
+
+use std::time::Duration;
+
+use crate::telemetry::{Counter, LatencyHistogram};
+
+/// Where the bytes of a request came from; of several sources the slowest counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SourceClass {
+    /// Nowhere: the range is a hole.
+    Zero,
+    /// The cache of decoded blocks.
+    Decoded,
+    /// A local file, or the cache on disk.
+    Local,
+    /// A fetch was waited for.
+    Registry,
+}
+
+impl SourceClass {
+    /// All of them, the fastest first.
+    pub const ALL: [Self; 4] = [Self::Zero, Self::Decoded, Self::Local, Self::Registry];
+
+    /// Name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Zero => "zero",
+            Self::Decoded => "decoded",
+            Self::Local => "cache",
+            Self::Registry => "registry",
+        }
+    }
+}
+
+/// What was counted of one class. Failed requests are not in here.
+#[derive(Debug, Default)]
+pub struct ClassMetrics {
+    /// Requests.
+    pub requests: Counter,
+    /// Their bytes.
+    pub bytes: Counter,
+    /// How long they took.
+    pub latency: LatencyHistogram,
+}
+
+/// Counters of one image, for all its devices.
+#[derive(Debug, Default)]
+pub struct ImageMetrics {
+    zero: ClassMetrics,
+    decoded: ClassMetrics,
+    local: ClassMetrics,
+    registry: ClassMetrics,
+    /// Requests that failed.
+    pub errors: Counter,
+    /// Blocks that were decoded.
+    pub decoded_blocks: Counter,
+    /// Blocks whose checksum was wrong or that could not be decoded, each time it happened.
+    pub damaged_blocks: Counter,
+}
+
+impl ImageMetrics {
+    /// The counters of one class.
+    #[must_use]
+    pub fn of(&self, class: SourceClass) -> &ClassMetrics {
+        match class {
+            SourceClass::Zero => &self.zero,
+            SourceClass::Decoded => &self.decoded,
+            SourceClass::Local => &self.local,
+            SourceClass::Registry => &self.registry,
+        }
+    }
+
+    pub(super) fn served(&self, class: SourceClass, bytes: u64, took: Duration) {
+        let metrics = self.of(class);
+        metrics.requests.inc();
+        metrics.bytes.inc_by(bytes);
+        metrics.latency.observe(took);
+    }
+}

@@ -1,0 +1,120 @@
+//! Runs of neighbouring compressed blocks, and decoding them.
+
+use super::{
+    piece::{Piece, outside},
+    scratch::Workbench,
+};
+use crate::{
+    block::ByteRange,
+    format::zfile::{Block, JumpTable, ZfileError},
+    image::{LayerError, decoded::BlockKey, layer::Layer, stack::Stack},
+};
+
+/// Neighbouring blocks of one layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BlockRun {
+    /// The layer's position from the top of the stack.
+    pub(super) layer: u8,
+    first: u32,
+    last: u32,
+    /// Their bytes in the ZFile.
+    pub(super) encoded: ByteRange,
+}
+
+impl BlockRun {
+    pub(super) fn of(table: &JumpTable, key: BlockKey) -> Option<Self> {
+        let encoded = table.block(key.block)?.encoded;
+        Some(Self { layer: key.layer, first: key.block, last: key.block, encoded })
+    }
+
+    /// Takes the block `number` in, if it is the next one and the run stays below `limit` compressed bytes.
+    pub(super) fn extend(&mut self, table: &JumpTable, number: u32, limit: u64) -> bool {
+        let next = table.block(number).filter(|_| self.last.checked_add(1) == Some(number));
+        match next {
+            Some(block) if block.encoded.end() - self.encoded.start() <= limit => {
+                self.last = number;
+                self.encoded = ByteRange::between(self.encoded.start(), block.encoded.end());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The pieces that lie in its blocks, of some sorted ones.
+    pub(super) fn trim<'p>(&self, pieces: &'p [Piece]) -> &'p [Piece] {
+        let end = pieces.partition_point(|piece| piece.key.block <= self.last);
+        let start = pieces.partition_point(|piece| piece.key.block < self.first);
+        pieces.get(start..end).unwrap_or_default()
+    }
+}
+
+/// A block whose bytes are wrong.
+#[derive(Debug)]
+pub(super) struct Damaged {
+    /// The block as a run of its own.
+    pub(super) run: BlockRun,
+    pub(super) error: ZfileError,
+}
+
+/// The compressed layer whose blocks are decoded.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks<'a> {
+    pub(super) stack: &'a Stack,
+    pub(super) layer: &'a Layer,
+    pub(super) table: &'a JumpTable,
+    /// Blocks that are used whole go into the cache too.
+    pub(super) keep_whole: bool,
+}
+
+impl<'a> Blocks<'a> {
+    pub(super) fn new(stack: &'a Stack, rank: u8, keep_whole: bool) -> Option<Self> {
+        let layer = stack.layer(rank)?;
+        Some(Self { stack, layer, table: layer.content.blocks.as_ref()?, keep_whole })
+    }
+
+    /// Checks and decodes the block that all of `pieces` are of and fills their parts of `dest`. `encoded` has the
+    /// bytes of `run`. Returns the damage, if there is any; then nothing of `dest` is to be relied on.
+    pub(super) fn decode(
+        &self,
+        run: &BlockRun,
+        encoded: &[u8],
+        pieces: &[Piece],
+        workbench: &mut Workbench,
+        dest: &mut [u8],
+    ) -> Result<Option<Damaged>, LayerError> {
+        let key = pieces.first().ok_or_else(outside)?.key;
+        let block = self.table.block(key.block).ok_or_else(outside)?;
+        let encoded = part_of(run, &block, encoded).ok_or_else(outside)?;
+        let size = usize::try_from(block.content.len()).map_err(|_| outside())?;
+        let whole = match pieces {
+            [piece] if piece.within == 0 && piece.len as usize == size => Some(piece),
+            _ => None,
+        };
+        let target = match whole {
+            Some(piece) => piece.place(dest),
+            None => workbench.block.get_mut(..size),
+        };
+        let target = target.ok_or_else(outside)?;
+        if let Err(error) = workbench.decoder.decode(self.table.layout(), &block, encoded, target) {
+            self.stack.metrics.damaged_blocks.inc();
+            let run =
+                BlockRun { layer: key.layer, first: key.block, last: key.block, encoded: block.encoded };
+            return Ok(Some(Damaged { run, error }));
+        }
+        self.stack.metrics.decoded_blocks.inc();
+        if let Some(decoded) = self.stack.decoded.as_ref().filter(|_| whole.is_none() || self.keep_whole) {
+            decoded.insert(key, target);
+        }
+        if whole.is_none() {
+            let decoded = workbench.block.get(..size).ok_or_else(outside)?;
+            pieces.iter().try_for_each(|piece| piece.copy(decoded, dest)).ok_or_else(outside)?;
+        }
+        Ok(None)
+    }
+}
+
+fn part_of<'e>(run: &BlockRun, block: &Block, encoded: &'e [u8]) -> Option<&'e [u8]> {
+    let start = block.encoded.start().checked_sub(run.encoded.start())?;
+    let start = usize::try_from(start).ok()?;
+    encoded.get(start..start.checked_add(usize::try_from(block.encoded.len()).ok()?)?)
+}

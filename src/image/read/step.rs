@@ -1,0 +1,193 @@
+//! One step of a request: what can be served at once is, the rest is listed.
+
+use super::{
+    Failure, RUN_BYTES, STEP_EXTENTS,
+    blocks::{BlockRun, Blocks, Damaged},
+    piece::{Piece, cut, outside},
+    scratch::{Scratch, Workbench},
+};
+use crate::{
+    block::ByteRange,
+    image::{
+        LayerError,
+        index::{Cursor, Extent},
+        metrics::SourceClass,
+        stack::Stack,
+    },
+    source::Readiness,
+};
+
+/// A step under way.
+pub(super) struct Step<'a> {
+    pub(super) stack: &'a Stack,
+    /// Blocks that are used whole go into the cache too.
+    pub(super) keep_whole: bool,
+    pub(super) class: SourceClass,
+    pub(super) missing: Vec<Missing>,
+}
+
+/// Something that could not be had without waiting.
+pub(super) enum Missing {
+    /// Bytes that go to the destination as they are.
+    Raw {
+        layer: u8,
+        /// Range of the blob.
+        range: ByteRange,
+        /// Start in the step's destination.
+        dest: usize,
+    },
+    /// Blocks to be decoded.
+    Blocks {
+        run: BlockRun,
+        pieces: Box<[Piece]>,
+        /// How often its bytes have been found damaged.
+        damaged: usize,
+    },
+}
+
+impl<'a> Step<'a> {
+    pub(super) fn new(stack: &'a Stack, keep_whole: bool) -> Self {
+        Self { stack, keep_whole, class: SourceClass::Zero, missing: Vec::new() }
+    }
+
+    pub(super) fn has_missing(&self) -> bool {
+        !self.missing.is_empty()
+    }
+
+    pub(super) fn class(&self) -> SourceClass {
+        self.class
+    }
+
+    /// Serves the start of `range` into `dest` and returns how many bytes that is. All of them are filled but
+    /// those that are listed as missing.
+    pub(super) fn serve(
+        &mut self,
+        scratch: &mut Scratch,
+        cursor: &mut Cursor,
+        range: ByteRange,
+        dest: &mut [u8],
+    ) -> Result<usize, Failure> {
+        scratch.pieces.clear();
+        let mut at = 0_usize;
+        for extent in self.stack.index.resolve(range, cursor).take(STEP_EXTENTS) {
+            // A step has at most 1 MiB.
+            let len = usize::try_from(extent.len()).unwrap_or(usize::MAX);
+            let Some(part) = dest.get_mut(at..at.saturating_add(len)) else { break };
+            match extent {
+                Extent::Zero { .. } => part.fill(0),
+                Extent::Data { layer, offset, .. } => {
+                    self.serve_data(&mut scratch.pieces, layer, offset, part, at)?;
+                }
+            }
+            at += len;
+        }
+        if !scratch.pieces.is_empty() {
+            self.serve_pieces(scratch, dest)?;
+        }
+        Ok(at)
+    }
+
+    /// Reads raw bytes; lists compressed ones.
+    fn serve_data(
+        &mut self,
+        pieces: &mut Vec<Piece>,
+        rank: u8,
+        offset: u64,
+        part: &mut [u8],
+        at: usize,
+    ) -> Result<(), Failure> {
+        let failed = |error| Failure { layer: rank, error };
+        let layer = self.stack.layer(rank).ok_or_else(|| failed(outside()))?;
+        if let Some(table) = &layer.content.blocks {
+            let place = (offset, part.len(), at);
+            return cut(pieces, rank, table.layout().block_size(), place).ok_or_else(|| failed(outside()));
+        }
+        self.class = self.class.max(SourceClass::Local);
+        let range = layer.content.in_blob(ByteRange::between(offset, offset + part.len() as u64));
+        match layer.source.try_read(range.start(), part).map_err(|error| failed(error.into()))? {
+            Readiness::Done => {}
+            Readiness::WouldWait => self.missing.push(Missing::Raw { layer: rank, range, dest: at }),
+        }
+        Ok(())
+    }
+
+    /// Serves compressed pieces: by layer and block, so that neighbours are read together and none is decoded twice.
+    fn serve_pieces(&mut self, scratch: &mut Scratch, dest: &mut [u8]) -> Result<(), Failure> {
+        let Scratch { pieces, encoded, workbench } = scratch;
+        let order = |piece: &Piece| (piece.key.layer, piece.key.block);
+        if !pieces.is_sorted_by_key(order) {
+            pieces.sort_unstable_by_key(order);
+        }
+        for pieces in pieces.chunk_by(|a, b| a.key.layer == b.key.layer) {
+            let Some(rank) = pieces.first().map(|piece| piece.key.layer) else { continue };
+            let failed = |error| Failure { layer: rank, error };
+            let blocks = Blocks::new(self.stack, rank, self.keep_whole).ok_or_else(|| failed(outside()))?;
+            let mut pass = LayerPass { step: self, blocks, encoded, workbench };
+            pass.serve(pieces, dest).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Serves the pieces of one layer.
+struct LayerPass<'a, 'b> {
+    step: &'b mut Step<'a>,
+    blocks: Blocks<'a>,
+    encoded: &'b mut [u8],
+    workbench: &'b mut Workbench,
+}
+
+impl LayerPass<'_, '_> {
+    fn serve(&mut self, pieces: &[Piece], dest: &mut [u8]) -> Result<(), LayerError> {
+        let table = self.blocks.table;
+        // The run that is being gathered, and where its pieces begin.
+        let (mut run, mut first, mut next): (Option<BlockRun>, usize, usize) = (None, 0, 0);
+        for of_block in pieces.chunk_by(|a, b| a.key.block == b.key.block) {
+            let key = of_block.first().ok_or_else(outside)?.key;
+            let at = next;
+            next += of_block.len();
+            if let Some(block) = self.step.stack.decoded.as_ref().and_then(|decoded| decoded.get(key)) {
+                of_block.iter().try_for_each(|piece| piece.copy(&block, dest)).ok_or_else(outside)?;
+                self.step.class = self.step.class.max(SourceClass::Decoded);
+                continue;
+            }
+            if run.as_mut().is_some_and(|run| run.extend(table, key.block, RUN_BYTES as u64)) {
+                continue;
+            }
+            self.serve_run(run, pieces.get(first..at).unwrap_or_default(), dest)?;
+            run = Some(BlockRun::of(table, key).ok_or_else(outside)?);
+            first = at;
+        }
+        self.serve_run(run, pieces.get(first..).unwrap_or_default(), dest)
+    }
+
+    /// Reads and decodes a run, or lists it. Among `pieces` there may be some of later blocks, which were served from
+    /// the cache.
+    fn serve_run(
+        &mut self,
+        run: Option<BlockRun>,
+        pieces: &[Piece],
+        dest: &mut [u8],
+    ) -> Result<(), LayerError> {
+        let Some(run) = run else { return Ok(()) };
+        self.step.class = self.step.class.max(SourceClass::Local);
+        let pieces = run.trim(pieces);
+        let layer = self.blocks.layer;
+        let len = usize::try_from(run.encoded.len()).map_err(|_| outside())?;
+        let encoded = self.encoded.get_mut(..len).ok_or_else(outside)?;
+        let start = layer.content.in_blob(run.encoded).start();
+        if layer.source.try_read(start, encoded)? == Readiness::WouldWait {
+            self.step.missing.push(Missing::Blocks { run, pieces: pieces.into(), damaged: 0 });
+            return Ok(());
+        }
+        for of_block in pieces.chunk_by(|a, b| a.key.block == b.key.block) {
+            let damage = self.blocks.decode(&run, encoded, of_block, self.workbench, dest)?;
+            let Some(Damaged { run, error }) = damage else { continue };
+            if !layer.source.invalidate(layer.content.in_blob(run.encoded)) {
+                return Err(layer.content.wrong(error));
+            }
+            self.step.missing.push(Missing::Blocks { run, pieces: of_block.into(), damaged: 1 });
+        }
+        Ok(())
+    }
+}
