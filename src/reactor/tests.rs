@@ -236,10 +236,11 @@ fn a_reactor_thread_may_be_dropped_by_its_own_task() {
     let (ended, ends) = mpsc::channel::<()>();
     thread.handle().spawn(move |_| async move {
         drop(receiver.await);
-        let _hold = ended;
+        ended.send(()).unwrap();
         std::future::pending::<()>().await;
     });
     sender.send(thread).unwrap();
+    assert_eq!(ends.recv_timeout(Duration::from_secs(20)), Ok(()), "it did not wait for itself");
     assert_eq!(ends.recv_timeout(Duration::from_secs(20)), Err(mpsc::RecvTimeoutError::Disconnected));
 }
 
