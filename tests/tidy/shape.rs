@@ -27,7 +27,7 @@ pub(crate) fn check_text(file: &SourceFile, findings: &mut Vec<Finding>) {
     }
     let first = file.text.lines().next().unwrap_or_default();
     let purpose = first.strip_prefix("//! ").unwrap_or_default().trim();
-    if purpose.split_whitespace().count() < 3 {
+    if purpose.split_whitespace().count() < 2 {
         complain(1, Rule::Purpose, "the first line is not a `//!` sentence that says what it is for".into());
     }
     for part in file.path.trim_end_matches(".rs").split('/') {
