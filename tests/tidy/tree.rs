@@ -3,8 +3,7 @@
 use std::{fs, io, path::Path};
 
 /// Folders whose Rust files are checked, from the root of the repository.
-const FOLDERS: [&str; 7] =
-    ["src", "tests", "benches", "examples", "fuzz/fuzz_targets", "ublk-ctl/src", "ublk-ctl/tests"];
+const FOLDERS: [&str; 7] = ["src", "tests", "benches", "examples", "fuzz", "ublk-ctl/src", "ublk-ctl/tests"];
 
 /// One Rust file.
 #[derive(Debug, Clone)]
@@ -67,7 +66,7 @@ fn collect(directory: &Path, name: &str, files: &mut Vec<SourceFile>) -> io::Res
         let entry = entry?;
         let path = format!("{name}/{}", entry.file_name().to_string_lossy());
         if entry.file_type()?.is_dir() {
-            if !path.ends_with("/fixtures") && !path.ends_with("/target") {
+            if !["fixtures", "target", "corpus", "artifacts"].iter().any(|data| path.ends_with(data)) {
                 collect(&entry.path(), &path, files)?;
             }
         } else if path.ends_with(".rs") {
