@@ -1,7 +1,7 @@
 //! A model of a disk under the ledger, stopped at every operation: by a kill, and by loss of power with any part of the
 //! unsynced writes lost.
 
-use std::{cell::RefCell, io, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, io, rc::Rc};
 
 use futures_util::FutureExt;
 
@@ -16,45 +16,56 @@ use crate::block::ByteRange;
 /// Over two sectors of the map, and with a partial last grain.
 const SIZE_BYTES: u64 = 3900 * GRAIN_BYTES - 700;
 const KEY: [u8; 32] = [5; 32];
+const SECTOR: u64 = MAP_SECTOR_BYTES as u64;
+
+/// A sparse file of whole sectors: nearly all of the data file is a hole.
+#[derive(Debug, Clone, Default)]
+struct Sectors {
+    len: u64,
+    written: BTreeMap<u64, RawSector>,
+}
 
 #[derive(Debug, Clone)]
 enum Change {
-    Write(u64, Vec<u8>),
+    Sector(u64, Box<RawSector>, u64),
     Length(u64),
-    Hole(ByteRange),
+    Hole(std::ops::Range<u64>),
 }
 
 impl Change {
-    fn apply(&self, file: &mut Vec<u8>) {
+    fn apply(&self, file: &mut Sectors) {
         match self {
-            Self::Write(offset, bytes) => {
-                let at = usize::try_from(*offset).unwrap();
-                file.resize(file.len().max(at + bytes.len()), 0);
-                file[at..at + bytes.len()].copy_from_slice(bytes);
+            Self::Sector(index, raw, end) => {
+                file.len = file.len.max(*end);
+                file.written.insert(*index, **raw);
             }
-            Self::Length(len) => file.resize(usize::try_from(*len).unwrap(), 0),
-            Self::Hole(range) => {
-                let end = usize::try_from(range.end()).unwrap().min(file.len());
-                let start = usize::try_from(range.start()).unwrap().min(end);
-                file[start..end].fill(0);
+            Self::Length(len) => {
+                file.len = *len;
+                file.written.retain(|index, _| index * SECTOR < *len);
             }
+            Self::Hole(sectors) => file.written.retain(|index, _| !sectors.contains(index)),
         }
     }
 
-    /// The pieces that a disk may keep or lose by themselves.
-    fn sectors(&self) -> Vec<Self> {
-        let Self::Write(offset, bytes) = self else { return vec![self.clone()] };
-        let pieces = bytes.chunks(MAP_SECTOR_BYTES).zip((*offset..).step_by(MAP_SECTOR_BYTES));
-        pieces.map(|(bytes, offset)| Self::Write(offset, bytes.to_vec())).collect()
+    /// The pieces of a write that a disk may keep or lose by themselves.
+    fn write(offset: u64, bytes: &[u8]) -> Vec<Self> {
+        assert!(offset.is_multiple_of(SECTOR));
+        let pieces = bytes.chunks(MAP_SECTOR_BYTES).zip(offset / SECTOR..);
+        let sector = |(piece, index): (&[u8], u64)| {
+            let mut raw = [0; MAP_SECTOR_BYTES];
+            raw[..piece.len()].copy_from_slice(piece);
+            Self::Sector(index, Box::new(raw), index * SECTOR + piece.len() as u64)
+        };
+        pieces.map(sector).collect()
     }
 }
 
 /// What the disk holds, and what is on its way there.
 #[derive(Debug, Clone, Default)]
 struct ModelFile {
-    stable: Vec<u8>,
+    stable: Sectors,
     unsynced: Vec<Change>,
-    cached: Vec<u8>,
+    cached: Sectors,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -82,12 +93,11 @@ fn dead() -> io::Error {
 }
 
 impl ModelDisk {
-    fn change(&self, file: usize, change: Change) -> io::Result<()> {
+    fn change(&self, file: usize, mut pieces: Vec<Change>) -> io::Result<()> {
         let disk = &mut *self.0.borrow_mut();
         disk.operations += 1;
         let before = disk.cut.is_none_or(|cut| disk.operations <= cut);
         let at_cut = disk.cut.is_some_and(|cut| disk.operations == cut + 1);
-        let mut pieces = change.sectors();
         if at_cut {
             pieces.truncate(pieces.len() / 2);
         } else if !before {
@@ -138,16 +148,20 @@ impl Medium for ModelDisk {
         Some(act())
     }
 
+    fn is_fresh(&self) -> bool {
+        false
+    }
+
     fn data_len(&self) -> io::Result<u64> {
-        Ok(self.0.borrow().files[DATA].cached.len() as u64)
+        Ok(self.0.borrow().files[DATA].cached.len)
     }
 
     fn set_data_len(&self, size_bytes: u64) -> io::Result<()> {
-        self.change(DATA, Change::Length(size_bytes))
+        self.change(DATA, vec![Change::Length(size_bytes)])
     }
 
     async fn write_data(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.change(DATA, Change::Write(offset, bytes.to_vec()))
+        self.change(DATA, Change::write(offset, bytes))
     }
 
     async fn sync_data(&self) -> io::Result<()> {
@@ -155,28 +169,26 @@ impl Medium for ModelDisk {
     }
 
     fn punch_data(&self, range: ByteRange) -> io::Result<()> {
-        self.change(DATA, Change::Hole(range))
+        self.change(DATA, vec![Change::Hole(range.start() / SECTOR..range.end().div_ceil(SECTOR))])
     }
 
     fn read_map(&self, kind: MapKind, limit_bytes: usize) -> io::Result<Vec<u8>> {
-        let disk = self.0.borrow();
-        let file = &disk.files[place(kind)].cached;
-        Ok(file[..file.len().min(limit_bytes)].to_vec())
+        let sectors = self.0.borrow().files[place(kind)].cached.len / SECTOR;
+        let raw = (0..sectors).flat_map(|sector| self.read_sector(kind, sector).unwrap());
+        Ok(raw.take(limit_bytes).collect())
     }
 
     fn read_sector(&self, kind: MapKind, sector: u64) -> io::Result<RawSector> {
         let disk = self.0.borrow();
-        let at = usize::try_from(sector).unwrap() * MAP_SECTOR_BYTES;
-        let raw = disk.files[place(kind)].cached.get(at..at + MAP_SECTOR_BYTES);
-        Ok(raw.map_or([0; MAP_SECTOR_BYTES], |raw| raw.try_into().unwrap()))
+        Ok(disk.files[place(kind)].cached.written.get(&sector).copied().unwrap_or([0; MAP_SECTOR_BYTES]))
     }
 
     fn write_sector(&self, kind: MapKind, sector: u64, raw: &RawSector) -> io::Result<()> {
-        self.change(place(kind), Change::Write(sector * MAP_SECTOR_BYTES as u64, raw.to_vec()))
+        self.change(place(kind), Change::write(sector * SECTOR, raw))
     }
 
     fn truncate_map(&self, kind: MapKind) -> io::Result<()> {
-        self.change(place(kind), Change::Length(0))
+        self.change(place(kind), vec![Change::Length(0)])
     }
 
     async fn sync_map(&self, kind: MapKind) -> io::Result<()> {
@@ -229,7 +241,11 @@ fn audit(disk: &ModelDisk, content: &[u8], boot: [u8; 16]) -> (u64, u64) {
     let wrong = claimed.iter().cloned().flatten().filter(|grain| {
         let range = bytes_of(&(*grain..grain + 1), SIZE_BYTES);
         let (start, end) = (usize::try_from(range.start()).unwrap(), usize::try_from(range.end()).unwrap());
-        disk.files[DATA].cached[start..end] != content[start..end]
+        let right = Change::write(range.start(), &content[start..end]);
+        right.into_iter().any(|change| {
+            let Change::Sector(index, raw, _) = change else { unreachable!("a write is made of sectors") };
+            disk.files[DATA].cached.written.get(&index) != Some(&*raw)
+        })
     });
     (ledger.presence().count(), wrong.count() as u64)
 }

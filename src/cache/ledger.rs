@@ -67,9 +67,11 @@ impl Ledger {
         if medium.data_len()? != size_bytes {
             // The maps speak of another file than this one. They go first, and durably: the data file may be given its
             // length only when nothing claims its zeroes.
-            for kind in [MapKind::Durable, MapKind::Boot] {
-                medium.truncate_map(kind)?;
-                medium.sync_map(kind).await?;
+            if !medium.is_fresh() {
+                for kind in [MapKind::Durable, MapKind::Boot] {
+                    medium.truncate_map(kind)?;
+                    medium.sync_map(kind).await?;
+                }
             }
             medium.set_data_len(size_bytes)?;
         }
@@ -173,14 +175,15 @@ impl Ledger {
                 self.change(medium, MapKind::Durable, &runs, true)
             })
             .await;
-        let mut outstanding = self.outstanding();
-        let synced = std::mem::take(&mut outstanding.syncing);
-        if let Some(Ok(())) = recorded {
-            drop(outstanding);
-            return medium.sync_map(MapKind::Durable).await;
+        let is_recorded = matches!(recorded, Some(Ok(())));
+        {
+            let mut outstanding = self.outstanding();
+            let synced = std::mem::take(&mut outstanding.syncing);
+            if !is_recorded {
+                synced.runs().for_each(|run| outstanding.pending.insert(run));
+            }
         }
-        synced.runs().for_each(|run| outstanding.pending.insert(run));
-        recorded.unwrap_or(Ok(()))
+        if is_recorded { medium.sync_map(MapKind::Durable).await } else { recorded.unwrap_or(Ok(())) }
     }
 
     /// Takes grains away in memory at once, from any thread; [`Ledger::settle`] brings it to the disk. Returns how many

@@ -1,8 +1,8 @@
 //! The presence map on disk: a header and sectors of bits, each whole or worthless by itself.
 //!
 //! ```text
-//! header  0 magic "STRATMAP" | 8 version u32 | 12 kind u32 | 16 blob size u64 | 24 grain bytes u32
-//!         28 incarnation u32 | 32 key [32] | 64 zeroes | 508 crc32c of the bytes before
+//! header  0 magic "STRATMAP" | 8 version u32 | 12 kind u32 | 16 blob size u64 | 24 grain bytes u64
+//!         32 key [32] | 64 incarnation u32 | 68 zeroes | 508 crc32c of the bytes before
 //! sector  0 magic "BITS" | 4 index u32 | 8 incarnation u32 | 12 stamp [16] | 28 bits [480] | 508 crc32c
 //! ```
 //!
@@ -72,8 +72,8 @@ impl MapHeader {
         raw.put(8, &VERSION.to_le_bytes());
         raw.put(12, &kind_number(self.kind).to_le_bytes());
         raw.put(16, &self.size_bytes.to_le_bytes());
-        raw.put(24, &(GRAIN_BYTES as u32).to_le_bytes());
-        raw.put(28, &self.incarnation.to_le_bytes());
+        raw.put(24, &GRAIN_BYTES.to_le_bytes());
+        raw.put(64, &self.incarnation.to_le_bytes());
         raw.put(32, &self.key);
         raw.seal()
     }
@@ -88,9 +88,9 @@ impl MapHeader {
         };
         let shape = raw.starts_with(HEADER_MAGIC)
             && number(raw, 8) == Some(VERSION)
-            && number(raw, 24) == Some(GRAIN_BYTES as u32);
+            && field(raw, 24) == Some(GRAIN_BYTES.to_le_bytes());
         let size = field::<8>(raw, 16).map(u64::from_le_bytes);
-        match (shape, size, number(raw, 28), field(raw, 32)) {
+        match (shape, size, number(raw, 64), field(raw, 32)) {
             (true, Some(size_bytes), Some(incarnation), Some(key)) => {
                 Ok(Self { kind, size_bytes, key, incarnation })
             }

@@ -11,6 +11,9 @@ pub(super) trait Medium {
     /// Runs `act` while no other process changes the maps; `None` if that could not be had in time.
     async fn locked<T>(&self, act: impl FnOnce() -> T) -> Option<T>;
 
+    /// Whether all files were made just now, so that nothing older can come back.
+    fn is_fresh(&self) -> bool;
+
     /// Length of the data file in bytes.
     fn data_len(&self) -> io::Result<u64>;
 

@@ -1,12 +1,47 @@
 //! The shared cache: a source that remembers.
+//!
+//! One folder holds the bytes of blobs by digest; all devices of a process, and several processes, share it. A read of
+//! present bytes is a look at a bitmap and a read of a file, in the caller's thread and without a lock. A miss becomes a
+//! fetch on the cache's own thread, shared by all who want the same bytes, wherever they wait.
+//!
+//! Where things are: [`presence`](self) and `ledger` say what is present, in memory and on disk; `flight` and `fetch`
+//! bring what is missing; `stream` decides how much; `lock` keeps processes apart; `evict` keeps the limit. A disk
+//! that fails or is full makes the cache slower, never wrong: reads go on with the bytes as they arrive.
+//!
+//! What is present is only as true as its origin: single ranges of a blob cannot be checked against its digest. The
+//! checksums of the formats above are, and what they refute is forgotten by [`BlobSource::invalidate`].
+//!
+//! [`BlobSource::invalidate`]: crate::source::BlobSource::invalidate
 
+mod blob;
+mod budget;
+mod config;
 #[cfg(test)]
 mod crash_tests;
+mod entry;
+mod error;
+mod evict;
+mod fetch;
+mod files;
+mod flight;
 mod grain;
+mod key;
 mod ledger;
 mod lock;
 mod map_file;
 mod medium;
+mod metrics;
+mod open;
 mod presence;
+mod shared;
+mod store;
+mod stream;
+#[cfg(test)]
+mod tests;
 
+pub use blob::CachedBlob;
+pub use config::CacheConfig;
+pub use error::CacheError;
 pub use map_file::{MapError, MapHeader, MapKind, decode_map};
+pub use metrics::CacheMetrics;
+pub use store::Cache;

@@ -1,0 +1,272 @@
+//! One blob in the cache: its files, its record, the fetches under way, and what to fetch next.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    fetch,
+    files::{EntryFiles, OnReactor},
+    flight::{Flight, Flights},
+    grain::{GRAIN_BYTES, grain_count, grains_of},
+    key::BlobKey,
+    ledger::{Grains, Ledger},
+    shared::{Shared, lock},
+    stream::{NO_TRIGGER, STREAMS, Streams},
+};
+use crate::{
+    block::ByteRange,
+    reactor::Reactor,
+    source::{Origin, Readiness, Urgency},
+};
+
+/// Largest fetch: at 100 MB/s it takes 10 ms, about a round trip; a larger range goes in parts, side by side.
+const PART_GRAINS: u64 = (1 << 20) / GRAIN_BYTES;
+
+/// Present grains between two missing runs that are fetched with them: 16 KiB take less time than a request costs.
+const JOIN_GRAINS: u64 = 4;
+
+/// Fetches of one blob beyond which nothing is read ahead. On-demand fetches are bounded by the requests in flight.
+const MOST_FLIGHTS: usize = 64;
+
+/// Bytes whose last use is noted together, and which are evicted together: one allocation unit of large file systems.
+const REGION_GRAINS: u64 = (1 << 20) / GRAIN_BYTES;
+
+/// One blob in the cache, shared by all who have it open in this process.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) key: BlobKey,
+    pub(super) size_bytes: u64,
+    pub(super) shared: Arc<Shared>,
+    pub(super) files: EntryFiles,
+    pub(super) ledger: Ledger,
+    pub(super) flights: Mutex<Flights>,
+    streams: Mutex<Streams>,
+    /// For each stream the offset at which it wants to be told of a hit.
+    triggers: [AtomicU64; STREAMS],
+    /// Bytes read that the streams have not been told of.
+    earned_bytes: AtomicU64,
+    /// The cache's clock at the last use of each region.
+    regions: Box<[AtomicU32]>,
+}
+
+/// A fetch that a request waits for.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pub(super) flight: Arc<Flight>,
+    /// Whether another request had begun it.
+    pub(super) joined: bool,
+}
+
+impl Entry {
+    /// The caller has counted this process among the blob's users; the entry ends that.
+    pub(super) fn new(
+        key: BlobKey,
+        size_bytes: u64,
+        shared: Arc<Shared>,
+        files: EntryFiles,
+        ledger: Ledger,
+    ) -> Self {
+        Self {
+            key,
+            size_bytes,
+            shared,
+            files,
+            ledger,
+            flights: Mutex::default(),
+            streams: Mutex::new(Streams::new(size_bytes)),
+            triggers: [const { AtomicU64::new(NO_TRIGGER) }; STREAMS],
+            earned_bytes: AtomicU64::new(0),
+            regions: (0..grain_count(size_bytes).div_ceil(REGION_GRAINS))
+                .map(|_| AtomicU32::new(0))
+                .collect(),
+        }
+    }
+
+    /// Fills `dest` if its bytes are present and in the page cache. No lock, no allocation.
+    pub(super) fn try_hit(&self, range: ByteRange, dest: &mut [u8]) -> Readiness {
+        let presence = self.ledger.presence();
+        let generation = presence.generation();
+        if !presence.holds(&grains_of(range)) {
+            return Readiness::WouldWait;
+        }
+        match self.files.data.try_read(range.start(), dest) {
+            Ok(Readiness::Done) if presence.unchanged(generation) => {
+                self.note_read(range);
+                Readiness::Done
+            }
+            // What a failed read means is for the waiting one to find.
+            Ok(_) | Err(_) => Readiness::WouldWait,
+        }
+    }
+
+    /// Fills `dest` from the data file; says whether its bytes were present all the while.
+    pub(super) async fn hit(&self, reactor: &Reactor, range: ByteRange, dest: &mut [u8]) -> bool {
+        let presence = self.ledger.presence();
+        let grains = grains_of(range);
+        let generation = presence.generation();
+        if !presence.holds(&grains) {
+            return false;
+        }
+        let ready = self.files.data.try_read(range.start(), dest);
+        let read = match ready {
+            Ok(Readiness::Done) => Ok(()),
+            Ok(Readiness::WouldWait) => self.files.data.read(reactor, range.start(), dest).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = read {
+            tracing::warn!(blob = %self.key, offset = range.start(), %error, "the cache cannot be read; fetching again");
+            self.shared.metrics.read_errors.inc();
+            self.ledger.refute(&grains);
+            return false;
+        }
+        presence.unchanged(generation)
+    }
+
+    /// Counts a read.
+    pub(super) fn note_read(&self, range: ByteRange) {
+        self.shared.metrics.bytes_read.inc_by(range.len());
+        self.earned_bytes.fetch_add(range.len(), Ordering::Relaxed);
+        self.touch(&grains_of(range));
+    }
+
+    /// Notes for eviction that `grains` are in use.
+    pub(super) fn touch(&self, grains: &Grains) {
+        let now = self.shared.clock.load(Ordering::Relaxed);
+        for index in grains.start / REGION_GRAINS..grains.end.div_ceil(REGION_GRAINS) {
+            let region = usize::try_from(index).ok().and_then(|index| self.regions.get(index));
+            if let Some(region) = region
+                && region.load(Ordering::Relaxed) != now
+            {
+                region.store(now, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Whether a hit of `range` is news to the streams.
+    pub(super) fn is_awaited(&self, range: ByteRange) -> bool {
+        let hit =
+            |trigger: &AtomicU64| (range.start()..range.end()).contains(&trigger.load(Ordering::Relaxed));
+        self.triggers.iter().any(hit)
+    }
+
+    /// Begins to fetch what is missing of `range`, and as much more as the streams advise; returns the fetches that hold
+    /// some of `range`.
+    pub(super) fn request(self: &Arc<Self>, origin: &Arc<dyn Origin>, range: ByteRange) -> Vec<Ticket> {
+        let wanted = grains_of(range);
+        let until = if self.shared.disk_works() {
+            let earned = self.earned_bytes.swap(0, Ordering::Relaxed);
+            let advice = lock(&self.streams).advance(range, earned);
+            if let Some(trigger) = self.triggers.get(advice.slot) {
+                trigger.store(advice.trigger, Ordering::Relaxed);
+            }
+            advice.until
+        } else {
+            range.end()
+        };
+        let ahead = wanted.start..wanted.end.max(until.div_ceil(GRAIN_BYTES));
+        let mut flights = lock(&self.flights);
+        let mut tickets: Vec<Ticket> =
+            flights.over(&wanted).into_iter().map(|flight| Ticket { flight, joined: true }).collect();
+        let missing = flights.uncovered(join(self.ledger.presence().missing(&ahead)));
+        for run in missing.into_iter().flat_map(parts) {
+            let demanded = run.start < wanted.end;
+            if !demanded && flights.len() >= MOST_FLIGHTS {
+                continue;
+            }
+            let urgency = if demanded { Urgency::Demand } else { Urgency::Prefetch };
+            let (flight, sender) = Flight::new(run, urgency);
+            flights.insert(Arc::clone(&flight));
+            let (entry, origin) = (Arc::clone(self), Arc::clone(origin));
+            let driven = Arc::clone(&flight);
+            self.shared
+                .handle
+                .spawn(move |reactor| fetch::drive(reactor.clone(), entry, origin, driven, sender));
+            if demanded {
+                tickets.push(Ticket { flight, joined: false });
+            }
+        }
+        tickets.sort_by_key(|ticket| ticket.flight.grains.start);
+        tickets
+    }
+
+    /// Forgets `range`, in memory at once and on disk soon.
+    pub(super) fn forget(self: &Arc<Self>, range: ByteRange) -> bool {
+        let grains = grains_of(range);
+        let in_flight = {
+            let mut flights = lock(&self.flights);
+            let over = flights.over(&grains);
+            for flight in &over {
+                flight.refute();
+                flights.remove(flight);
+            }
+            !over.is_empty()
+        };
+        let forgotten = self.ledger.refute(&grains) > 0;
+        let entry = Arc::clone(self);
+        self.shared.handle.spawn(move |reactor| {
+            let reactor = reactor.clone();
+            async move {
+                entry.ledger.settle(&entry.on(&reactor)).await;
+            }
+        });
+        forgotten || in_flight
+    }
+
+    /// The entry's files as the ledger's medium.
+    pub(super) fn on<'a>(&'a self, reactor: &'a Reactor) -> OnReactor<'a> {
+        OnReactor { files: &self.files, reactor }
+    }
+
+    /// Makes durable what is not yet.
+    pub(super) async fn sync(&self, reactor: &Reactor) {
+        if self.ledger.is_dirty()
+            && let Err(error) = self.ledger.sync(&self.on(reactor)).await
+        {
+            self.shared.disk_failed(&self.key, &error);
+        }
+    }
+
+    /// Regions that hold grains and were last used before `clock`, coldest first.
+    pub(super) fn cold_regions(&self, clock: u32) -> Vec<(u32, Grains)> {
+        let mut cold = Vec::new();
+        for (region, index) in self.regions.iter().zip(0..) {
+            let used = region.load(Ordering::Relaxed);
+            let grains =
+                index * REGION_GRAINS..((index + 1) * REGION_GRAINS).min(grain_count(self.size_bytes));
+            if used < clock && !self.ledger.presence().present(&grains).is_empty() {
+                cold.push((used, grains));
+            }
+        }
+        cold.sort_by_key(|(used, _)| *used);
+        cold
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.shared.end_use(&self.key);
+    }
+}
+
+/// Joins runs with little between them.
+fn join(runs: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for run in runs {
+        match joined.last_mut() {
+            Some(last) if run.start - last.end <= JOIN_GRAINS => last.end = run.end,
+            _ => joined.push(run),
+        }
+    }
+    joined
+}
+
+/// Cuts a run into fetches.
+fn parts(run: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let step = usize::try_from(PART_GRAINS).unwrap_or(usize::MAX);
+    run.clone().step_by(step).map(move |start| start..start.saturating_add(PART_GRAINS).min(run.end))
+}

@@ -1,0 +1,192 @@
+//! Keeping the limit: whole blobs that nobody has open go first, least recently used before others, then cold regions
+//! of open ones.
+//!
+//! A blob that another process has open is that process's to shrink: a hole would reach it unseen.
+
+use std::{
+    fs, io,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
+
+use rustix::fs::{Mode, OFlags, fdatasync, ftruncate, open};
+use std::os::unix::fs::MetadataExt;
+
+use super::{
+    entry::Entry,
+    files::{BOOT_MAP_FILE, DATA_FILE, DURABLE_MAP_FILE},
+    key::BlobKey,
+    ledger::Grains,
+    shared::Shared,
+};
+use crate::reactor::Reactor;
+
+/// A pass frees down to this share of the limit, so that passes are rare.
+const LOW_TENTHS: u64 = 9;
+
+/// Regions whose holes wait for one sync.
+const BATCH: usize = 64;
+
+/// After a pass that could not free enough.
+const REST: Duration = Duration::from_secs(1);
+
+/// An entry as it lies on disk.
+struct Found {
+    key: BlobKey,
+    used_bytes: u64,
+    used_at: SystemTime,
+}
+
+/// Begins a pass on the cache's thread, unless one is under way.
+pub(super) fn start(shared: &Arc<Shared>) {
+    if shared.evicting.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let shared = Arc::clone(shared);
+    shared.handle.clone().spawn(move |reactor| {
+        let reactor = reactor.clone();
+        async move {
+            pass(&shared, &reactor).await;
+            if shared.is_full() {
+                reactor.sleep(REST).await;
+            }
+            shared.evicting.store(false, Ordering::Release);
+        }
+    });
+}
+
+/// Counts what is used, and frees down to the low mark if it is over the limit.
+pub(super) async fn pass(shared: &Arc<Shared>, reactor: &Reactor) {
+    let before = shared.used_bytes.load(Ordering::Relaxed);
+    let mut found = match scan(&shared.blobs_dir, reactor).await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(%error, dir = %shared.blobs_dir.display(), "cannot count what the cache uses");
+            return;
+        }
+    };
+    let mut total: u64 = found.iter().map(|entry| entry.used_bytes).sum();
+    if total >= shared.config.limit_bytes {
+        let low = shared.config.limit_bytes / 10 * LOW_TENTHS;
+        found.sort_by_key(|entry| entry.used_at);
+        for entry in &found {
+            if total <= low {
+                break;
+            }
+            total -= remove(shared, entry).await;
+        }
+        if total > low {
+            total -= shrink_open(shared, reactor, total - low).await;
+        }
+    }
+    // What was written meanwhile counts on top.
+    let written = shared.used_bytes.load(Ordering::Relaxed).saturating_sub(before);
+    shared.used_bytes.store(total + written, Ordering::Relaxed);
+}
+
+async fn scan(blobs_dir: &Path, reactor: &Reactor) -> io::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for algorithm in BlobKey::algorithms() {
+        let fans = match fs::read_dir(blobs_dir.join(algorithm)) {
+            Ok(fans) => fans,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for fan in fans {
+            for folder in fs::read_dir(fan?.path()).into_iter().flatten().flatten() {
+                let key = BlobKey::parse(&format!("{algorithm}:{}", folder.file_name().to_string_lossy()));
+                let Ok(key) = key else { continue };
+                // An entry may go or lack files: it then uses nothing, or has not been used for longest.
+                let data = fs::metadata(folder.path().join(DATA_FILE));
+                let used_at = fs::metadata(folder.path().join(BOOT_MAP_FILE)).and_then(|map| map.modified());
+                found.push(Found {
+                    key,
+                    used_bytes: data.map_or(0, |data| data.blocks().saturating_mul(512)),
+                    used_at: used_at.unwrap_or(SystemTime::UNIX_EPOCH),
+                });
+            }
+            // Others have their turn between two folders.
+            reactor.sleep(Duration::ZERO).await;
+        }
+    }
+    Ok(found)
+}
+
+/// Removes an entry that nobody has open; returns the bytes freed.
+async fn remove(shared: &Arc<Shared>, found: &Found) -> u64 {
+    let _opening = shared.opening.lock().await;
+    let locks = shared.locks(&found.key);
+    if !shared.is_unused_here(&found.key) || !locks.own_use().unwrap_or(false) {
+        return 0;
+    }
+    let removed = remove_files(&shared.blobs_dir.join(found.key.path()));
+    locks.end_use();
+    if let Err(error) = removed {
+        tracing::warn!(%error, blob = %found.key, "cannot remove a cache entry");
+        return 0;
+    }
+    tracing::debug!(blob = %found.key, bytes = found.used_bytes, "removed a cache entry");
+    shared.metrics.evicted_bytes.inc_by(found.used_bytes);
+    found.used_bytes
+}
+
+fn remove_files(folder: &Path) -> io::Result<()> {
+    // The maps go before the data, and the durable one durably: nothing may claim what is gone.
+    for name in [DURABLE_MAP_FILE, BOOT_MAP_FILE] {
+        match open(folder.join(name), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(map) => {
+                ftruncate(&map, 0)?;
+                fdatasync(&map)?;
+            }
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    fs::remove_dir_all(folder)
+}
+
+/// Punches cold regions of open entries until `wanted` bytes are free; returns how many are.
+async fn shrink_open(shared: &Arc<Shared>, reactor: &Reactor, wanted: u64) -> u64 {
+    // What was used in this tick of the clock or the one before is in use.
+    let clock = shared.clock.load(Ordering::Relaxed).saturating_sub(1);
+    let mut cold: Vec<(u32, Arc<Entry>, Grains)> = Vec::new();
+    for entry in shared.open_entries() {
+        let regions = entry.cold_regions(clock).into_iter();
+        cold.extend(regions.map(|(used, grains)| (used, Arc::clone(&entry), grains)));
+    }
+    cold.sort_by_key(|(used, _, _)| *used);
+    let mut freed = 0;
+    let mut cold = cold.into_iter().peekable();
+    while freed < wanted
+        && let Some((_, entry, first)) = cold.next()
+    {
+        let mut batch = vec![first];
+        while batch.len() < BATCH
+            && let Some((_, _, grains)) = cold.next_if(|(_, next, _)| Arc::ptr_eq(next, &entry))
+        {
+            batch.push(grains);
+        }
+        freed += punch(&entry, reactor, &batch).await;
+    }
+    freed
+}
+
+/// Punches regions of one entry if this process alone has it open; returns the bytes freed.
+pub(super) async fn punch(entry: &Entry, reactor: &Reactor, runs: &[Grains]) -> u64 {
+    let shared = &entry.shared;
+    let _opening = shared.opening.lock().await;
+    let before = entry.files.used_bytes().unwrap_or(0);
+    if !entry.files.locks.own_use().unwrap_or(false) {
+        return 0;
+    }
+    let punched = entry.ledger.punch(&entry.on(reactor), runs).await;
+    // From exclusive to shared: this cannot be refused.
+    let _ = entry.files.locks.share_use();
+    if let Err(error) = punched {
+        tracing::warn!(%error, blob = %entry.key, "cannot free regions of a cache entry");
+    }
+    let freed = before.saturating_sub(entry.files.used_bytes().unwrap_or(before));
+    shared.metrics.evicted_bytes.inc_by(freed);
+    freed
+}

@@ -1,0 +1,162 @@
+//! The life of one fetch, on the cache's thread: ask the peers, ask the origin, hand out, write, record.
+
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_channel::oneshot;
+use futures_util::future::{Either, select};
+
+use super::{
+    entry::Entry,
+    evict,
+    flight::{Flight, Landed, Outcome},
+    grain::bytes_of,
+    ledger::Grains,
+    lock::Held,
+    shared::lock,
+};
+use crate::{
+    block::ByteRange,
+    reactor::Reactor,
+    source::{Origin, SourceError, check_length},
+};
+
+/// An origin did not answer in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the origin has not answered within {0:?}")]
+struct Late(Duration);
+
+/// The cache's thread has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the cache is closed")]
+struct Closed;
+
+/// Pauses between looks at what a peer does grow up to this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Brings the grains of `flight` here and tells all who wait by `sender`. Nobody's going away ends it.
+pub(super) async fn drive(
+    reactor: Reactor,
+    entry: Arc<Entry>,
+    origin: Arc<dyn Origin>,
+    flight: Arc<Flight>,
+    sender: oneshot::Sender<Outcome>,
+) {
+    let fetched = fetch(&reactor, &entry, &*origin, &flight).await;
+    let (outcome, stored) = match fetched {
+        Ok(Some(fetched)) => {
+            let outcome = Ok(Landed::Bytes(fetched.range.start(), fetched.bytes.clone()));
+            (outcome, Some(fetched))
+        }
+        Ok(None) => (Ok(Landed::Present), None),
+        Err(error) => (Err(error), None),
+    };
+    if outcome.is_err() {
+        // Gone before anybody hears of the failure, so that who tries again does not join it.
+        lock(&entry.flights).remove(&flight);
+    }
+    // Those who waited may have gone; the bytes are as welcome.
+    let _ = sender.send(outcome);
+    if let Some(fetched) = stored {
+        store(&reactor, &entry, &flight, &fetched).await;
+    }
+    lock(&entry.flights).remove(&flight);
+}
+
+/// Bytes, and what is held until they are on disk.
+struct Fetched {
+    range: ByteRange,
+    bytes: Bytes,
+    _room: super::budget::Permit,
+    _fetching: Option<Held>,
+}
+
+/// Gets what is missing of the flight's grains, or finds that a peer had got it.
+async fn fetch(
+    reactor: &Reactor,
+    entry: &Entry,
+    origin: &dyn Origin,
+    flight: &Flight,
+) -> Result<Option<Fetched>, SourceError> {
+    let metrics = &entry.shared.metrics;
+    let (fetching, missing) = ask_peers(reactor, entry, &flight.grains).await;
+    let Some(missing) = missing else {
+        metrics.spared_by_peers.inc();
+        return Ok(None);
+    };
+    let range = bytes_of(&missing, entry.size_bytes);
+    let remote = |timed_out, source| SourceError::Remote {
+        name: origin.name().to_owned(),
+        offset: range.start(),
+        len: range.len(),
+        timed_out,
+        source,
+    };
+    let room = entry.shared.budget.acquire(range.len(), flight.urgency).await;
+    let room = room.ok_or_else(|| remote(false, Arc::new(Closed)))?;
+    metrics.fetches.inc();
+    let deadline = entry.shared.config.fetch_deadline;
+    let answer = origin.read_range(range, flight.urgency);
+    let answer = match select(answer, pin!(reactor.sleep(deadline))).await {
+        Either::Left((answer, _)) => answer.and_then(|bytes| check_length(origin.name(), range, bytes)),
+        Either::Right(_) => Err(remote(true, Arc::new(Late(deadline)))),
+    };
+    let bytes = answer.inspect_err(|_| {
+        metrics.failed_fetches.inc();
+    })?;
+    metrics.bytes_fetched.inc_by(range.len());
+    Ok(Some(Fetched { range, bytes, _room: room, _fetching: fetching }))
+}
+
+/// Looks at what other processes have recorded, and waits a bounded time for one that fetches the same. Returns the
+/// span of grains that is still missing.
+async fn ask_peers(reactor: &Reactor, entry: &Entry, grains: &Grains) -> (Option<Held>, Option<Grains>) {
+    let began = Instant::now();
+    let mut pause = Duration::from_millis(2);
+    loop {
+        // Locked first, looked at second: what a peer recorded before it let go is then seen.
+        let held = entry.files.locks.fetch(grains).unwrap_or_else(|error| {
+            tracing::debug!(%error, "cannot lock a range of the cache");
+            None
+        });
+        if let Err(error) = entry.ledger.refresh(&entry.on(reactor), grains) {
+            tracing::debug!(%error, blob = %entry.key, "cannot read a presence map");
+        }
+        let missing = entry.ledger.presence().missing(grains);
+        let (Some(first), Some(last)) = (missing.first(), missing.last()) else { return (held, None) };
+        if held.is_some() || began.elapsed() >= entry.shared.config.peer_patience {
+            return (held, Some(first.start..last.end));
+        }
+        reactor.sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Writes and records what was fetched. A disk that fails or is full costs only the memory of it.
+async fn store(reactor: &Reactor, entry: &Arc<Entry>, flight: &Flight, fetched: &Fetched) {
+    let shared = &entry.shared;
+    if shared.is_full() {
+        evict::start(shared);
+        return;
+    }
+    if !shared.disk_works() {
+        return;
+    }
+    let medium = entry.on(reactor);
+    let stored = entry.ledger.store(&medium, fetched.range.start(), &fetched.bytes, || flight.stands()).await;
+    match stored {
+        Ok(()) => {
+            shared.disk_worked();
+            entry.touch(&flight.grains);
+            shared.used_bytes.fetch_add(fetched.range.len(), Ordering::Relaxed);
+        }
+        Err(error) => {
+            shared.disk_failed(&entry.key, &error);
+            evict::start(shared);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The files of one entry, as the ledger's medium on the cache's thread.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{
+        Advice, FallocateFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, fadvise, fallocate, fstat,
+        ftruncate, futimens, open,
+    },
+    io::{pread, pwrite},
+};
+
+use super::{
+    lock::{BlobLocks, Held},
+    map_file::{MAP_SECTOR_BYTES, MapKind, RawSector},
+    medium::Medium,
+};
+use crate::{block::ByteRange, reactor::Reactor, source::LocalFile};
+
+/// Names of an entry's files in its folder.
+pub(super) const DATA_FILE: &str = "data";
+pub(super) const BOOT_MAP_FILE: &str = "map";
+pub(super) const DURABLE_MAP_FILE: &str = "durable";
+
+/// Largest write at once; as for reads, small beside the pool of buffers.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// How long the lock on the maps is waited for. Its holder does a few small writes; only a stopped or stuck process
+/// keeps it longer, and nothing is lost by going on without the record.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Pauses between tries for a lock grow up to this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Open files of an entry.
+#[derive(Debug)]
+pub(super) struct EntryFiles {
+    pub(super) data: LocalFile,
+    boot_map: Arc<OwnedFd>,
+    durable_map: Arc<OwnedFd>,
+    folder: Arc<OwnedFd>,
+    /// Whether the names of the files are durable; nothing in the durable map may be before them.
+    named: AtomicBool,
+    fresh: bool,
+    pub(super) locks: BlobLocks,
+}
+
+impl EntryFiles {
+    /// Opens the files in `folder`, which exists, and makes those that lack; `fresh` if the folder was made just now.
+    pub(super) fn open(folder: &Path, locks: BlobLocks, fresh: bool) -> io::Result<Self> {
+        let file = |name: &str| {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            open(folder.join(name), flags, Mode::from_raw_mode(0o600))
+        };
+        let data = file(DATA_FILE)?;
+        // Reads are scattered, and the pages of what lies beyond a read may not even be present. Advice may be refused.
+        let _ = fadvise(&data, 0, None, Advice::Random);
+        let files = Self {
+            data: LocalFile::new(data),
+            boot_map: Arc::new(file(BOOT_MAP_FILE)?),
+            durable_map: Arc::new(file(DURABLE_MAP_FILE)?),
+            folder: Arc::new(open(
+                folder,
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?),
+            named: AtomicBool::new(false),
+            fresh,
+            locks,
+        };
+        Ok(files)
+    }
+
+    /// Notes on disk that the entry is in use now, for the order of eviction.
+    pub(super) fn note_use(&self) -> io::Result<()> {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        Ok(futimens(&*self.boot_map, &Timestamps { last_access: now, last_modification: now })?)
+    }
+
+    /// Bytes that the data file takes on disk.
+    pub(super) fn used_bytes(&self) -> io::Result<u64> {
+        let stat = fstat(&**self.data.file())?;
+        Ok(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512))
+    }
+
+    fn map(&self, kind: MapKind) -> &Arc<OwnedFd> {
+        match kind {
+            MapKind::Boot => &self.boot_map,
+            MapKind::Durable => &self.durable_map,
+        }
+    }
+}
+
+/// An entry's files, with the reactor that waits for them.
+pub(super) struct OnReactor<'a> {
+    pub(super) files: &'a EntryFiles,
+    pub(super) reactor: &'a Reactor,
+}
+
+/// Tries for a lock until it is had or `patience` has run out.
+pub(super) async fn wait_for(
+    reactor: &Reactor,
+    patience: Duration,
+    mut attempt: impl FnMut() -> io::Result<Option<Held>>,
+) -> io::Result<Option<Held>> {
+    let began = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let held = attempt()?;
+        if held.is_some() || began.elapsed() >= patience {
+            return Ok(held);
+        }
+        reactor.sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+impl Medium for OnReactor<'_> {
+    async fn locked<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
+        let held = wait_for(self.reactor, LOCK_PATIENCE, || self.files.locks.maps()).await;
+        match held {
+            Ok(Some(held)) => {
+                let done = act();
+                drop(held);
+                Some(done)
+            }
+            Ok(None) => None,
+            Err(error) => {
+                tracing::warn!(%error, "cannot lock a presence map");
+                None
+            }
+        }
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.files.fresh
+    }
+
+    fn data_len(&self) -> io::Result<u64> {
+        u64::try_from(fstat(&**self.files.data.file())?.st_size).map_err(io::Error::other)
+    }
+
+    fn set_data_len(&self, size_bytes: u64) -> io::Result<()> {
+        let data = self.files.data.file();
+        ftruncate(&**data, 0)?;
+        Ok(ftruncate(&**data, size_bytes)?)
+    }
+
+    async fn write_data(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut at = offset;
+        for chunk in bytes.chunks(CHUNK_BYTES) {
+            let mut rest = chunk;
+            while !rest.is_empty() {
+                let mut buffer =
+                    self.reactor.io_buffers().acquire(rest.len()).await.map_err(io::Error::other)?;
+                buffer.copy_from_slice(rest);
+                let (count, _) = self.reactor.write_at(self.files.data.file(), at, buffer).await;
+                let count = match count {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(count) => count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                    Err(error) => return Err(error),
+                };
+                rest = rest.get(count..).unwrap_or_default();
+                at = at.saturating_add(count as u64);
+            }
+        }
+        Ok(())
+    }
+
+    async fn sync_data(&self) -> io::Result<()> {
+        if !self.files.named.load(Ordering::Relaxed) {
+            self.reactor.sync_data(&self.files.folder).await?;
+            self.files.named.store(true, Ordering::Relaxed);
+        }
+        self.reactor.sync_data(self.files.data.file()).await
+    }
+
+    fn punch_data(&self, range: ByteRange) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(&**self.files.data.file(), flags, range.start(), range.len())?)
+    }
+
+    fn read_map(&self, kind: MapKind, limit_bytes: usize) -> io::Result<Vec<u8>> {
+        let mut raw = Vec::new();
+        let mut chunk = [0; 128 * MAP_SECTOR_BYTES];
+        while raw.len() < limit_bytes {
+            let count = pread(self.files.map(kind).as_fd(), &mut chunk, raw.len() as u64)?;
+            if count == 0 {
+                break;
+            }
+            raw.extend_from_slice(chunk.get(..count).unwrap_or_default());
+        }
+        raw.truncate(limit_bytes);
+        Ok(raw)
+    }
+
+    fn read_sector(&self, kind: MapKind, sector: u64) -> io::Result<RawSector> {
+        let mut raw = [0; MAP_SECTOR_BYTES];
+        // A short count leaves zeroes, which no CRC fits.
+        let _ = pread(self.files.map(kind).as_fd(), &mut raw, sector * MAP_SECTOR_BYTES as u64)?;
+        Ok(raw)
+    }
+
+    fn write_sector(&self, kind: MapKind, sector: u64, raw: &RawSector) -> io::Result<()> {
+        let count = pwrite(self.files.map(kind).as_fd(), raw, sector * MAP_SECTOR_BYTES as u64)?;
+        if count == raw.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    fn truncate_map(&self, kind: MapKind) -> io::Result<()> {
+        Ok(ftruncate(&**self.files.map(kind), 0)?)
+    }
+
+    async fn sync_map(&self, kind: MapKind) -> io::Result<()> {
+        self.reactor.sync_data(self.files.map(kind)).await
+    }
+}

@@ -1,0 +1,143 @@
+//! What all entries of a cache have in common.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use super::{
+    CacheConfig, CacheMetrics,
+    budget::Budget,
+    entry::Entry,
+    key::BlobKey,
+    lock::{BlobLocks, LockFile},
+};
+use crate::reactor::ReactorHandle;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: CacheConfig,
+    pub(super) blobs_dir: PathBuf,
+    pub(super) handle: ReactorHandle,
+    pub(super) metrics: CacheMetrics,
+    pub(super) budget: Arc<Budget>,
+    pub(super) lock_file: Arc<LockFile>,
+    pub(super) boot: [u8; 16],
+    pub(super) entries: Mutex<HashMap<BlobKey, Weak<Entry>>>,
+    /// Held while an entry is opened or removed, so that the two do not meet in this process.
+    pub(super) opening: futures_util::lock::Mutex<()>,
+    /// How many open entries use each blob's lock; more than one only while an old one goes and a new one comes.
+    uses: Mutex<HashMap<BlobKey, usize>>,
+    /// Counts syncs: the clock of what was used when.
+    pub(super) clock: AtomicU32,
+    /// Bytes on disk as of the last count, and written since.
+    pub(super) used_bytes: AtomicU64,
+    pub(super) evicting: AtomicBool,
+    disk: Mutex<DiskState>,
+}
+
+#[derive(Debug, Default)]
+struct DiskState {
+    /// Not written to before then.
+    rests_until: Option<Instant>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        config: CacheConfig,
+        handle: ReactorHandle,
+        lock_file: LockFile,
+        boot: [u8; 16],
+    ) -> Self {
+        Self {
+            blobs_dir: config.dir.join("blobs"),
+            budget: Budget::new(config.fetches, config.flight_bytes),
+            config,
+            handle,
+            metrics: CacheMetrics::default(),
+            lock_file: Arc::new(lock_file),
+            boot,
+            entries: Mutex::default(),
+            opening: futures_util::lock::Mutex::new(()),
+            uses: Mutex::default(),
+            clock: AtomicU32::new(1),
+            used_bytes: AtomicU64::new(0),
+            evicting: AtomicBool::new(false),
+            disk: Mutex::default(),
+        }
+    }
+
+    pub(super) fn locks(&self, key: &BlobKey) -> BlobLocks {
+        BlobLocks::new(Arc::clone(&self.lock_file), &key.hash())
+    }
+
+    /// Counts this process among the users of the blob.
+    pub(super) fn begin_use(&self, key: &BlobKey) -> io::Result<bool> {
+        let mut uses = lock(&self.uses);
+        if !uses.contains_key(key) && !self.locks(key).share_use()? {
+            return Ok(false);
+        }
+        *uses.entry(key.clone()).or_default() += 1;
+        Ok(true)
+    }
+
+    pub(super) fn end_use(&self, key: &BlobKey) {
+        let mut uses = lock(&self.uses);
+        let Some(count) = uses.get_mut(key) else { return };
+        *count -= 1;
+        if *count == 0 {
+            uses.remove(key);
+            self.locks(key).end_use();
+        }
+    }
+
+    /// Whether no entry of this process uses the blob.
+    pub(super) fn is_unused_here(&self, key: &BlobKey) -> bool {
+        !lock(&self.uses).contains_key(key)
+    }
+
+    /// The entries that are open, and forgets those that have gone.
+    pub(super) fn open_entries(&self) -> Vec<Arc<Entry>> {
+        let mut entries = lock(&self.entries);
+        entries.retain(|_, entry| entry.strong_count() > 0);
+        entries.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether the disk may be written to now.
+    pub(super) fn disk_works(&self) -> bool {
+        lock(&self.disk).rests_until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// The disk failed or is full: reads go on uncached, and it is tried again later.
+    pub(super) fn disk_failed(&self, key: &BlobKey, error: &io::Error) {
+        self.metrics.write_errors.inc();
+        let mut disk = lock(&self.disk);
+        if disk.rests_until.is_none() {
+            tracing::warn!(%error, blob = %key, "the cache cannot be written; reading on uncached");
+        }
+        disk.rests_until = Instant::now().checked_add(self.config.disk_rest);
+    }
+
+    /// The disk took a write.
+    pub(super) fn disk_worked(&self) {
+        if lock(&self.disk).rests_until.take().is_some() {
+            tracing::info!("the cache can be written again");
+        }
+    }
+
+    /// Whether the limit is reached.
+    pub(super) fn is_full(&self) -> bool {
+        self.used_bytes.load(Ordering::Relaxed) >= self.config.limit_bytes
+    }
+}
+
+/// The content of a mutex, also after a panic: what these protect is whole between any two statements.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

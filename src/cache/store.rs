@@ -1,0 +1,170 @@
+//! The cache as its owner sees it: opened once a process, asked for blobs, synced.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    sync::{Arc, Weak, atomic::Ordering},
+};
+
+use super::{
+    CacheConfig, CacheError, CacheMetrics, CachedBlob, evict,
+    key::BlobKey,
+    lock::LockFile,
+    open::{known_size, open_entry},
+    shared::Shared,
+};
+use crate::{
+    reactor::{Reactor, ReactorHandle},
+    source::Origin,
+};
+
+/// Where the kernel says which boot this is.
+const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Tells backup programs that all of this can be had again (bford.info/cachedir).
+const CACHE_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n";
+
+/// The cache of one process in one folder. Cloning gives another handle to it.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    shared: Arc<Shared>,
+}
+
+impl Cache {
+    /// Opens or makes the cache. `handle` leads to a reactor of the cache's own, which serves no I/O of devices: it drives
+    /// fetches, writes, syncs and evictions, and may wait for the disk.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or locked, or the kernel does not say which boot this is.
+    pub fn open(config: CacheConfig, handle: ReactorHandle) -> Result<Self, CacheError> {
+        let failed = |path: &Path, action| {
+            let path = path.to_owned();
+            move |source| CacheError::Io { path, action, source }
+        };
+        let dir = config.dir.clone();
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(dir.join("blobs")).map_err(failed(&dir, "make the folder"))?;
+        let tag = dir.join("CACHEDIR.TAG");
+        if !tag.exists() {
+            fs::write(&tag, CACHE_TAG).map_err(failed(&tag, "write"))?;
+        }
+        let lock_path = dir.join("lock");
+        let lock_file = LockFile::open(&lock_path).map_err(failed(&lock_path, "lock ranges of"))?;
+        let boot = boot_id().map_err(failed(Path::new(BOOT_ID_PATH), "read the boot's id from"))?;
+        let shared = Arc::new(Shared::new(config, handle, lock_file, boot));
+        let tended = Arc::downgrade(&shared);
+        shared.handle.spawn(move |reactor| tend(reactor.clone(), tended));
+        Ok(Self { shared })
+    }
+
+    /// The blob with `digest`, whose bytes come from `origin` where the cache lacks them. Asks nothing of the origin but its
+    /// size. The future may be awaited on any executor.
+    ///
+    /// # Errors
+    /// When the entry cannot be used; the blob can then be read through [`crate::source::Uncached`].
+    pub fn blob(
+        &self,
+        digest: &str,
+        origin: Arc<dyn Origin>,
+    ) -> impl Future<Output = Result<Arc<CachedBlob>, CacheError>> + Send + 'static + use<> {
+        let key = BlobKey::parse(digest);
+        let shared = Arc::clone(&self.shared);
+        async move {
+            let key = key?;
+            let handle = shared.handle.clone();
+            let size_bytes = origin.size_bytes();
+            let opened = handle
+                .call(move |reactor| async move { open_entry(&shared, &reactor, key, size_bytes).await });
+            let entry = opened.await.map_err(|_| CacheError::Closed)??;
+            Ok(Arc::new(CachedBlob::new(entry, origin)))
+        }
+    }
+
+    /// The size in bytes of a blob that has an entry on disk, so that it can be opened without asking its origin.
+    ///
+    /// # Errors
+    /// When the digest is none, or the disk fails.
+    pub fn known_size(
+        &self,
+        digest: &str,
+    ) -> impl Future<Output = Result<Option<u64>, CacheError>> + Send + 'static + use<> {
+        let key = BlobKey::parse(digest);
+        let shared = Arc::clone(&self.shared);
+        async move {
+            let key = key?;
+            let path = shared.blobs_dir.join(key.path());
+            let handle = shared.handle.clone();
+            let answer = handle.call(move |_| async move { known_size(&shared, &key) }).await;
+            let failed = |source| CacheError::Io { path, action: "read the map in", source };
+            answer.map_err(|_| CacheError::Closed)?.map_err(failed)
+        }
+    }
+
+    /// Makes all that was fetched so far survive loss of power. To be called before the process ends; what is lost without
+    /// is only what was fetched in the last interval.
+    ///
+    /// # Errors
+    /// When the cache's thread has ended.
+    pub fn sync(&self) -> impl Future<Output = Result<(), CacheError>> + Send + 'static + use<> {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            let handle = shared.handle.clone();
+            let synced = handle.call(move |reactor| async move { sync_all(&shared, &reactor).await });
+            synced.await.map_err(|_| CacheError::Closed)
+        }
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn metrics(&self) -> &CacheMetrics {
+        &self.shared.metrics
+    }
+
+    /// Bytes on disk: as of the last count, and what was written since.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.shared.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> &CacheConfig {
+        &self.shared.config
+    }
+}
+
+/// Syncs, counts and evicts until the cache has gone.
+async fn tend(reactor: Reactor, shared: Weak<Shared>) {
+    let Some(interval) = shared.upgrade().map(|shared| shared.config.sync_interval) else { return };
+    if let Some(shared) = shared.upgrade() {
+        evict::start(&shared);
+    }
+    loop {
+        reactor.sleep(interval).await;
+        let Some(shared) = shared.upgrade() else { return };
+        shared.clock.fetch_add(1, Ordering::Relaxed);
+        sync_all(&shared, &reactor).await;
+        if shared.is_full() {
+            evict::start(&shared);
+        }
+    }
+}
+
+async fn sync_all(shared: &Shared, reactor: &Reactor) {
+    for entry in shared.open_entries() {
+        entry.sync(reactor).await;
+        // Only the order of eviction depends on it.
+        let _ = entry.files.note_use();
+    }
+}
+
+fn boot_id() -> io::Result<[u8; 16]> {
+    let text = fs::read_to_string(BOOT_ID_PATH)?;
+    let digits: String = text.trim().chars().filter(|digit| *digit != '-').collect();
+    match u128::from_str_radix(&digits, 16) {
+        Ok(id) if digits.len() == 32 => Ok(id.to_be_bytes()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not a boot id")),
+    }
+}

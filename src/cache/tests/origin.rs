@@ -1,0 +1,119 @@
+//! An origin for tests: bytes from memory after a delay, with faults to order, and a record of what was asked.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    block::ByteRange,
+    reactor::{ReactorConfig, ReactorThread},
+    source::{BoxFuture, Origin, SourceError, Urgency},
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mood {
+    Good,
+    Fails,
+    Short,
+    Long,
+    Hangs,
+    /// Right in length, wrong in content.
+    Lies,
+}
+
+#[derive(Debug)]
+pub(super) struct TestOrigin {
+    pub(super) content: Bytes,
+    pub(super) digest: String,
+    pub(super) mood: Mutex<Mood>,
+    pub(super) asked: Mutex<Vec<ByteRange>>,
+    pub(super) most_at_once: AtomicUsize,
+    at_once: Arc<AtomicUsize>,
+    latency: Duration,
+    clock: ReactorThread,
+}
+
+/// Content that differs at every offset and for every `seed`, with no zero byte in it.
+pub(super) fn content(len: usize, seed: u64) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    (0..len).map(|_| random.u8(1..)).collect()
+}
+
+impl TestOrigin {
+    pub(super) fn new(len: usize, seed: u64, latency: Duration) -> Arc<Self> {
+        let content = content(len, seed);
+        let digest = Sha256::digest(&content);
+        let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Arc::new(Self {
+            content: content.into(),
+            digest: format!("sha256:{digits}"),
+            mood: Mutex::new(Mood::Good),
+            asked: Mutex::default(),
+            most_at_once: AtomicUsize::new(0),
+            at_once: Arc::default(),
+            latency,
+            clock: ReactorThread::start("origin", ReactorConfig::default(), || Ok(())).unwrap(),
+        })
+    }
+
+    pub(super) fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+
+    pub(super) fn asked(&self) -> Vec<ByteRange> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    pub(super) fn bytes_asked(&self) -> u64 {
+        self.asked().iter().map(|range| range.len()).sum()
+    }
+}
+
+impl Origin for TestOrigin {
+    fn size_bytes(&self) -> u64 {
+        self.content.len() as u64
+    }
+
+    fn name(&self) -> &str {
+        "test/origin"
+    }
+
+    fn read_range(&self, range: ByteRange, _: Urgency) -> BoxFuture<'static, Result<Bytes, SourceError>> {
+        self.asked.lock().unwrap().push(range);
+        let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_at_once.fetch_max(now, Ordering::SeqCst);
+        let (latency, at_once) = (self.latency, Arc::clone(&self.at_once));
+        let waited = self.clock.handle().call(move |reactor| async move {
+            reactor.sleep(latency).await;
+            at_once.fetch_sub(1, Ordering::SeqCst);
+        });
+        let mood = *self.mood.lock().unwrap();
+        let content = self.content.clone();
+        Box::pin(async move {
+            waited.await.unwrap();
+            let start = usize::try_from(range.start()).unwrap();
+            let end = usize::try_from(range.end()).unwrap();
+            match mood {
+                Mood::Good => Ok(content.slice(start..end)),
+                Mood::Short => Ok(content.slice(start..end - 1)),
+                Mood::Long => Ok(content.slice(start - 1..end)),
+                Mood::Lies => Ok(vec![0x55; end - start].into()),
+                Mood::Hangs => std::future::pending().await,
+                Mood::Fails => Err(SourceError::Remote {
+                    name: "test/origin".into(),
+                    offset: range.start(),
+                    len: range.len(),
+                    timed_out: false,
+                    source: Arc::new(std::io::Error::other("out of order")),
+                }),
+            }
+        })
+    }
+}
