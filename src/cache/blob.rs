@@ -46,6 +46,12 @@ impl CachedBlob {
         (self.entry.ledger.presence().count() * GRAIN_BYTES).min(self.entry.size_bytes)
     }
 
+    /// What lies below, for tests that reach in.
+    #[cfg(test)]
+    pub(super) fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
     /// Fetches under way.
     #[cfg(test)]
     pub(super) fn in_flight(&self) -> usize {

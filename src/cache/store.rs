@@ -28,7 +28,7 @@ const CACHE_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n";
 /// The cache of one process in one folder. Cloning gives another handle to it.
 #[derive(Debug, Clone)]
 pub struct Cache {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Cache {

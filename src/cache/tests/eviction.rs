@@ -1,1 +1,83 @@
-//! placeholder
+//! The limit on disk, and that what is read is never taken wrongly.
+
+use super::*;
+
+fn small(dir: &Path, limit_bytes: usize) -> CacheConfig {
+    CacheConfig { limit_bytes: limit_bytes as u64, sync_interval: Duration::from_millis(20), ..config(dir) }
+}
+
+fn on_disk(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => on_disk(&entry.path()),
+        Ok(found) if entry.file_name() == "data" => found.blocks() * 512,
+        _ => 0,
+    };
+    entries.flatten().map(size).sum()
+}
+
+#[test]
+fn the_blob_unused_for_longest_goes_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(small(dir.path(), 5 * MIB));
+    let origins: Vec<_> = (0..3).map(|seed| TestOrigin::new(2 * MIB, 30 + seed, Duration::ZERO)).collect();
+    for origin in &origins {
+        let blob = bench.blob(origin);
+        bench.read(&blob, 0, 2 * MIB).unwrap();
+        bench.settle(&blob);
+        drop(blob);
+        bench.reactor.block_on(bench.reactor.sleep(Duration::from_millis(60))).unwrap();
+    }
+    bench.until("the limit is kept", || on_disk(dir.path()) <= 5 * MIB as u64);
+    let known = |origin: &TestOrigin| {
+        bench.reactor.block_on(bench.cache.known_size(&origin.digest)).unwrap().unwrap().is_some()
+    };
+    bench.until("the first blob has gone", || !known(&origins[0]));
+    assert!(known(&origins[1]) && known(&origins[2]));
+    assert!(bench.cache.metrics().evicted_bytes.get() >= 2 * MIB as u64);
+    let blob = bench.blob(&origins[0]);
+    assert!(bench.read(&blob, 0, 2 * MIB).unwrap() == origins[0].content);
+}
+
+#[test]
+fn one_blob_larger_than_the_limit_is_read_right_and_loses_its_cold_regions() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(small(dir.path(), 4 * MIB));
+    let origin = TestOrigin::new(16 * MIB, 40, Duration::ZERO);
+    let blob = bench.blob(&origin);
+    let mut random = fastrand::Rng::with_seed(4);
+    for _ in 0..3 {
+        for offset in (0..16 * MIB).step_by(256 << 10) {
+            assert!(
+                bench.read(&blob, offset, 256 << 10).unwrap() == origin.content[offset..offset + (256 << 10)]
+            );
+            bench.reactor.block_on(bench.reactor.sleep(Duration::from_millis(random.u64(0..6)))).unwrap();
+        }
+    }
+    bench.settle(&blob);
+    bench.until("the limit is kept", || on_disk(dir.path()) <= 5 * MIB as u64);
+    assert!(bench.cache.metrics().evicted_bytes.get() >= 4 * MIB as u64);
+}
+
+#[test]
+fn what_another_process_has_open_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    // Locks belong to an open file, so a second cache in this process is to the first as another process is.
+    let other = Bench::new(config(dir.path()));
+    let origin = TestOrigin::new(3 * MIB, 50, Duration::ZERO);
+    let theirs = other.blob(&origin);
+    other.read(&theirs, 0, 3 * MIB).unwrap();
+    other.settle(&theirs);
+    let bench = Bench::new(small(dir.path(), MIB));
+    let ours = bench.blob(&origin);
+    let entry = ours.entry();
+    let punched = bench
+        .reactor
+        .block_on(async { super::super::evict::punch(entry, &bench.reactor, &[0..64]).await })
+        .unwrap();
+    assert_eq!(punched, 0);
+    bench.reactor.block_on(bench.reactor.sleep(Duration::from_millis(200))).unwrap();
+    assert!(theirs.is_complete() && on_disk(dir.path()) >= 3 * MIB as u64);
+    assert!(other.read(&theirs, 0, 3 * MIB).unwrap() == origin.content);
+}

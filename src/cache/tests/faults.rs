@@ -1,1 +1,187 @@
-//! placeholder
+//! Origins and disks that fail, and bytes that a checksum refutes.
+
+use std::{os::unix::fs::FileExt, path::PathBuf, time::Instant};
+
+use super::{origin::Mood, *};
+use crate::block::ByteRange;
+
+fn file_of(dir: &Path, digest: &str, name: &str) -> PathBuf {
+    let digits = digest.strip_prefix("sha256:").unwrap();
+    dir.join("blobs/sha256").join(&digits[..2]).join(digits).join(name)
+}
+
+#[test]
+fn a_failed_or_mislabelled_answer_fails_the_read_and_is_not_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(config(dir.path()));
+    let origin = TestOrigin::new(MIB, 11, Duration::ZERO);
+    let blob = bench.blob(&origin);
+    for mood in [Mood::Fails, Mood::Short, Mood::Long] {
+        origin.set(mood);
+        let error = bench.read(&blob, 5000, 10_000).unwrap_err();
+        assert!(matches!(error, SourceError::Remote { timed_out: false, .. }), "{error}");
+        assert_eq!(blob.present_bytes(), 0);
+    }
+    origin.set(Mood::Good);
+    assert!(bench.read(&blob, 5000, 10_000).unwrap() == origin.content[5000..15_000]);
+    assert!(bench.cache.metrics().failed_fetches.get() >= 3);
+}
+
+#[test]
+fn an_origin_that_hangs_ends_by_the_deadline_and_does_not_hold_the_next_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let deadline = Duration::from_millis(150);
+    let bench = Bench::new(CacheConfig { fetch_deadline: deadline, ..config(dir.path()) });
+    let origin = TestOrigin::new(MIB, 12, Duration::ZERO);
+    let blob = bench.blob(&origin);
+    origin.set(Mood::Hangs);
+    let began = Instant::now();
+    let error = bench.read(&blob, 0, 4096).unwrap_err();
+    assert!(matches!(error, SourceError::Remote { timed_out: true, .. }), "{error}");
+    assert!(began.elapsed() >= deadline);
+    origin.set(Mood::Good);
+    assert!(bench.read(&blob, 0, 4096).unwrap() == origin.content[..4096]);
+}
+
+#[test]
+fn wrong_bytes_are_forgotten_in_memory_and_on_disk_and_fetched_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = TestOrigin::new(MIB, 13, Duration::ZERO);
+    {
+        let bench = Bench::new(config(dir.path()));
+        let blob = bench.blob(&origin);
+        origin.set(Mood::Lies);
+        assert_eq!(bench.read(&blob, 8192, 4096).unwrap(), [0x55; 4096]);
+        bench.settle(&blob);
+        bench.sync();
+        assert!(blob.invalidate(ByteRange::between(8192, 12_288)));
+        assert!(!blob.invalidate(ByteRange::between(8192, 12_288)), "there is nothing left to forget");
+        bench.sync();
+    }
+    origin.set(Mood::Good);
+    let bench = Bench::new(config(dir.path()));
+    let blob = bench.blob(&origin);
+    assert!(bench.read(&blob, 8192, 4096).unwrap() == origin.content[8192..12_288]);
+}
+
+#[test]
+fn wrong_bytes_still_in_flight_are_not_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(config(dir.path()));
+    let origin = TestOrigin::new(MIB, 14, Duration::from_millis(50));
+    let blob = bench.blob(&origin);
+    origin.set(Mood::Lies);
+    bench
+        .reactor
+        .block_on(async {
+            let mut dest = [0; 4096];
+            let mut read = std::pin::pin!(blob.read(&bench.reactor, 0, &mut dest));
+            assert!(futures_util::poll!(read.as_mut()).is_pending());
+            assert!(blob.invalidate(ByteRange::between(0, 4096)));
+        })
+        .unwrap();
+    origin.set(Mood::Good);
+    assert!(bench.read(&blob, 0, 4096).unwrap() == origin.content[..4096]);
+    bench.reactor.block_on(bench.reactor.sleep(Duration::from_millis(150))).unwrap();
+    assert!(bench.read(&blob, 0, 4096).unwrap() == origin.content[..4096]);
+}
+
+#[test]
+fn a_data_file_cut_under_the_cache_costs_a_fetch_and_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(config(dir.path()));
+    let origin = TestOrigin::new(MIB, 15, Duration::ZERO);
+    let blob = bench.blob(&origin);
+    bench.read(&blob, 0, MIB).unwrap();
+    bench.settle(&blob);
+    let data =
+        std::fs::File::options().write(true).open(file_of(dir.path(), &origin.digest, "data")).unwrap();
+    data.set_len(0).unwrap();
+    assert!(bench.read(&blob, 10_000, 50_000).unwrap() == origin.content[10_000..60_000]);
+    assert!(bench.cache.metrics().read_errors.get() >= 1);
+}
+
+#[test]
+fn lost_data_and_overwritten_maps_are_noticed_at_open() {
+    let origin = TestOrigin::new(MIB + 5, 16, Duration::ZERO);
+    let damages: [fn(&Path, &str); 4] = [
+        |dir, digest| std::fs::remove_file(file_of(dir, digest, "data")).unwrap(),
+        |dir, digest| {
+            let data = std::fs::File::options().write(true).open(file_of(dir, digest, "data")).unwrap();
+            data.set_len(4096).unwrap();
+        },
+        |dir, digest| {
+            for name in ["map", "durable"] {
+                let map = std::fs::File::options().write(true).open(file_of(dir, digest, name)).unwrap();
+                map.write_all_at(&[0xA5; 700], 100).unwrap();
+            }
+        },
+        |dir, digest| {
+            for name in ["map", "durable"] {
+                std::fs::remove_file(file_of(dir, digest, name)).unwrap();
+            }
+        },
+    ];
+    for damage in damages {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let bench = Bench::new(config(dir.path()));
+            let blob = bench.blob(&origin);
+            bench.read(&blob, 0, MIB + 5).unwrap();
+            bench.settle(&blob);
+            bench.sync();
+        }
+        damage(dir.path(), &origin.digest);
+        let bench = Bench::new(config(dir.path()));
+        let blob = bench.blob(&origin);
+        assert_eq!(blob.present_bytes(), 0);
+        assert!(bench.read(&blob, 0, MIB + 5).unwrap() == origin.content);
+    }
+}
+
+/// A memory file system of its own, unmounted at the end.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(size: &std::ffi::CStr) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        match rustix::mount::mount(c"tmpfs", dir.path(), c"tmpfs", flags, size) {
+            Ok(()) => Some(Self(dir)),
+            Err(error) => {
+                eprintln!("skipped: mounting a small tmpfs needs root ({error})");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_makes_reads_uncached_and_room_makes_them_cached_again() {
+    let Some(disk) = SmallDisk::new(c"size=2m") else { return };
+    let bench = Bench::new(config(disk.0.path()));
+    let origin = TestOrigin::new(4 * MIB, 17, Duration::ZERO);
+    let blob = bench.blob(&origin);
+    let filler = disk.0.path().join("filler");
+    std::fs::write(&filler, vec![1; MIB]).unwrap();
+    for offset in (0..4 * MIB).step_by(100_000) {
+        let len = 100_000.min(4 * MIB - offset);
+        assert!(bench.read(&blob, offset, len).unwrap() == origin.content[offset..offset + len]);
+    }
+    bench.settle(&blob);
+    assert!(bench.cache.metrics().write_errors.get() >= 1);
+    assert!(!blob.is_complete());
+    let before = blob.present_bytes();
+    std::fs::remove_file(&filler).unwrap();
+    bench.until("the disk is written again", || {
+        bench.read(&blob, 3 * MIB, MIB / 4).unwrap();
+        blob.present_bytes() > before
+    });
+    assert!(bench.read(&blob, 0, 4 * MIB).unwrap() == origin.content);
+}

@@ -1,1 +1,105 @@
-//! placeholder
+//! Several real processes on one folder: shared fetches, and kills.
+
+use std::process::{Child, Command, Stdio};
+
+use super::{origin::Mood, *};
+
+/// Set for a child: the folder of the cache.
+const CHILD_DIR: &str = "STRATABD_TEST_CACHE_DIR";
+const SIZE: usize = 6 * MIB + 100;
+const SEED: u64 = 70;
+
+/// Not a test by itself: the body of a child process, which reads the whole blob and says what it asked for.
+#[test]
+fn child_reads_the_whole_blob() {
+    let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
+    let bench =
+        Bench::new(CacheConfig { sync_interval: Duration::from_millis(10), ..config(Path::new(&dir)) });
+    let origin = TestOrigin::new(SIZE, SEED, Duration::from_millis(10));
+    let blob = bench.blob(&origin);
+    let mut random = fastrand::Rng::new();
+    let mut offsets: Vec<usize> = (0..SIZE).step_by(16 << 10).collect();
+    random.shuffle(&mut offsets);
+    for offset in offsets {
+        let len = (16 << 10).min(SIZE - offset);
+        assert!(bench.read(&blob, offset, len).unwrap() == origin.content[offset..offset + len]);
+    }
+    bench.settle(&blob);
+    println!("\nasked {}", origin.bytes_asked());
+}
+
+fn child(dir: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", "cache::tests::processes::child_reads_the_whole_blob"])
+        .env(CHILD_DIR, dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn processes_that_read_the_same_blob_at_once_fetch_it_about_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let children: Vec<Child> = (0..3).map(|_| child(dir.path())).collect();
+    let mut asked = 0;
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        let line = text.lines().find_map(|line| line.strip_prefix("asked ")).unwrap();
+        asked += line.parse::<u64>().unwrap();
+    }
+    // A fetch that spans what a peer got meanwhile takes a little of it again.
+    assert!(asked <= SIZE as u64 * 14 / 10, "{asked} bytes for a blob of {SIZE}");
+}
+
+#[test]
+fn whatever_is_present_after_a_process_was_killed_has_the_right_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut random = fastrand::Rng::with_seed(71);
+    let origin = TestOrigin::new(SIZE, SEED, Duration::ZERO);
+    origin.set(Mood::Fails);
+    let mut most = 0;
+    for _ in 0..12 {
+        let mut child = child(dir.path());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a test may block, and the moment of the kill is the point"
+        )]
+        std::thread::sleep(Duration::from_millis(random.u64(150..1200)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let bench = Bench::new(config(dir.path()));
+        let blob = bench.blob(&origin);
+        for grain in blob.entry().ledger.presence().present(&(0..2000)).into_iter().flatten() {
+            let offset = usize::try_from(grain).unwrap() * 4096;
+            let len = 4096.min(SIZE - offset);
+            assert!(bench.read(&blob, offset, len).unwrap() == origin.content[offset..offset + len]);
+        }
+        most = blob.present_bytes().max(most);
+    }
+    assert!(most > 0, "the children got somewhere");
+    assert!(origin.asked().is_empty(), "all that is present was read from the disk");
+}
+
+#[test]
+fn a_peer_that_was_stopped_is_not_waited_for_beyond_the_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = Bench::new(config(dir.path()));
+    let origin = TestOrigin::new(MIB, 72, Duration::ZERO);
+    let theirs = other.blob(&origin);
+    let held = theirs.entry().files.locks.fetch(&(0..256)).unwrap().unwrap();
+    let patience = Duration::from_millis(100);
+    let bench = Bench::new(CacheConfig { peer_patience: patience, ..config(dir.path()) });
+    let blob = bench.blob(&origin);
+    let began = std::time::Instant::now();
+    assert!(bench.read(&blob, 0, 4096).unwrap() == origin.content[..4096]);
+    assert!(began.elapsed() >= patience);
+    drop(held);
+    bench.settle(&blob);
+    // And what we fetched, they have: their origin is not asked.
+    origin.set(Mood::Fails);
+    assert!(other.read(&theirs, 0, 4096).unwrap() == origin.content[..4096]);
+    assert_eq!(other.cache.metrics().spared_by_peers.get(), 1);
+}
