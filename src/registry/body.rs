@@ -1,6 +1,6 @@
 //! Reads bodies: exactly as many bytes as promised, never waiting for a silent peer, never more than a limit.
 
-use std::time::Duration;
+use std::{error::Error as _, io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
@@ -93,7 +93,7 @@ async fn next(
                     return Ok(Some(data));
                 }
             }
-            Some(Err(error)) if error.is_incomplete_message() => {
+            Some(Err(error)) if is_cut(&error) => {
                 return Err(Reason::ShortBody {
                     expected: extent.skip.saturating_add(extent.len),
                     got: received,
@@ -102,4 +102,10 @@ async fn next(
             Some(Err(error)) => return Err(Reason::Exchange { source: error.into() }),
         }
     }
+}
+
+/// Whether the peer closed before the length that it had announced.
+fn is_cut(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    error.is_incomplete_message() || cause.is_some_and(|cause| cause.kind() == io::ErrorKind::UnexpectedEof)
 }

@@ -1,0 +1,184 @@
+//! Proxies, connections that are reused, and hosts that cannot be reached.
+
+use std::{net::TcpListener as StdListener, time::Duration};
+
+use stratabd::registry::{HostConfig, Priority, ProxyConfig, Reason, Repository};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::{
+    script::{Server, blob, client, config, digest, partial, pattern, range, reply},
+    site::{REPOSITORY, Site},
+};
+
+const SIZE: usize = 10_000;
+
+#[tokio::test]
+async fn a_plain_request_goes_through_the_proxy_in_full_with_the_proxys_login() {
+    let data = pattern(SIZE);
+    let proxy = Server::start(move |seen, _| partial(&data, seen)).await;
+    let mut config = config(&[]);
+    let plain = HostConfig { plain_http: true, ..HostConfig::default() };
+    config.hosts.insert("registry.invalid".into(), plain);
+    let http = format!("http://pu:pp@{}", proxy.address);
+    config.proxy = ProxyConfig::Explicit { http, https: String::new(), no_proxy: "127.0.0.1".into() };
+    let client = client(&config);
+    let repository = Repository::new("registry.invalid", "team/app", true).unwrap();
+    let blob = client.blob(&repository, digest(), SIZE as u64);
+    blob.read_range(range(0, 1), Priority::Demand).await.unwrap();
+    let seen = proxy.requests().remove(0);
+    assert_eq!(seen.target, format!("http://registry.invalid/v2/team/app/blobs/{}", digest()));
+    // pu:pp
+    assert_eq!(seen.header("proxy-authorization"), Some("Basic cHU6cHA="));
+    assert_eq!(seen.header("host"), Some("registry.invalid"));
+}
+
+#[tokio::test]
+async fn a_host_in_no_proxy_is_reached_directly() {
+    let data = pattern(SIZE);
+    let registry = Server::start(move |seen, _| partial(&data, seen)).await;
+    let mut config = config(&[registry.address]);
+    let http = "http://proxy.invalid:1".to_owned();
+    config.proxy = ProxyConfig::Explicit { http, https: String::new(), no_proxy: "127.0.0.1".into() };
+    let client = client(&config);
+    blob(&client, &registry, SIZE).read_range(range(0, 1), Priority::Demand).await.unwrap();
+    assert_eq!(registry.requests()[0].header("proxy-authorization"), None);
+}
+
+/// Answers one CONNECT after the other by leading to `target`, whatever name is asked for; sends the heads back.
+async fn tunnel(target: std::net::SocketAddr) -> (std::net::SocketAddr, tokio::sync::mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (heads, received) = tokio::sync::mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let heads = heads.clone();
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(client.read_u8().await.unwrap());
+                }
+                heads.send(String::from_utf8(head).unwrap()).await.unwrap();
+                client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+                let mut server = TcpStream::connect(target).await.unwrap();
+                let _ = copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (address, received)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_goes_through_a_tunnel_that_sees_only_the_name() {
+    let site = Site::start();
+    let data = pattern(SIZE);
+    let digest = site.push(&data);
+    let (proxy, mut heads) = tunnel(site.storage).await;
+    let mut config = site.config();
+    let trusted = HostConfig { ca_file: Some(site.path("ca.pem")), ..HostConfig::default() };
+    // Storage answers without a login; its name is known to the certificate and to no resolver.
+    config.hosts.insert("registry.test".into(), trusted);
+    let https = format!("http://pu:pp@{proxy}");
+    config.proxy = ProxyConfig::Explicit { http: String::new(), https, no_proxy: "127.0.0.1".into() };
+    let client = client(&config);
+    let repository = Repository::new("registry.test", REPOSITORY, false).unwrap();
+    let error = client
+        .blob(&repository, digest, SIZE as u64)
+        .read_range(range(0, 1), Priority::Demand)
+        .await
+        .unwrap_err();
+    // Storage has no such path, which shows that the request came through.
+    assert!(matches!(error.reason(), Reason::NotFound), "{error:?}");
+    let head = heads.recv().await.unwrap();
+    assert!(head.starts_with("CONNECT registry.test:443 HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("Proxy-Authorization: Basic cHU6cHA="), "{head}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_a_connection_error() {
+    let proxy = Server::start(|_, _| reply("407 Proxy Authentication Required", &[], b"")).await;
+    let mut config = config(&[]);
+    let https = format!("http://{}", proxy.address);
+    config.proxy = ProxyConfig::Explicit { http: String::new(), https, no_proxy: String::new() };
+    config.limits.max_tries = 2;
+    let client = client(&config);
+    let repository = Repository::new("registry.invalid", "team/app", false).unwrap();
+    let read = client.blob(&repository, digest(), 10).read_range(range(0, 1), Priority::Demand).await;
+    let error = read.unwrap_err();
+    let Reason::Connect { source, .. } = error.reason() else { panic!("{error:?}") };
+    let mut text = source.to_string();
+    let mut cause = source.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    assert!(text.contains("proxy authorization required"), "{text}");
+}
+
+#[tokio::test]
+async fn nobody_listening_is_retried_and_then_a_connection_error() {
+    let address = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let client = client(&config(&[address]));
+    let repository = Repository::new(&address.to_string(), "team/app", true).unwrap();
+    let read = client.blob(&repository, digest(), 10).read_range(range(0, 1), Priority::Demand).await;
+    let error = read.unwrap_err();
+    assert!(matches!(error.reason(), Reason::Connect { .. }), "{error:?}");
+    assert_eq!(client.metrics().retries.get(), 3);
+}
+
+#[tokio::test]
+async fn a_peer_that_accepts_and_never_speaks_tls_is_a_connect_timeout() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepting = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            kept.push(stream);
+        }
+    });
+    let mut config = config(&[]);
+    config.limits.connect_timeout_ms = 200;
+    config.limits.max_tries = 1;
+    let client = client(&config);
+    let repository = Repository::new(&address.to_string(), "team/app", false).unwrap();
+    let read = client.blob(&repository, digest(), 10).read_range(range(0, 1), Priority::Demand).await;
+    let error = read.unwrap_err();
+    let limit = Duration::from_millis(200);
+    assert!(
+        matches!(error.reason(), Reason::Timeout { what: "connection", limit: l } if *l == limit),
+        "{error:?}"
+    );
+    assert!(error.is_timeout());
+    accepting.abort();
+}
+
+#[tokio::test]
+async fn one_connection_serves_reads_one_after_the_other() {
+    let data = pattern(SIZE);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let upstream = Server::start(move |seen, _| partial(&data, seen)).await;
+    let target = upstream.address;
+    let (count, mut counted) = tokio::sync::mpsc::unbounded_channel();
+    let relaying = tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            count.send(()).unwrap();
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(target).await.unwrap();
+                let _ = copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    let client = client(&config(&[address]));
+    let repository = Repository::new(&address.to_string(), "team/app", true).unwrap();
+    let blob = client.blob(&repository, digest(), SIZE as u64);
+    for i in 0..10 {
+        blob.read_range(range(i, i + 1000), Priority::Demand).await.unwrap();
+    }
+    assert_eq!(upstream.count(), 10);
+    counted.recv().await.unwrap();
+    assert!(counted.try_recv().is_err(), "a second connection was made");
+    relaying.abort();
+}
