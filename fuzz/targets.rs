@@ -23,11 +23,19 @@ use stratabd::{
     },
 };
 
+#[path = "registry.rs"]
+mod registry;
+
+pub use registry::{
+    registry_challenge, registry_content_range, registry_docker_config, registry_location,
+    registry_reference, registry_retry_after, registry_token,
+};
+
 /// A name, and what is called with the bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 14] = [
     ("tar_envelope", tar_envelope),
     ("zfile_header", zfile_header),
     ("zfile_jump_table", zfile_jump_table),
@@ -35,6 +43,13 @@ pub const TARGETS: [Target; 7] = [
     ("lsmt_header", lsmt_header),
     ("lsmt_index", lsmt_index),
     ("oci_manifest", oci_manifest),
+    ("registry_challenge", registry_challenge),
+    ("registry_content_range", registry_content_range),
+    ("registry_docker_config", registry_docker_config),
+    ("registry_retry_after", registry_retry_after),
+    ("registry_reference", registry_reference),
+    ("registry_location", registry_location),
+    ("registry_token", registry_token),
 ];
 
 /// The input is a whole file.

@@ -1,0 +1,142 @@
+//! The fuzz targets of the registry client: texts that registries, token servers and operators' files hold.
+
+use std::time::{Duration, SystemTime};
+
+use stratabd::{
+    block::ByteRange,
+    registry::{
+        Challenge, ContentRange, Credentials, DockerConfig, ImageReference, MAX_SKIP_BYTES, MAX_URL_BYTES,
+        Repository, locate, parse_challenge, parse_retry_after, parse_token, resolve_location, shown,
+    },
+};
+
+use super::check_message;
+
+/// The input is the value of `WWW-Authenticate`.
+pub fn registry_challenge(input: &[u8]) {
+    let Ok(text) = str::from_utf8(input) else { return };
+    match parse_challenge(text) {
+        Ok(Challenge::Bearer { realm, service, scope }) => {
+            // What was read can be written as one challenge and reads the same.
+            let quoted = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"");
+            let mut again = format!("Bearer realm=\"{}\"", quoted(&realm));
+            for (name, value) in [("service", &service), ("scope", &scope)] {
+                if let Some(value) = value {
+                    again = format!("{again}, {name}=\"{}\"", quoted(value));
+                }
+            }
+            let plain = [Some(&realm), service.as_ref(), scope.as_ref()];
+            if again.len() <= 8192 && !plain.iter().flatten().any(|text| text.contains(char::is_control)) {
+                assert_eq!(parse_challenge(&again), Ok(Challenge::Bearer { realm, service, scope }));
+            }
+        }
+        Ok(_) => assert!(text.to_ascii_lowercase().contains("basic")),
+        Err(error) => check_message(&error),
+    }
+}
+
+/// The first byte chooses the status and the range asked for; the rest is `Content-Range`, a line break, and
+/// `Content-Length`.
+pub fn registry_content_range(input: &[u8]) {
+    let Some((choice, text)) = input.split_first() else { return };
+    let Ok(text) = str::from_utf8(text) else { return };
+    let (range, length) = text.split_once('\n').unwrap_or((text, ""));
+    if let Ok(parsed) = range.parse::<ContentRange>() {
+        assert!(parsed.start <= parsed.last && parsed.last < parsed.total);
+        let again = format!("bytes {}-{}/{}", parsed.start, parsed.last, parsed.total);
+        assert_eq!(again.parse(), Ok(parsed));
+    }
+    let mut headers = http::HeaderMap::new();
+    for (name, value) in [(http::header::CONTENT_RANGE, range), (http::header::CONTENT_LENGTH, length)] {
+        if let Ok(value) = http::HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    }
+    let status = if choice & 0x80 == 0 { 206 } else { 200 };
+    let status = http::StatusCode::from_u16(status).expect("both are statuses");
+    let start = u64::from(choice & 0x7f) << 18;
+    let size_bytes = start + 1000;
+    let asked = ByteRange::between(start, start + 10);
+    match locate(status, &headers, asked, size_bytes) {
+        Ok(extent) if status == 206 => {
+            let parsed: ContentRange = range.parse().expect("it was accepted");
+            assert_eq!((parsed.start, parsed.last, parsed.total), (start, start + 9, size_bytes));
+            assert_eq!((extent.skip, extent.len, extent.is_whole_body), (0, 10, true));
+        }
+        Ok(extent) => {
+            assert_eq!((length.parse(), extent.skip, extent.len), (Ok(size_bytes), start, 10));
+            assert!(extent.skip <= MAX_SKIP_BYTES);
+        }
+        Err(reason) => check_message(&reason),
+    }
+}
+
+/// The first line is a repository; the rest is docker's `config.json`.
+pub fn registry_docker_config(input: &[u8]) {
+    let cut = input.iter().position(|byte| *byte == b'\n').unwrap_or_default();
+    let (repository, config) = input.split_at(cut);
+    let Ok(repository) = str::from_utf8(repository) else { return };
+    let Ok(config) = DockerConfig::parse(config) else { return };
+    for host in ["r.example:5000", "registry-1.docker.io"] {
+        let found = config.credentials(host, repository);
+        if let Credentials::Basic { password, .. } = &found {
+            // No form of the secret shows, unless it is the name of the type itself.
+            let shown = format!("{found:?}");
+            let mark = "password: Secret(..)";
+            assert!(shown.contains(mark) || password.expose().is_empty(), "{shown}");
+        }
+        if let Some((_, server)) = config.helper(host, repository) {
+            assert!(!server.is_empty());
+        }
+    }
+}
+
+/// The input is the value of `Retry-After`.
+pub fn registry_retry_after(input: &[u8]) {
+    let Ok(text) = str::from_utf8(input) else { return };
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    if let Some(wait) = parse_retry_after(text, now) {
+        assert!(wait <= Duration::from_secs(300));
+    }
+}
+
+/// The input is an image reference.
+pub fn registry_reference(input: &[u8]) {
+    let Ok(text) = str::from_utf8(input) else { return };
+    match text.parse::<ImageReference>() {
+        Ok(reference) => {
+            assert_eq!(reference.to_string().parse().as_ref(), Ok(&reference));
+            assert!(!reference.tag_or_digest().contains(['/', '?', '#', '%']));
+            if let Ok(repository) = Repository::new(reference.registry_host(), reference.repository(), false)
+            {
+                assert_eq!(repository.name(), reference.repository());
+            }
+        }
+        Err(error) => check_message(&error),
+    }
+}
+
+/// The input is a `Location` or a blob's URL.
+pub fn registry_location(input: &[u8]) {
+    let Ok(text) = str::from_utf8(input) else { return };
+    let base = url::Url::parse("https://r.example:5000/v2/a/blobs/x?old").expect("it is a URL");
+    match resolve_location(&base, text) {
+        Ok(url) => {
+            assert!(matches!(url.scheme(), "http" | "https") && url.has_host());
+            assert!(url.username().is_empty() && url.password().is_none() && url.fragment().is_none());
+            assert!(url.as_str().len() <= MAX_URL_BYTES && !shown(&url).contains('?'));
+        }
+        Err(error) => check_message(&error),
+    }
+    if let Ok(repository) = Repository::from_blob_url(text) {
+        assert!(!repository.name().is_empty() && !repository.name().contains(".."));
+    }
+}
+
+/// The input is a token server's answer.
+pub fn registry_token(input: &[u8]) {
+    if let Ok((token, life)) = parse_token(input) {
+        assert!(!token.expose().is_empty() && token.expose().bytes().all(|byte| byte.is_ascii_graphic()));
+        assert!(life <= Duration::from_secs(24 * 60 * 60));
+    }
+}
