@@ -87,7 +87,7 @@ impl Authorizer {
                 Turn::Lead(lead) => {
                     let known =
                         challenge.take().or_else(|| lead.previous().and_then(|access| access.challenge));
-                    match self.enter(exchange, call, repository, url, headers, known).await {
+                    match self.enter(exchange, call.shared(), repository, url, headers, known).await {
                         Ok(Entered::AsStranger(answer)) => {
                             lead.succeed(self.access(None, None, None));
                             return Ok(answer);

@@ -165,6 +165,7 @@ impl Blob {
             }
             Turn::Failed(error) => Err(error),
             Turn::Lead(lead) => {
+                let call = call.shared();
                 let followed = self.shared.follow(call, &self.repository, self.url.clone(), headers).await;
                 let found = followed.and_then(|followed| {
                     let route = followed.storage.map_or(Route::Registry, Route::storage);

@@ -142,6 +142,10 @@ impl Shared {
         mut url: Url,
         headers: &HeaderMap,
     ) -> Result<Followed, RegistryError> {
+        if repository.is_plain_http() && !self.exchange.connections.may_be_plain(&url) {
+            let host = repository.host();
+            return Err(RegistryError::new(location::shown(&url), Reason::PlainHttp { host }));
+        }
         let mut is_home = true;
         for _ in 0..=MAX_REDIRECTS {
             let answer = if is_home {

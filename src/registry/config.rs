@@ -146,7 +146,9 @@ pub struct Limits {
     /// Requests in flight to all hosts together. 64 fills 10 Gbit/s with 256 KiB reads at 13 ms, and is few enough for
     /// hundreds of nodes to share a registry.
     pub concurrent_requests: usize,
-    /// Of these, the most that prefetch may hold: the rest is always free for reads that somebody waits for.
+    /// Of these, the most to one host, so that one that hangs does not take the others with it.
+    pub concurrent_requests_per_host: usize,
+    /// Of each, the most that prefetch may hold: the rest is always free for reads that somebody waits for.
     pub concurrent_prefetches: usize,
     /// Time for one operation, all its tries and waits together, in milliseconds. Upstream's budget is 30 s too, and it is
     /// below the kernel's 120 s for a hung task.
@@ -169,7 +171,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             concurrent_requests: 64,
-            concurrent_prefetches: 48,
+            concurrent_requests_per_host: 48,
+            concurrent_prefetches: 32,
             request_deadline_ms: 30_000,
             connect_timeout_ms: 5_000,
             stall_timeout_ms: 10_000,
@@ -181,17 +184,20 @@ impl Default for Limits {
     }
 }
 
+/// No configured time is longer; a caller would rather have an error within the hour.
+const MAX_WAIT: Duration = Duration::from_secs(60 * 60);
+
 impl Limits {
     pub(super) fn deadline(&self) -> Duration {
-        Duration::from_millis(self.request_deadline_ms)
+        Duration::from_millis(self.request_deadline_ms).min(MAX_WAIT)
     }
 
     pub(super) fn connect_timeout(&self) -> Duration {
-        Duration::from_millis(self.connect_timeout_ms)
+        Duration::from_millis(self.connect_timeout_ms).min(MAX_WAIT)
     }
 
     pub(super) fn stall_timeout(&self) -> Duration {
-        Duration::from_millis(self.stall_timeout_ms)
+        Duration::from_millis(self.stall_timeout_ms).min(MAX_WAIT)
     }
 }
 

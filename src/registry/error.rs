@@ -100,6 +100,14 @@ pub enum Reason {
         /// What the TLS library said.
         source: Cause,
     },
+    /// What came back is not TLS at all.
+    #[error("{host} does not speak TLS: set plain_http for host {host} if it is meant to be plain HTTP")]
+    NotTls {
+        /// Host and port.
+        host: String,
+        /// What the TLS library said.
+        source: Cause,
+    },
     /// Any other failure of TLS.
     #[error("TLS with {host} failed")]
     Tls {
@@ -300,9 +308,10 @@ impl Reason {
             Self::Connect { .. } | Self::Exchange { .. } | Self::Timeout { .. } | Self::Deadline { .. } => {
                 Fault::Network
             }
-            Self::UnknownAuthority { .. } | Self::PlainHttp { .. } | Self::Configuration { .. } => {
-                Fault::Configuration
-            }
+            Self::UnknownAuthority { .. }
+            | Self::NotTls { .. }
+            | Self::PlainHttp { .. }
+            | Self::Configuration { .. } => Fault::Configuration,
             Self::NotFound
             | Self::Reference(_)
             | Self::Digest(_)

@@ -22,12 +22,17 @@ use super::{
     retry::{Call, parse_retry_after},
 };
 
+/// Hosts whose empty share is remembered; more than a node talks to.
+const MAX_IDLE_SHARES: usize = 256;
+
 /// Sends requests to whatever host, with whatever credential the caller puts into the headers.
 pub(super) struct Exchange {
     pub(super) connections: Connections,
     pub(super) limits: Limits,
     pub(super) metrics: Arc<RegistryMetrics>,
     budget: Arc<Budget>,
+    /// The share of each host.
+    shares: Mutex<HashMap<Origin, Arc<Budget>>>,
     /// Hosts that said `Retry-After`, and until when.
     pauses: Mutex<HashMap<Origin, Instant>>,
 }
@@ -36,7 +41,7 @@ pub(super) struct Exchange {
 pub(super) struct Answer {
     pub(super) url: Url,
     pub(super) response: Response<Incoming>,
-    _permit: Permit,
+    _permits: [Permit; 2],
 }
 
 impl Exchange {
@@ -45,6 +50,7 @@ impl Exchange {
         Ok(Self {
             connections: Connections::new(config, system)?,
             budget: Budget::new(limits.concurrent_requests, limits.concurrent_prefetches),
+            shares: Mutex::default(),
             limits,
             metrics: Arc::default(),
             pauses: Mutex::default(),
@@ -69,18 +75,30 @@ impl Exchange {
         body: Bytes,
     ) -> Result<Answer, RegistryError> {
         self.wait_out_pause(call, url).await?;
-        let permit = self.budget.acquire(call.priority).await;
+        // The host's share first: who waits for a slow host must not hold a place that others could use.
+        let share = self.share(url).acquire(call.priority).await;
+        let permits = [self.budget.acquire(call.priority).await, share];
         self.metrics.requests.inc();
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.headers_mut() = headers;
         let response = self.connections.send(url, request).await?;
         tracing::trace!(url = %location::shown(url), status = %response.status(), "answer");
-        let answer = Answer { url: url.clone(), response, _permit: permit };
+        let answer = Answer { url: url.clone(), response, _permits: permits };
         if let Some(wait) = answer.retry_after() {
             self.pause(url, wait);
         }
         Ok(answer)
+    }
+
+    fn share(&self, url: &Url) -> Arc<Budget> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if shares.len() >= MAX_IDLE_SHARES {
+            shares.retain(|_, share| Arc::strong_count(share) > 1);
+        }
+        let limit = self.limits.concurrent_requests_per_host;
+        let new = || Budget::new(limit, self.limits.concurrent_prefetches);
+        shares.entry(url.origin()).or_insert_with(new).clone()
     }
 
     async fn wait_out_pause(&self, call: Call, url: &Url) -> Result<(), RegistryError> {

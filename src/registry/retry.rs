@@ -17,6 +17,11 @@ pub(super) struct Call {
 }
 
 impl Call {
+    /// The same, for a step that others wait for too: some of them may be urgent.
+    pub(super) fn shared(self) -> Self {
+        Self { priority: Priority::Demand, ..self }
+    }
+
     pub(super) fn start(limits: &Limits, priority: Priority) -> Self {
         Self { priority, deadline: Instant::now() + limits.deadline() }
     }

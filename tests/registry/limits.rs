@@ -29,6 +29,33 @@ async fn no_more_requests_are_in_flight_than_configured() {
 }
 
 #[tokio::test]
+async fn a_host_that_hangs_does_not_hold_up_another() {
+    let data = pattern(SIZE);
+    let known = data.clone();
+    let hanging = Server::start(move |seen, number| match number {
+        0 => partial(&known, seen),
+        _ => Step { delay: Duration::from_secs(60), bytes: Vec::new(), after: After::Close },
+    })
+    .await;
+    let healthy = Server::start(move |seen, _| partial(&data, seen)).await;
+    let mut config = config(&[hanging.address, healthy.address]);
+    config.limits.concurrent_requests = 4;
+    config.limits.concurrent_requests_per_host = 3;
+    config.limits.stall_timeout_ms = 60_000;
+    let client = client(&config);
+    let slow = blob(&client, &hanging, SIZE);
+    slow.read_range(range(0, 1), Priority::Demand).await.unwrap();
+    let stuck: Vec<_> = (0..20).map(|_| slow.read_range(range(0, 1), Priority::Demand)).collect();
+    while hanging.count() < 1 + 3 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let begun = Instant::now();
+    blob(&client, &healthy, SIZE).read_range(range(0, 1), Priority::Demand).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    drop(stuck);
+}
+
+#[tokio::test]
 async fn a_read_that_somebody_waits_for_overtakes_prefetch() {
     let data = pattern(SIZE);
     let server =

@@ -2,7 +2,10 @@
 
 use std::{net::TcpListener as StdListener, time::Duration};
 
-use stratabd::registry::{HostConfig, Priority, ProxyConfig, Reason, Repository};
+use stratabd::{
+    format::oci::Platform,
+    registry::{HostConfig, Priority, ProxyConfig, Reason, Repository},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
@@ -152,6 +155,36 @@ async fn a_peer_that_accepts_and_never_speaks_tls_is_a_connect_timeout() {
     );
     assert!(error.is_timeout());
     accepting.abort();
+}
+
+#[tokio::test]
+async fn plain_http_is_spoken_only_where_it_is_allowed_and_the_error_says_so() {
+    let server = Server::start(|_, _| reply("500 No", &[], b"")).await;
+    let client = client(&config(&[]));
+    let address = server.address;
+    let error = blob(&client, &server, SIZE).read_range(range(0, 1), Priority::Demand).await.unwrap_err();
+    assert!(matches!(error.reason(), Reason::PlainHttp { .. }), "{error:?}");
+    let error = client.repository_of_blob_url(&format!("http://{address}/v2/a/blobs")).unwrap_err();
+    assert!(matches!(error.reason(), Reason::PlainHttp { .. }), "{error:?}");
+    assert_eq!(server.count(), 0);
+}
+
+#[tokio::test]
+async fn a_plain_server_that_is_taken_for_tls_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answering = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+            let _ = stream.read_u8().await;
+        }
+    });
+    let client = client(&config(&[]));
+    let reference = format!("{address}/team/app:v1").parse().unwrap();
+    let error = client.manifest(&reference, &Platform::host()).await.unwrap_err();
+    assert!(matches!(error.reason(), Reason::NotTls { .. }), "{error:?}");
+    assert!(error.to_string().contains(&format!("set plain_http for host {address}")), "{error}");
+    answering.abort();
 }
 
 #[tokio::test]

@@ -36,6 +36,10 @@ const MAX_HTTP1_BUFFER_BYTES: usize = 256 << 10;
 const MAX_HEADERS: usize = 128;
 /// Head of an HTTP/2 answer.
 const MAX_HTTP2_HEADER_BYTES: u32 = 64 << 10;
+/// What a server may send of one answer before it waits for us: a cold read of this size takes one round trip.
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// The same for all answers of a connection: bounds what it can make us buffer, and fills 1 Gbit/s at 130 ms.
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Idle connections are closed after this; load balancers commonly close them after 60 s without a word.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// How often an HTTP/2 connection in use is checked, so that a dead one fails its requests together.
@@ -142,7 +146,8 @@ fn pool(dialer: Dialer, limits: &Limits) -> Pool {
         .http1_max_buf_size(MAX_HTTP1_BUFFER_BYTES)
         .http1_max_headers(MAX_HEADERS)
         .http2_max_header_list_size(MAX_HTTP2_HEADER_BYTES)
-        .http2_adaptive_window(true)
+        .http2_initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
+        .http2_initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(HTTP2_PING_INTERVAL)
         .http2_keep_alive_timeout(limits.stall_timeout())
         .build(dialer)
