@@ -1,0 +1,16 @@
+//! The engine against the layers that upstream's tools wrote, in fair weather and foul.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics fails")]
+#![expect(clippy::cast_possible_truncation, reason = "tests run where usize has 64 bits")]
+
+#[path = "../support/blobs.rs"]
+mod blobs;
+#[path = "../support/fixtures.rs"]
+mod fixtures;
+mod trouble;
+mod whole;
+
+use stratabd::reactor::{Reactor, ReactorConfig};
+
+fn reactor() -> Reactor {
+    Reactor::new(&ReactorConfig::default()).unwrap()
+}
