@@ -146,10 +146,10 @@ pub struct Limits {
     /// Requests in flight to all hosts together. 64 fills 10 Gbit/s with 256 KiB reads at 13 ms, and is few enough for
     /// hundreds of nodes to share a registry.
     pub concurrent_requests: usize,
-    /// Of these, the most to one host, so that one that hangs does not take the others with it.
-    pub concurrent_requests_per_host: usize,
-    /// Of each, the most that prefetch may hold: the rest is always free for reads that somebody waits for.
-    pub concurrent_prefetches: usize,
+    /// Of these, the most to one host, so that one that hangs does not take the others with it. `None`: three quarters.
+    pub concurrent_requests_per_host: Option<usize>,
+    /// Of these, the most that prefetch may hold: the rest is always free for reads that somebody waits for. `None`: half.
+    pub concurrent_prefetches: Option<usize>,
     /// Time for one operation, all its tries and waits together, in milliseconds. Upstream's budget is 30 s too, and it is
     /// below the kernel's 120 s for a hung task.
     pub request_deadline_ms: u64,
@@ -171,8 +171,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             concurrent_requests: 64,
-            concurrent_requests_per_host: 48,
-            concurrent_prefetches: 32,
+            concurrent_requests_per_host: None,
+            concurrent_prefetches: None,
             request_deadline_ms: 30_000,
             connect_timeout_ms: 5_000,
             stall_timeout_ms: 10_000,
@@ -188,6 +188,15 @@ impl Default for Limits {
 const MAX_WAIT: Duration = Duration::from_secs(60 * 60);
 
 impl Limits {
+    pub(super) fn per_host(&self) -> usize {
+        let three_quarters = self.concurrent_requests - self.concurrent_requests / 4;
+        self.concurrent_requests_per_host.unwrap_or(three_quarters)
+    }
+
+    pub(super) fn prefetches(&self) -> usize {
+        self.concurrent_prefetches.unwrap_or(self.concurrent_requests.div_ceil(2))
+    }
+
     pub(super) fn deadline(&self) -> Duration {
         Duration::from_millis(self.request_deadline_ms).min(MAX_WAIT)
     }

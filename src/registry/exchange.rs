@@ -49,7 +49,7 @@ impl Exchange {
         let limits = config.limits.clone();
         Ok(Self {
             connections: Connections::new(config, system)?,
-            budget: Budget::new(limits.concurrent_requests, limits.concurrent_prefetches),
+            budget: Budget::new(limits.concurrent_requests, limits.prefetches()),
             shares: Mutex::default(),
             limits,
             metrics: Arc::default(),
@@ -96,8 +96,7 @@ impl Exchange {
         if shares.len() >= MAX_IDLE_SHARES {
             shares.retain(|_, share| Arc::strong_count(share) > 1);
         }
-        let limit = self.limits.concurrent_requests_per_host;
-        let new = || Budget::new(limit, self.limits.concurrent_prefetches);
+        let new = || Budget::new(self.limits.per_host(), self.limits.prefetches());
         shares.entry(url.origin()).or_insert_with(new).clone()
     }
 

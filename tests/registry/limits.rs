@@ -40,7 +40,6 @@ async fn a_host_that_hangs_does_not_hold_up_another() {
     let healthy = Server::start(move |seen, _| partial(&data, seen)).await;
     let mut config = config(&[hanging.address, healthy.address]);
     config.limits.concurrent_requests = 4;
-    config.limits.concurrent_requests_per_host = 3;
     config.limits.stall_timeout_ms = 60_000;
     let client = client(&config);
     let slow = blob(&client, &hanging, SIZE);
