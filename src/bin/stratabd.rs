@@ -1,2 +1,114 @@
-//! The daemon's entry point.
-fn main() {}
+//! `stratabd`: the daemon that serves overlaybd images as block devices.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use stratabd::server::{
+    config::{Config, LogFormat},
+    daemon::{self, DaemonParts},
+    failure::{Failure, FailureClass},
+    service::Service,
+    settings, ublk,
+};
+
+/// Threads for calls that block: few commands run at once, and one that hangs must not stop the others.
+const CONTROL_THREADS: usize = 16;
+
+/// Threads for the network and the control API.
+const NETWORK_THREADS: usize = 2;
+
+/// How long the runtime may take to end what is left when the daemon has ended.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Serves overlaybd container images as Linux block devices over ublk
+#[derive(Debug, Parser)]
+#[command(name = "stratabd", version)]
+struct Cli {
+    /// Configuration file [default: /etc/stratabd/stratabd.toml if there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Upstream's overlaybd.json, taken as far as it has a meaning here
+    #[arg(long, value_name = "FILE")]
+    overlaybd_config: Option<PathBuf>,
+    /// Set one key of the configuration, such as cache.size_mib=1024; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Control socket
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Directory of the lock and of the devices' records
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Directory of the cache
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Shape of the log
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
+    log_format: Option<String>,
+    /// Leave the caller's mount namespace
+    #[arg(long)]
+    private_mounts: bool,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tracing::error!("{}", failure.full_text());
+            if !tracing::event_enabled!(tracing::Level::ERROR) {
+                eprintln!("stratabd: {}", failure.full_text());
+            }
+            ExitCode::from(failure.class().exit_code())
+        }
+    }
+}
+
+impl Cli {
+    fn run(self) -> Result<(), Failure> {
+        let config = self.plan()?;
+        settings::start_log(&config.daemon.log_filter, config.daemon.log_format)?;
+        if let Some(file) = &self.overlaybd_config {
+            settings::log_unmapped(file)?;
+        }
+        if config.daemon.private_mounts {
+            ublk::leave_mount_namespace()?;
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(NETWORK_THREADS)
+            .max_blocking_threads(CONTROL_THREADS)
+            .thread_name("stratabd-net")
+            .enable_all()
+            .build()
+            .map_err(|source| {
+                Failure::with_source(FailureClass::Internal, "cannot start the runtime", source)
+            })?;
+        let service = Service::start(config, runtime.handle().clone(), ublk::prepare_thread)?;
+        let ended = runtime.block_on(daemon::run(DaemonParts { service, port: ublk::port() }));
+        runtime.shutdown_timeout(END_TIMEOUT);
+        ended
+    }
+
+    fn plan(&self) -> Result<Config, Failure> {
+        let mut config =
+            settings::load(self.config.as_deref(), self.overlaybd_config.as_deref(), &self.sets)?;
+        if let Some(socket) = &self.socket {
+            config.daemon.socket.clone_from(socket);
+        }
+        if let Some(dir) = &self.state_dir {
+            config.daemon.state_dir.clone_from(dir);
+            if self.socket.is_none() {
+                config.daemon.socket = dir.join("stratabd.sock");
+            }
+        }
+        if let Some(dir) = &self.cache_dir {
+            config.cache.dir.clone_from(dir);
+        }
+        match self.log_format.as_deref() {
+            Some("json") => config.daemon.log_format = LogFormat::Json,
+            Some(_) => config.daemon.log_format = LogFormat::Text,
+            None => {}
+        }
+        config.daemon.private_mounts |= self.private_mounts;
+        Ok(config)
+    }
+}

@@ -6,6 +6,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::document::{self, DocumentError, ObjectNode};
+use crate::format::oci::{Digest, DigestError};
 
 /// As many layers as the format's one-byte layer tag can tell apart.
 pub const MAX_LAYERS: usize = 255;
@@ -39,8 +40,8 @@ pub struct Lower {
     pub file: Option<PathBuf>,
     /// A directory that may hold a local copy.
     pub dir: Option<PathBuf>,
-    /// Digest of the blob, `sha256:` and 64 digits.
-    pub digest: Option<String>,
+    /// Digest of the blob.
+    pub digest: Option<Digest>,
     /// Size of the blob in bytes.
     pub size_bytes: Option<u64>,
 }
@@ -131,23 +132,15 @@ fn read_lower(node: &ObjectNode<'_>, notes: &mut Vec<String>) -> Result<Lower, D
             return Err(node.unsupported(key, "TurboOCI layers"));
         }
     }
-    let digest = node.text("digest")?.map(str::to_owned);
-    if let Some(digest) = &digest
-        && !is_sha256(digest)
-    {
-        return Err(node.invalid("digest", "not sha256: and 64 lower-case hexadecimal digits"));
-    }
+    let parse =
+        |text: &str| text.parse().map_err(|error: DigestError| node.invalid("digest", error.to_string()));
+    let digest = node.text("digest")?.map(parse).transpose()?;
     let lower =
         Lower { file: node.path("file")?, dir: node.path("dir")?, digest, size_bytes: node.count("size")? };
     if lower.file.is_none() && lower.dir.is_none() && lower.digest.is_none() {
         return Err(node.invalid("file", "a layer needs a file, a dir or a digest"));
     }
     Ok(lower)
-}
-
-fn is_sha256(text: &str) -> bool {
-    text.strip_prefix("sha256:")
-        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 #[cfg(test)]
@@ -167,7 +160,7 @@ mod tests {
         );
         let config = parse(&text).unwrap();
         assert_eq!(config.repo_blob_url.as_deref(), Some("https://r/v2/app/blobs"));
-        assert_eq!(config.lowers[0].digest.as_deref(), Some(digest.as_str()));
+        assert_eq!(config.lowers[0].digest.unwrap().to_string(), digest);
         assert_eq!(config.lowers[0].size_bytes, Some(7));
         assert_eq!(config.result_file, Some("/s/3/init-debug.log".into()));
         let found: Vec<_> = config.lowers[0].local_candidates().collect();
@@ -205,7 +198,7 @@ mod tests {
                 "/lowers/0/file: expected a string, found a boolean",
             ),
             (r#"{"lowers":[{"file":"a\u0000b"}]}"#.to_owned(), "/lowers/0/file: holds a NUL"),
-            (r#"{"lowers":[{"digest":"sha256:XY"}]}"#.to_owned(), "/lowers/0/digest: not sha256"),
+            (r#"{"lowers":[{"digest":"sha256:XY"}]}"#.to_owned(), "/lowers/0/digest: a digest is `sha256:`"),
             (
                 r#"{"lowers":[{"file":"a","size":-1}]}"#.to_owned(),
                 "/lowers/0/size: expected a whole number of at least 0, found a negative",

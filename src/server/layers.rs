@@ -12,6 +12,7 @@ use super::{
     image_config::{ImageConfig, Lower, MAX_LAYERS},
     settings::read_document,
 };
+use crate::{format::oci::Digest, registry::Repository};
 
 /// Where the bytes of one layer lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,10 +21,10 @@ pub enum LayerPlace {
     Local(PathBuf),
     /// A blob of a registry.
     Remote {
-        /// `scheme://host/v2/<repository>/blobs`.
-        repo_blob_url: String,
+        /// Where it lies.
+        repository: Repository,
         /// Digest of the blob.
-        digest: String,
+        digest: Digest,
         /// Its size in bytes, where it is known.
         size_bytes: Option<u64>,
     },
@@ -40,7 +41,7 @@ pub enum LayerIdentity {
         version: (u64, i128),
     },
     /// The content itself.
-    Digest(String),
+    Digest(Digest),
 }
 
 impl LayerPlace {
@@ -50,7 +51,7 @@ impl LayerPlace {
     /// When a file is not there or cannot be looked at.
     pub fn identity(&self) -> Result<LayerIdentity, Failure> {
         match self {
-            Self::Remote { digest, .. } => Ok(LayerIdentity::Digest(digest.clone())),
+            Self::Remote { digest, .. } => Ok(LayerIdentity::Digest(*digest)),
             Self::Local(path) => {
                 let found = fs::metadata(path).map_err(|source| unreadable(path, source))?;
                 let changed = i128::from(found.ctime()) * 1_000_000_000 + i128::from(found.ctime_nsec());
@@ -88,13 +89,17 @@ pub fn read_config(path: &Path) -> Result<ImageConfig, Failure> {
     Ok(config)
 }
 
-/// Where the layers of `config` lie: a file that exists goes before the registry, as upstream has it.
+/// Where the layers of `config` lie: a file that exists goes before the registry, as upstream has it. `repository`
+/// understands `repoBlobUrl`.
 ///
 /// # Errors
 /// The first layer that is nowhere.
-pub fn of_config(config: &ImageConfig) -> Result<Vec<LayerPlace>, Failure> {
+pub fn of_config(
+    config: &ImageConfig,
+    repository: impl Fn(&str) -> Result<Repository, Failure>,
+) -> Result<Vec<LayerPlace>, Failure> {
     let place = |(index, lower)| {
-        place(config, lower).map_err(|failure| {
+        place(config, lower, &repository).map_err(|failure| {
             let text = format!("{}: /lowers/{index}", config.file);
             Failure::with_source(failure.class(), text, failure)
         })
@@ -102,14 +107,18 @@ pub fn of_config(config: &ImageConfig) -> Result<Vec<LayerPlace>, Failure> {
     config.lowers.iter().enumerate().map(place).collect()
 }
 
-fn place(config: &ImageConfig, lower: &Lower) -> Result<LayerPlace, Failure> {
+fn place(
+    config: &ImageConfig,
+    lower: &Lower,
+    repository: &impl Fn(&str) -> Result<Repository, Failure>,
+) -> Result<LayerPlace, Failure> {
     for candidate in lower.local_candidates() {
         // Whether it can be read is found when it is opened: one that exists is never passed over.
         if fs::exists(&candidate).unwrap_or(true) {
             return Ok(LayerPlace::Local(candidate));
         }
     }
-    let Some(digest) = &lower.digest else {
+    let Some(digest) = lower.digest else {
         let names: Vec<String> = lower.local_candidates().map(|path| path.display().to_string()).collect();
         let text = format!("none of {} exists, and there is no digest", names.join(", "));
         return Err(Failure::new(FailureClass::NotFound, text));
@@ -118,8 +127,8 @@ fn place(config: &ImageConfig, lower: &Lower) -> Result<LayerPlace, Failure> {
         return Err(Failure::new(FailureClass::Image, "empty repoBlobUrl"));
     };
     Ok(LayerPlace::Remote {
-        repo_blob_url: url.clone(),
-        digest: digest.clone(),
+        repository: repository(url)?,
+        digest,
         size_bytes: lower.size_bytes.filter(|size| *size != 0),
     })
 }
@@ -144,6 +153,10 @@ mod tests {
         ImageConfig::parse("c.json", text.as_bytes()).unwrap()
     }
 
+    fn repository(url: &str) -> Result<Repository, Failure> {
+        Ok(Repository::from_blob_url(url).unwrap())
+    }
+
     #[test]
     fn the_first_file_that_exists_goes_before_the_registry() {
         let dir = tempfile::tempdir().unwrap();
@@ -154,25 +167,26 @@ mod tests {
         );
         let config = config(text);
         let remote = LayerPlace::Remote {
-            repo_blob_url: "https://r/v2/a/blobs".to_owned(),
-            digest: digest.clone(),
+            repository: repository("https://r/v2/a/blobs").unwrap(),
+            digest: digest.parse().unwrap(),
             size_bytes: Some(9),
         };
-        assert_eq!(of_config(&config).unwrap(), [remote]);
+        assert_eq!(of_config(&config, repository).unwrap(), [remote]);
         for name in ["overlaybd.sealed", ".commit", "overlaybd.commit", "no"] {
             fs::write(dir.path().join(name), b"x").unwrap();
-            assert_eq!(of_config(&config).unwrap(), [LayerPlace::Local(dir.path().join(name))]);
+            assert_eq!(of_config(&config, repository).unwrap(), [LayerPlace::Local(dir.path().join(name))]);
         }
     }
 
     #[test]
     fn a_layer_that_is_nowhere_is_named() {
-        let failure = of_config(&config(r#"{"lowers":[{"file":"/nowhere/x"}]}"#.to_owned())).unwrap_err();
+        let failure =
+            of_config(&config(r#"{"lowers":[{"file":"/nowhere/x"}]}"#.to_owned()), repository).unwrap_err();
         assert_eq!(failure.class(), FailureClass::NotFound);
         assert!(failure.full_text().contains("c.json: /lowers/0: none of /nowhere/x exists"), "{failure:?}");
         let digest = format!("sha256:{}", "a".repeat(64));
         let text = format!(r#"{{"lowers":[{{"digest":"{digest}"}}]}}"#);
-        assert!(of_config(&config(text)).unwrap_err().full_text().contains("empty repoBlobUrl"));
+        assert!(of_config(&config(text), repository).unwrap_err().full_text().contains("empty repoBlobUrl"));
     }
 
     #[test]

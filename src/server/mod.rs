@@ -2,12 +2,26 @@
 
 pub mod api;
 pub mod config;
+pub mod counted;
+pub mod daemon;
 pub mod document;
 pub mod export;
+pub mod factory;
 pub mod failure;
+pub mod foreground;
 pub mod image_config;
+mod image_totals;
+pub mod layer_report;
 pub mod layers;
 pub mod manifests;
+mod metrics;
+mod network;
+pub mod port;
 pub mod reactors;
+mod references;
+mod result_file;
+pub mod service;
 pub mod settings;
+mod sources;
 pub mod state;
+pub mod ublk;

@@ -1,2 +1,56 @@
-//! The command line tool's entry point.
-fn main() {}
+//! `ublk-ctl`: attaches, lists, exports and inspects overlaybd block devices.
+
+mod args;
+mod client;
+mod cmd;
+mod engine;
+mod interrupt;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use stratabd::server::failure::{Failure, FailureClass};
+
+use args::Cli;
+use output::Output;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    let output = Output::new(cli.global.json);
+    match cli.global.start_log().and_then(|()| cli.command.run(&cli.global, &output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.fail(&failure);
+            ExitCode::from(failure.class().exit_code())
+        }
+    }
+}
+
+/// Help and version are answers; everything else that stops the parser is a wrong use.
+fn refuse(error: &clap::Error) -> ExitCode {
+    // When even this cannot be written there is nobody to tell.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::from(FailureClass::Usage.exit_code()),
+    }
+}
+
+/// The whole command line, for completions and manual pages.
+fn command_line() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs `future` on a runtime of this thread alone.
+fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Failure::with_source(FailureClass::Internal, "cannot start the runtime", source))?
+        .block_on(future)
+}

@@ -58,6 +58,8 @@ pub enum DeviceState {
     Live,
     /// Being removed; the last user may still hold it.
     Detaching,
+    /// Removed by another program; what is left of it here goes with `del`.
+    Ended,
     /// Known to the kernel or to a record, served by no process.
     Orphan,
     /// Of the kernel's list, served by another process.
@@ -70,6 +72,7 @@ impl fmt::Display for DeviceState {
             Self::Attaching => "attaching",
             Self::Live => "live",
             Self::Detaching => "detaching",
+            Self::Ended => "ended",
             Self::Orphan => "orphan",
             Self::Foreign => "foreign",
         })

@@ -1,0 +1,138 @@
+//! From a request to an answer.
+
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    listen::ApiLimits,
+    types::{AddDevice, DeviceList, ErrorAnswer, ErrorBody},
+};
+use crate::server::{
+    daemon::Daemon,
+    failure::{Failure, FailureClass},
+};
+
+/// What a socket shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Surface {
+    /// Everything.
+    Control,
+    /// Metrics alone: TCP knows no permission bits.
+    Metrics,
+}
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Answer = Response<Full<Bytes>>;
+
+/// The answer to `request`; a failure is an answer too.
+pub(super) async fn answer(
+    daemon: &Arc<Daemon>,
+    request: Request<Incoming>,
+    limits: &ApiLimits,
+    surface: Surface,
+) -> Answer {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let answered = match surface {
+        Surface::Metrics => metrics_only(daemon, &method, &path),
+        Surface::Control => route(daemon, request, limits).await,
+    };
+    answered.unwrap_or_else(|failure| {
+        let message = failure.full_text();
+        tracing::info!(%method, path, message, "a request has failed");
+        let body = ErrorAnswer { error: ErrorBody { class: failure.class(), message } };
+        let status =
+            StatusCode::from_u16(failure.class().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        json(status, &body)
+    })
+}
+
+fn metrics_only(daemon: &Arc<Daemon>, method: &Method, path: &str) -> Result<Answer, Failure> {
+    if *method == Method::GET && path == "/metrics" { metrics(daemon) } else { Err(unknown(path)) }
+}
+
+async fn route(
+    daemon: &Arc<Daemon>,
+    request: Request<Incoming>,
+    limits: &ApiLimits,
+) -> Result<Answer, Failure> {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let names: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    match (method.as_str(), names.as_slice()) {
+        ("GET", ["metrics"]) => metrics(daemon),
+        ("GET", ["v1", "features"]) => Ok(json(StatusCode::OK, &daemon.features().await?)),
+        ("GET", ["v1", "devices"]) => Ok(json(StatusCode::OK, &DeviceList { devices: daemon.list().await? })),
+        ("POST", ["v1", "devices"]) => {
+            let wanted: AddDevice = body(request, limits).await?;
+            Ok(json(StatusCode::CREATED, &daemon.add(wanted).await?))
+        }
+        ("GET", ["v1", "devices", id]) => Ok(json(StatusCode::OK, &daemon.info(number(id)?).await?)),
+        ("DELETE", ["v1", "devices", id]) => {
+            let wait = !query.split('&').any(|pair| pair == "wait=false");
+            Ok(json(StatusCode::OK, &daemon.remove(number(id)?, wait).await?))
+        }
+        (_, ["metrics"] | ["v1", "features" | "devices"] | ["v1", "devices", _]) => {
+            let mut answer = json(
+                StatusCode::METHOD_NOT_ALLOWED,
+                &ErrorAnswer {
+                    error: ErrorBody {
+                        class: FailureClass::Usage,
+                        message: format!("{path} has no method {method}"),
+                    },
+                },
+            );
+            let allowed = if names.as_slice() == ["v1", "devices"] { "GET, POST" } else { "GET, DELETE" };
+            answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
+            Ok(answer)
+        }
+        _ => Err(unknown(&path)),
+    }
+}
+
+fn metrics(daemon: &Arc<Daemon>) -> Result<Answer, Failure> {
+    let text = daemon.metrics()?;
+    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(OPENMETRICS));
+    Ok(answer)
+}
+
+async fn body<T: DeserializeOwned>(request: Request<Incoming>, limits: &ApiLimits) -> Result<T, Failure> {
+    let read = Limited::new(request.into_body(), limits.body_bytes).collect();
+    let bytes = match tokio::time::timeout(limits.receive_timeout, read).await {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(source)) => {
+            return Err(Failure::with_source(FailureClass::Usage, "cannot read the request's body", source));
+        }
+        Err(_) => {
+            return Err(Failure::new(FailureClass::TimedOut, "the request's body did not come in time"));
+        }
+    };
+    serde_json::from_slice(&bytes).map_err(|source| {
+        Failure::with_source(FailureClass::Usage, "the request's body is not as expected", source)
+    })
+}
+
+fn number(text: &str) -> Result<u32, Failure> {
+    text.parse()
+        .map_err(|_| Failure::new(FailureClass::NotFound, format!("{text:?} is not the number of a device")))
+}
+
+fn unknown(path: &str) -> Failure {
+    Failure::new(FailureClass::NotFound, format!("there is no {path} here"))
+}
+
+fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
+    let bytes = serde_json::to_vec(value).expect("the API's types have texts for keys");
+    let mut answer = Response::new(Full::new(Bytes::from(bytes)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    answer
+}

@@ -1,0 +1,164 @@
+//! The daemon from start to end: lock, devices of its forerunner, socket, signals, and the way out.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::timeout,
+};
+
+use super::Daemon;
+use crate::server::{
+    api::{ApiLimits, ApiListener},
+    failure::{Failure, FailureClass},
+    port::Port,
+    service::Service,
+    state::{Record, StateDir},
+};
+
+/// What a daemon is made of.
+#[derive(Clone)]
+pub struct DaemonParts {
+    /// Reactors, images and the way to their data.
+    pub service: Arc<Service>,
+    /// What carries the requests.
+    pub port: Arc<dyn Port>,
+}
+
+/// Serves until SIGTERM or SIGINT, then removes all devices within the configured time.
+///
+/// # Errors
+/// When the daemon cannot start, or devices are left at the end.
+pub async fn run(parts: DaemonParts) -> Result<(), Failure> {
+    let config = parts.service.config().clone();
+    let mut signals = Signals::catch()?;
+    let state = StateDir::open(&config.daemon.state_dir).map_err(|source| {
+        Failure::with_source(FailureClass::Conflict, "cannot use the state directory", source)
+    })?;
+    let daemon = Daemon::new(parts, state);
+    let mode = config.socket_mode().unwrap_or(0o600);
+    let metrics = config.daemon.metrics_listen.parse().ok();
+    let listener = ApiListener::bind(&config.daemon.socket, mode, metrics).await.map_err(|source| {
+        Failure::with_source(FailureClass::Internal, "cannot offer the control API", source)
+    })?;
+    if config.daemon.reattach {
+        daemon.reattach().await?;
+    }
+    notify(&[NotifyState::Ready]);
+    tracing::info!(socket = %config.daemon.socket.display(), "ready");
+    tokio::select! {
+        never = listener.serve(Arc::clone(&daemon), ApiLimits::default()) => match never {},
+        () = signals.wait() => {}
+    }
+    notify(&[NotifyState::Stopping]);
+    tracing::info!("stopping");
+    // Nobody may add a device while the others go.
+    drop(listener);
+    daemon.drain(Duration::from_millis(config.daemon.drain_timeout_ms)).await
+}
+
+impl Daemon {
+    /// Attaches again what a former process has left in the state directory. One that fails does not stop the others.
+    ///
+    /// # Errors
+    /// When the records cannot be listed.
+    pub async fn reattach(self: &Arc<Self>) -> Result<(), Failure> {
+        let records = self.records()?;
+        if records.is_empty() {
+            return Ok(());
+        }
+        let known = {
+            let port = Arc::clone(&self.port);
+            super::blocking(move || port.known()).await?
+        };
+        let is_foreign = |record: &Record| {
+            known.iter().any(|device| device.id == record.id && device.server_pid.is_some())
+        };
+        let waiting = records.into_iter().filter(|record| {
+            let foreign = is_foreign(record);
+            if foreign {
+                tracing::warn!(
+                    id = record.id,
+                    "another process serves this device; its record is left alone"
+                );
+            }
+            !foreign
+        });
+        let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
+        let attached = waiting.map(|record| async move {
+            let (id, request) = (record.id, record.request);
+            let port = Arc::clone(&self.port);
+            let cleared = super::blocking(move || port.remove_orphan(id, limit)).await;
+            let attached = match cleared {
+                Ok(()) => self.attach(request).await.map(drop),
+                Err(failure) => Err(failure),
+            };
+            if let Err(failure) = attached {
+                tracing::error!(id, error = failure.full_text(), "a device could not be attached again");
+            }
+        });
+        join_all(attached).await;
+        Ok(())
+    }
+
+    /// Removes all devices.
+    ///
+    /// # Errors
+    /// When some are left after `limit`.
+    pub async fn drain(self: &Arc<Self>, limit: Duration) -> Result<(), Failure> {
+        let removals = self.table.ids().into_iter().map(|id| {
+            let daemon = Arc::clone(self);
+            async move {
+                match daemon.table.begin_removal(id) {
+                    Ok(Some(served)) => daemon.detach(served, limit).await.map_err(|failure| {
+                        Failure::with_source(failure.class(), format!("device {id} is left behind"), failure)
+                    }),
+                    Ok(None) => Ok(()),
+                    Err(failure) => Err(failure),
+                }
+            }
+        });
+        // One that hangs must not keep the process, nor the others.
+        match timeout(limit, join_all(removals)).await {
+            Ok(removals) => removals.into_iter().collect::<Result<Vec<()>, Failure>>().map(drop),
+            Err(_) => {
+                let left: Vec<String> = self.table.ids().iter().map(u32::to_string).collect();
+                let text =
+                    format!("devices {} could not be removed in time and are left behind", left.join(", "));
+                Err(Failure::new(FailureClass::TimedOut, text))
+            }
+        }
+    }
+}
+
+/// SIGTERM and SIGINT, caught from the moment this is made.
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self, Failure> {
+        let catch = |kind| {
+            signal(kind).map_err(|source| {
+                Failure::with_source(FailureClass::Internal, "cannot catch signals", source)
+            })
+        };
+        Ok(Self { term: catch(SignalKind::terminate())?, int: catch(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot tell the service manager");
+    }
+}

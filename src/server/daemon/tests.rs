@@ -1,0 +1,163 @@
+//! Devices come, are listed and go, with a frontend that needs no driver.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use super::*;
+use crate::{
+    frontend::{Attachment, Frontend, FrontendError, NullFrontend, Stage},
+    reactor::ReactorHandle,
+};
+
+/// A driver that has devices of its own besides those that are attached through it.
+struct TestPort {
+    frontend: NullFrontend,
+    others: Mutex<Vec<KnownDevice>>,
+}
+
+impl Port for TestPort {
+    fn features(&self) -> Result<FeatureList, Failure> {
+        Ok(FeatureList { bits: 2, names: vec!["X".to_owned()] })
+    }
+
+    fn attach(
+        &self,
+        device: &Arc<CountedDevice>,
+        request: &AttachRequest,
+        reactors: &[ReactorHandle],
+    ) -> Result<Box<dyn Attachment>, FrontendError> {
+        self.frontend.attach(device, request, reactors)
+    }
+
+    fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
+        Ok(self.others.lock().unwrap().clone())
+    }
+
+    fn remove_orphan(&self, id: u32, _timeout: Duration) -> Result<(), Failure> {
+        self.others.lock().unwrap().retain(|device| device.id != id);
+        Ok(())
+    }
+}
+
+fn known(id: u32, server_pid: Option<i32>) -> KnownDevice {
+    KnownDevice {
+        id,
+        path: format!("/dev/ublkb{id}").into(),
+        size_bytes: 4096,
+        logical_block_bytes: 512,
+        read_only: true,
+        queues: 1,
+        depth: 1,
+        server_pid,
+    }
+}
+
+fn daemon(state: &Path, frontend: NullFrontend, others: Vec<KnownDevice>) -> Arc<Daemon> {
+    let mut config = Config::default();
+    config.cache.enabled = false;
+    let runtime = tokio::runtime::Handle::current();
+    let service = Service::start(config, runtime, || Ok(())).unwrap();
+    let port = Arc::new(TestPort { frontend, others: Mutex::new(others) });
+    Daemon::new(DaemonParts { service, port }, StateDir::open(state).unwrap())
+}
+
+fn request(id: Option<u32>) -> AddDevice {
+    let layer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lsmt/tiny.lsmt");
+    AddDevice { image: ImageSpec::Layers(vec![layer]), id, queues: Some(2), depth: None }
+}
+
+async fn states(daemon: &Daemon) -> Vec<(u32, DeviceState)> {
+    daemon.list().await.unwrap().into_iter().map(|info| (info.id, info.state)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_is_made_listed_and_removed_and_leaves_no_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = daemon(dir.path(), NullFrontend::new(), Vec::new());
+    let added = daemon.add(request(None)).await.unwrap();
+    assert_eq!((added.id, added.queues, added.state), (0, 2, DeviceState::Live));
+    let info = daemon.info(0).await.unwrap();
+    assert_eq!(info.layers.len(), 1);
+    assert!(dir.path().join("devices/0.json").exists());
+    assert_eq!(states(&daemon).await, [(0, DeviceState::Live)]);
+    assert!(daemon.metrics().unwrap().contains("stratabd_devices 1\n"));
+    daemon.remove(0, true).await.unwrap();
+    assert!(states(&daemon).await.is_empty());
+    assert!(!dir.path().join("devices/0.json").exists());
+    assert_eq!(daemon.remove(0, true).await.unwrap_err().class(), FailureClass::NotFound);
+    assert_eq!(daemon.info(0).await.unwrap_err().class(), FailureClass::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_devices_of_one_image_share_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = daemon(dir.path(), NullFrontend::new(), Vec::new());
+    let (first, second) = tokio::join!(daemon.add(request(None)), daemon.add(request(None)));
+    assert_ne!(first.unwrap().id, second.unwrap().id);
+    let served = daemon.table.served();
+    assert!(Arc::ptr_eq(&served[0].image, &served[1].image));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_is_given_once_and_a_bad_request_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = daemon(dir.path(), NullFrontend::new(), Vec::new());
+    daemon.add(request(Some(7))).await.unwrap();
+    assert_eq!(daemon.add(request(Some(7))).await.unwrap_err().class(), FailureClass::Conflict);
+    let relative = AddDevice { image: ImageSpec::Config("c.json".into()), ..request(None) };
+    assert_eq!(daemon.add(relative).await.unwrap_err().class(), FailureClass::Usage);
+    let missing = AddDevice { image: ImageSpec::Config("/nowhere/c.json".into()), ..request(Some(8)) };
+    assert_eq!(daemon.add(missing).await.unwrap_err().class(), FailureClass::NotFound);
+    let shallow = AddDevice { depth: Some(0), ..request(None) };
+    assert_eq!(daemon.add(shallow).await.unwrap_err().class(), FailureClass::Usage);
+    assert_eq!(states(&daemon).await, [(7, DeviceState::Live)], "nothing is left of those that failed");
+    daemon.add(request(Some(8))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orphans_can_be_removed_and_devices_of_other_processes_cannot() {
+    let dir = tempfile::tempdir().unwrap();
+    let others = vec![known(3, None), known(4, Some(1))];
+    let daemon = daemon(dir.path(), NullFrontend::new(), others);
+    daemon.state.save(&Record::new(9, request(Some(9)))).unwrap();
+    let expected = [(3, DeviceState::Orphan), (4, DeviceState::Foreign), (9, DeviceState::Orphan)];
+    assert_eq!(states(&daemon).await, expected);
+    daemon.remove(3, true).await.unwrap();
+    daemon.remove(9, true).await.unwrap();
+    assert_eq!(daemon.remove(4, true).await.unwrap_err().class(), FailureClass::Conflict);
+    assert_eq!(states(&daemon).await, [(4, DeviceState::Foreign)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_daemon_attaches_what_the_last_one_had_unless_another_process_serves_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = daemon(dir.path(), NullFrontend::new(), Vec::new());
+    for id in [1, 2, 5] {
+        first.add(request(Some(id))).await.unwrap();
+    }
+    drop(first);
+    let next = daemon(dir.path(), NullFrontend::new(), vec![known(2, Some(1)), known(5, None)]);
+    next.reattach().await.unwrap();
+    let expected = [(1, DeviceState::Live), (2, DeviceState::Foreign), (5, DeviceState::Live)];
+    assert_eq!(states(&next).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn draining_removes_all_devices_and_says_what_it_could_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let limit = Duration::from_secs(10);
+    let good = daemon(dir.path(), NullFrontend::new(), Vec::new());
+    good.add(request(None)).await.unwrap();
+    good.add(request(None)).await.unwrap();
+    good.drain(limit).await.unwrap();
+    assert!(states(&good).await.is_empty());
+    drop(good);
+    let bad = daemon(dir.path(), NullFrontend::failing(Stage::Detach), Vec::new());
+    bad.add(request(Some(6))).await.unwrap();
+    let failure = bad.drain(limit).await.unwrap_err();
+    assert!(failure.full_text().contains('6'), "{failure:?}");
+    assert_eq!(states(&bad).await, [(6, DeviceState::Orphan)], "its record stays");
+}

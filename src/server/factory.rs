@@ -1,0 +1,197 @@
+//! The one place that opens things: from an image's name or description to an engine over sources.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use futures_util::future::try_join_all;
+use sha2::{Digest, Sha256};
+
+use super::{
+    api::types::{ImageSpec, LayerInfo},
+    config::Config,
+    failure::{Failure, FailureClass, class_of_data_error},
+    image_totals::ImageTotals,
+    layer_report,
+    layers::{self, LayerIdentity, LayerPlace},
+    network::{failure_of_registry, registry_config},
+    references::References,
+    result_file,
+    sources::Sources,
+};
+use crate::{
+    cache::CacheMetrics,
+    image::{Image, ImageOptions, LayerDescription},
+    reactor::ReactorHandle,
+    registry::{Client, RegistryMetrics},
+    source::BlobSource,
+};
+
+/// An image that is open, shared by all devices made of the same layers.
+#[derive(Debug)]
+pub struct OpenImage {
+    /// A short name that follows from the layers, for metrics.
+    pub name: String,
+    /// The engine.
+    pub image: Arc<Image>,
+    /// Layers, lowest first.
+    pub layers: Vec<LayerInfo>,
+    retired: Arc<ImageTotals>,
+}
+
+impl Drop for OpenImage {
+    fn drop(&mut self) {
+        self.retired.absorb_image(self.image.metrics());
+    }
+}
+
+/// The lock makes those wait who want an image that is being opened.
+type Shelf = Arc<tokio::sync::Mutex<Weak<OpenImage>>>;
+
+/// Opens images.
+#[derive(Debug)]
+pub struct Factory {
+    client: Client,
+    references: References,
+    sources: Sources,
+    options: ImageOptions,
+    /// What closed images had counted.
+    retired: Arc<ImageTotals>,
+    shelves: Mutex<HashMap<Vec<LayerIdentity>, Shelf>>,
+}
+
+impl Factory {
+    /// A factory as `config` says. The network is used on `runtime`.
+    ///
+    /// # Errors
+    /// When the configuration of registries or cache cannot be used.
+    pub fn new(config: &Config, runtime: tokio::runtime::Handle) -> Result<Self, Failure> {
+        let client = Client::new(&registry_config(config), runtime)
+            .map_err(|error| failure_of_registry("cannot use the configuration of registries", error))?;
+        let dir = config.cache.enabled.then_some(config.cache.dir.as_path());
+        Ok(Self {
+            references: References::new(client.clone(), dir),
+            sources: Sources::new(client.clone(), config.cache.clone()),
+            client,
+            options: ImageOptions { decoded_cache_bytes: u64::from(config.image.decoded_cache_mib) << 20 },
+            retired: Arc::default(),
+            shelves: Mutex::default(),
+        })
+    }
+
+    /// Opens an image on `reactor`, or returns one with the same layers that is open already.
+    ///
+    /// # Errors
+    /// When its description or a layer cannot be used.
+    pub async fn open(&self, reactor: &ReactorHandle, spec: &ImageSpec) -> Result<Arc<OpenImage>, Failure> {
+        match spec {
+            ImageSpec::Reference(text) => {
+                self.open_places(reactor, self.references.layers(text).await?).await
+            }
+            ImageSpec::Layers(paths) => self.open_places(reactor, layers::of_files(paths)?).await,
+            ImageSpec::Config(path) => {
+                let config = layers::read_config(path)?;
+                let opened = async {
+                    let places = layers::of_config(&config, |url| {
+                        self.client
+                            .repository_of_blob_url(url)
+                            .map_err(|error| failure_of_registry("cannot use repoBlobUrl", error))
+                    })?;
+                    self.open_places(reactor, places).await
+                }
+                .await;
+                if let Some(file) = &config.result_file {
+                    result_file::write(file, opened.as_ref().err());
+                }
+                opened
+            }
+        }
+    }
+
+    /// What the registry client has counted.
+    #[must_use]
+    pub fn registry_metrics(&self) -> Arc<RegistryMetrics> {
+        self.client.metrics()
+    }
+
+    pub(super) fn retired_images(&self) -> &ImageTotals {
+        &self.retired
+    }
+
+    /// What the cache has counted and the bytes that it has on disk, once a remote layer was opened.
+    #[must_use]
+    pub fn cache_metrics(&self) -> Option<(&CacheMetrics, u64)> {
+        self.sources.cache_metrics()
+    }
+
+    /// Makes durable what the cache has fetched so far.
+    pub async fn sync_cache(&self) {
+        self.sources.sync().await;
+    }
+
+    async fn open_places(
+        &self,
+        reactor: &ReactorHandle,
+        places: Vec<LayerPlace>,
+    ) -> Result<Arc<OpenImage>, Failure> {
+        let key = places.iter().map(LayerPlace::identity).collect::<Result<Vec<_>, _>>()?;
+        let name = name_of(&key);
+        let shelf = self.shelf(key);
+        let mut shelf = shelf.lock().await;
+        if let Some(open) = shelf.upgrade() {
+            return Ok(open);
+        }
+        let sources = try_join_all(places.iter().map(|place| self.sources.open(place))).await?;
+        let open = Arc::new(self.open_image(reactor, name, sources).await?);
+        *shelf = Arc::downgrade(&open);
+        Ok(open)
+    }
+
+    async fn open_image(
+        &self,
+        reactor: &ReactorHandle,
+        name: String,
+        sources: Vec<Arc<dyn BlobSource>>,
+    ) -> Result<OpenImage, Failure> {
+        let options = self.options.clone();
+        let opened = reactor
+            .call(move |reactor| async move { Image::open(&reactor, sources, options).await })
+            .await
+            .map_err(|_| Failure::new(FailureClass::Internal, "the reactor has stopped"))?;
+        let image = opened.map_err(|error| {
+            Failure::with_source(class_of_data_error(&error), "cannot open the image", error)
+        })?;
+        let layers = image.layers().map(describe).collect();
+        let retired = Arc::clone(&self.retired);
+        Ok(OpenImage { name, image: Arc::new(image), layers, retired })
+    }
+
+    fn shelf(&self, key: Vec<LayerIdentity>) -> Shelf {
+        let mut shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that nobody holds and whose image has gone is swept here, so that their number is bounded by open images.
+        shelves.retain(|_, shelf| {
+            Arc::strong_count(shelf) > 1 || shelf.try_lock().is_ok_and(|image| image.strong_count() > 0)
+        });
+        Arc::clone(shelves.entry(key).or_default())
+    }
+}
+
+/// The first digits of a hash of what tells the layers from others.
+fn name_of(key: &[LayerIdentity]) -> String {
+    let hash = Sha256::digest(format!("{key:?}"));
+    hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn describe(layer: &LayerDescription) -> LayerInfo {
+    let mut words = Vec::new();
+    if layer.tar_envelope {
+        words.push("tar".to_owned());
+    }
+    if let Some(compression) = &layer.compression {
+        let name = layer_report::algorithm(compression.algorithm);
+        words.push(format!("{name} in blocks of {} bytes", compression.block_bytes));
+    }
+    words.push(format!("{} segments", layer.segments));
+    LayerInfo { name: layer.name.clone(), size_bytes: layer.blob_bytes, description: words.join(", ") }
+}

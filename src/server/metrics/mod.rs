@@ -1,0 +1,35 @@
+//! Metrics as text: names, units and labels of what the modules have counted.
+
+mod families;
+mod text;
+
+use std::{fmt, sync::Arc};
+
+use super::{counted::DeviceStats, daemon::Served, service::Service};
+use text::Family;
+
+/// All metrics in the OpenMetrics text format.
+///
+/// # Errors
+/// Never in practice: writing to memory does not fail.
+pub(super) fn render(
+    service: &Service,
+    served: &[Arc<Served>],
+    retired: &DeviceStats,
+) -> Result<String, fmt::Error> {
+    let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+    let count = u64::try_from(served.len()).unwrap_or(u64::MAX);
+    let mut all = vec![
+        Family::gauges("build_info", "What this process is; always 1", [(version, 1)]),
+        Family::gauges("devices", "Devices that are served", [(Vec::new(), count)]),
+    ];
+    all.extend(families::of_all_devices(served, retired));
+    all.extend(families::of_devices(served));
+    all.extend(families::of_images(served));
+    all.extend(families::of_all_images(served, service.factory().retired_images()));
+    all.extend(families::of_registry(&service.factory().registry_metrics()));
+    if let Some((metrics, used_bytes)) = service.factory().cache_metrics() {
+        all.extend(families::of_cache(metrics, used_bytes));
+    }
+    text::text(all)
+}

@@ -1,0 +1,112 @@
+//! From the configuration to the registry client's own.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    config::{Config, HostSection, RegistrySection},
+    failure::{Failure, FailureClass},
+};
+use crate::registry::{
+    ClientIdentity, CredentialConfig, Fault, HostConfig, Limits, ProxyConfig, Reason, RegistryConfig,
+    RegistryError,
+};
+
+/// The registry client's configuration.
+pub(super) fn registry_config(config: &Config) -> RegistryConfig {
+    let section = &config.registry;
+    let defaults = RegistryConfig::default();
+    let user_agent = match section.user_agent.as_str() {
+        "" => defaults.user_agent,
+        agent => agent.to_owned(),
+    };
+    RegistryConfig {
+        hosts: section.hosts.iter().map(|(name, host)| (name.clone(), host_config(host))).collect(),
+        credentials: credentials(section),
+        client_identity: identity(&section.client_cert, &section.client_key),
+        proxy: proxy(&section.proxy.0),
+        user_agent,
+        limits: limits(section),
+        ca_file: non_empty(&section.ca_file),
+    }
+}
+
+/// A registry's failure with the class that follows from it.
+pub(super) fn failure_of_registry(context: impl Into<String>, error: RegistryError) -> Failure {
+    let class = match error.fault() {
+        Fault::Configuration => FailureClass::Usage,
+        _ if matches!(error.reason(), Reason::NotFound) => FailureClass::NotFound,
+        _ => FailureClass::Registry,
+    };
+    Failure::with_source(class, context, error)
+}
+
+fn host_config(host: &HostSection) -> HostConfig {
+    HostConfig {
+        plain_http: host.plain_http,
+        skip_verify: host.insecure_tls,
+        ca_file: non_empty(&host.ca_file),
+        client_identity: identity(&host.client_cert, &host.client_key),
+    }
+}
+
+fn credentials(section: &RegistrySection) -> CredentialConfig {
+    let service = &section.credential_service;
+    let address = service.address.as_str();
+    if address.starts_with("https://") {
+        return CredentialConfig::Https {
+            url: address.to_owned(),
+            timeout_ms: service.timeout_ms,
+            client_identity: identity(&service.client_cert, &service.client_key),
+            server_ca_file: non_empty(&service.ca_file),
+        };
+    }
+    if address.starts_with("http://") {
+        return CredentialConfig::Http { url: address.to_owned(), timeout_ms: service.timeout_ms };
+    }
+    if !address.is_empty() {
+        return CredentialConfig::Uds { path: address.into(), timeout_ms: service.timeout_ms };
+    }
+    match non_empty(&section.authfile).or_else(default_authfile) {
+        Some(path) => CredentialConfig::File { path, helper_dirs: section.credential_helper_dirs.clone() },
+        None => CredentialConfig::None,
+    }
+}
+
+/// Where docker keeps it.
+fn default_authfile() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let dir = set("DOCKER_CONFIG").or_else(|| set("HOME").map(|home| home.join(".docker")))?;
+    Some(dir.join("config.json"))
+}
+
+fn proxy(setting: &str) -> ProxyConfig {
+    match setting {
+        "environment" => ProxyConfig::Environment,
+        "none" | "" => ProxyConfig::None,
+        url => ProxyConfig::Explicit { http: url.to_owned(), https: url.to_owned(), no_proxy: String::new() },
+    }
+}
+
+fn limits(section: &RegistrySection) -> Limits {
+    let wanted = &section.limits;
+    let concurrent_requests = usize::try_from(wanted.concurrent_requests).unwrap_or(usize::MAX);
+    let defaults = Limits::default();
+    Limits {
+        concurrent_requests,
+        // On-demand reads always find a quarter of them free.
+        concurrent_prefetches: (concurrent_requests.saturating_mul(3) / 4).max(1),
+        request_deadline_ms: wanted.request_deadline_ms,
+        connect_timeout_ms: wanted.connect_timeout_ms,
+        stall_timeout_ms: wanted.stall_timeout_ms,
+        max_tries: wanted.max_tries,
+        ..defaults
+    }
+}
+
+fn identity(cert: &Path, key: &Path) -> Option<ClientIdentity> {
+    Some(ClientIdentity { cert_file: non_empty(cert)?, key_file: non_empty(key)? })
+}
+
+fn non_empty(path: &Path) -> Option<PathBuf> {
+    Some(path).filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned)
+}

@@ -1,0 +1,92 @@
+//! A frontend as the daemon uses it, so that devices can be managed, and tested, whatever carries their requests.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use super::{
+    api::types::FeatureList,
+    counted::CountedDevice,
+    failure::{Failure, FailureClass},
+};
+use crate::{
+    frontend::{AttachRequest, Attachment, FrontendError},
+    reactor::ReactorHandle,
+};
+
+/// Carries requests of block devices. Every call may block for as long as it says, and is made on a control thread, never on
+/// a reactor.
+pub trait Port: Send + Sync + 'static {
+    /// What the driver can do.
+    ///
+    /// # Errors
+    /// Where there is no driver, or it may not be used.
+    fn features(&self) -> Result<FeatureList, Failure>;
+
+    /// Makes a device and returns when it is usable.
+    ///
+    /// # Errors
+    /// When it cannot be made; then nothing is left of it.
+    fn attach(
+        &self,
+        device: &Arc<CountedDevice>,
+        request: &AttachRequest,
+        reactors: &[ReactorHandle],
+    ) -> Result<Box<dyn Attachment>, FrontendError>;
+
+    /// Devices that the kernel knows, this process's own among them. Empty where there is no driver.
+    ///
+    /// # Errors
+    /// When the driver is there and cannot be asked.
+    fn known(&self) -> Result<Vec<KnownDevice>, Failure>;
+
+    /// Removes a device that no process serves any more; one that is not there is as good.
+    ///
+    /// # Errors
+    /// When it could not be removed within `timeout`.
+    fn remove_orphan(&self, id: u32, timeout: Duration) -> Result<(), Failure>;
+}
+
+/// A device as the kernel lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownDevice {
+    /// Its number.
+    pub id: u32,
+    /// Path of the block device.
+    pub path: PathBuf,
+    /// Size in bytes, 0 where unknown.
+    pub size_bytes: u64,
+    /// Logical block in bytes, 0 where unknown.
+    pub logical_block_bytes: u32,
+    /// Takes no writes.
+    pub read_only: bool,
+    /// Hardware queues.
+    pub queues: u16,
+    /// Requests in flight a queue.
+    pub depth: u16,
+    /// Process that serves it, if one lives.
+    pub server_pid: Option<i32>,
+}
+
+/// The way to a driver that is not there or not allowed.
+const ADVICE: &str = "load the driver with \"modprobe ublk_drv\" (Linux 6.1 or newer) and run as root";
+
+/// What a frontend says, with the class that follows from it.
+#[must_use]
+pub fn failure_of_frontend(context: &str, error: FrontendError) -> Failure {
+    let class = match &error {
+        FrontendError::Unavailable { .. } => {
+            let text = format!("{context}: no ublk driver ({ADVICE})");
+            return Failure::with_source(FailureClass::Driver, text, error);
+        }
+        FrontendError::IdTaken(_) => FailureClass::Conflict,
+        FrontendError::NoSuchDevice(_) => FailureClass::NotFound,
+        FrontendError::Deadline { .. } => FailureClass::TimedOut,
+        FrontendError::Geometry(_) | FrontendError::Shape(_) => FailureClass::Image,
+        FrontendError::Request { .. } => FailureClass::Usage,
+        FrontendError::Engine { source, .. } => super::failure::class_of_data_error(source),
+        FrontendError::Command { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            FailureClass::Driver
+        }
+        _ => FailureClass::Internal,
+    };
+    Failure::with_source(class, context, error)
+}

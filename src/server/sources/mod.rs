@@ -1,0 +1,128 @@
+//! From the place of a layer to a source of its bytes: a local file, or a blob behind the cache.
+
+mod origin;
+
+use std::{fmt, sync::Arc};
+
+use tokio::sync::OnceCell;
+
+use super::{
+    config::CacheSection,
+    failure::{Failure, full_text},
+    layers::{LayerPlace, unreadable},
+    network::failure_of_registry,
+};
+use crate::{
+    cache::{Cache, CacheConfig, CacheMetrics},
+    format::oci::Digest,
+    reactor::{ReactorConfig, ReactorThread},
+    registry::{Client, Repository},
+    source::{BlobSource, FileSource, Uncached},
+};
+use origin::BlobOrigin;
+
+/// Opens sources.
+pub(super) struct Sources {
+    client: Client,
+    section: CacheSection,
+    /// Opened for the first remote layer; None where it cannot be used.
+    cache: OnceCell<Option<OpenCache>>,
+}
+
+/// The cache and the thread that works for it. In this order: the thread ends last.
+struct OpenCache {
+    cache: Cache,
+    _thread: ReactorThread,
+}
+
+impl Sources {
+    pub(super) fn new(client: Client, section: CacheSection) -> Self {
+        Self { client, section, cache: OnceCell::new() }
+    }
+
+    /// A source of the layer at `place`. A blob whose size neither its description nor the cache tells costs one request.
+    pub(super) async fn open(&self, place: &LayerPlace) -> Result<Arc<dyn BlobSource>, Failure> {
+        match place {
+            LayerPlace::Local(path) => {
+                let source = FileSource::open(path).map_err(|source| unreadable(path, source))?;
+                Ok(Arc::new(source))
+            }
+            LayerPlace::Remote { repository, digest, size_bytes } => {
+                self.remote(repository, *digest, *size_bytes).await
+            }
+        }
+    }
+
+    /// What the cache has counted, if it is open.
+    pub(super) fn cache_metrics(&self) -> Option<(&CacheMetrics, u64)> {
+        let open = self.cache.get()?.as_ref()?;
+        Some((open.cache.metrics(), open.cache.used_bytes()))
+    }
+
+    /// Makes durable what was fetched so far.
+    pub(super) async fn sync(&self) {
+        if let Some(Some(open)) = self.cache.get()
+            && let Err(error) = open.cache.sync().await
+        {
+            tracing::warn!(error = full_text(&error), "the cache may have to fetch some bytes again");
+        }
+    }
+
+    async fn remote(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        size_bytes: Option<u64>,
+    ) -> Result<Arc<dyn BlobSource>, Failure> {
+        let cache = self.cache.get_or_init(async || self.open_cache()).await.as_ref().map(|open| &open.cache);
+        let name = digest.to_string();
+        let size_bytes = match (size_bytes, cache) {
+            (None, Some(cache)) => cache.known_size(&name).await.ok().flatten(),
+            (known, _) => known,
+        };
+        let blob = match size_bytes {
+            Some(size_bytes) => self.client.blob(repository, digest, size_bytes),
+            None => self
+                .client
+                .blob_of_unknown_size(repository, digest)
+                .await
+                .map_err(|error| failure_of_registry("cannot ask for the size of a layer", error))?,
+        };
+        let origin = Arc::new(BlobOrigin::new(blob));
+        let Some(cache) = cache else { return Ok(Arc::new(Uncached::new(origin))) };
+        match cache.blob(&name, Arc::clone(&origin) as _).await {
+            Ok(cached) => Ok(cached),
+            Err(error) => {
+                tracing::warn!(error = full_text(&error), "a layer is read without the cache");
+                Ok(Arc::new(Uncached::new(origin)))
+            }
+        }
+    }
+
+    /// An image can be served without a cache, only slower.
+    fn open_cache(&self) -> Option<OpenCache> {
+        if !self.section.enabled {
+            return None;
+        }
+        let opened = ReactorThread::start("cache", ReactorConfig::default(), || Ok(()))
+            .map_err(|error| Box::new(error) as Box<dyn std::error::Error>)
+            .and_then(|thread| {
+                let limit_bytes = self.section.size_mib.saturating_mul(1 << 20);
+                let config = CacheConfig::new(&self.section.dir, limit_bytes);
+                let cache = Cache::open(config, thread.handle())?;
+                Ok(OpenCache { cache, _thread: thread })
+            });
+        opened
+            .inspect_err(|error| {
+                let (dir, error) = (self.section.dir.display(), full_text(error.as_ref()));
+                tracing::warn!(%dir, error, "the cache cannot be used: everything is fetched again and again");
+            })
+            .ok()
+    }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").field("section", &self.section).finish_non_exhaustive()
+    }
+}

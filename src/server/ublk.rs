@@ -1,0 +1,128 @@
+//! The port to the kernel's ublk driver, and what a process that serves through it must do first.
+
+use std::{io, sync::Arc, time::Duration};
+
+use rustix::{
+    mount::{MountPropagationFlags, mount_change},
+    thread::UnshareFlags,
+};
+
+use super::{
+    api::types::FeatureList,
+    counted::CountedDevice,
+    failure::{Failure, FailureClass},
+    port::{KnownDevice, Port, failure_of_frontend},
+};
+use crate::{
+    frontend::{
+        AttachRequest, Attachment, Frontend, FrontendError,
+        ublk::{self, DeviceState, Ublk},
+    },
+    reactor::ReactorHandle,
+};
+
+/// The port to the driver.
+#[must_use]
+pub fn port() -> Arc<dyn Port> {
+    Arc::new(UblkPort(Ublk::new()))
+}
+
+/// What the driver can do.
+///
+/// # Errors
+/// Where there is no driver, or it may not be used.
+pub fn features() -> Result<FeatureList, Failure> {
+    UblkPort(Ublk::new()).features()
+}
+
+/// Prepares a thread that serves devices; to be given to [`super::service::Service::start`].
+///
+/// # Errors
+/// The kernel's answer.
+pub fn prepare_thread() -> io::Result<()> {
+    ublk::prepare_serving_thread()
+}
+
+struct UblkPort(Ublk);
+
+impl Port for UblkPort {
+    fn features(&self) -> Result<FeatureList, Failure> {
+        let features =
+            self.0.features().map_err(|error| failure_of_frontend("cannot ask for features", error))?;
+        Ok(FeatureList { bits: features.bits(), names: features.names() })
+    }
+
+    fn attach(
+        &self,
+        device: &Arc<CountedDevice>,
+        request: &AttachRequest,
+        reactors: &[ReactorHandle],
+    ) -> Result<Box<dyn Attachment>, FrontendError> {
+        self.0.attach(device, request, reactors)
+    }
+
+    fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
+        match self.0.list() {
+            Ok(devices) => Ok(devices.into_iter().map(known).collect()),
+            Err(FrontendError::Unavailable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(Vec::new())
+            }
+            Err(error) => Err(failure_of_frontend("cannot list the kernel's devices", error)),
+        }
+    }
+
+    fn remove_orphan(&self, id: u32, timeout: Duration) -> Result<(), Failure> {
+        match self.0.remove(id, timeout) {
+            Ok(_) | Err(FrontendError::NoSuchDevice(_)) => Ok(()),
+            Err(FrontendError::Unavailable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(())
+            }
+            Err(error) => Err(failure_of_frontend("cannot remove the device", error)),
+        }
+    }
+}
+
+fn known(device: ublk::DeviceInfo) -> KnownDevice {
+    let served = device.state == DeviceState::Live && is_alive(device.server_pid);
+    let (size_bytes, logical_block_bytes, read_only) = device
+        .shape
+        .map(|shape| {
+            let block_bytes = u32::try_from(shape.logical_block_bytes).unwrap_or(0);
+            (shape.size_bytes, block_bytes, shape.read_only)
+        })
+        .unwrap_or_default();
+    KnownDevice {
+        id: device.id,
+        path: device.path,
+        size_bytes,
+        logical_block_bytes,
+        read_only,
+        queues: device.queues,
+        depth: device.depth,
+        server_pid: served.then_some(device.server_pid),
+    }
+}
+
+fn is_alive(pid: i32) -> bool {
+    let Some(pid) = rustix::process::Pid::from_raw(pid) else { return false };
+    // One that may not be signalled lives.
+    !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+}
+
+/// Gives the process a mount namespace of its own, in which changes made elsewhere still arrive. Call it before any thread
+/// is started: a thread that is there keeps the old one.
+///
+/// # Errors
+/// Where the process may not.
+pub fn leave_mount_namespace() -> Result<(), Failure> {
+    #[expect(
+        deprecated,
+        reason = "a mount namespace, unlike a table of descriptors, cannot break memory safety"
+    )]
+    let left = rustix::thread::unshare(UnshareFlags::NEWNS);
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    left.and_then(|()| mount_change("/", flags)).map_err(|errno| {
+        let source = io::Error::from(errno);
+        Failure::with_source(FailureClass::Driver, "cannot leave the mount namespace (run as root)", source)
+    })
+}

@@ -1,0 +1,78 @@
+//! `add`: makes a block device of an image, through the daemon or in this process.
+
+use std::time::Duration;
+
+use clap::{Args, value_parser};
+use stratabd::server::{
+    api::types::{AddDevice, DeviceInfo},
+    failure::Failure,
+    foreground::Foreground,
+    ublk,
+};
+
+use crate::{
+    args::{GlobalArgs, ImageArgs, RegistryArgs},
+    block_on,
+    client::Client,
+    engine::Engine,
+    interrupt::Interrupt,
+    output::Output,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// Wanted number of the device
+    #[arg(long, short = 'n', value_name = "N")]
+    id: Option<u32>,
+    /// Hardware queues
+    #[arg(long, short, value_name = "N", value_parser = value_parser!(u16).range(1..))]
+    queues: Option<u16>,
+    /// Requests in flight a queue
+    #[arg(long, short, value_name = "N", value_parser = value_parser!(u16).range(1..))]
+    depth: Option<u16>,
+    /// Serve the device in this process, without a daemon, until SIGINT or SIGTERM
+    #[arg(long)]
+    foreground: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+impl AddArgs {
+    pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
+        let request =
+            AddDevice { image: self.image.spec()?, id: self.id, queues: self.queues, depth: self.depth };
+        if self.foreground {
+            return self.serve(global, output, request);
+        }
+        if self.registry.any() {
+            let text = "options for registry and cache need --foreground; the daemon has its own settings";
+            return Err(Failure::new(stratabd::server::failure::FailureClass::Usage, text));
+        }
+        let client = Client::new(global.config()?.daemon.socket);
+        let info: DeviceInfo = block_on(client.post("/v1/devices", &request))?;
+        announce(output, &info)
+    }
+
+    fn serve(&self, global: &GlobalArgs, output: &Output, request: AddDevice) -> Result<(), Failure> {
+        let mut config = global.config()?;
+        self.registry.apply(&mut config);
+        let drain = Duration::from_millis(config.daemon.drain_timeout_ms);
+        Engine::for_serving(config)?.run(|service| async move {
+            let mut interrupt = Interrupt::catch()?;
+            let device = Foreground::attach(&service, ublk::port(), &request).await?;
+            // The device must go even when its path could not be printed.
+            let announced = announce(output, device.info());
+            if announced.is_ok() {
+                interrupt.wait().await;
+            }
+            device.detach(drain).await?;
+            announced
+        })
+    }
+}
+
+fn announce(output: &Output, info: &DeviceInfo) -> Result<(), Failure> {
+    output.print(info, |info| info.path.display().to_string())
+}

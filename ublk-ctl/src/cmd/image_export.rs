@@ -1,0 +1,94 @@
+//! `image export`: writes or hashes the device that an image makes, through the same engine that serves devices.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use clap::Args;
+use stratabd::{
+    block::BlockDevice,
+    server::{
+        export::{ExportOptions, Exported, export},
+        failure::{Failure, FailureClass},
+    },
+};
+use tokio::task;
+
+use crate::{
+    args::{GlobalArgs, ImageArgs, RegistryArgs},
+    engine::Engine,
+    interrupt::Interrupt,
+    output::{Output, size},
+    progress::Progress,
+};
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("result").required(true).multiple(true))]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// File to write, with holes where the device is zero
+    #[arg(long, short, value_name = "FILE", group = "result")]
+    output: Option<PathBuf>,
+    /// Print the SHA-256 of the whole device
+    #[arg(long, group = "result")]
+    sha256: bool,
+    /// Replace the file if it exists
+    #[arg(long, requires = "output")]
+    force: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+impl ExportArgs {
+    pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
+        let mut config = global.config()?;
+        self.registry.apply(&mut config);
+        let spec = self.image.spec()?;
+        let engine = Engine::for_reading(config)?;
+        let options =
+            ExportOptions { output: self.output.clone(), overwrite: self.force, sha256: self.sha256 };
+        let done = engine.run(|service| async move {
+            let mut interrupt = Interrupt::catch()?;
+            let opened = tokio::select! {
+                opened = service.open(&spec) => opened?,
+                () = interrupt.wait() => return Err(Failure::new(FailureClass::Internal, "interrupted")),
+            };
+            let cancel = Arc::new(AtomicBool::new(false));
+            let canceled = Arc::clone(&cancel);
+            let reactor = service.reactors().one();
+            let mut work = task::spawn_blocking(move || {
+                let progress = Progress::new("exporting", opened.image.geometry().size_bytes);
+                export(&reactor, &opened.image, &options, &canceled, |done| progress.set(done))
+            });
+            let joined = tokio::select! {
+                joined = &mut work => joined,
+                () = interrupt.wait() => {
+                    cancel.store(true, Ordering::Relaxed);
+                    work.await
+                }
+            };
+            joined.map_err(|source| {
+                Failure::with_source(FailureClass::Internal, "the export has failed", source)
+            })?
+        })?;
+        output.print(&done, describe)
+    }
+}
+
+/// The line that `sha256sum` would print, so that it can be compared, and what was written.
+fn describe(done: &Exported) -> String {
+    let mut text = String::new();
+    if let Some(sum) = &done.sha256 {
+        let name = done.output.as_ref().map_or("-".into(), |path| path.display().to_string());
+        text.push_str(&format!("{sum}  {name}\n"));
+    } else if let (Some(path), Some(data)) = (&done.output, done.data_bytes) {
+        let (total, data) = (size(done.size_bytes), size(data));
+        text.push_str(&format!("{}: {total}, {data} of it data\n", path.display()));
+    }
+    text
+}

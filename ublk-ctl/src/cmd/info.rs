@@ -1,0 +1,72 @@
+//! `info`: everything about one device.
+
+use clap::Args;
+use stratabd::server::{
+    api::types::DeviceInfo,
+    failure::{Failure, FailureClass},
+};
+
+use crate::{
+    args::GlobalArgs,
+    block_on,
+    client::Client,
+    output::{Output, size, table},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct InfoArgs {
+    /// Number or path of the device
+    #[arg(value_name = "DEVICE")]
+    device: String,
+}
+
+impl InfoArgs {
+    pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
+        let client = Client::new(global.config()?.daemon.socket);
+        let id = device_number(&self.device)?;
+        let info: DeviceInfo = block_on(client.get(&format!("/v1/devices/{id}")))?;
+        output.print(&info, |info| {
+            let mut rows = vec![
+                ["device".to_owned(), info.path.display().to_string()].to_vec(),
+                ["state".to_owned(), info.state.to_string()].to_vec(),
+                ["size".to_owned(), format!("{} ({} bytes)", size(info.size_bytes), info.size_bytes)]
+                    .to_vec(),
+                ["logical block".to_owned(), format!("{} bytes", info.logical_block_bytes)].to_vec(),
+                ["read-only".to_owned(), info.read_only.to_string()].to_vec(),
+                ["queues".to_owned(), format!("{} of depth {}", info.queues, info.depth)].to_vec(),
+                ["features".to_owned(), info.features.join(", ")].to_vec(),
+            ];
+            rows.extend(info.image.iter().map(|image| vec!["image".to_owned(), image.to_string()]));
+            rows.extend(info.server_pid.iter().map(|pid| vec!["served by".to_owned(), pid.to_string()]));
+            for (index, layer) in info.layers.iter().enumerate() {
+                let text = format!("{} ({}) {}", layer.name, size(layer.size_bytes), layer.description);
+                rows.push(vec![format!("layer {index}"), text]);
+            }
+            table(&rows)
+        })
+    }
+}
+
+/// The number in `5`, `/dev/ublkb5` or `ublkb5`.
+pub(crate) fn device_number(text: &str) -> Result<u32, Failure> {
+    let name = text.strip_prefix("/dev/").unwrap_or(text);
+    let digits = name.strip_prefix("ublkb").unwrap_or(name);
+    digits.parse().map_err(|_| {
+        Failure::new(FailureClass::Usage, format!("{text:?} is neither the number nor the path of a device"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_named_by_number_or_path() {
+        for text in ["5", "ublkb5", "/dev/ublkb5"] {
+            assert_eq!(device_number(text).unwrap(), 5);
+        }
+        for text in ["", "-1", "/dev/sda", "ublkb5p1", "99999999999"] {
+            assert_eq!(device_number(text).unwrap_err().class(), FailureClass::Usage, "{text}");
+        }
+    }
+}

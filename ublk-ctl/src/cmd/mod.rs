@@ -1,0 +1,81 @@
+//! The commands, one file each.
+
+mod add;
+mod completions;
+mod del;
+mod features;
+mod image_export;
+mod info;
+mod layer_inspect;
+mod layer_verify;
+mod list;
+mod man;
+
+use clap::Subcommand;
+use stratabd::server::failure::Failure;
+
+use crate::{args::GlobalArgs, output::Output};
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a block device of an image and print its path
+    #[command(alias = "create")]
+    Add(add::AddArgs),
+    /// Remove devices
+    #[command(alias = "delete")]
+    Del(del::DelArgs),
+    /// List devices
+    #[command(alias = "ls")]
+    List(list::ListArgs),
+    /// Show one device
+    Info(info::InfoArgs),
+    /// Show what the kernel's driver can do
+    Features(features::FeaturesArgs),
+    /// Work with whole images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Work with single layer files
+    #[command(subcommand)]
+    Layer(LayerCommand),
+    /// Print completions for a shell
+    #[command(hide = true)]
+    Completions(completions::CompletionsArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(man::ManArgs),
+}
+
+/// Work with whole images.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Write or hash the device that an image makes; needs no driver
+    Export(image_export::ExportArgs),
+}
+
+/// Work with single layer files.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LayerCommand {
+    /// Show what a layer file says of itself
+    Inspect(layer_inspect::InspectArgs),
+    /// Read all of a layer file and check everything that can be checked
+    Verify(layer_verify::VerifyArgs),
+}
+
+impl Command {
+    /// Does it.
+    pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
+        match self {
+            Self::Add(args) => args.run(global, output),
+            Self::Del(args) => args.run(global, output),
+            Self::List(args) => args.run(global, output),
+            Self::Info(args) => args.run(global, output),
+            Self::Features(args) => args.run(global, output),
+            Self::Image(ImageCommand::Export(args)) => args.run(global, output),
+            Self::Layer(LayerCommand::Inspect(args)) => args.run(global, output),
+            Self::Layer(LayerCommand::Verify(args)) => args.run(global, output),
+            Self::Completions(args) => args.run(),
+            Self::Man(args) => args.run(),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The engine inside this program, for commands that need no daemon.
+
+use std::{io, sync::Arc, time::Duration};
+
+use stratabd::server::{
+    config::Config,
+    failure::{Failure, FailureClass},
+    service::Service,
+    ublk,
+};
+use tokio::runtime::Runtime;
+
+/// How long what is left may take to end when the command is done.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Reactors, images, and a runtime for the network.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    service: Arc<Service>,
+    runtime: Runtime,
+}
+
+impl Engine {
+    /// For commands that only read images.
+    pub(crate) fn for_reading(config: Config) -> Result<Self, Failure> {
+        Self::start(config, || Ok(()))
+    }
+
+    /// For a device of the kernel.
+    pub(crate) fn for_serving(config: Config) -> Result<Self, Failure> {
+        Self::start(config, ublk::prepare_thread)
+    }
+
+    fn start(config: Config, prepare: fn() -> io::Result<()>) -> Result<Self, Failure> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("ublk-ctl-net")
+            .enable_all()
+            .build()
+            .map_err(|source| {
+                Failure::with_source(FailureClass::Internal, "cannot start the runtime", source)
+            })?;
+        let service = Service::start(config, runtime.handle().clone(), prepare)?;
+        Ok(Self { service, runtime })
+    }
+
+    /// Runs what `make` returns to its end, then ends everything.
+    pub(crate) fn run<T, F: Future<Output = Result<T, Failure>>>(
+        self,
+        make: impl FnOnce(Arc<Service>) -> F,
+    ) -> Result<T, Failure> {
+        let result = self.runtime.block_on(async {
+            let result = make(Arc::clone(&self.service)).await;
+            self.service.factory().sync_cache().await;
+            result
+        });
+        drop(self.service);
+        self.runtime.shutdown_timeout(END_TIMEOUT);
+        result
+    }
+}
