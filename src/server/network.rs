@@ -89,17 +89,13 @@ fn proxy(setting: &str) -> ProxyConfig {
 
 fn limits(section: &RegistrySection) -> Limits {
     let wanted = &section.limits;
-    let concurrent_requests = usize::try_from(wanted.concurrent_requests).unwrap_or(usize::MAX);
-    let defaults = Limits::default();
     Limits {
-        concurrent_requests,
-        // On-demand reads always find a quarter of them free.
-        concurrent_prefetches: (concurrent_requests.saturating_mul(3) / 4).max(1),
+        concurrent_requests: usize::try_from(wanted.concurrent_requests).unwrap_or(usize::MAX),
         request_deadline_ms: wanted.request_deadline_ms,
         connect_timeout_ms: wanted.connect_timeout_ms,
         stall_timeout_ms: wanted.stall_timeout_ms,
         max_tries: wanted.max_tries,
-        ..defaults
+        ..Limits::default()
     }
 }
 
