@@ -31,6 +31,12 @@ pub enum SegmentRule {
     /// A segment covers at least one sector.
     #[error("it covers no sector")]
     Empty,
+    /// All sectors of a segment have a number that an index can hold.
+    #[error("it ends at sector {end} of the device, past the last that an index can name")]
+    Beyond {
+        /// One past the last sector of the segment.
+        end: u64,
+    },
     /// Segments are sorted and do not overlap.
     #[error("it starts at sector {offset}, before sector {previous_end} where the one before it ends")]
     Disorder {

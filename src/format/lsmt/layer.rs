@@ -1,8 +1,8 @@
 //! A read-only LSMT layer: where its parts lie and which segments it has.
 
 use super::{
-    DATA_START_SECTOR, FileKind, Header, LsmtError, SEGMENT_BYTES, SLOT_BYTES, Segment, SegmentRule,
-    SlotPosition, SlotRule,
+    DATA_START_SECTOR, DEVICE_SECTOR_LIMIT, FileKind, Header, LsmtError, SEGMENT_BYTES, SLOT_BYTES, Segment,
+    SegmentRule, SlotPosition, SlotRule,
 };
 use crate::block::{ByteRange, SECTOR_BYTES};
 
@@ -162,6 +162,9 @@ fn index_range(trailer: &Header, trailer_offset: u64) -> Result<ByteRange, LsmtE
 fn check_segment(segment: Segment, previous_end: u64, limit: u64) -> Result<(), SegmentRule> {
     if segment.length() == 0 {
         return Err(SegmentRule::Empty);
+    }
+    if segment.end() > DEVICE_SECTOR_LIMIT {
+        return Err(SegmentRule::Beyond { end: segment.end() });
     }
     if segment.offset() < previous_end {
         return Err(SegmentRule::Disorder { offset: segment.offset(), previous_end });

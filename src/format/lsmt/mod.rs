@@ -19,4 +19,4 @@ mod tests;
 pub use error::{LsmtError, SegmentRule, SlotRule};
 pub use header::{FileKind, Header, SLOT_BYTES, SlotPosition, UserTag};
 pub use layer::{INDEX_SLACK_LIMIT_BYTES, LayerLayout, ReadOnlyLayer, SEGMENT_COUNT_LIMIT};
-pub use segment::{DATA_START_SECTOR, SEGMENT_BYTES, SEGMENT_LENGTH_LIMIT, Segment};
+pub use segment::{DATA_START_SECTOR, DEVICE_SECTOR_LIMIT, SEGMENT_BYTES, SEGMENT_LENGTH_LIMIT, Segment};

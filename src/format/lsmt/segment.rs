@@ -9,6 +9,9 @@ pub const SEGMENT_LENGTH_LIMIT: u32 = (1 << 14) - 1;
 /// First sector of a file that data may lie in: the header takes the eight before it.
 pub const DATA_START_SECTOR: u64 = 8;
 
+/// One past the last sector of a device that a segment may cover. The sector itself marks padding.
+pub const DEVICE_SECTOR_LIMIT: u64 = OFFSET_MASK;
+
 const OFFSET_BITS: u32 = 50;
 const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
 const MOFFSET_BITS: u32 = 55;
@@ -32,12 +35,14 @@ impl Segment {
     /// The filler that writers pad an index with; readers drop it wherever it stands.
     pub const PADDING: Self = Self { span: OFFSET_MASK, place: 0 };
 
-    /// The segment of these fields, or `None` where one does not fit its bits, the length is zero, or the
-    /// offset is the one that marks padding.
+    /// The segment of these fields, or `None` where the length is zero or more than [`SEGMENT_LENGTH_LIMIT`], or the
+    /// last sector of device or file does not fit its bits.
     #[must_use]
     pub fn new(offset: u64, length: u32, moffset: u64, zeroed: bool, tag: u8) -> Option<Self> {
-        let fits =
-            offset < OFFSET_MASK && (1..=SEGMENT_LENGTH_LIMIT).contains(&length) && moffset <= MOFFSET_MASK;
+        let data = if zeroed { 0 } else { u64::from(length) };
+        let fits = (1..=SEGMENT_LENGTH_LIMIT).contains(&length)
+            && offset.checked_add(u64::from(length)).is_some_and(|end| end <= DEVICE_SECTOR_LIMIT)
+            && moffset.checked_add(data).is_some_and(|mend| mend <= MOFFSET_MASK);
         fits.then(|| Self {
             span: offset | u64::from(length) << OFFSET_BITS,
             place: moffset | if zeroed { ZEROED_BIT } else { 0 } | u64::from(tag) << TAG_SHIFT,
@@ -124,7 +129,8 @@ impl Segment {
 
     /// The part inside the device's sectors `start..end`, or `None` where there is none.
     ///
-    /// Trimming the front moves the place in the file along, except for a zeroed segment, which has none.
+    /// Trimming the front moves the place in the file along, except for a zeroed segment, which has none. Right for
+    /// every segment of [`Segment::new`] and of a layer; one of [`Segment::decode`] has to be checked before.
     #[must_use]
     #[inline]
     pub fn clip(self, start: u64, end: u64) -> Option<Self> {
@@ -132,7 +138,7 @@ impl Segment {
         let length = self.end().min(end).checked_sub(from).filter(|length| *length > 0)?;
         let trimmed = from.saturating_sub(self.offset());
         let moved = if self.zeroed() { 0 } else { trimmed };
-        // The trim is shorter than the segment, so both stay inside the ranges that the segment itself spans.
+        // The trim is shorter than the segment, and the segment ends inside the range of its fields.
         Some(Self { span: from | length << OFFSET_BITS, place: self.place.wrapping_add(moved) })
     }
 }
@@ -163,9 +169,13 @@ mod tests {
     #[test]
     fn a_field_that_does_not_fit_makes_no_segment() {
         assert_eq!(Segment::new((1 << 50) - 1, 1, 8, false, 0), None);
+        assert_eq!(Segment::new((1 << 50) - 5, 5, 8, false, 0), None);
+        assert!(Segment::new((1 << 50) - 6, 5, 8, false, 0).is_some());
         assert_eq!(Segment::new(0, 0, 8, false, 0), None);
         assert_eq!(Segment::new(0, SEGMENT_LENGTH_LIMIT + 1, 8, false, 0), None);
-        assert_eq!(Segment::new(0, 1, 1 << 55, false, 0), None);
+        assert_eq!(Segment::new(0, 1, 1 << 55, true, 0), None);
+        assert_eq!(Segment::new(0, 2, (1 << 55) - 2, false, 0), None);
+        assert_eq!(Segment::new(u64::MAX, 1, u64::MAX, false, 0), None);
     }
 
     #[test]
