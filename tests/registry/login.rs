@@ -90,6 +90,21 @@ async fn one_token_serves_all_readers_of_a_repository() {
 }
 
 #[tokio::test]
+async fn a_login_needs_no_second_place_in_the_budget() {
+    let mut registry = token_registry(300, "u").await;
+    registry.config.limits.concurrent_requests = 1;
+    let client = client(&registry.config);
+    let blob = blob(&client, &registry.server, SIZE);
+    let reads = join_all((0..5u64).map(|i| blob.read_range(range(i, i + 1), Priority::Prefetch))).await;
+    reads.into_iter().for_each(|read| {
+        read.unwrap();
+    });
+    registry.valid.store(100, Ordering::SeqCst);
+    blob.read_range(range(0, 1), Priority::Demand).await.unwrap();
+    assert_eq!(registry.server.peak(), 1);
+}
+
+#[tokio::test]
 async fn a_token_that_ends_is_replaced_before_it_is_refused() {
     let registry = token_registry(1, "u").await;
     let client = client(&registry.config);
