@@ -6,5 +6,11 @@
 
 #[path = "guest/frame.rs"]
 mod frame;
+#[path = "guest/registry.rs"]
+mod registry;
+#[path = "guest/registry_faults.rs"]
+mod registry_faults;
 #[path = "guest/smoke.rs"]
 mod smoke;
+#[expect(dead_code, reason = "each test binary uses a part of the support")]
+mod support;

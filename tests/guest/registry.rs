@@ -1,14 +1,22 @@
 //! Stacks of upstream's own layers, served from real registries, as devices of the real driver.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "what fails while a test is set up fails the test"
+)]
 
 use std::{fs, io::Read, path::Path, process::Command, sync::atomic::Ordering};
 
 use sha2::{Digest, Sha256};
 
-use crate::support::{
-    device::Attached,
-    fault_proxy::FaultProxy,
-    registry::{Registry, Serving, push_image},
-    secure::{Certificates, Nginx, authfile, htpasswd},
+use crate::{
+    frame::in_guest,
+    support::{
+        device::Attached,
+        fault_proxy::FaultProxy,
+        registry::{Registry, Serving, push_image},
+        secure::{Certificates, Nginx, authfile, htpasswd},
+    },
 };
 
 /// Layers of the fixtures, lowest first, and what the stack must read as by their manifest.
@@ -49,6 +57,9 @@ fn add_refused(arguments: &[&str]) -> Option<i32> {
 
 #[test]
 fn a_registry_with_tls_and_a_login_serves_the_bytes_of_the_manifest() {
+    if !in_guest() {
+        return;
+    }
     let root = tempfile::tempdir().unwrap();
     let dir = root.path();
     {
@@ -62,7 +73,8 @@ fn a_registry_with_tls_and_a_login_serves_the_bytes_of_the_manifest() {
     let host = registry.address().to_string();
     let image = format!("{host}/team/app:v1");
     let (auth, cache) = (authfile(dir, &host), dir.join("cache"));
-    let [authority, auth, cache] = [&certificates.authority, &auth, &cache].map(|path| path.to_str().unwrap());
+    let [authority, auth, cache] =
+        [&certificates.authority, &auth, &cache].map(|path| path.to_str().unwrap());
     let good = [&image, "--ca-file", authority, "--authfile", auth, "--cache-dir", cache];
     let device = Attached::add(&good);
     assert_eq!(sha256(device.path()), STACK_SHA256);
@@ -77,13 +89,21 @@ fn a_registry_with_tls_and_a_login_serves_the_bytes_of_the_manifest() {
     let nobody = dir.join("nobody.json");
     fs::write(&nobody, "{}").unwrap();
     let _registry = Registry::start_at(dir, &serving, registry.address());
-    let without_login = ["--no-cache", "--ca-file", authority, "--authfile", nobody.to_str().unwrap(), &image];
+    let without_login =
+        ["--no-cache", "--ca-file", authority, "--authfile", nobody.to_str().unwrap(), &image];
     assert_eq!(add_refused(&without_login), Some(6), "no login");
-    assert_eq!(add_refused(&["--no-cache", "--authfile", auth, &image]), Some(6), "an authority nobody trusts");
+    assert_eq!(
+        add_refused(&["--no-cache", "--authfile", auth, &image]),
+        Some(6),
+        "an authority nobody trusts"
+    );
 }
 
 #[test]
 fn redirects_to_signed_storage_get_no_credential_and_are_asked_for_once_a_blob() {
+    if !in_guest() {
+        return;
+    }
     let root = tempfile::tempdir().unwrap();
     let dir = root.path();
     let plain = Registry::start(dir, &Serving::default());
@@ -92,7 +112,8 @@ fn redirects_to_signed_storage_get_no_credential_and_are_asked_for_once_a_blob()
     let nginx = Nginx::start(dir, plain.address(), &certificates, &htpasswd(dir));
     let host = nginx.address().to_string();
     let (auth, cache) = (authfile(dir, &host), dir.join("cache"));
-    let [authority, auth, cache] = [&certificates.authority, &auth, &cache].map(|path| path.to_str().unwrap());
+    let [authority, auth, cache] =
+        [&certificates.authority, &auth, &cache].map(|path| path.to_str().unwrap());
     let image = format!("{host}/team/app:v1");
     let device = Attached::add(&[&image, "--ca-file", authority, "--authfile", auth, "--cache-dir", cache]);
     assert_eq!(sha256(device.path()), STACK_SHA256);
@@ -107,6 +128,9 @@ fn redirects_to_signed_storage_get_no_credential_and_are_asked_for_once_a_blob()
 
 #[test]
 fn two_processes_with_one_image_and_one_cache_fetch_each_byte_once() {
+    if !in_guest() {
+        return;
+    }
     let root = tempfile::tempdir().unwrap();
     let dir = root.path();
     let plain = Registry::start(dir, &Serving::default());

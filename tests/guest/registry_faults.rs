@@ -1,4 +1,9 @@
 //! A device whose registry misbehaves in every way we know: no wrong byte, no hang, bounded requests.
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "what fails while a test is set up fails the test"
+)]
 
 use std::{
     fs,
@@ -8,11 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{
-    device::Attached,
-    fault_proxy::{Behaviour, Fault, FaultProxy},
-    layer_writer::{Algorithm, lsmt, tar, zfile},
-    registry::{Registry, Serving, push_image},
+use crate::{
+    frame::in_guest,
+    support::{
+        device::Attached,
+        fault_proxy::{Behaviour, Fault, FaultProxy},
+        layer_writer::{Algorithm, lsmt, tar, zfile},
+        registry::{Registry, Serving, push_image},
+    },
 };
 
 const SIZE: usize = 12 << 20;
@@ -22,7 +30,14 @@ const BLOCK: usize = 4096;
 fn verifiable_bytes() -> Vec<u8> {
     let file = tempfile::NamedTempFile::new().unwrap();
     let status = Command::new("fio")
-        .args(["--name=write", "--rw=write", "--bs=4k", "--verify=crc32c", "--do_verify=0", "--refill_buffers"])
+        .args([
+            "--name=write",
+            "--rw=write",
+            "--bs=4k",
+            "--verify=crc32c",
+            "--do_verify=0",
+            "--refill_buffers",
+        ])
         .args(["--buffer_compress_percentage=50", &format!("--size={SIZE}"), "--filename"])
         .arg(file.path())
         .stdout(Stdio::null())
@@ -94,6 +109,9 @@ impl Bench {
 
 #[test]
 fn no_fault_of_the_registry_gives_a_wrong_byte_or_an_error_that_a_retry_mends() {
+    if !in_guest() {
+        return;
+    }
     let mut bench = Bench::new();
     let healthy = {
         let device = bench.attach();
@@ -111,7 +129,15 @@ fn no_fault_of_the_registry_gives_a_wrong_byte_or_an_error_that_a_retry_mends() 
         ("wrong range", vec![(4, Fault::WrongRange)]),
         ("wrong bytes", vec![(7, Fault::WrongBody)]),
         ("whole blob", vec![(4, Fault::Full)]),
-        ("all", vec![(11, Fault::Status(503)), (7, Fault::CutBody), (9, Fault::ShortBody), (13, Fault::WrongBody)]),
+        (
+            "all",
+            vec![
+                (11, Fault::Status(503)),
+                (7, Fault::CutBody),
+                (9, Fault::ShortBody),
+                (13, Fault::WrongBody),
+            ],
+        ),
     ] {
         bench.proxy.behave(Behaviour { login: true, ..Behaviour::healthy() });
         let before = bench.proxy.requests();
@@ -127,6 +153,9 @@ fn no_fault_of_the_registry_gives_a_wrong_byte_or_an_error_that_a_retry_mends() 
 
 #[test]
 fn a_slow_or_restarting_registry_delays_and_does_not_fail() {
+    if !in_guest() {
+        return;
+    }
     let mut bench = Bench::new();
     let device = bench.attach();
     bench.proxy.behave(Behaviour { delay: Duration::from_millis(100), ..Behaviour::healthy() });
@@ -141,6 +170,9 @@ fn a_slow_or_restarting_registry_delays_and_does_not_fail() {
 
 #[test]
 fn a_registry_that_is_gone_ends_in_an_error_before_the_deadline_and_heals_later() {
+    if !in_guest() {
+        return;
+    }
     let mut bench = Bench::new();
     let device = bench.attach();
     for outage in [
@@ -160,6 +192,9 @@ fn a_registry_that_is_gone_ends_in_an_error_before_the_deadline_and_heals_later(
 
 #[test]
 fn a_cold_attach_of_ten_layers_takes_few_ranged_requests_and_a_constant_number_of_round_trips() {
+    if !in_guest() {
+        return;
+    }
     let root = tempfile::tempdir().unwrap();
     let registry = Registry::start(root.path(), &Serving::default());
     let proxy = FaultProxy::start(&registry.address().to_string());
@@ -179,8 +214,7 @@ fn a_cold_attach_of_ten_layers_takes_few_ranged_requests_and_a_constant_number_o
         let before = proxy.requests();
         let began = Instant::now();
         let image = format!("{host}/cold{count}:latest");
-        let device =
-            Attached::add(&[&image, "--plain-http", &host, "--cache-dir", cache.to_str().unwrap()]);
+        let device = Attached::add(&[&image, "--plain-http", &host, "--cache-dir", cache.to_str().unwrap()]);
         took.push(began.elapsed());
         let requests = proxy.requests() - before;
         println!("{count} layers: {requests} requests, {:?}", began.elapsed());
