@@ -14,6 +14,7 @@ use std::cell::RefCell;
 
 use stratabd::{
     block::ByteRange,
+    cache::{MapHeader, MapKind, decode_map},
     format::{
         crc,
         lsmt::{self, LayerLayout},
@@ -35,7 +36,7 @@ pub use registry::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ("tar_envelope", tar_envelope),
     ("zfile_header", zfile_header),
     ("zfile_jump_table", zfile_jump_table),
@@ -50,6 +51,7 @@ pub const TARGETS: [Target; 14] = [
     ("registry_reference", registry_reference),
     ("registry_location", registry_location),
     ("registry_token", registry_token),
+    ("cache_map", cache_map),
 ];
 
 /// The input is a whole file.
@@ -283,6 +285,35 @@ pub fn oci_manifest(input: &[u8]) {
             match index.select(&wanted) {
                 Ok(chosen) => assert!(chosen.platform.as_ref().is_none_or(|offered| wanted.accepts(offered))),
                 Err(error) => check_message(&error),
+            }
+        }
+        Err(error) => check_message(&error),
+    }
+}
+
+/// The first byte chooses the kind of map, the next three the size of the blob in units of 64 bytes; the rest is the map,
+/// whose CRCs are set right.
+pub fn cache_map(input: &[u8]) {
+    let Some(([kind, size @ ..], map)) = input.split_first_chunk::<4>() else { return };
+    let [first, second, third] = *size;
+    let kind = if kind % 2 == 0 { MapKind::Boot } else { MapKind::Durable };
+    let size_bytes = u64::from(u32::from_le_bytes([first, second, third, 0])) * 64;
+    let wanted = MapHeader { kind, size_bytes, key: [7; 32], incarnation: 0 };
+    let mut map = map.to_vec();
+    for sector in map.chunks_exact_mut(512) {
+        let (body, crc) = sector.split_at_mut(508);
+        crc.copy_from_slice(&(!crc::raw(!0, body)).to_le_bytes());
+    }
+    match decode_map(&map, &wanted, &[9; 16]) {
+        Ok((_, runs)) => {
+            let mut end = 0;
+            for run in runs {
+                assert!(run.start >= end && run.start < run.end && run.end <= size_bytes.div_ceil(4096));
+                assert!(
+                    run.end <= (map.len() as u64 / 512).saturating_sub(1) * 3840,
+                    "a bit that is in no sector"
+                );
+                end = run.end;
             }
         }
         Err(error) => check_message(&error),

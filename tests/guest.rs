@@ -4,6 +4,10 @@
 //! `tests/fixtures`; `stratabd`, `ublk-ctl`, fio, docker-registry, nginx, openssl, htpasswd and curl are on the path;
 //! `/tmp` is a tmpfs and `/var` an ext4 disk that nobody needs to tidy. A test that leaves a ublk device behind fails.
 
+#[path = "guest/cache.rs"]
+mod cache;
+#[path = "support/cache_exercise.rs"]
+mod cache_exercise;
 #[path = "guest/frame.rs"]
 mod frame;
 #[path = "guest/registry.rs"]

@@ -55,7 +55,7 @@ impl CachedBlob {
     /// Fetches under way.
     #[cfg(test)]
     pub(super) fn in_flight(&self) -> usize {
-        super::shared::lock(&self.entry.flights).len()
+        super::holdings::lock(&self.entry.flights).len()
     }
 
     /// After a hit: lets a stream that waited for this read go on.

@@ -13,9 +13,9 @@ use super::{
     files::{EntryFiles, OnReactor},
     flight::{Flight, Flights},
     grain::{GRAIN_BYTES, grain_count, grains_of},
+    holdings::{Holdings, lock},
     key::BlobKey,
     ledger::{Grains, Ledger},
-    shared::{Shared, lock},
     stream::{NO_TRIGGER, STREAMS, Streams},
 };
 use crate::{
@@ -41,7 +41,7 @@ const REGION_GRAINS: u64 = (1 << 20) / GRAIN_BYTES;
 pub(super) struct Entry {
     pub(super) key: BlobKey,
     pub(super) size_bytes: u64,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<Holdings>,
     pub(super) files: EntryFiles,
     pub(super) ledger: Ledger,
     pub(super) flights: Mutex<Flights>,
@@ -67,7 +67,7 @@ impl Entry {
     pub(super) fn new(
         key: BlobKey,
         size_bytes: u64,
-        shared: Arc<Shared>,
+        shared: Arc<Holdings>,
         files: EntryFiles,
         ledger: Ledger,
     ) -> Self {

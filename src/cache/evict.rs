@@ -16,9 +16,9 @@ use std::os::unix::fs::MetadataExt;
 use super::{
     entry::Entry,
     files::{BOOT_MAP_FILE, DATA_FILE, DURABLE_MAP_FILE},
+    holdings::Holdings,
     key::BlobKey,
     ledger::Grains,
-    shared::Shared,
 };
 use crate::reactor::Reactor;
 
@@ -39,7 +39,7 @@ struct Found {
 }
 
 /// Begins a pass on the cache's thread, unless one is under way.
-pub(super) fn start(shared: &Arc<Shared>) {
+pub(super) fn start(shared: &Arc<Holdings>) {
     if shared.evicting.swap(true, Ordering::AcqRel) {
         return;
     }
@@ -57,7 +57,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
 }
 
 /// Counts what is used, and frees down to the low mark if it is over the limit.
-pub(super) async fn pass(shared: &Arc<Shared>, reactor: &Reactor) {
+pub(super) async fn pass(shared: &Arc<Holdings>, reactor: &Reactor) {
     let before = shared.used_bytes.load(Ordering::Relaxed);
     let mut found = match scan(&shared.blobs_dir, reactor).await {
         Ok(found) => found,
@@ -114,7 +114,7 @@ async fn scan(blobs_dir: &Path, reactor: &Reactor) -> io::Result<Vec<Found>> {
 }
 
 /// Removes an entry that nobody has open; returns the bytes freed.
-async fn remove(shared: &Arc<Shared>, found: &Found) -> u64 {
+async fn remove(shared: &Arc<Holdings>, found: &Found) -> u64 {
     let _opening = shared.opening.lock().await;
     let locks = shared.locks(&found.key);
     if !shared.is_unused_here(&found.key) || !locks.own_use().unwrap_or(false) {
@@ -147,7 +147,7 @@ fn remove_files(folder: &Path) -> io::Result<()> {
 }
 
 /// Punches cold regions of open entries until `wanted` bytes are free; returns how many are.
-async fn shrink_open(shared: &Arc<Shared>, reactor: &Reactor, wanted: u64) -> u64 {
+async fn shrink_open(shared: &Arc<Holdings>, reactor: &Reactor, wanted: u64) -> u64 {
     // What was used in this tick of the clock or the one before is in use.
     let clock = shared.clock.load(Ordering::Relaxed).saturating_sub(1);
     let mut cold: Vec<(u32, Arc<Entry>, Grains)> = Vec::new();

@@ -15,9 +15,9 @@ use super::{
     evict,
     flight::{Flight, Landed, Outcome},
     grain::bytes_of,
+    holdings::lock,
     ledger::Grains,
     lock::Held,
-    shared::lock,
 };
 use crate::{
     block::ByteRange,

@@ -24,7 +24,7 @@ pub(super) struct LockFile(OwnedFd);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Shared,
+    Holdings,
     Exclusive,
     Unlocked,
 }
@@ -39,7 +39,7 @@ impl LockFile {
         let file = Self(open(path, flags, Mode::from_raw_mode(0o600))?);
         // A byte of its own, past every window, that no blob uses.
         let probe = (1 << 63) - 2..(1 << 63) - 1;
-        file.set(&probe, Kind::Shared)?;
+        file.set(&probe, Kind::Holdings)?;
         file.set(&probe, Kind::Unlocked)?;
         Ok(file)
     }
@@ -47,7 +47,7 @@ impl LockFile {
     /// Returns whether the lock was had; it is not waited for.
     fn set(&self, range: &Range<u64>, kind: Kind) -> io::Result<bool> {
         let kind = match kind {
-            Kind::Shared => libc::F_RDLCK,
+            Kind::Holdings => libc::F_RDLCK,
             Kind::Exclusive => libc::F_WRLCK,
             Kind::Unlocked => libc::F_UNLCK,
         };
@@ -94,7 +94,7 @@ impl BlobLocks {
 
     /// Tries to be counted among the users of the blob; fails while somebody removes it.
     pub(super) fn share_use(&self) -> io::Result<bool> {
-        self.file.set(&self.place(&USE), Kind::Shared)
+        self.file.set(&self.place(&USE), Kind::Holdings)
     }
 
     /// Tries to become the only user; a refusal leaves things as they were.

@@ -25,6 +25,7 @@ mod fetch;
 mod files;
 mod flight;
 mod grain;
+mod holdings;
 mod key;
 mod ledger;
 mod lock;
@@ -33,7 +34,6 @@ mod medium;
 mod metrics;
 mod open;
 mod presence;
-mod shared;
 mod store;
 mod stream;
 #[cfg(test)]

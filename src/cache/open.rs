@@ -11,11 +11,11 @@ use super::{
     CacheError,
     entry::Entry,
     files::{BOOT_MAP_FILE, EntryFiles, OnReactor, wait_for},
+    holdings::{Holdings, lock},
     key::BlobKey,
     ledger::Ledger,
     map_file::{MAP_SECTOR_BYTES, MapHeader},
     medium::Medium,
-    shared::{Shared, lock},
 };
 use crate::reactor::Reactor;
 
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// The entry of a blob: the one that is open, or a new one over what the disk has.
 pub(super) async fn open_entry(
-    shared: &Arc<Shared>,
+    shared: &Arc<Holdings>,
     reactor: &Reactor,
     key: BlobKey,
     size_bytes: u64,
@@ -66,7 +66,7 @@ pub(super) async fn open_entry(
 }
 
 async fn open_files(
-    shared: &Arc<Shared>,
+    shared: &Arc<Holdings>,
     reactor: &Reactor,
     key: &BlobKey,
     size_bytes: u64,
@@ -97,7 +97,7 @@ async fn open_files(
 }
 
 /// The size that an entry on disk was made with, so that its blob can be opened without asking its origin.
-pub(super) fn known_size(shared: &Shared, key: &BlobKey) -> io::Result<Option<u64>> {
+pub(super) fn known_size(shared: &Holdings, key: &BlobKey) -> io::Result<Option<u64>> {
     let path = shared.blobs_dir.join(key.path()).join(BOOT_MAP_FILE);
     let file = match open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) {
         Ok(file) => file,
@@ -128,7 +128,7 @@ fn conflict(key: &BlobKey, open_bytes: u64, size_bytes: u64) -> CacheError {
 
 /// Ends the use of a blob unless an entry has taken it over.
 struct Using<'a> {
-    shared: &'a Shared,
+    shared: &'a Holdings,
     key: Option<&'a BlobKey>,
 }
 

@@ -9,10 +9,10 @@ use std::{
 
 use super::{
     CacheConfig, CacheError, CacheMetrics, CachedBlob, evict,
+    holdings::Holdings,
     key::BlobKey,
     lock::LockFile,
     open::{known_size, open_entry},
-    shared::Shared,
 };
 use crate::{
     reactor::{Reactor, ReactorHandle},
@@ -28,7 +28,7 @@ const CACHE_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n";
 /// The cache of one process in one folder. Cloning gives another handle to it.
 #[derive(Debug, Clone)]
 pub struct Cache {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<Holdings>,
 }
 
 impl Cache {
@@ -53,7 +53,7 @@ impl Cache {
         let lock_path = dir.join("lock");
         let lock_file = LockFile::open(&lock_path).map_err(failed(&lock_path, "lock ranges of"))?;
         let boot = boot_id().map_err(failed(Path::new(BOOT_ID_PATH), "read the boot's id from"))?;
-        let shared = Arc::new(Shared::new(config, handle, lock_file, boot));
+        let shared = Arc::new(Holdings::new(config, handle, lock_file, boot));
         let tended = Arc::downgrade(&shared);
         shared.handle.spawn(move |reactor| tend(reactor.clone(), tended));
         Ok(Self { shared })
@@ -136,7 +136,7 @@ impl Cache {
 }
 
 /// Syncs, counts and evicts until the cache has gone.
-async fn tend(reactor: Reactor, shared: Weak<Shared>) {
+async fn tend(reactor: Reactor, shared: Weak<Holdings>) {
     let Some(interval) = shared.upgrade().map(|shared| shared.config.sync_interval) else { return };
     if let Some(shared) = shared.upgrade() {
         evict::start(&shared);
@@ -152,7 +152,7 @@ async fn tend(reactor: Reactor, shared: Weak<Shared>) {
     }
 }
 
-async fn sync_all(shared: &Shared, reactor: &Reactor) {
+async fn sync_all(shared: &Holdings, reactor: &Reactor) {
     for entry in shared.open_entries() {
         entry.sync(reactor).await;
         // Only the order of eviction depends on it.

@@ -4,10 +4,12 @@ mod blob;
 mod file;
 mod local_file;
 mod origin;
+mod registry_origin;
 mod uncached;
 
 pub use blob::{BlobSource, LocalFuture, Readiness, SourceError};
 pub use file::{FileSource, check_bounds};
 pub use local_file::LocalFile;
 pub use origin::{BoxFuture, Origin, Urgency, WrongLength, check_length};
+pub use registry_origin::RegistryOrigin;
 pub use uncached::Uncached;

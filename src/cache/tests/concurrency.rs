@@ -84,7 +84,8 @@ fn readers_never_see_the_holes_that_eviction_makes_under_them() {
     let mut random = fastrand::Rng::with_seed(9);
     for _ in 0..400 {
         let start = random.u64(0..1000);
-        let holes = [start..start + random.u64(1..60)];
+        let middle = start + random.u64(1..30);
+        let holes = [start..middle, middle..middle + random.u64(1..30)];
         // On the cache's thread, as eviction is.
         let entry = Arc::clone(blob.entry());
         let punched =
@@ -131,4 +132,48 @@ fn memory_between_origin_and_disk_is_bounded() {
     bench.settle(&blob);
     assert!(blob.is_complete());
     assert!(origin.most_at_once.load(Ordering::SeqCst) <= 4, "four parts of 1 MiB");
+}
+
+#[test]
+fn a_read_that_waits_for_the_disk_notices_that_its_grains_were_taken_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(config(dir.path()));
+    let origin = TestOrigin::new(MIB, 64, Duration::ZERO);
+    let blob = bench.blob(&origin);
+    bench.read(&blob, 0, MIB).unwrap();
+    bench.settle(&blob);
+    bench.sync();
+    let entry = blob.entry();
+    rustix::fs::fadvise(&**entry.files.data.file(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    let range = ByteRange::between(65_536, 69_632);
+    let noticed = bench.reactor.block_on(async {
+        let mut dest = [0; 4096];
+        let mut hit = Box::pin(entry.hit(&bench.reactor, range, &mut dest));
+        if futures_util::poll!(hit.as_mut()).is_ready() {
+            eprintln!("skipped in part: {} lies in memory, so no read of it waits", dir.path().display());
+            return true;
+        }
+        // The read is not submitted before this thread's next turn: the hole and the return of the grains come first.
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (blob, held) = (Arc::clone(&blob), origin.content.slice(65_536..69_632));
+        bench.cache.shared.handle.spawn(move |reactor| {
+            let reactor = reactor.clone();
+            async move {
+                let entry = blob.entry();
+                let run = 16..17;
+                let punched = super::super::evict::punch(entry, &reactor, std::slice::from_ref(&run)).await;
+                assert_eq!(punched, 4096);
+                // As a refetch does, last of all; the bytes in the file are not there yet.
+                entry.ledger.presence().set(&(16..17));
+                sender.send(held).unwrap();
+            }
+        });
+        let held = receiver.recv().unwrap();
+        let trusted = hit.as_mut().await;
+        drop(hit);
+        entry.ledger.refute(&(16..17));
+        !trusted || dest[..] == held[..]
+    });
+    assert!(noticed.unwrap(), "zeroes of a hole were taken for data");
+    assert!(bench.read(&blob, 65_536, 4096).unwrap() == origin.content[65_536..69_632]);
 }

@@ -74,7 +74,7 @@ fn what_another_process_has_open_is_left_alone() {
     let entry = ours.entry();
     let punched = bench
         .reactor
-        .block_on(async { super::super::evict::punch(entry, &bench.reactor, &[0..64]).await })
+        .block_on(async { super::super::evict::punch(entry, &bench.reactor, &[0..64, 100..101]).await })
         .unwrap();
     assert_eq!(punched, 0);
     bench.reactor.block_on(bench.reactor.sleep(Duration::from_millis(200))).unwrap();

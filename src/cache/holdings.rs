@@ -21,7 +21,7 @@ use super::{
 use crate::reactor::ReactorHandle;
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct Holdings {
     pub(super) config: CacheConfig,
     pub(super) blobs_dir: PathBuf,
     pub(super) handle: ReactorHandle,
@@ -48,7 +48,7 @@ struct DiskState {
     rests_until: Option<Instant>,
 }
 
-impl Shared {
+impl Holdings {
     pub(super) fn new(
         config: CacheConfig,
         handle: ReactorHandle,
