@@ -33,8 +33,8 @@ pub(super) fn registry_config(config: &Config) -> RegistryConfig {
 /// A registry's failure with the class that follows from it.
 pub(super) fn failure_of_registry(context: impl Into<String>, error: RegistryError) -> Failure {
     let class = match error.fault() {
-        Fault::Configuration => FailureClass::Usage,
         _ if matches!(error.reason(), Reason::NotFound) => FailureClass::NotFound,
+        Fault::Configuration | Fault::Caller => FailureClass::Usage,
         _ => FailureClass::Registry,
     };
     Failure::with_source(class, context, error)

@@ -33,15 +33,14 @@ impl References {
             Failure::with_source(FailureClass::Usage, format!("{text:?} is not an image reference"), source)
         })?;
         let platform = Platform::host();
+        let repository = self.client.repository(&reference).map_err(|source| {
+            Failure::with_source(FailureClass::Usage, format!("{text:?} is not an image reference"), source)
+        })?;
         let manifest = self.manifest(&reference, &platform).await?;
         let refused = |source: OciError| {
             Failure::with_source(FailureClass::Image, format!("{reference} cannot be served"), source)
         };
         let layers = manifest.layers().map_err(refused)?;
-        let repository = self
-            .client
-            .repository(&reference)
-            .map_err(|error| failure_of_registry(format!("cannot use {reference}"), error))?;
         let place = |layer: crate::format::oci::Layer| LayerPlace::Remote {
             repository: repository.clone(),
             digest: layer.digest,

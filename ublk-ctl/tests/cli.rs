@@ -1,0 +1,153 @@
+//! The command line: exit codes, JSON and messages, by running the program.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test panics where something is not as expected"
+)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ublk-ctl");
+
+struct Ended {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn run(arguments: &[&str]) -> Ended {
+    let output =
+        Command::new(PROGRAM).args(arguments).env_remove("RUST_LOG").stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ended { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
+}
+
+#[test]
+fn each_kind_of_failure_has_its_exit_code_and_says_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let not_json = write("bad.json", "{");
+    let empty = write("empty.json", "{}");
+    let writable = write("rw.json", r#"{"lowers":[{"file":"/a"}],"upper":{"data":"d","index":"i"}}"#);
+    let settings = write("s.toml", "[cache]\nsize_mb = 1\n");
+    let text = write("text", "not a layer");
+    let nowhere = dir.path().join("no.sock").to_str().unwrap().to_owned();
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["--help"], 0, ""),
+        (&["--version"], 0, ""),
+        (&["bogus"], 2, "unrecognized subcommand"),
+        (&["add"], 2, "required"),
+        (&["add", "a", "--config", "b"], 2, "cannot be used with"),
+        (&["add", "a", "--queues", "0"], 2, "0 is not in"),
+        (&["image", "export", "--config", &empty], 2, "required"),
+        (&["image", "export", "--config", &empty, "--sha256", "--force"], 2, "--output"),
+        (&["info", "/dev/sda"], 2, "neither the number nor the path"),
+        (&["list", "--settings", &settings], 2, "unknown key cache.size_mb (did you mean cache.size_mib?)"),
+        (&["list", "--settings", &nowhere], 3, "cannot read it"),
+        (&["list", "--set", "cache.size_mib=x"], 2, "--set"),
+        (&["image", "export", "--sha256", "--config", "/nowhere/c.json"], 3, "/nowhere/c.json"),
+        (&["image", "export", "--sha256", "--layer", "/nowhere/l"], 3, "/nowhere/l"),
+        (&["image", "export", "--sha256", "--config", &not_json], 5, "bad.json: not JSON"),
+        (
+            &["image", "export", "--sha256", "--config", &empty],
+            5,
+            "empty.json: /lowers: the image has no layer",
+        ),
+        (&["image", "export", "--sha256", "--config", &writable], 5, "/upper: not yet supported"),
+        (&["image", "export", "--sha256", "--layer", &text], 5, "text"),
+        (&["image", "export", "--sha256", "UPPER/case"], 2, "not an image reference"),
+        (&["layer", "inspect", &text], 5, "text"),
+        (&["layer", "verify", "/nowhere/l"], 3, "/nowhere/l"),
+        (&["list", "--socket", &nowhere], 8, "systemctl start stratabd"),
+        (&["ls", "--socket", &nowhere], 8, "no stratabd"),
+        (&["delete", "0", "--socket", &nowhere], 8, "no stratabd"),
+        (&["create", "a", "--socket", &nowhere], 8, "--foreground"),
+        (&["add", "a", "--no-cache", "--socket", &nowhere], 2, "need --foreground"),
+    ];
+    for (arguments, code, part) in cases {
+        let ended = run(arguments);
+        assert_eq!(ended.code, *code, "{arguments:?}: {}", ended.err);
+        assert!(ended.err.contains(part), "{arguments:?}: {}", ended.err);
+        assert_eq!(ended.out.is_empty(), *code != 0, "{arguments:?}: {}", ended.out);
+    }
+}
+
+#[test]
+fn with_json_a_failure_is_one_object_too() {
+    let ended = run(&["layer", "inspect", "/nowhere/l", "--json"]);
+    let answer: Value = serde_json::from_str(&ended.err).unwrap();
+    assert_eq!((ended.code, answer["error"]["class"].as_str()), (3, Some("not_found")));
+    assert!(answer["error"]["message"].as_str().unwrap().contains("/nowhere/l"));
+}
+
+#[test]
+fn a_host_without_the_driver_is_told_how_to_get_it() {
+    if Path::new("/dev/ublk-control").exists() {
+        return;
+    }
+    let layer = fixture("lsmt/tiny.lsmt");
+    for arguments in [&["features"][..], &["add", "--foreground", "--layer", layer.to_str().unwrap()]] {
+        let ended = run(arguments);
+        assert_eq!(ended.code, 4, "{arguments:?}: {}", ended.err);
+        assert!(ended.err.contains("modprobe ublk_drv"), "{}", ended.err);
+    }
+}
+
+#[test]
+fn a_layer_says_what_it_is_and_that_it_is_sound() {
+    let layer = fixture("ext4/L1.z32kt");
+    let path = layer.to_str().unwrap();
+    let report: Value = serde_json::from_str(&run(&["layer", "inspect", path, "--json"]).out).unwrap();
+    assert_eq!(report["compression"]["algorithm"], "lz4");
+    assert_eq!(report["compression"]["block_bytes"], 32768);
+    assert_eq!(report["tar_envelope"], true);
+    assert_eq!(report["virtual_size_bytes"], 1 << 30);
+    assert_eq!(report["uuid"], "ABC00001-1111-2222-3333-000000000001");
+    let verified: Value = serde_json::from_str(&run(&["layer", "verify", path, "--json"]).out).unwrap();
+    assert_eq!((&verified["checksums"], &verified["blocks"]), (&Value::Bool(true), &Value::from(77)));
+    let damaged = run(&["layer", "verify", fixture("corrupt/zfile-data-flip").to_str().unwrap()]);
+    assert_eq!(damaged.code, 5);
+    assert!(damaged.err.contains("zfile-data-flip") && damaged.err.contains("636"), "{}", damaged.err);
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    let mut child = Command::new(PROGRAM)
+        .args(["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let script = run(&["completions", "bash"]).out;
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(run(&["man", dir.path().to_str().unwrap()]).code, 0);
+    for command in ["add", "del", "list", "info", "features", "image-export", "layer-inspect", "layer-verify"]
+    {
+        let page = dir.path().join(format!("ublk-ctl-{command}.1"));
+        assert!(page.exists(), "{} is missing", page.display());
+        let last = command.rsplit('-').next().unwrap();
+        assert!(script.contains(last), "{command}");
+    }
+}
