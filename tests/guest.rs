@@ -8,6 +8,8 @@
 mod cache;
 #[path = "support/cache_exercise.rs"]
 mod cache_exercise;
+#[path = "guest/daemon.rs"]
+mod daemon;
 #[path = "guest/frame.rs"]
 mod frame;
 #[path = "guest/registry.rs"]
@@ -18,3 +20,5 @@ mod registry_faults;
 mod smoke;
 #[expect(dead_code, reason = "each test binary uses a part of the support")]
 mod support;
+#[path = "guest/tree.rs"]
+mod tree;

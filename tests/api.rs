@@ -1,0 +1,116 @@
+//! The control API on a real socket, with devices of a frontend that needs no driver.
+#![expect(clippy::unwrap_used, reason = "a test panics where something is not as expected")]
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use stratabd::{
+    frontend::{AttachRequest, Attachment, Frontend, FrontendError, NullFrontend},
+    reactor::ReactorHandle,
+    server::{
+        api::{ApiLimits, ApiListener, types::FeatureList},
+        config::Config,
+        counted::CountedDevice,
+        daemon::{Daemon, DaemonParts},
+        failure::Failure,
+        port::{KnownDevice, Port},
+        service::Service,
+        state::StateDir,
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+
+struct NullPort(NullFrontend);
+
+impl Port for NullPort {
+    fn features(&self) -> Result<FeatureList, Failure> {
+        Ok(FeatureList { bits: 0x2, names: vec!["URING_CMD_COMP_IN_TASK".to_owned()] })
+    }
+
+    fn attach(
+        &self,
+        device: &Arc<CountedDevice>,
+        request: &AttachRequest,
+        reactors: &[ReactorHandle],
+    ) -> Result<Box<dyn Attachment>, FrontendError> {
+        self.0.attach(device, request, reactors)
+    }
+
+    fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
+        Ok(Vec::new())
+    }
+
+    fn remove_orphan(&self, _id: u32, _timeout: Duration) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+async fn ask(socket: &Path, method: &str, path: &str, body: &Value) -> (u16, String) {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let len = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_lives_its_life_through_the_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.cache.enabled = false;
+    let service = Service::start(config, tokio::runtime::Handle::current(), || Ok(())).unwrap();
+    let parts = DaemonParts { service, port: Arc::new(NullPort(NullFrontend::new())) };
+    let daemon = Daemon::new(parts, StateDir::open(&dir.path().join("state")).unwrap());
+    let socket = dir.path().join("s");
+    let listener = ApiListener::bind(&socket, 0o600, None).await.unwrap();
+    let serving = tokio::spawn(async move { listener.serve(daemon, ApiLimits::default()).await });
+
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let layers = json!([fixtures.join("ext4/L0.z4k"), fixtures.join("ext4/L1.zt4k")]);
+    let wanted = json!({"image": {"layers": layers}, "id": 5, "queues": 2, "depth": 16});
+    let (status, body) = ask(&socket, "POST", "/v1/devices", &wanted).await;
+    let added: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(status, 201, "{body}");
+    assert_eq!(
+        (&added["id"], &added["state"], &added["size_bytes"]),
+        (&json!(5), &json!("live"), &json!(1 << 30))
+    );
+    assert_eq!(
+        (&added["queues"], &added["depth"], &added["read_only"]),
+        (&json!(2), &json!(16), &json!(true))
+    );
+
+    let (status, _) = ask(&socket, "POST", "/v1/devices", &wanted).await;
+    assert_eq!(status, 409);
+    let (_, body) = ask(&socket, "GET", "/v1/devices/5", &Value::Null).await;
+    let info: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(info["layers"].as_array().unwrap().len(), 2, "{body}");
+    assert!(info["layers"].to_string().contains("lz4 in blocks of 4096 bytes"), "{body}");
+    let (_, body) = ask(&socket, "GET", "/v1/features", &Value::Null).await;
+    assert!(body.contains("URING_CMD_COMP_IN_TASK"), "{body}");
+    let (_, metrics) = ask(&socket, "GET", "/metrics", &Value::Null).await;
+    for line in [
+        "stratabd_devices 1",
+        "stratabd_device_requests_total{device=\"5\",operation=\"read\"} 0",
+        "stratabd_reads_total{source=\"registry\"} 0",
+        "stratabd_registry_requests_total 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+    let (status, _) = ask(&socket, "DELETE", "/v1/devices/5", &Value::Null).await;
+    assert_eq!(status, 200);
+    let (_, body) = ask(&socket, "GET", "/v1/devices", &Value::Null).await;
+    assert_eq!(body, r#"{"devices":[]}"#);
+    serving.abort();
+    assert!(serving.await.is_err());
+    assert!(!socket.exists(), "the socket goes with the listener");
+}

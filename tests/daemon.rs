@@ -1,0 +1,221 @@
+//! The daemon as a process: its socket, its limits, one at a time, and its end.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test panics where something is not as expected"
+)]
+
+use std::{
+    io::{Read, Write},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixDatagram, UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// Long enough for a machine under load.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Daemon {
+    process: Child,
+    socket: PathBuf,
+}
+
+impl Daemon {
+    fn command(dir: &Path) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stratabd"));
+        command.arg("--state-dir").arg(dir.join("state")).arg("--cache-dir").arg(dir.join("cache"));
+        command.env_remove("RUST_LOG").stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it and waits until it says, as to systemd, that it is ready.
+    fn start(dir: &Path, arguments: &[&str]) -> Self {
+        let notify = dir.join("notify");
+        let _ = std::fs::remove_file(&notify);
+        let supervisor = UnixDatagram::bind(&notify).unwrap();
+        supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut command = Self::command(dir);
+        command.args(arguments).env("NOTIFY_SOCKET", &notify).stderr(Stdio::null());
+        let daemon = Self { process: command.spawn().unwrap(), socket: dir.join("state/stratabd.sock") };
+        let mut message = [0; 256];
+        let len = supervisor.recv(&mut message).expect("the daemon says when it is ready");
+        assert!(String::from_utf8_lossy(&message[..len]).contains("READY=1"));
+        daemon
+    }
+
+    fn ask(&self, request: &str) -> (u16, String) {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // The daemon may answer, and close, before it has read all of a request that it refuses.
+        let _ = stream.write_all(request.as_bytes());
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8(answer).unwrap();
+        let status = answer.split(' ').nth(1).expect(&answer).parse().unwrap();
+        (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+    }
+
+    fn post(&self, body: &str) -> (u16, Value) {
+        let len = body.len();
+        let (status, answer) = self.ask(&format!(
+            "POST /v1/devices HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n{body}"
+        ));
+        (status, serde_json::from_str(&answer).unwrap())
+    }
+
+    fn terminate(mut self) -> ExitStatus {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the daemon does not end");
+            #[expect(clippy::disallowed_methods, reason = "a test waits for a child process")]
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn fixture(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name).display().to_string()
+}
+
+#[test]
+fn every_answer_has_a_status_and_a_body_that_programs_can_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &[]);
+    let (status, list) = daemon.get("/v1/devices");
+    assert_eq!((status, list.as_str()), (200, r#"{"devices":[]}"#));
+    let (status, metrics) = daemon.get("/metrics");
+    assert_eq!(status, 200);
+    assert!(metrics.contains("stratabd_devices 0\n") && metrics.ends_with("# EOF\n"), "{metrics}");
+    for (path, code) in [("/", 404), ("/v2/devices", 404), ("/v1/devices/7", 404), ("/v1/devices/x", 404)] {
+        let (status, body) = daemon.get(path);
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, body["error"]["class"].as_str()), (code, Some("not_found")), "{path}");
+    }
+    assert_eq!(daemon.ask("PUT /v1/devices HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").0, 405);
+    for (body, code, part) in [
+        ("{", 400, "not as expected"),
+        (r#"{"image":{"config":"/nowhere/c.json"}}"#, 404, "/nowhere/c.json"),
+        (r#"{"image":{"config":"c.json"}}"#, 400, "absolute"),
+        (r#"{"image":{"config":"/c"},"idd":1}"#, 400, "idd"),
+        (r#"{"image":{"config":"/c"},"queues":0}"#, 400, "0 queues"),
+        (&format!(r#"{{"image":{{"layers":["{}"]}}}}"#, fixture("corrupt/lsmt-version9")), 422, "version 9"),
+    ] {
+        let (status, answer) = daemon.post(body);
+        assert_eq!(status, code, "{body}: {answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(part), "{body}: {answer}");
+    }
+    assert!(daemon.terminate().success());
+}
+
+#[test]
+fn what_a_client_may_send_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &[]);
+    let (status, _) = daemon.post(&format!("\"{}\"", "x".repeat(3 << 20)));
+    assert_eq!(status, 400, "a body past the limit");
+    let mut stream = UnixStream::connect(&daemon.socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let _ = stream.write_all(format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(64 << 10)).as_bytes());
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    assert!(
+        !answer.starts_with(b"HTTP/1.1 200") && !answer.starts_with(b"HTTP/1.1 404"),
+        "headers past the limit"
+    );
+    let mut silent = UnixStream::connect(&daemon.socket).unwrap();
+    silent.set_read_timeout(Some(PATIENCE)).unwrap();
+    silent.write_all(b"GET /v1/dev").unwrap();
+    let began = Instant::now();
+    let _ = silent.read_to_end(&mut answer);
+    assert!(began.elapsed() < PATIENCE, "a client that stops in the middle is cut off");
+    assert_eq!(daemon.get("/v1/devices").0, 200, "and others are still served");
+}
+
+#[test]
+fn the_socket_is_the_owners_alone_and_one_daemon_has_the_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &["--log-format", "json"]);
+    let mode = std::fs::metadata(&daemon.socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let second: Output = Daemon::command(dir.path()).output().unwrap();
+    assert_eq!(second.status.code(), Some(7), "{second:?}");
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another stratabd"), "{second:?}");
+    assert_eq!(daemon.get("/v1/devices").0, 200, "the first one is not disturbed");
+    let socket = daemon.socket.clone();
+    assert!(daemon.terminate().success());
+    assert!(!socket.exists());
+    let after = Daemon::start(dir.path(), &[]);
+    drop(after);
+    let again = Daemon::start(dir.path(), &[]);
+    assert_eq!(again.get("/v1/devices").0, 200, "a socket that a killed daemon left is replaced");
+}
+
+#[test]
+fn tcp_shows_metrics_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let set = format!("daemon.metrics_listen={address}");
+    let _daemon = Daemon::start(dir.path(), &["--set", &set]);
+    for (path, status) in [("/metrics", "200"), ("/v1/devices", "404")] {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{path}");
+    }
+}
+
+#[test]
+fn upstreams_configuration_is_taken_and_what_has_no_effect_is_logged_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = dir.path().join("overlaybd.json");
+    std::fs::write(&theirs, r#"{"ioEngine":0,"download":{"enable":true}}"#).unwrap();
+    let mut command = Daemon::command(dir.path());
+    command.arg("--overlaybd-config").arg(&theirs).args(["--set", "daemon.socket_mode=8"]);
+    let refused = command.output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    let log = dir.path().join("log");
+    let mut process = Daemon::command(dir.path())
+        .arg("--overlaybd-config")
+        .arg(&theirs)
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let said = std::fs::read_to_string(&log).unwrap();
+        if said.contains("ready") {
+            let lines: Vec<_> = said.lines().filter(|line| line.contains("without effect")).collect();
+            assert_eq!(lines.len(), 1, "{said}");
+            assert!(lines[0].contains("/ioEngine") && lines[0].contains("/download"), "{said}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{said}");
+        #[expect(clippy::disallowed_methods, reason = "a test waits for a child process")]
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+}

@@ -1,0 +1,214 @@
+//! Daemon and command line tool with the real driver: a device's whole life, the file tree inside it, and the ways out.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "what fails while a test is set up fails the test"
+)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    frame::{in_guest, output_of},
+    tree,
+};
+
+const STACK: [&str; 3] = ["ext4/L0.zt4k", "ext4/L1.z32kt", "ext4/L2.zt4k"];
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn fixtures() -> PathBuf {
+    std::env::var("STRATABD_FIXTURES").unwrap_or_else(|_| "/fixtures".to_owned()).into()
+}
+
+/// A configuration of the first `count` layers in a folder of its own.
+fn config(dir: &Path, count: usize) -> String {
+    let lowers: Vec<Value> =
+        STACK[..count].iter().map(|name| serde_json::json!({"file": fixtures().join(name)})).collect();
+    let path = dir.join(format!("config-{count}.json"));
+    fs::write(&path, serde_json::json!({"lowers": lowers}).to_string()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+struct Daemon {
+    process: Child,
+    dir: PathBuf,
+}
+
+impl Daemon {
+    fn start(dir: &Path) -> Self {
+        let mut process = Command::new("stratabd")
+            .arg("--state-dir")
+            .arg(dir)
+            .args(["--set", "cache.enabled=false", "--private-mounts"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap());
+        loop {
+            let mut line = String::new();
+            assert_ne!(lines.read_line(&mut line).unwrap(), 0, "the daemon has ended");
+            eprint!("{line}");
+            if line.contains("ready") {
+                break;
+            }
+        }
+        std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::stderr()));
+        Self { process, dir: dir.to_owned() }
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> Output {
+        Command::new("ublk-ctl")
+            .arg("--socket")
+            .arg(self.dir.join("stratabd.sock"))
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.ctl(&[arguments, &["--json"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Signals it and waits for its end.
+    fn end(mut self, signal: &str) -> Option<i32> {
+        output_of("kill", &[signal, &self.process.id().to_string()]);
+        ended(&mut self.process)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn ended(process: &mut Child) -> Option<i32> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = process.try_wait().unwrap() {
+            return status.code();
+        }
+        assert!(Instant::now() < deadline, "the process does not end");
+        #[expect(clippy::disallowed_methods, reason = "a test waits for a child process")]
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Mounts `device` at `point`, compares all that `list` has, and unmounts.
+fn compare_tree(device: &str, point: &Path, list: &str) {
+    fs::create_dir_all(point).unwrap();
+    let shown = point.to_str().unwrap();
+    output_of("mount", &["-t", "ext4", "-o", "ro,noload", device, shown]);
+    tree::compare(point, &fixtures().join(list));
+    output_of("umount", &[shown]);
+}
+
+#[test]
+fn a_device_of_the_daemon_shows_upstreams_file_tree_and_goes_again() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let features = daemon.json(&["features"]);
+    assert!(features["names"].to_string().contains("USER_COPY"), "{features}");
+    let added = daemon.json(&["add", "--config", &config(dir.path(), 3), "--queues", "2"]);
+    let path = added["path"].as_str().unwrap();
+    compare_tree(path, &dir.path().join("mount"), "ext4/tree-0..2.jsonl");
+    let list = daemon.json(&["list"]);
+    assert_eq!(list["devices"][0]["state"], "live", "{list}");
+    let info = daemon.json(&["info", path]);
+    assert_eq!(info["layers"].as_array().unwrap().len(), 3);
+    assert_eq!((&info["read_only"], &info["logical_block_bytes"]), (&Value::Bool(true), &Value::from(4096)));
+    assert_eq!(output_of("blockdev", &["--getro", path]).trim(), "1");
+    daemon.json(&["del", path]);
+    assert!(!Path::new(path).exists());
+    assert_eq!(daemon.json(&["ls"])["devices"].as_array().unwrap().len(), 0);
+    assert_eq!(daemon.ctl(&["info", path]).status.code(), Some(3));
+    assert_eq!(daemon.end("-TERM"), Some(0));
+}
+
+#[test]
+fn two_devices_of_one_image_share_it_and_sigterm_removes_both() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let config = config(dir.path(), 2);
+    let paths =
+        [0, 1].map(|_| daemon.json(&["create", "--config", &config])["path"].as_str().unwrap().to_owned());
+    assert_ne!(paths[0], paths[1]);
+    let threads = || fs::read_dir(format!("/proc/{}/task", daemon.process.id())).unwrap().count();
+    let before = threads();
+    for path in &paths {
+        compare_tree(path, &dir.path().join("mount"), "ext4/tree-0..1.jsonl");
+    }
+    assert!(threads() <= before + 1, "threads grow with use");
+    let mut stream = std::os::unix::net::UnixStream::connect(dir.path().join("stratabd.sock")).unwrap();
+    std::io::Write::write_all(&mut stream, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut metrics = String::new();
+    stream.read_to_string(&mut metrics).unwrap();
+    let images: Vec<_> = metrics.lines().filter(|line| line.starts_with("stratabd_device_image{")).collect();
+    let image = |line: &str| line.split("image=").nth(1).map(str::to_owned);
+    assert_eq!((images.len(), image(images[0])), (2, image(images[1])), "{images:?}");
+    assert_eq!(daemon.end("-TERM"), Some(0));
+    for path in &paths {
+        assert!(!Path::new(path).exists(), "{path} is left");
+    }
+}
+
+#[test]
+fn what_a_killed_daemon_leaves_is_attached_again_by_the_next_one() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let added = daemon.json(&["add", "--config", &config(dir.path(), 3), "--id", "11"]);
+    assert_eq!(added["path"], "/dev/ublkb11");
+    daemon.end("-KILL");
+    let next = Daemon::start(dir.path());
+    let list = next.json(&["list"]);
+    assert_eq!(
+        (&list["devices"][0]["id"], &list["devices"][0]["state"]),
+        (&Value::from(11), &Value::from("live"))
+    );
+    compare_tree("/dev/ublkb11", &dir.path().join("mount"), "ext4/tree-0..2.jsonl");
+    next.json(&["del", "--all"]);
+    assert_eq!(next.end("-TERM"), Some(0));
+}
+
+#[test]
+fn the_foreground_command_serves_until_it_is_told_to_end() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for signal in ["-INT", "-TERM"] {
+        let mut server = Command::new("ublk-ctl")
+            .args(["add", "--foreground", "--no-cache", "--config", &config(dir.path(), 3)])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut path = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut path).unwrap();
+        let path = path.trim().to_owned();
+        compare_tree(&path, &dir.path().join("mount"), "ext4/tree-0..2.jsonl");
+        output_of("kill", &[signal, &server.id().to_string()]);
+        assert_eq!(ended(&mut server), Some(0));
+        assert!(!Path::new(&path).exists());
+    }
+}
