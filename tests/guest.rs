@@ -10,6 +10,8 @@ mod cache;
 mod cache_exercise;
 #[path = "guest/daemon.rs"]
 mod daemon;
+#[path = "guest/devices.rs"]
+mod devices;
 #[path = "guest/frame.rs"]
 mod frame;
 #[path = "guest/registry.rs"]
@@ -22,3 +24,9 @@ mod smoke;
 mod support;
 #[path = "guest/tree.rs"]
 mod tree;
+#[path = "guest/ublk.rs"]
+mod ublk;
+#[path = "guest/ublk_end.rs"]
+mod ublk_end;
+#[path = "guest/ublk_engine.rs"]
+mod ublk_engine;

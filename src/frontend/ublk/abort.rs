@@ -31,6 +31,11 @@ impl Abort {
         .await;
     }
 
+    /// Whether the device is being removed.
+    pub(super) fn is_set(&self) -> bool {
+        self.set.load(Ordering::Relaxed)
+    }
+
     /// Makes all requests fail, those that wait and those that come.
     pub(super) fn set(&self) {
         self.set.store(true, Ordering::SeqCst);
@@ -47,7 +52,7 @@ impl Abort {
     ) -> Result<T, BlockError> {
         let mut work = pin!(work);
         poll_fn(|cx| {
-            if self.set.load(Ordering::Relaxed) {
+            if self.is_set() {
                 return Poll::Ready(Err(BlockError::new(ErrorKind::Gone, "the device is being removed")));
             }
             match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {

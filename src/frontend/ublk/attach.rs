@@ -53,7 +53,7 @@ impl Frontend for Ublk {
             &deadline,
         )?;
         open_queues(&mut attachment, device, geometry, reactors, &deadline)?;
-        attachment.run(Command::start(attachment.id, std::process::id().into()), &deadline)?;
+        attachment.start(&deadline)?;
         finish(&attachment, &geometry, features, &deadline)?;
         Ok(Box::new(attachment))
     }

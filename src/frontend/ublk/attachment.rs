@@ -26,6 +26,9 @@ use crate::{
 /// For devices that are dropped instead of detached, among them those whose attach failed.
 const DROP_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long the queues of a stopped device may take to end before it is stopped again.
+const STOP_INTERVAL: Duration = Duration::from_millis(200);
+
 /// One device from ADD on.
 pub(super) struct UblkAttachment {
     pub(super) id: u32,
@@ -38,6 +41,7 @@ pub(super) struct UblkAttachment {
     /// Cut off when the last queue has gone.
     serving: Option<mpsc::Receiver<Infallible>>,
     abort: Arc<Abort>,
+    started: bool,
     removed: bool,
 }
 
@@ -59,6 +63,7 @@ impl UblkAttachment {
             file: None,
             serving: None,
             abort: Arc::default(),
+            started: false,
             removed: false,
         }
     }
@@ -85,6 +90,13 @@ impl UblkAttachment {
         }
     }
 
+    /// Makes the block device, whose queues must be fetching.
+    pub(super) fn start(&mut self, deadline: &Deadline) -> Result<(), FrontendError> {
+        // Also when it fails, for an answer that comes too late does not undo it.
+        self.started = true;
+        self.run(Command::start(self.id, std::process::id().into()), deadline).map(drop)
+    }
+
     pub(super) fn run(&self, command: Command, deadline: &Deadline) -> Result<Reply, FrontendError> {
         self.control.run(command, deadline.remaining())
     }
@@ -93,11 +105,21 @@ impl UblkAttachment {
     fn remove(&mut self, limit: Duration) -> Result<Detached, FrontendError> {
         self.removed = true;
         let deadline = Deadline::after(limit);
-        self.stop(&deadline)?;
-        if let Some(serving) = self.serving.take() {
+        if !self.started {
+            // There are no requests yet, and tags that have not been fetched need not be.
             self.abort.set();
-            if serving.recv_timeout(deadline.remaining()) == Err(mpsc::RecvTimeoutError::Timeout) {
-                return Err(FrontendError::Deadline { step: "the end of the queues", after: limit });
+        }
+        self.stop(&deadline)?;
+        self.abort.set();
+        if let Some(serving) = self.serving.take() {
+            // A command that reached the driver after it had ended the others' waits for the next STOP.
+            while serving.recv_timeout(STOP_INTERVAL.min(deadline.remaining()))
+                == Err(mpsc::RecvTimeoutError::Timeout)
+            {
+                if deadline.has_passed() {
+                    return Err(FrontendError::Deadline { step: "the end of the queues", after: limit });
+                }
+                self.stop(&deadline)?;
             }
         }
         self.file = None;

@@ -5,7 +5,7 @@ use std::fmt;
 use super::abi;
 
 /// A set of the driver's feature flags (`UBLK_F_*`): what a driver offers, or what a device has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Features(u64);
 
 /// Every flag that we know, with its name in the kernel's header less `UBLK_F_`.
@@ -92,6 +92,12 @@ impl Features {
     /// Fixed in Linux 6.16, which brought QUIESCE.
     pub(super) fn needs_a_spare_tag(self) -> bool {
         !self.has(abi::UBLK_F_QUIESCE)
+    }
+}
+
+impl fmt::Debug for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Features({self})")
     }
 }
 

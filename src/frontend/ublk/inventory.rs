@@ -18,8 +18,14 @@ use crate::frontend::{Detached, FrontendError};
 /// How long the driver may take to answer what needs no waiting.
 const QUERY_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a device may take to tell its shape; one that cannot is listed without.
+const SHAPE_DEADLINE: Duration = Duration::from_secs(1);
+
 /// How often a device that is being deleted is asked after.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// How long a deleted device is looked after before it is taken to be held open by a program.
+const HELD_OPEN_AFTER: Duration = Duration::from_secs(2);
 
 /// What a device is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +66,7 @@ pub struct DeviceInfo {
     pub owner_gid: u32,
     /// What it was granted.
     pub features: Features,
-    /// Its size and so on; None before it has been told.
+    /// Its size and so on; None before it has been told, or while the device is stuck in its removal.
     pub shape: Option<Shape>,
 }
 
@@ -159,9 +165,10 @@ fn device(control: &Control, id: u32) -> Result<DeviceInfo, FrontendError> {
     let features = Features::new(info.flags);
     let ask = Command::get_params(id, params::room());
     let ask = if features.has(abi::UBLK_F_UNPRIVILEGED_DEV) { ask.showing_path() } else { ask };
-    let shape = match control.run(ask, QUERY_DEADLINE) {
+    // The driver answers this one under a lock that a device on its way out may hold for long.
+    let shape = match control.run(ask, SHAPE_DEADLINE) {
         Ok(reply) => params::decode(&reply.payload),
-        Err(error @ (FrontendError::NoSuchDevice(_) | FrontendError::Deadline { .. })) => return Err(error),
+        Err(error @ FrontendError::NoSuchDevice(_)) => return Err(error),
         Err(_) => None,
     };
     Ok(DeviceInfo {
@@ -198,8 +205,8 @@ fn state(state: u16) -> DeviceState {
     }
 }
 
-/// Deletes a stopped device, and waits until its number is free or the deadline has passed. The command that does not
-/// wait comes first: the other waits for whoever has the block device open, and cannot be taken back.
+/// Deletes a stopped device, and waits a little until its number is free. The command that does not wait comes first: the
+/// other waits for whoever has the block device open, and cannot be taken back.
 pub(super) fn delete(
     control: &Control,
     id: u32,
@@ -219,10 +226,11 @@ pub(super) fn delete(
         }
         Err(error) => return Err(error),
     }
+    let patience = Deadline::after(HELD_OPEN_AFTER.min(deadline.remaining()));
     loop {
         match control.run(address(Command::get_info(id)), QUERY_DEADLINE) {
             Err(FrontendError::NoSuchDevice(_)) => return Ok(Detached::Complete),
-            Ok(_) if deadline.has_passed() => return Ok(Detached::HeldOpen),
+            Ok(_) if patience.has_passed() => return Ok(Detached::HeldOpen),
             Ok(Reply { .. }) => deadline.pause(LOOK_INTERVAL),
             Err(error) => return Err(error),
         }

@@ -116,6 +116,10 @@ pub(super) fn open<D: BlockDevice>(
 
 async fn serve_tag<Q: BlockQueue>(queue: Rc<Queue<Q>>, tag: u16) {
     queue.abort.join().await;
+    if queue.abort.is_set() {
+        // Removed before it was started: the driver would keep the command.
+        return;
+    }
     let mut operation = queue.plan.fetch;
     let mut result = 0;
     loop {

@@ -1,0 +1,216 @@
+//! The end of ublk devices: nothing is left, whoever holds what open and whoever dies.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use stratabd::{
+    block::ByteRange,
+    device::{Fault, Op, Trouble},
+    frontend::{
+        AttachRequest, Detached, Frontend, FrontendError,
+        ublk::{CopyMode, Ublk},
+    },
+};
+
+use crate::{
+    devices::{Direct, Reactors, faulty, memory, pattern},
+    frame::in_guest,
+};
+
+const MIB: usize = 1 << 20;
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// What a process and the kernel may leak: open files, threads, mappings, device nodes, devices.
+fn holdings() -> (usize, usize, usize, usize, usize) {
+    let count = |path: &str| fs::read_dir(path).unwrap().count();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let shared = maps.lines().filter(|line| line.contains("ublk") || line.contains("io_uring")).count();
+    let devices = Ublk::new().list().unwrap().len();
+    (count("/proc/self/fd"), count("/proc/self/task"), shared, count("/dev"), devices)
+}
+
+#[test]
+fn fifty_devices_come_and_go_and_leave_nothing() {
+    if !in_guest() {
+        return;
+    }
+    let reactors = Reactors::start(2);
+    let cycle = |number: u32| {
+        let mode = if number.is_multiple_of(2) { CopyMode::User } else { CopyMode::TagBuffer };
+        let request = AttachRequest { queues: 2, ..AttachRequest::default() };
+        let device = Arc::new(memory(MIB, 1));
+        let attachment = Ublk::with_copy(mode).attach(&device, &request, &reactors.handles()).unwrap();
+        assert_eq!(attachment.id(), 0, "the number of the last device is free again");
+        assert!(Direct::open(attachment.path(), false).read(0, MIB).unwrap() == pattern(MIB, 1));
+        assert_eq!(attachment.detach(DEADLINE).unwrap(), Detached::Complete);
+        assert_eq!(Arc::strong_count(&device), 1, "a queue has outlived its device");
+    };
+    (0..3).for_each(cycle);
+    let before = holdings();
+    (0..50).for_each(cycle);
+    let began = Instant::now();
+    // Threads of commands end a moment after their answers.
+    while holdings() != before && began.elapsed() < DEADLINE {
+        thread::yield_now();
+    }
+    assert_eq!(holdings(), before, "files, threads, mappings, nodes, devices");
+}
+
+#[test]
+fn a_device_of_an_idle_neighbour_can_be_removed() {
+    if !in_guest() {
+        return;
+    }
+    // Up to Linux 6.12 a registered file of one would be held by the waiting commands of the other.
+    let reactors = Reactors::start(1);
+    let attach =
+        || Ublk::new().attach(&Arc::new(memory(MIB, 1)), &AttachRequest::default(), &reactors.handles());
+    let neighbour = attach().unwrap();
+    for _ in 0..3 {
+        assert_eq!(attach().unwrap().detach(DEADLINE).unwrap(), Detached::Complete);
+    }
+    assert_eq!(neighbour.detach(DEADLINE).unwrap(), Detached::Complete);
+}
+
+#[test]
+fn an_open_descriptor_does_not_hinder_the_removal() {
+    if !in_guest() {
+        return;
+    }
+    let reactors = Reactors::start(1);
+    let attachment = Ublk::new()
+        .attach(&Arc::new(memory(MIB, 1)), &AttachRequest::default(), &reactors.handles())
+        .unwrap();
+    let path = attachment.path().to_owned();
+    let node = Direct::open(&path, true);
+    assert_eq!(node.read(0, 4096).unwrap().len(), 4096);
+    let began = Instant::now();
+    assert_eq!(attachment.detach(DEADLINE).unwrap(), Detached::HeldOpen);
+    assert!(began.elapsed() < DEADLINE / 2);
+    assert!(!path.exists(), "the node is still there");
+    let late = node.read(0, 4096);
+    assert!(late.as_ref().map_or(true, Vec::is_empty), "a device that has gone was read: {late:?}");
+    drop(node);
+    let began = Instant::now();
+    while !Ublk::new().list().unwrap().is_empty() {
+        assert!(began.elapsed() < DEADLINE, "the kernel keeps the device");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_taken_number_is_refused_and_its_device_left_alone() {
+    if !in_guest() {
+        return;
+    }
+    let reactors = Reactors::start(1);
+    let request = AttachRequest { id: Some(5), ..AttachRequest::default() };
+    let first = Ublk::new().attach(&Arc::new(memory(MIB, 1)), &request, &reactors.handles()).unwrap();
+    for _ in 0..3 {
+        let error =
+            Ublk::new().attach(&Arc::new(memory(MIB, 2)), &request, &reactors.handles()).err().unwrap();
+        assert!(matches!(error, FrontendError::IdTaken(5)), "{error}");
+    }
+    assert!(Direct::open(first.path(), false).read(0, MIB).unwrap() == pattern(MIB, 1));
+    assert!(!first.has_ended());
+    assert_eq!(first.detach(DEADLINE).unwrap(), Detached::Complete);
+}
+
+#[test]
+fn a_device_that_is_dropped_is_removed() {
+    if !in_guest() {
+        return;
+    }
+    let reactors = Reactors::start(1);
+    let attachment = Ublk::new()
+        .attach(&Arc::new(memory(MIB, 1)), &AttachRequest::default(), &reactors.handles())
+        .unwrap();
+    drop(attachment);
+    assert_eq!(Ublk::new().list().unwrap(), []);
+}
+
+#[test]
+fn a_device_that_another_removes_is_seen_to_have_ended() {
+    if !in_guest() {
+        return;
+    }
+    let reactors = Reactors::start(1);
+    let attachment = Ublk::new()
+        .attach(&Arc::new(memory(MIB, 1)), &AttachRequest::default(), &reactors.handles())
+        .unwrap();
+    assert!(!attachment.has_ended());
+    // The owner still has its file open, so that the kernel keeps the number.
+    assert_eq!(Ublk::new().remove(attachment.id(), DEADLINE).unwrap(), Detached::HeldOpen);
+    let began = Instant::now();
+    while !attachment.has_ended() {
+        assert!(began.elapsed() < DEADLINE, "the owner did not notice");
+        thread::yield_now();
+    }
+    assert_eq!(attachment.detach(DEADLINE).unwrap(), Detached::Complete);
+    assert_eq!(Ublk::new().list().unwrap(), []);
+    assert!(matches!(Ublk::new().remove(0, DEADLINE), Err(FrontendError::NoSuchDevice(0))));
+}
+
+const SERVE: &str = "STRATABD_TEST_SERVES";
+
+/// Not a test of its own: the process that the next test kills. It must not use its own device, for a process that waits
+/// for itself cannot be killed.
+#[test]
+fn a_server_for_the_next_test() {
+    if !in_guest() || env::var_os(SERVE).is_none() {
+        return;
+    }
+    let reactors = Reactors::start(1);
+    let (device, plan) = faulty(MIB);
+    plan.add(Fault::at(Op::Read, ByteRange::between(0, u64::MAX), Trouble::Hang));
+    let request = AttachRequest { depth: 8, ..AttachRequest::default() };
+    let attachment = Ublk::new().attach(&device, &request, &reactors.handles()).unwrap();
+    println!("\nserving {}", attachment.id());
+    // All tags that the kernel may use: one is spared where it must be.
+    while plan.met() < 7 {
+        thread::yield_now();
+    }
+    println!("full");
+    loop {
+        thread::park();
+    }
+}
+
+#[test]
+fn a_device_whose_server_is_killed_under_full_load_can_be_removed() {
+    if !in_guest() {
+        return;
+    }
+    let mut server = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "ublk_end::a_server_for_the_next_test", "--nocapture"])
+        .env(SERVE, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(server.stdout.take().unwrap()).lines();
+    let id = said.find_map(|line| line.unwrap().strip_prefix("serving ").map(str::to_owned));
+    let id: u32 = id.expect("the server serves").parse().unwrap();
+    let readers: Vec<_> = (0..16)
+        .map(|number| {
+            let path = format!("/dev/ublkb{id}");
+            thread::spawn(move || Direct::open(Path::new(&path), false).read(number * 4096, 4096))
+        })
+        .collect();
+    assert!(said.any(|line| line.unwrap() == "full"), "the server has ended");
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(Ublk::new().remove(id, DEADLINE).unwrap(), Detached::Complete);
+    for reader in readers {
+        let outcome = reader.join().unwrap();
+        assert!(outcome.as_ref().map_or(true, Vec::is_empty), "{outcome:?}");
+    }
+    assert!(!Path::new(&format!("/dev/ublkc{id}")).exists());
+    assert_eq!(Ublk::new().list().unwrap(), []);
+}
