@@ -3,6 +3,12 @@
 //! Each test runs in a process of its own, as root, with the time limit of `ci/vm/guest-tests`. `/fixtures` holds
 //! `tests/fixtures`; `stratabd`, `ublk-ctl`, fio, docker-registry, nginx, openssl, htpasswd and curl are on the path;
 //! `/tmp` is a tmpfs and `/var` an ext4 disk that nobody needs to tidy. A test that leaves a ublk device behind fails.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "what fails while a test is set up fails the test, and tests wait for and read whole files"
+)]
 
 #[path = "guest/cache.rs"]
 mod cache;

@@ -47,9 +47,12 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
         dest: &'a mut [u8],
     ) -> LocalFuture<'a, Result<(), SourceError>>;
 
-    /// Starts bringing `ranges` near, all at once, and returns when every one can be read without the network,
-    /// or could not be had: the read that follows says why. A source that is near already does nothing.
-    fn fetch<'a>(&'a self, ranges: &'a [ByteRange]) -> LocalFuture<'a, ()>;
+    /// Starts bringing `ranges` near, all at once, and returns when every one can be read without the network, or as soon as it
+    /// is known that one cannot be had. A source that is near already does nothing.
+    ///
+    /// # Errors
+    /// As [`BlobSource::read`]. A read after it would wait as long again and fail too.
+    fn fetch<'a>(&'a self, ranges: &'a [ByteRange]) -> LocalFuture<'a, Result<(), SourceError>>;
 
     /// Forgets remembered bytes of `range` that a checksum has refuted, so that the next read asks the origin again.
     /// Returns whether there was anything to forget: if not, reading again cannot help.

@@ -90,8 +90,8 @@ impl BlobSource for FileSource {
         })
     }
 
-    fn fetch<'a>(&'a self, _ranges: &'a [ByteRange]) -> LocalFuture<'a, ()> {
-        Box::pin(std::future::ready(()))
+    fn fetch<'a>(&'a self, _ranges: &'a [ByteRange]) -> LocalFuture<'a, Result<(), SourceError>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn invalidate(&self, _range: ByteRange) -> bool {

@@ -74,9 +74,9 @@ impl BlobSource for Uncached {
         Box::pin(self.read_all(offset, dest))
     }
 
-    fn fetch<'a>(&'a self, _ranges: &'a [ByteRange]) -> LocalFuture<'a, ()> {
+    fn fetch<'a>(&'a self, _ranges: &'a [ByteRange]) -> LocalFuture<'a, Result<(), SourceError>> {
         // What would be fetched here could not be kept for the read that follows.
-        Box::pin(std::future::ready(()))
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn invalidate(&self, range: ByteRange) -> bool {

@@ -1,9 +1,4 @@
 //! Daemon and command line tool with the real driver: a device's whole life, the file tree inside it, and the ways out.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "what fails while a test is set up fails the test"
-)]
 
 use std::{
     fs,

@@ -1,9 +1,4 @@
 //! Stacks of upstream's own layers, served from real registries, as devices of the real driver.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "what fails while a test is set up fails the test"
-)]
 
 use std::{fs, io::Read, path::Path, process::Command, sync::atomic::Ordering};
 

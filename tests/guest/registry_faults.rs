@@ -1,9 +1,4 @@
 //! A device whose registry misbehaves in every way we know: no wrong byte, no hang, bounded requests.
-#![expect(
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    reason = "what fails while a test is set up fails the test"
-)]
 
 use std::{
     fs,
@@ -122,7 +117,7 @@ fn no_fault_of_the_registry_gives_a_wrong_byte_or_an_error_that_a_retry_mends() 
     for (name, faults) in [
         ("500", vec![(4, Fault::Status(500))]),
         ("429", vec![(6, Fault::Status(429))]),
-        ("expired token", vec![(5, Fault::Status(401))]),
+        ("expired token", vec![(25, Fault::Status(401))]),
         ("cut", vec![(4, Fault::CutBody)]),
         ("short", vec![(4, Fault::ShortBody)]),
         ("long", vec![(4, Fault::LongBody)]),
@@ -200,11 +195,12 @@ fn a_cold_attach_of_ten_layers_takes_few_ranged_requests_and_a_constant_number_o
     let proxy = FaultProxy::start(&registry.address().to_string());
     let host = proxy.address();
     let delay = Duration::from_millis(50);
-    let mut took = Vec::new();
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut trips = Vec::new();
     for count in [1_usize, 10] {
         let layers: Vec<_> = (0..count)
             .map(|layer| {
-                let bytes = vec![layer as u8 + 1; 1 << 20];
+                let bytes: Vec<u8> = (0..1 << 20).map(|_| random.u8(..)).collect();
                 tar(&zfile(&lsmt(64 << 20, &[((layer * 2048) as u64, Ok(&bytes))]), Algorithm::Lz4, 4096))
             })
             .collect();
@@ -215,15 +211,16 @@ fn a_cold_attach_of_ten_layers_takes_few_ranged_requests_and_a_constant_number_o
         let began = Instant::now();
         let image = format!("{host}/cold{count}:latest");
         let device = Attached::add(&[&image, "--plain-http", &host, "--cache-dir", cache.to_str().unwrap()]);
-        took.push(began.elapsed());
         let requests = proxy.requests() - before;
-        println!("{count} layers: {requests} requests, {:?}", began.elapsed());
+        trips.push(proxy.counts().round_trips(began));
+        println!("{count} layers: {requests} requests in {trips:?} round trips, {:?}", began.elapsed());
         // The manifest and perhaps a challenge before it; then at most three for each layer.
         assert!(requests <= 3 + 3 * count as u64, "{count} layers took {requests} requests");
         assert_eq!(proxy.counts().unranged.load(std::sync::atomic::Ordering::SeqCst), 0);
         drop(device);
     }
-    assert!(took[1] < took[0] + delay * 6, "one layer {:?}, ten layers {:?}", took[0], took[1]);
+    // Ten layers are asked for side by side; a slow machine may spread them over one or two trips more.
+    assert!(trips[1] <= trips[0] + 3, "round trips for one and for ten layers: {trips:?}");
 }
 
 #[expect(clippy::disallowed_methods, reason = "the test waits for other processes")]

@@ -104,12 +104,12 @@ impl BlobSource for MemoryBlob {
         })
     }
 
-    fn fetch<'a>(&'a self, ranges: &'a [ByteRange]) -> LocalFuture<'a, ()> {
+    fn fetch<'a>(&'a self, ranges: &'a [ByteRange]) -> LocalFuture<'a, Result<(), SourceError>> {
         self.log.lock().unwrap().push(Asked::Fetch(ranges.to_vec()));
         if self.hanging.load(Ordering::Relaxed) {
             return Box::pin(std::future::pending());
         }
-        Box::pin(std::future::ready(()))
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn invalidate(&self, _range: ByteRange) -> bool {

@@ -1,7 +1,6 @@
 //! A reverse proxy between the tests and a real registry that misbehaves on demand and counts what it is asked.
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     net::SocketAddr,
     sync::{
@@ -10,7 +9,7 @@ use std::{
         mpsc,
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -79,8 +78,28 @@ pub struct Counts {
     pub blob_bytes: AtomicU64,
     /// Requests for blobs without a Range header.
     pub unranged: AtomicU64,
-    /// Requests by path.
-    pub by_path: Mutex<HashMap<String, u64>>,
+    /// When each request came and was answered.
+    spans: Mutex<Vec<(Instant, Instant)>>,
+}
+
+impl Counts {
+    /// How many requests, since `from`, waited for one another at least: the most that do not overlap in time.
+    pub fn round_trips(&self, from: Instant) -> usize {
+        let mut spans: Vec<_> =
+            self.spans.lock().unwrap().iter().filter(|span| span.0 >= from).copied().collect();
+        spans.sort_by_key(|span| span.1);
+        let mut free = from;
+        spans
+            .iter()
+            .filter(|(came, answered)| {
+                let later = *came >= free;
+                if later {
+                    free = *answered;
+                }
+                later
+            })
+            .count()
+    }
 }
 
 /// A running proxy; dropping it closes the port.
@@ -177,6 +196,18 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
+/// Notes a request's time when it ends.
+struct Span<'a> {
+    counts: &'a Counts,
+    came: Instant,
+}
+
+impl Drop for Span<'_> {
+    fn drop(&mut self) {
+        self.counts.spans.lock().unwrap().push((self.came, Instant::now()));
+    }
+}
+
 async fn answer(
     mut request: Request<Incoming>,
     shared: &Shared,
@@ -185,7 +216,7 @@ async fn answer(
     let counts = &shared.counts;
     counts.requests.fetch_add(1, Ordering::SeqCst);
     let path = request.uri().path().to_owned();
-    *counts.by_path.lock().unwrap().entry(path.clone()).or_default() += 1;
+    let _span = Span { counts, came: Instant::now() };
     let is_blob = path.contains("/blobs/sha256:");
     if is_blob && !request.headers().contains_key(header::RANGE) {
         counts.unranged.fetch_add(1, Ordering::SeqCst);

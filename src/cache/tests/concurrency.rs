@@ -128,7 +128,7 @@ fn memory_between_origin_and_disk_is_bounded() {
     let bench = Bench::new(CacheConfig { flight_bytes: 4 << 20, fetches: 100, ..config(dir.path()) });
     let origin = TestOrigin::new(32 * MIB, 63, Duration::from_millis(5));
     let blob = bench.blob(&origin);
-    bench.reactor.block_on(blob.fetch(&[ByteRange::between(0, 32 << 20)])).unwrap();
+    bench.reactor.block_on(blob.fetch(&[ByteRange::between(0, 32 << 20)])).unwrap().unwrap();
     bench.settle(&blob);
     assert!(blob.is_complete());
     assert!(origin.most_at_once.load(Ordering::SeqCst) <= 4, "four parts of 1 MiB");

@@ -67,7 +67,7 @@ fn several_ranges_are_fetched_at_once_and_neighbours_together() {
     let range = |start: usize, len: usize| ByteRange::new(start as u64, len as u64).unwrap();
     let ranges: Vec<_> = (0..10).map(|index| range(index * 5 * MIB, 20_000)).collect();
     let began = std::time::Instant::now();
-    bench.reactor.block_on(blob.fetch(&ranges)).unwrap();
+    bench.reactor.block_on(blob.fetch(&ranges)).unwrap().unwrap();
     assert!(began.elapsed() < Duration::from_millis(250), "one round trip, not ten: {:?}", began.elapsed());
     assert!(origin.most_at_once.load(std::sync::atomic::Ordering::SeqCst) >= 10);
     bench.settle(&blob);
@@ -76,7 +76,7 @@ fn several_ranges_are_fetched_at_once_and_neighbours_together() {
 
     let before = origin.asked().len();
     let near = [range(60 * MIB, 4096), range(60 * MIB + 12288, 4096), range(60 * MIB + 20480, 4096)];
-    bench.reactor.block_on(blob.fetch(&near)).unwrap();
+    bench.reactor.block_on(blob.fetch(&near)).unwrap().unwrap();
     assert_eq!(origin.asked().len(), before + 1, "{:?}", &origin.asked()[before..]);
 }
 

@@ -50,7 +50,7 @@ impl<'a> Nearby<'a> {
     }
 
     async fn fetch(&mut self, ranges: &[ByteRange]) -> Result<(), SourceError> {
-        self.source.fetch(ranges).await;
+        self.source.fetch(ranges).await?;
         let (source, reactor) = (self.source, self.reactor);
         let reads = ranges.iter().map(|range| async move {
             let mut bytes = vec![0; in_memory(range.len())];

@@ -1,8 +1,11 @@
 //! The part of a step that waits: for a fetch, for the disk, for better bytes than damaged ones.
 
-use std::pin::pin;
+use std::{pin::pin, task::Poll};
 
-use futures_util::{future::join_all, poll};
+use futures_util::{
+    future::{TryFutureExt, try_join_all},
+    poll,
+};
 
 use super::{
     Failure,
@@ -40,7 +43,7 @@ impl Missing {
 impl Step<'_> {
     /// Brings everything that is missing near, all layers and ranges at once, and then reads it in order.
     pub(super) async fn wait(&mut self, reactor: &Reactor, dest: &mut [u8]) -> Result<(), Failure> {
-        self.fetch_all().await;
+        self.fetch_all().await?;
         for missing in std::mem::take(&mut self.missing) {
             let layer = missing.layer();
             self.read_one(reactor, missing, dest).await.map_err(|error| Failure { layer, error })?;
@@ -48,7 +51,7 @@ impl Step<'_> {
         Ok(())
     }
 
-    async fn fetch_all(&mut self) {
+    async fn fetch_all(&mut self) -> Result<(), Failure> {
         let mut wanted: Vec<(u8, Vec<ByteRange>)> = Vec::new();
         for missing in &self.missing {
             let rank = missing.layer();
@@ -59,12 +62,17 @@ impl Step<'_> {
                 None => wanted.push((rank, vec![range])),
             }
         }
-        let fetches =
-            wanted.iter().filter_map(|(rank, ranges)| Some(self.stack.layer(*rank)?.source.fetch(ranges)));
-        let mut fetches = pin!(join_all(fetches));
-        if poll!(fetches.as_mut()).is_pending() {
-            self.class = SourceClass::Registry;
-            fetches.await;
+        let fetches = wanted.iter().filter_map(|(rank, ranges)| {
+            let fetched = self.stack.layer(*rank)?.source.fetch(ranges);
+            Some(fetched.map_err(|error| Failure { layer: *rank, error: error.into() }))
+        });
+        let mut fetches = pin!(try_join_all(fetches));
+        match poll!(fetches.as_mut()) {
+            Poll::Ready(fetched) => fetched.map(drop),
+            Poll::Pending => {
+                self.class = SourceClass::Registry;
+                fetches.await.map(drop)
+            }
         }
     }
 
