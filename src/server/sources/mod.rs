@@ -1,7 +1,4 @@
 //! From the place of a layer to a source of its bytes: a local file, or a blob behind the cache.
-
-mod origin;
-
 use std::{fmt, sync::Arc};
 
 use tokio::sync::OnceCell;
@@ -17,9 +14,8 @@ use crate::{
     format::oci::Digest,
     reactor::{ReactorConfig, ReactorThread},
     registry::{Client, Repository},
-    source::{BlobSource, FileSource, Uncached},
+    source::{BlobSource, FileSource, RegistryOrigin, Uncached},
 };
-use origin::BlobOrigin;
 
 /// Opens sources.
 pub(super) struct Sources {
@@ -88,7 +84,7 @@ impl Sources {
                 .await
                 .map_err(|error| failure_of_registry("cannot ask for the size of a layer", error))?,
         };
-        let origin = Arc::new(BlobOrigin::new(blob));
+        let origin = Arc::new(RegistryOrigin::new(blob));
         let Some(cache) = cache else { return Ok(Arc::new(Uncached::new(origin))) };
         match cache.blob(&name, Arc::clone(&origin) as _).await {
             Ok(cached) => Ok(cached),
