@@ -1,0 +1,108 @@
+//! Layers made up for a bench: an LSMT file over data of a chosen order, as it is or in a ZFile.
+
+use stratabd::format::{
+    crc,
+    lsmt::{FileKind, Header, SLOT_BYTES, Segment, SlotPosition, UserTag},
+    zfile::{self, BLOCK_CRC_SEED, Flags},
+};
+
+const SECTOR: usize = 512;
+
+/// The unit that is placed anywhere in the file: a page.
+pub(crate) const PAGE: usize = 4096;
+
+/// How a layer is compressed.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Codec {
+    Lz4,
+    Zstd,
+}
+
+/// A device of `pages` pages of data that compresses to about a half.
+pub(crate) fn pages(count: usize, random: &mut fastrand::Rng) -> Vec<u8> {
+    let words: Vec<[u8; 12]> = (0..512).map(|_| std::array::from_fn(|_| random.u8(..))).collect();
+    let mut data = Vec::with_capacity(count * PAGE + 12);
+    while data.len() < count * PAGE {
+        if random.u8(0..3) == 0 {
+            data.extend((0..12).map(|_| random.u8(..)));
+        } else if let Some(word) = random.choice(&words) {
+            data.extend_from_slice(word.get(..random.usize(4..=12)).unwrap_or_default());
+        }
+    }
+    data.truncate(count * PAGE);
+    data
+}
+
+/// An LSMT file of `data`. Where `scattered`, its pages lie in random order, and `skew` sectors after a page's boundary.
+pub(crate) fn lsmt(data: &[u8], scattered: bool, skew: usize, random: &mut fastrand::Rng) -> Vec<u8> {
+    let count = data.len() / PAGE;
+    let mut order: Vec<usize> = (0..count).collect();
+    if scattered {
+        random.shuffle(&mut order);
+    }
+    let mut content = vec![0; SLOT_BYTES + skew * SECTOR];
+    let mut places = vec![0; count];
+    for page in order {
+        if let Some(place) = places.get_mut(page) {
+            *place = content.len() / SECTOR;
+        }
+        content.extend_from_slice(data.get(page * PAGE..(page + 1) * PAGE).unwrap_or_default());
+    }
+    let index_offset = content.len() as u64;
+    for (page, place) in places.iter().enumerate() {
+        let segment = Segment::new((page * PAGE / SECTOR) as u64, 8, *place as u64, false, 0);
+        content.extend_from_slice(&segment.expect("the fields fit their bits").encode());
+    }
+    let header = Header {
+        position: SlotPosition::Header,
+        kind: FileKind::Data,
+        sealed: true,
+        sparse: false,
+        index_offset,
+        index_count: count as u64,
+        virtual_size_bytes: data.len() as u64,
+        uuid: None,
+        parent_uuid: None,
+        user_tag: UserTag::default(),
+    };
+    content.extend_from_slice(&Header { position: SlotPosition::Trailer, ..header }.encode());
+    content.splice(..SLOT_BYTES, header.encode());
+    content
+}
+
+/// A ZFile of `content` with checksums, its header rewritten at the end.
+pub(crate) fn compress(content: &[u8], codec: Codec, block_bytes: usize) -> Vec<u8> {
+    let mut file = vec![0; zfile::SLOT_BYTES];
+    let mut table = Vec::new();
+    let mut compressor = zstd::bulk::Compressor::new(3).expect("level 3 exists");
+    for block in content.chunks(block_bytes) {
+        let encoded = match codec {
+            Codec::Zstd => compressor.compress(block).expect("it has a buffer of the right size"),
+            Codec::Lz4 => {
+                lz4::block::compress(block, None, false).expect("it has a buffer of the right size")
+            }
+        };
+        let sum = crc::raw(BLOCK_CRC_SEED, &encoded);
+        table.extend_from_slice(&(encoded.len() as u32 + 4).to_le_bytes());
+        file.extend_from_slice(&encoded);
+        file.extend_from_slice(&sum.to_le_bytes());
+    }
+    let header = zfile::Header {
+        flags: Flags::HEADER.union(Flags::DATA).union(Flags::FINAL).union(Flags::DIGESTS),
+        index_offset: file.len() as u64,
+        index_count: (table.len() / 4) as u64,
+        content_bytes: content.len() as u64,
+        index_crc: crc::raw(0, &table),
+        block_size: block_bytes as u32,
+        algorithm: if codec == Codec::Zstd { 2 } else { 1 },
+        level: 0,
+        uses_dictionary: false,
+        dictionary_bytes: 0,
+        verify: true,
+    };
+    file.extend_from_slice(&table);
+    let trailer = Flags::DATA.union(Flags::SEALED).union(Flags::DIGESTS);
+    file.extend_from_slice(&zfile::Header { flags: trailer, ..header }.encode());
+    file.splice(..zfile::SLOT_BYTES, header.encode());
+    file
+}
