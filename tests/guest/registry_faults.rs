@@ -117,7 +117,7 @@ fn no_fault_of_the_registry_gives_a_wrong_byte_or_an_error_that_a_retry_mends() 
     for (name, faults) in [
         ("500", vec![(4, Fault::Status(500))]),
         ("429", vec![(6, Fault::Status(429))]),
-        ("expired token", vec![(25, Fault::Status(401))]),
+        ("expired token", vec![(3, Fault::Status(401))]),
         ("cut", vec![(4, Fault::CutBody)]),
         ("short", vec![(4, Fault::ShortBody)]),
         ("long", vec![(4, Fault::LongBody)]),

@@ -117,6 +117,7 @@ struct Shared {
     dice: AtomicU64,
     /// Serial number of the only token that is good now.
     token: AtomicU64,
+    token_born: Mutex<Instant>,
 }
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -130,6 +131,7 @@ impl FaultProxy {
             counts: Counts::default(),
             dice: AtomicU64::new(0),
             token: AtomicU64::new(0),
+            token_born: Mutex::new(Instant::now()),
         });
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (sender, receiver) = mpsc::channel();
@@ -229,9 +231,7 @@ async fn answer(
     if path == "/token" {
         return Ok(shared.hand_out_token());
     }
-    if fault == Fault::Status(401) {
-        shared.token.fetch_add(1, Ordering::SeqCst);
-    }
+    let fault = if fault == Fault::Status(401) { shared.expire_token() } else { fault };
     if shared.lacks_token(&request) {
         return Ok(challenge(&request));
     }
@@ -257,7 +257,20 @@ async fn answer(
     Ok(Response::from_parts(head, body))
 }
 
+/// How long a token is good at least. One that is refused as soon as it is new is no expired one.
+const TOKEN_LIFE: Duration = Duration::from_secs(3);
+
 impl Shared {
+    /// Takes back the token that is good now, unless it is young. The request is then refused for its old token.
+    fn expire_token(&self) -> Fault {
+        let mut born = self.token_born.lock().unwrap();
+        if born.elapsed() >= TOKEN_LIFE {
+            *born = Instant::now();
+            self.token.fetch_add(1, Ordering::SeqCst);
+        }
+        Fault::None
+    }
+
     fn hand_out_token(&self) -> Response<Body> {
         let token = self.token.load(Ordering::SeqCst);
         Response::new(whole(format!("{{\"token\": \"t{token}\", \"expires_in\": 3600}}").into()))
