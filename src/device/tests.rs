@@ -204,7 +204,7 @@ fn what_cannot_be_a_device_is_refused() {
     assert!(matches!(FileDevice::open(&path, true), Err(FileDeviceError::Geometry { .. })));
     assert!(matches!(FileDevice::open(directory.path(), true), Err(FileDeviceError::Kind { .. })));
     assert!(matches!(MemoryDevice::new(Geometry::read_only(1000, 512)), Err(MemoryError::Geometry(_))));
-    let endless = Geometry::read_only(1 << 62, 512);
+    let endless = Geometry::read_only(1 << 63, 512);
     assert!(matches!(MemoryDevice::new(endless), Err(MemoryError::TooLarge { .. })));
 }
 
