@@ -26,17 +26,20 @@ use stratabd::{
 
 #[path = "registry.rs"]
 mod registry;
+#[path = "server.rs"]
+mod server;
 
 pub use registry::{
     registry_challenge, registry_content_range, registry_docker_config, registry_location,
     registry_reference, registry_retry_after, registry_token,
 };
+pub use server::{server_config, server_image_config, server_overlaybd_config};
 
 /// A name, and what is called with the bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 18] = [
     ("tar_envelope", tar_envelope),
     ("zfile_header", zfile_header),
     ("zfile_jump_table", zfile_jump_table),
@@ -51,6 +54,9 @@ pub const TARGETS: [Target; 15] = [
     ("registry_reference", registry_reference),
     ("registry_location", registry_location),
     ("registry_token", registry_token),
+    ("server_config", server_config),
+    ("server_image_config", server_image_config),
+    ("server_overlaybd_config", server_overlaybd_config),
     ("cache_map", cache_map),
 ];
 

@@ -1,7 +1,13 @@
 //! The known name that a mistyped one probably means.
 
+/// No name is half as long, so that nothing longer is near one.
+const LONGEST_BYTES: usize = 64;
+
 /// The name among `known` that is nearest to `typed`, if one is near at all.
 pub(super) fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if typed.len() > LONGEST_BYTES {
+        return None;
+    }
     let limit = typed.chars().count().div_ceil(2);
     known
         .map(|name| (distance(typed, name), name))

@@ -180,6 +180,7 @@ impl OverlaybdConfig {
                 });
             }
             (Some(other), _) => {
+                let other: String = other.chars().take(64).collect();
                 let rule = format!("{other:?} is none of file, http, https and uds");
                 return Err(section.invalid("mode", rule));
             }

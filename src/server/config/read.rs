@@ -46,6 +46,16 @@ pub enum ConfigError {
     },
 }
 
+/// Characters of a text of the input that a message repeats.
+const SHOWN_CHARS: usize = 200;
+
+/// Characters of the parser's answer, which quotes a line of the input.
+const SHOWN_SYNTAX_CHARS: usize = 2000;
+
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS).collect()
+}
+
 fn suggestion(nearest: Option<&str>) -> String {
     nearest.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default()
 }
@@ -123,7 +133,10 @@ impl Config {
         theirs: &OverlaybdConfig,
         overrides: &Overrides,
     ) -> Result<Self, ConfigError> {
-        let syntax = |message: String| ConfigError::Syntax { origin: origin.to_owned(), message };
+        let syntax = |message: String| ConfigError::Syntax {
+            origin: origin.to_owned(),
+            message: message.chars().take(SHOWN_SYNTAX_CHARS).collect(),
+        };
         if text.len() > MAX_BYTES {
             return Err(syntax(format!("more than the {MAX_BYTES} bytes a configuration may have")));
         }
@@ -167,12 +180,13 @@ impl Config {
     fn check(&self, origin: &str) -> Result<(), ConfigError> {
         let broken = |key, rule: String| Err(ConfigError::Value { origin: origin.to_owned(), key, rule });
         if self.socket_mode().is_none() {
-            let rule = format!("{:?} is not permission bits in octal, such as 0600", self.daemon.socket_mode);
+            let mode = shown(&self.daemon.socket_mode);
+            let rule = format!("{mode:?} is not permission bits in octal, such as 0600");
             return broken("daemon.socket_mode", rule);
         }
         let listen = &self.daemon.metrics_listen;
         if !listen.is_empty() && listen.parse::<SocketAddr>().is_err() {
-            return broken("daemon.metrics_listen", format!("{listen:?} is not ADDRESS:PORT"));
+            return broken("daemon.metrics_listen", format!("{:?} is not ADDRESS:PORT", shown(listen)));
         }
         for (key, value) in [
             ("device.queues", u64::from(self.device.queues)),
@@ -220,7 +234,11 @@ fn refuse_unknown(origin: &str, prefix: &str, table: &Table, known: &Table) -> R
         let model = if prefix == HOSTS { known.values().next() } else { known.get(name) };
         let Some(model) = model else {
             let near = nearest(name, known.keys().map(String::as_str)).map(|near| join(prefix, near));
-            return Err(ConfigError::UnknownKey { origin: origin.to_owned(), key: path, nearest: near });
+            return Err(ConfigError::UnknownKey {
+                origin: origin.to_owned(),
+                key: shown(&path),
+                nearest: near,
+            });
         };
         if let (Value::Table(inner), Value::Table(model)) = (value, model) {
             refuse_unknown(origin, &path, inner, model)?;

@@ -1,0 +1,47 @@
+//! The fuzz targets of the files that operators and upstream's snapshotter write.
+
+use stratabd::server::{
+    config::{Config, OverlaybdConfig, Overrides},
+    image_config::{ImageConfig, MAX_LAYERS},
+};
+
+use super::check_message;
+
+/// The input is a `stratabd.toml`.
+pub fn server_config(input: &[u8]) {
+    let Ok(text) = str::from_utf8(input) else { return };
+    match Config::parse("stratabd.toml", text, &Overrides::default()) {
+        Ok(config) => {
+            assert!(config.socket_mode().is_some_and(|mode| mode <= 0o777));
+            assert!(config.device.queues > 0 && config.device.depth > 0);
+        }
+        Err(error) => check_message(&error),
+    }
+}
+
+/// The input is a `config.v1.json`.
+pub fn server_image_config(input: &[u8]) {
+    match ImageConfig::parse("config.v1.json", input) {
+        Ok(image) => {
+            assert!((1..=MAX_LAYERS).contains(&image.lowers.len()));
+            for lower in &image.lowers {
+                assert!(lower.digest.is_some() || lower.local_candidates().next().is_some());
+                assert!(lower.dir.as_ref().is_none_or(|dir| !dir.as_os_str().is_empty()));
+            }
+        }
+        Err(error) => check_message(&error),
+    }
+}
+
+/// The input is an `overlaybd.json`.
+pub fn server_overlaybd_config(input: &[u8]) {
+    match OverlaybdConfig::parse("overlaybd.json", input) {
+        Ok(theirs) => {
+            let mut config = Config::default();
+            theirs.apply(&mut config);
+            // What is not taken over is listed, by a pointer into the document.
+            assert!(theirs.unmapped.iter().all(|unmapped| unmapped.pointer.starts_with('/')));
+        }
+        Err(error) => check_message(&error),
+    }
+}
