@@ -6,11 +6,11 @@ use std::{path::Path, sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use stratabd::{
     frontend::{AttachRequest, Attachment, Frontend, FrontendError, NullFrontend},
+    image::Image,
     reactor::ReactorHandle,
     server::{
         api::{ApiLimits, ApiListener, types::FeatureList},
         config::Config,
-        counted::CountedDevice,
         daemon::{Daemon, DaemonParts},
         failure::Failure,
         port::{KnownDevice, Port},
@@ -32,7 +32,7 @@ impl Port for NullPort {
 
     fn attach(
         &self,
-        device: &Arc<CountedDevice>,
+        device: &Arc<Image>,
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError> {
@@ -100,7 +100,7 @@ async fn a_device_lives_its_life_through_the_socket() {
     let (_, metrics) = ask(&socket, "GET", "/metrics", &Value::Null).await;
     for line in [
         "stratabd_devices 1",
-        "stratabd_device_requests_total{device=\"5\",operation=\"read\"} 0",
+        "stratabd_device_reads_total{device=\"5\",source=\"decoded\"} 0",
         "stratabd_reads_total{source=\"registry\"} 0",
         "stratabd_registry_requests_total 0",
     ] {

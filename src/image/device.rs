@@ -9,7 +9,7 @@ use super::{
     decoded::DecodedBlocks,
     index::{Index, MAX_LAYERS},
     layer::{Layer, LayerDescription},
-    metrics::ImageMetrics,
+    metrics::{ImageMetrics, ReadMetrics},
     read::Reader,
     stack::Stack,
     superblock,
@@ -51,6 +51,7 @@ impl Default for ImageOptions {
 pub struct Image {
     stack: Arc<Stack>,
     geometry: Geometry,
+    reads: Arc<ReadMetrics>,
 }
 
 impl Image {
@@ -91,12 +92,24 @@ impl Image {
             metrics: ImageMetrics::default(),
         });
         let geometry = geometry(reactor, &stack).await?;
-        Ok(Self { stack, geometry })
+        Ok(Self { stack, geometry, reads: Arc::default() })
     }
 
     /// What the layers say of themselves, the lowest first.
     pub fn layers(&self) -> impl DoubleEndedIterator<Item = &LayerDescription> {
         self.stack.layers.iter().rev().map(Layer::description)
+    }
+
+    /// Another handle to the same image that counts its reads by itself: one for each device.
+    #[must_use]
+    pub fn for_device(&self) -> Self {
+        Self { reads: Arc::default(), ..self.clone() }
+    }
+
+    /// Counters of the reads through this handle and its clones.
+    #[must_use]
+    pub fn reads(&self) -> &Arc<ReadMetrics> {
+        &self.reads
     }
 
     /// Counters of all devices of the image.
@@ -139,7 +152,9 @@ impl BlockDevice for Image {
     }
 
     fn open_queue(&self, reactor: &Reactor) -> Result<ImageQueue, BlockError> {
-        Ok(ImageQueue { reader: Reader::new(Arc::clone(&self.stack), reactor.clone()) })
+        Ok(ImageQueue {
+            reader: Reader::new(Arc::clone(&self.stack), Arc::clone(&self.reads), reactor.clone()),
+        })
     }
 }
 
@@ -172,7 +187,7 @@ async fn geometry(reactor: &Reactor, stack: &Arc<Stack>) -> Result<Geometry, Ima
     let size_bytes = stack.index.size_bytes();
     let mut logical = 512;
     if size_bytes.is_multiple_of(u64::from(PAGE_BYTES)) {
-        let reader = Reader::new(Arc::clone(stack), reactor.clone());
+        let reader = Reader::new(Arc::clone(stack), Arc::default(), reactor.clone());
         let mut head = [0; superblock::HEAD_BYTES];
         reader.read(0, &mut head).await?;
         let mut block_bytes = superblock::block_bytes(&head);

@@ -1,4 +1,4 @@
-//! What an image counts: requests, bytes and latency by where the bytes came from.
+//! What is counted: requests, bytes and latency of a device by where the bytes came from, and blocks of an image.
 
 use std::time::Duration;
 
@@ -44,15 +44,9 @@ pub struct ClassMetrics {
     pub latency: LatencyHistogram,
 }
 
-/// Counters of one image, for all its devices.
+/// Counters of all devices of an image.
 #[derive(Debug, Default)]
 pub struct ImageMetrics {
-    zero: ClassMetrics,
-    decoded: ClassMetrics,
-    local: ClassMetrics,
-    registry: ClassMetrics,
-    /// Requests that failed.
-    pub errors: Counter,
     /// Blocks that were decoded.
     pub decoded_blocks: Counter,
     /// Blocks whose checksum was wrong or that could not be decoded, each time it happened.
@@ -60,6 +54,25 @@ pub struct ImageMetrics {
 }
 
 impl ImageMetrics {
+    /// Adds what another image has counted.
+    pub fn absorb(&self, other: &Self) {
+        self.decoded_blocks.inc_by(other.decoded_blocks.get());
+        self.damaged_blocks.inc_by(other.damaged_blocks.get());
+    }
+}
+
+/// Counters of the reads of one device.
+#[derive(Debug, Default)]
+pub struct ReadMetrics {
+    zero: ClassMetrics,
+    decoded: ClassMetrics,
+    local: ClassMetrics,
+    registry: ClassMetrics,
+    /// Requests that failed.
+    pub errors: Counter,
+}
+
+impl ReadMetrics {
     /// The counters of one class.
     #[must_use]
     pub fn of(&self, class: SourceClass) -> &ClassMetrics {
@@ -69,6 +82,17 @@ impl ImageMetrics {
             SourceClass::Local => &self.local,
             SourceClass::Registry => &self.registry,
         }
+    }
+
+    /// Adds what another device has counted.
+    pub fn absorb(&self, other: &Self) {
+        for class in SourceClass::ALL {
+            let (mine, theirs) = (self.of(class), other.of(class));
+            mine.requests.inc_by(theirs.requests.get());
+            mine.bytes.inc_by(theirs.bytes.get());
+            mine.latency.absorb(&theirs.latency.snapshot());
+        }
+        self.errors.inc_by(other.errors.get());
     }
 
     pub(super) fn served(&self, class: SourceClass, bytes: u64, took: Duration) {

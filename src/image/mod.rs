@@ -17,4 +17,4 @@ mod superblock;
 pub use device::{Image, ImageOptions, ImageQueue};
 pub use error::{ImageError, LayerError};
 pub use layer::{Compression, DamagedBlock, Layer, LayerDescription, VerifyReport};
-pub use metrics::{ClassMetrics, ImageMetrics, SourceClass};
+pub use metrics::{ClassMetrics, ImageMetrics, ReadMetrics, SourceClass};

@@ -12,7 +12,6 @@ use super::{
     api::types::{ImageSpec, LayerInfo},
     config::Config,
     failure::{Failure, FailureClass, class_of_data_error},
-    image_totals::ImageTotals,
     layer_report,
     layers::{self, LayerIdentity, LayerPlace},
     network::{failure_of_registry, registry_config},
@@ -22,7 +21,7 @@ use super::{
 };
 use crate::{
     cache::CacheMetrics,
-    image::{Image, ImageOptions, LayerDescription},
+    image::{Image, ImageMetrics, ImageOptions, LayerDescription},
     reactor::ReactorHandle,
     registry::{Client, RegistryMetrics},
     source::BlobSource,
@@ -34,15 +33,15 @@ pub struct OpenImage {
     /// A short name that follows from the layers, for metrics.
     pub name: String,
     /// The engine.
-    pub image: Arc<Image>,
+    pub image: Image,
     /// Layers, lowest first.
     pub layers: Vec<LayerInfo>,
-    retired: Arc<ImageTotals>,
+    retired: Arc<ImageMetrics>,
 }
 
 impl Drop for OpenImage {
     fn drop(&mut self) {
-        self.retired.absorb_image(self.image.metrics());
+        self.retired.absorb(self.image.metrics());
     }
 }
 
@@ -57,7 +56,7 @@ pub struct Factory {
     sources: Sources,
     options: ImageOptions,
     /// What closed images had counted.
-    retired: Arc<ImageTotals>,
+    retired: Arc<ImageMetrics>,
     shelves: Mutex<HashMap<Vec<LayerIdentity>, Shelf>>,
 }
 
@@ -115,7 +114,7 @@ impl Factory {
         self.client.metrics()
     }
 
-    pub(super) fn retired_images(&self) -> &ImageTotals {
+    pub(super) fn retired_images(&self) -> &ImageMetrics {
         &self.retired
     }
 
@@ -164,7 +163,7 @@ impl Factory {
         })?;
         let layers = image.layers().map(describe).collect();
         let retired = Arc::clone(&self.retired);
-        Ok(OpenImage { name, image: Arc::new(image), layers, retired })
+        Ok(OpenImage { name, image, layers, retired })
     }
 
     fn shelf(&self, key: Vec<LayerIdentity>) -> Shelf {

@@ -2,7 +2,6 @@
 
 pub mod api;
 pub mod config;
-pub mod counted;
 pub mod daemon;
 pub mod document;
 pub mod export;
@@ -10,7 +9,6 @@ pub mod factory;
 pub mod failure;
 pub mod foreground;
 pub mod image_config;
-mod image_totals;
 pub mod layer_report;
 pub mod layers;
 pub mod manifests;

@@ -4,11 +4,11 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     api::types::FeatureList,
-    counted::CountedDevice,
     failure::{Failure, FailureClass},
 };
 use crate::{
     frontend::{AttachRequest, Attachment, FrontendError},
+    image::Image,
     reactor::ReactorHandle,
 };
 
@@ -27,7 +27,7 @@ pub trait Port: Send + Sync + 'static {
     /// When it cannot be made; then nothing is left of it.
     fn attach(
         &self,
-        device: &Arc<CountedDevice>,
+        device: &Arc<Image>,
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError>;

@@ -9,7 +9,6 @@ use rustix::{
 
 use super::{
     api::types::FeatureList,
-    counted::CountedDevice,
     failure::{Failure, FailureClass},
     port::{KnownDevice, Port, failure_of_frontend},
 };
@@ -18,6 +17,7 @@ use crate::{
         AttachRequest, Attachment, Frontend, FrontendError,
         ublk::{self, DeviceState, Ublk},
     },
+    image::Image,
     reactor::ReactorHandle,
 };
 
@@ -54,7 +54,7 @@ impl Port for UblkPort {
 
     fn attach(
         &self,
-        device: &Arc<CountedDevice>,
+        device: &Arc<Image>,
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError> {

@@ -84,7 +84,7 @@ fn damage_that_comes_back_fails_the_read_after_three_attempts() {
         assert_eq!(error.kind(), ErrorKind::Io);
         assert!(error.to_string().contains(LAYER), "{error}");
         assert!(source.invalidations.load(Ordering::Relaxed) <= 3);
-        assert_eq!(image.metrics().errors.get(), 1);
+        assert_eq!(image.reads().errors.get(), 1);
     }
 }
 
@@ -194,8 +194,8 @@ fn a_second_read_comes_from_the_decoded_blocks() {
     let at = middle(&reactor, &image);
     let first = read(&reactor, &image, at).unwrap();
     let (blocks, before) =
-        (image.metrics().decoded_blocks.get(), image.metrics().of(SourceClass::Decoded).requests.get());
+        (image.metrics().decoded_blocks.get(), image.reads().of(SourceClass::Decoded).requests.get());
     assert_eq!(read(&reactor, &image, at).unwrap(), first);
     assert_eq!(image.metrics().decoded_blocks.get(), blocks);
-    assert_eq!(image.metrics().of(SourceClass::Decoded).requests.get(), before + 1);
+    assert_eq!(image.reads().of(SourceClass::Decoded).requests.get(), before + 1);
 }

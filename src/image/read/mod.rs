@@ -12,7 +12,12 @@ mod wait;
 
 use std::{cell::Cell, sync::Arc, time::Instant};
 
-use super::{LayerError, index::Cursor, metrics::SourceClass, stack::Stack};
+use super::{
+    LayerError,
+    index::Cursor,
+    metrics::{ReadMetrics, SourceClass},
+    stack::Stack,
+};
 use crate::{
     block::{BlockError, ByteRange, ErrorKind},
     reactor::Reactor,
@@ -38,13 +43,14 @@ const CACHED_REQUEST_BYTES: u64 = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Reader {
     stack: Arc<Stack>,
+    metrics: Arc<ReadMetrics>,
     reactor: Reactor,
     cursor: Cell<Cursor>,
 }
 
 impl Reader {
-    pub(super) fn new(stack: Arc<Stack>, reactor: Reactor) -> Self {
-        Self { stack, reactor, cursor: Cell::default() }
+    pub(super) fn new(stack: Arc<Stack>, metrics: Arc<ReadMetrics>, reactor: Reactor) -> Self {
+        Self { stack, metrics, reactor, cursor: Cell::default() }
     }
 
     /// Fills `dest` with the bytes at `offset` of the device.
@@ -53,11 +59,11 @@ impl Reader {
         let len = dest.len() as u64;
         match self.read_steps(offset, dest).await {
             Ok(class) => {
-                self.stack.metrics.served(class, len, began.elapsed());
+                self.metrics.served(class, len, began.elapsed());
                 Ok(())
             }
             Err(error) => {
-                self.stack.metrics.errors.inc();
+                self.metrics.errors.inc();
                 Err(error)
             }
         }

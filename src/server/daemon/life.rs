@@ -56,7 +56,9 @@ pub async fn run(parts: DaemonParts) -> Result<(), Failure> {
     tracing::info!("stopping");
     // Nobody may add a device while the others go.
     drop(listener);
-    daemon.drain(Duration::from_millis(config.daemon.drain_timeout_ms)).await
+    let drained = daemon.drain(Duration::from_millis(config.daemon.drain_timeout_ms)).await;
+    daemon.service.factory().sync_cache().await;
+    drained
 }
 
 impl Daemon {

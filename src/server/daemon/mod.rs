@@ -18,14 +18,13 @@ use table::Table;
 use super::{
     api::types::{AddDevice, DeviceInfo, DeviceState, FeatureList, ImageSpec},
     config::Config,
-    counted::{CountedDevice, DeviceStats},
     failure::{Failure, FailureClass},
     metrics,
     port::{KnownDevice, Port, failure_of_frontend},
     service::Service,
     state::{Record, StateDir},
 };
-use crate::{block::BlockDevice, frontend::AttachRequest};
+use crate::{block::BlockDevice, frontend::AttachRequest, image::ReadMetrics};
 
 /// Largest queue depth of the driver.
 const MAX_DEPTH: u16 = 4096;
@@ -40,7 +39,7 @@ pub struct Daemon {
     state: StateDir,
     table: Table,
     /// What removed devices had counted.
-    retired: DeviceStats,
+    retired: ReadMetrics,
 }
 
 impl Daemon {
@@ -52,7 +51,7 @@ impl Daemon {
             port: parts.port,
             state,
             table: Table::default(),
-            retired: DeviceStats::default(),
+            retired: ReadMetrics::default(),
         })
     }
 
@@ -125,7 +124,7 @@ impl Daemon {
             return detached;
         }
         self.table.remove(id);
-        self.retired.absorb(served.device.stats());
+        self.retired.absorb(served.device.reads());
         match &detached {
             Ok(()) => {
                 self.forget(id);
@@ -228,15 +227,12 @@ pub(super) async fn make_device(
     let queues = request.queues.unwrap_or(section.queues);
     let depth = request.depth.unwrap_or(section.depth);
     check_request(&request.image, queues, depth)?;
-    let image = service.open(&request.image).await?;
-    let device = Arc::new(CountedDevice::new(Arc::clone(&image.image)));
-    let wanted = AttachRequest {
-        id: request.id,
-        queues,
-        depth,
-        deadline: Duration::from_millis(section.attach_timeout_ms),
-        ..AttachRequest::default()
-    };
+    let limit = Duration::from_millis(section.attach_timeout_ms);
+    let opened = tokio::time::timeout(limit, service.open(&request.image)).await;
+    let late = || Failure::new(FailureClass::TimedOut, format!("{}: not open in time", request.image));
+    let image = opened.map_err(|_| late())??;
+    let device = Arc::new(image.image.for_device());
+    let wanted = AttachRequest { id: request.id, queues, depth, deadline: limit, ..AttachRequest::default() };
     let reactors = service.reactors().choose(queues);
     let (attaching, counted) = (Arc::clone(port), Arc::clone(&device));
     let attachment = blocking(move || {

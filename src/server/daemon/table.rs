@@ -6,13 +6,15 @@ use std::{
     time::Duration,
 };
 
-use crate::frontend::{Attachment, Detached};
-use crate::server::{
-    api::types::{AddDevice, DeviceInfo, DeviceState},
-    counted::CountedDevice,
-    factory::OpenImage,
-    failure::{Failure, FailureClass},
-    port::failure_of_frontend,
+use crate::{
+    frontend::{Attachment, Detached},
+    image::Image,
+    server::{
+        api::types::{AddDevice, DeviceInfo, DeviceState},
+        factory::OpenImage,
+        failure::{Failure, FailureClass},
+        port::failure_of_frontend,
+    },
 };
 
 /// A device that is served.
@@ -20,7 +22,8 @@ pub(in crate::server) struct Served {
     pub(in crate::server) info: DeviceInfo,
     pub(in crate::server) request: AddDevice,
     pub(in crate::server) image: Arc<OpenImage>,
-    pub(in crate::server) device: Arc<CountedDevice>,
+    /// The image as this device shows it, with counters of its own.
+    pub(in crate::server) device: Arc<Image>,
     /// Taken by whoever removes the device.
     pub(in crate::server) attachment: Mutex<Option<Box<dyn Attachment>>>,
 }

@@ -9,6 +9,7 @@ use std::{
 use super::*;
 use crate::{
     frontend::{Attachment, Frontend, FrontendError, NullFrontend, Stage},
+    image::Image,
     reactor::ReactorHandle,
 };
 
@@ -25,7 +26,7 @@ impl Port for TestPort {
 
     fn attach(
         &self,
-        device: &Arc<CountedDevice>,
+        device: &Arc<Image>,
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError> {

@@ -5,21 +5,11 @@ use std::sync::Arc;
 use super::text::{Family, Labels};
 use crate::{
     cache::CacheMetrics,
-    image::{ClassMetrics, SourceClass},
+    image::{ClassMetrics, ImageMetrics, ReadMetrics, SourceClass},
     registry::RegistryMetrics,
-    server::{
-        counted::{DeviceStats, OperationStats},
-        daemon::Served,
-        factory::OpenImage,
-        image_totals::ImageTotals,
-    },
+    server::{daemon::Served, factory::OpenImage},
     telemetry::{Counter, Snapshot},
 };
-
-/// Kinds of requests by the name of their label.
-fn operations(stats: &DeviceStats) -> [(&'static str, &OperationStats); 3] {
-    [("read", &stats.read), ("write", &stats.write), ("flush", &stats.flush)]
-}
 
 /// One value for each label set.
 fn each<S>(rows: &[(Labels, S)], value: impl Fn(&S) -> u64) -> Vec<(Labels, u64)> {
@@ -30,127 +20,84 @@ fn latencies<S>(rows: &[(Labels, S)], value: impl Fn(&S) -> Snapshot) -> Vec<(La
     rows.iter().map(|(labels, stats)| (labels.clone(), value(stats))).collect()
 }
 
-/// What single devices were asked for.
+/// Reads by source with the labels of `reads` and the source.
+fn by_source<'a>(reads: &'a ReadMetrics, labels: &Labels) -> [(Labels, &'a ClassMetrics); 4] {
+    SourceClass::ALL.map(|class| {
+        let source = [("source", class.name().to_owned())];
+        (labels.iter().cloned().chain(source).collect(), reads.of(class))
+    })
+}
+
+/// What single devices were asked for, and which image each shows.
 pub(super) fn of_devices(served: &[Arc<Served>]) -> Vec<Family> {
-    let rows: Vec<(Labels, &OperationStats)> = served
-        .iter()
-        .flat_map(|served| {
-            let id = served.info.id.to_string();
-            operations(served.device.stats())
-                .map(|(name, stats)| (vec![("device", id.clone()), ("operation", name.to_owned())], stats))
-        })
-        .collect();
+    let named = |served: &Served| vec![("device", served.info.id.to_string())];
+    let rows: Vec<_> =
+        served.iter().flat_map(|served| by_source(served.device.reads(), &named(served))).collect();
+    let errors = served.iter().map(|served| (named(served), served.device.reads().errors.get()));
+    let shows = served.iter().map(|served| {
+        let image = [("image", served.image.name.clone())];
+        (named(served).into_iter().chain(image).collect(), 1)
+    });
     vec![
-        Family::counters("device_requests", "Ended requests of a device", each(&rows, |s| s.requests.get())),
-        Family::byte_counters(
-            "device_transferred",
-            "Bytes of a device's requests",
-            each(&rows, |s| s.bytes.get()),
-        ),
-        Family::counters("device_errors", "Failed requests of a device", each(&rows, |s| s.errors.get())),
+        Family::gauges("device_image", "Which image a device shows; always 1", shows),
+        Family::counters("device_reads", "Reads of a device by source", each(&rows, |m| m.requests.get())),
+        Family::byte_counters("device_read", "Bytes read by source", each(&rows, |m| m.bytes.get())),
+        Family::counters("device_errors", "Failed reads of a device", errors),
         Family::durations(
-            "device_request_duration",
-            "How long requests of a device took",
-            latencies(&rows, |s| s.latency.snapshot()),
+            "device_read_duration",
+            "How long reads of a device took by source",
+            latencies(&rows, |m| m.latency.snapshot()),
         ),
     ]
 }
 
 /// Sums over all devices there ever were, so that they never shrink when one is removed.
-pub(super) fn of_all_devices(served: &[Arc<Served>], retired: &DeviceStats) -> Vec<Family> {
-    let total = DeviceStats::default();
+pub(super) fn of_all_devices(served: &[Arc<Served>], retired: &ReadMetrics) -> Vec<Family> {
+    let total = ReadMetrics::default();
     total.absorb(retired);
-    served.iter().for_each(|served| total.absorb(served.device.stats()));
-    let rows = operations(&total).map(|(name, stats)| (vec![("operation", name.to_owned())], stats));
+    served.iter().for_each(|served| total.absorb(served.device.reads()));
+    let rows = by_source(&total, &Labels::new());
     vec![
-        Family::counters("requests", "Ended requests of all devices", each(&rows, |s| s.requests.get())),
-        Family::byte_counters(
-            "transferred",
-            "Bytes of all devices' requests",
-            each(&rows, |s| s.bytes.get()),
-        ),
-        Family::counters("errors", "Failed requests of all devices", each(&rows, |s| s.errors.get())),
+        Family::counters("reads", "Reads of all devices by source", each(&rows, |m| m.requests.get())),
+        Family::byte_counters("read", "Bytes read by source", each(&rows, |m| m.bytes.get())),
+        one("errors", "Failed reads of all devices", &total.errors),
         Family::durations(
-            "request_duration",
-            "How long requests of all devices took",
-            latencies(&rows, |s| s.latency.snapshot()),
+            "read_duration",
+            "How long reads of all devices took by source",
+            latencies(&rows, |m| m.latency.snapshot()),
         ),
     ]
 }
 
-/// The images behind `served`, each once.
-fn images(served: &[Arc<Served>]) -> Vec<&Arc<OpenImage>> {
+/// What images did, each once however many devices show it.
+pub(super) fn of_images(served: &[Arc<Served>], retired: &ImageMetrics) -> Vec<Family> {
     let mut images: Vec<&Arc<OpenImage>> = Vec::new();
     for device in served {
         if !images.iter().any(|image| Arc::ptr_eq(image, &device.image)) {
             images.push(&device.image);
         }
     }
-    images
-}
-
-/// Reads of single images by where their bytes came from. Devices of one image share them; which device shows which image
-/// is a family of its own.
-pub(super) fn of_images(served: &[Arc<Served>]) -> Vec<Family> {
-    let shows = served.iter().map(|served| {
-        let names = vec![("device", served.info.id.to_string()), ("image", served.image.name.clone())];
-        (names, 1)
-    });
-    let images = images(served);
-    let named = |image: &OpenImage| vec![("image", image.name.clone())];
-    let by_source: Vec<(Labels, &ClassMetrics)> = images
-        .iter()
-        .flat_map(|image| {
-            SourceClass::ALL.map(|class| {
-                let labels = vec![("image", image.name.clone()), ("source", class.name().to_owned())];
-                (labels, image.image.metrics().of(class))
-            })
-        })
-        .collect();
-    let kept = images.iter().map(|image| (named(image), image.image.decoded_bytes()));
-    let errors = images.iter().map(|image| (named(image), image.image.metrics().errors.get()));
-    vec![
-        Family::gauges("device_image", "Which image a device shows; always 1", shows),
-        Family::counters(
-            "image_reads",
-            "Reads of an image by source",
-            each(&by_source, |m| m.requests.get()),
-        ),
-        Family::byte_counters(
-            "image_read",
-            "Bytes read of an image by source",
-            each(&by_source, |m| m.bytes.get()),
-        ),
-        Family::durations(
-            "image_read_duration",
-            "How long reads of an image took by source",
-            latencies(&by_source, |m| m.latency.snapshot()),
-        ),
-        Family::counters("image_errors", "Failed reads of an image", errors),
-        Family::gauges("image_decoded_cache_bytes", "Decoded blocks that are kept, in bytes", kept),
-    ]
-}
-
-/// Sums over all images there ever were, so that they never shrink when one is closed.
-pub(super) fn of_all_images(served: &[Arc<Served>], retired: &ImageTotals) -> Vec<Family> {
-    let total = ImageTotals::default();
+    let total = ImageMetrics::default();
     total.absorb(retired);
-    images(served).iter().for_each(|image| total.absorb_image(image.image.metrics()));
-    let rows: Vec<(Labels, &ClassMetrics)> = total
-        .classes()
-        .map(|(class, metrics)| (vec![("source", class.name().to_owned())], metrics))
-        .collect();
+    images.iter().for_each(|image| total.absorb(image.image.metrics()));
+    let named = |image: &OpenImage| vec![("image", image.name.clone())];
+    let memory = |image: &OpenImage| {
+        let tables = image.image.index_bytes().saturating_add(image.image.tables_bytes());
+        u64::try_from(tables).unwrap_or(u64::MAX)
+    };
     vec![
-        Family::counters("reads", "Reads of all images by source", each(&rows, |m| m.requests.get())),
-        Family::byte_counters("read", "Bytes read of all images by source", each(&rows, |m| m.bytes.get())),
-        Family::durations(
-            "read_duration",
-            "How long reads of all images took by source",
-            latencies(&rows, |m| m.latency.snapshot()),
-        ),
-        one("read_errors", "Failed reads of all images", &total.errors),
         one("decoded_blocks", "Compressed blocks that were decoded", &total.decoded_blocks),
         one("damaged_blocks", "Compressed blocks that were found damaged", &total.damaged_blocks),
+        Family::gauges(
+            "image_decoded_cache_bytes",
+            "Decoded blocks that are kept, in bytes",
+            images.iter().map(|image| (named(image), image.image.decoded_bytes())),
+        ),
+        Family::gauges(
+            "image_index_bytes",
+            "Memory of index and block tables, in bytes",
+            images.iter().map(|image| (named(image), memory(image))),
+        ),
     ]
 }
 

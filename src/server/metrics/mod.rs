@@ -5,7 +5,8 @@ mod text;
 
 use std::{fmt, sync::Arc};
 
-use super::{counted::DeviceStats, daemon::Served, service::Service};
+use super::{daemon::Served, service::Service};
+use crate::image::ReadMetrics;
 use text::Family;
 
 /// All metrics in the OpenMetrics text format.
@@ -15,7 +16,7 @@ use text::Family;
 pub(super) fn render(
     service: &Service,
     served: &[Arc<Served>],
-    retired: &DeviceStats,
+    retired: &ReadMetrics,
 ) -> Result<String, fmt::Error> {
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     let count = u64::try_from(served.len()).unwrap_or(u64::MAX);
@@ -25,8 +26,7 @@ pub(super) fn render(
     ];
     all.extend(families::of_all_devices(served, retired));
     all.extend(families::of_devices(served));
-    all.extend(families::of_images(served));
-    all.extend(families::of_all_images(served, service.factory().retired_images()));
+    all.extend(families::of_images(served, service.factory().retired_images()));
     all.extend(families::of_registry(&service.factory().registry_metrics()));
     if let Some((metrics, used_bytes)) = service.factory().cache_metrics() {
         all.extend(families::of_cache(metrics, used_bytes));

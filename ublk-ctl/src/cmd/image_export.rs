@@ -63,7 +63,9 @@ impl ExportArgs {
             let reactor = service.reactors().one();
             let mut work = task::spawn_blocking(move || {
                 let progress = Progress::new("exporting", opened.image.geometry().size_bytes);
-                export(&reactor, &opened.image, &options, &canceled, |done| progress.set(done))
+                export(&reactor, &Arc::new(opened.image.clone()), &options, &canceled, |done| {
+                    progress.set(done)
+                })
             });
             let joined = tokio::select! {
                 joined = &mut work => joined,
