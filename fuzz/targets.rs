@@ -13,7 +13,7 @@
 use std::cell::RefCell;
 
 use stratabd::{
-    block::ByteRange,
+    block::{ByteRange, Geometry},
     cache::{MapHeader, MapKind, decode_map},
     format::{
         crc,
@@ -22,6 +22,7 @@ use stratabd::{
         tar::{self, Envelope},
         zfile::{self, Decoder, JumpTable, Layout, Start, ZfileError},
     },
+    frontend::ublk::{Descriptor, Work},
 };
 
 #[path = "registry.rs"]
@@ -39,7 +40,7 @@ pub use server::{server_config, server_image_config, server_overlaybd_config};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     ("tar_envelope", tar_envelope),
     ("zfile_header", zfile_header),
     ("zfile_jump_table", zfile_jump_table),
@@ -58,6 +59,7 @@ pub const TARGETS: [Target; 18] = [
     ("server_image_config", server_image_config),
     ("server_overlaybd_config", server_overlaybd_config),
     ("cache_map", cache_map),
+    ("ublk_descriptor", ublk_descriptor),
 ];
 
 /// The input is a whole file.
@@ -322,6 +324,36 @@ pub fn cache_map(input: &[u8]) {
                 end = run.end;
             }
         }
+        Err(error) => check_message(&error),
+    }
+}
+
+/// The first 16 bytes are a descriptor, the next 8 choose the device: its size, its block size, what it takes.
+pub fn ublk_descriptor(input: &[u8]) {
+    let Some((descriptor, rest)) = input.split_first_chunk::<16>() else { return };
+    let Some((&[choice, most, size @ ..], _)) = rest.split_first_chunk::<8>() else { return };
+    let [op_flags, sectors, low, high] = [0, 4, 8, 12].map(|at| {
+        let word = descriptor.get(at..at + 4).and_then(|word| word.try_into().ok());
+        u32::from_le_bytes(word.expect("there are four words"))
+    });
+    let descriptor = Descriptor { op_flags, sectors, start_sector: u64::from(high) << 32 | u64::from(low) };
+    let block_bytes = if choice & 1 == 0 { 512 } else { 4096 };
+    let blocks = size.iter().fold(0_u64, |size, byte| size << 8 | u64::from(*byte)) >> (choice >> 3);
+    let size_bytes = blocks * u64::from(block_bytes);
+    let (read_only, discard) = (choice & 2 != 0, choice & 4 != 0);
+    let geometry = Geometry { read_only, discard, ..Geometry::read_only(size_bytes, block_bytes) };
+    let most = 4096 * (u32::from(most) + 1);
+    let inside = |offset: u64, len: u64| {
+        let whole = offset.is_multiple_of(block_bytes.into()) && len.is_multiple_of(block_bytes.into());
+        whole && offset.checked_add(len).is_some_and(|end| end <= size_bytes)
+    };
+    match descriptor.check(&geometry, most) {
+        Ok(Work::Read { offset, len }) => assert!((1..=most).contains(&len) && inside(offset, len.into())),
+        Ok(Work::Write { offset, len, .. }) => {
+            assert!(!read_only && (1..=most).contains(&len) && inside(offset, len.into()));
+        }
+        Ok(Work::Zero { offset, len }) => assert!(!read_only && inside(offset, len)),
+        Ok(Work::Flush) => {}
         Err(error) => check_message(&error),
     }
 }

@@ -158,3 +158,103 @@ impl Drop for NullAttachment {
         self.frontend.taken.lock().unwrap_or_else(PoisonError::into_inner).retain(|id| *id != self.id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        block::Geometry,
+        device::NullDevice,
+        frontend::ublk::{ShapeError, Ublk},
+        reactor::{ReactorConfig, ReactorThread},
+    };
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    fn reactor() -> ReactorThread {
+        ReactorThread::start("test", ReactorConfig::default(), || Ok(())).unwrap()
+    }
+
+    fn device() -> Arc<NullDevice> {
+        Arc::new(NullDevice::new(Geometry::read_only(1 << 20, 4096)).unwrap())
+    }
+
+    #[test]
+    fn queues_are_open_from_attach_to_detach_and_numbers_are_given_back() {
+        let (frontend, thread, device) = (NullFrontend::new(), reactor(), device());
+        let request = AttachRequest { queues: 3, ..AttachRequest::default() };
+        let first = frontend.attach(&device, &request, &[thread.handle()]).unwrap();
+        let second = frontend.attach(&device, &request, &[thread.handle()]).unwrap();
+        assert_eq!((first.id(), second.id(), first.info().queues), (0, 1, 3));
+        assert!(!first.has_ended());
+        let taken = AttachRequest { id: Some(1), ..request.clone() };
+        assert!(matches!(
+            frontend.attach(&device, &taken, &[thread.handle()]),
+            Err(FrontendError::IdTaken(1))
+        ));
+        assert_eq!(first.detach(DEADLINE).unwrap(), Detached::Complete);
+        assert_eq!(frontend.attach(&device, &request, &[thread.handle()]).unwrap().id(), 0);
+        thread.stop().unwrap();
+        assert!(second.has_ended());
+    }
+
+    #[test]
+    fn it_fails_where_it_is_told_to() {
+        let (thread, device) = (reactor(), device());
+        let attach = |frontend: &NullFrontend, handles: &[ReactorHandle]| {
+            frontend.attach(&device, &AttachRequest::default(), handles)
+        };
+        assert!(attach(&NullFrontend::failing(Stage::Attach), &[thread.handle()]).is_err());
+        let attachment = attach(&NullFrontend::failing(Stage::Detach), &[thread.handle()]).unwrap();
+        assert!(attachment.detach(DEADLINE).is_err());
+        let stopped = thread.handle();
+        thread.stop().unwrap();
+        assert!(matches!(
+            attach(&NullFrontend::new(), &[stopped]),
+            Err(FrontendError::NoReactor { queue: 0 })
+        ));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_before_the_driver_is_asked() {
+        let thread = reactor();
+        let attach = |geometry, request: AttachRequest| {
+            // An impossible geometry is told by a device that was made with a possible one.
+            struct Liar(NullDevice, Geometry);
+            impl BlockDevice for Liar {
+                type Queue = crate::device::NullQueue;
+                fn geometry(&self) -> Geometry {
+                    self.1
+                }
+                fn open_queue(
+                    &self,
+                    reactor: &crate::reactor::Reactor,
+                ) -> Result<Self::Queue, crate::block::BlockError> {
+                    self.0.open_queue(reactor)
+                }
+            }
+            let inner = NullDevice::new(Geometry::read_only(1 << 20, 4096)).unwrap();
+            Ublk::new().attach(&Arc::new(Liar(inner, geometry)), &request, &[thread.handle()]).err().unwrap()
+        };
+        let good = Geometry::read_only(1 << 20, 4096);
+        let asked = AttachRequest::default;
+        assert!(matches!(attach(Geometry { size_bytes: 4097, ..good }, asked()), FrontendError::Geometry(_)));
+        assert!(matches!(
+            attach(Geometry { size_bytes: 0, ..good }, asked()),
+            FrontendError::Shape(ShapeError::Empty)
+        ));
+        for request in [
+            AttachRequest { queues: 0, ..asked() },
+            AttachRequest { queues: 4097, ..asked() },
+            AttachRequest { depth: 0, ..asked() },
+            AttachRequest { depth: 4097, ..asked() },
+            AttachRequest { max_io_bytes: 0, ..asked() },
+            AttachRequest { max_io_bytes: 4097, ..asked() },
+            AttachRequest { max_io_bytes: 64 << 20, ..asked() },
+            AttachRequest { id: Some(u32::MAX), ..asked() },
+        ] {
+            let error = attach(good, request.clone());
+            assert!(matches!(error, FrontendError::Request { .. }), "{request:?}: {error}");
+        }
+    }
+}

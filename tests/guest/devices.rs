@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io,
+    io::{self, Read},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
     sync::{Arc, Mutex},
@@ -25,7 +25,7 @@ impl Reactors {
     pub(crate) fn start(count: usize) -> Self {
         let start = |number| {
             let name = format!("serving-{number}");
-            ReactorThread::start(&name, ReactorConfig::default(), prepare_serving_thread).unwrap()
+            ReactorThread::start(&name, ReactorConfig::default(), prepare_serving_thread).expect("a reactor")
         };
         Self((0..count).map(start).collect())
     }
@@ -48,7 +48,7 @@ pub(crate) fn writable(size_bytes: u64, block_bytes: u32) -> Geometry {
 
 /// A device in memory that takes writes and discards.
 pub(crate) fn memory(size_bytes: usize, seed: u64) -> MemoryDevice {
-    MemoryDevice::with_bytes(writable(0, 512), pattern(size_bytes, seed)).unwrap()
+    MemoryDevice::with_bytes(writable(0, 512), pattern(size_bytes, seed)).expect("the geometry is sound")
 }
 
 /// A device in memory whose operations meet the faults of the plan.
@@ -81,7 +81,7 @@ impl<D> NotingDevice<D> {
 
     /// The notes since the last call.
     pub(crate) fn take(&self) -> Vec<Note> {
-        std::mem::take(&mut self.notes.lock().unwrap())
+        std::mem::take(&mut self.notes.lock().expect("no test panics while it notes"))
     }
 }
 
@@ -100,7 +100,7 @@ impl<D: BlockDevice> BlockDevice for NotingDevice<D> {
 
 impl<Q> NotingQueue<Q> {
     fn note(&self, name: &'static str, offset: u64, len: u64) {
-        self.notes.lock().unwrap().push((name, offset, len));
+        self.notes.lock().expect("no test panics while it notes").push((name, offset, len));
     }
 }
 
@@ -133,15 +133,15 @@ pub(crate) struct Direct(File);
 
 impl Direct {
     pub(crate) fn open(path: &Path, write: bool) -> Self {
-        let flags = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).unwrap();
-        Self(OpenOptions::new().read(true).write(write).custom_flags(flags).open(path).unwrap())
+        let flags = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).expect("flags are small");
+        Self(OpenOptions::new().read(true).write(write).custom_flags(flags).open(path).expect("the node"))
     }
 
     /// With every write durable before it returns.
     pub(crate) fn open_durable(path: &Path) -> Self {
         let flags = rustix::fs::OFlags::DIRECT | rustix::fs::OFlags::DSYNC;
-        let flags = i32::try_from(flags.bits()).unwrap();
-        Self(OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).unwrap())
+        let flags = i32::try_from(flags.bits()).expect("flags are small");
+        Self(OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).expect("the node"))
     }
 
     pub(crate) fn file(&self) -> &File {
@@ -150,15 +150,28 @@ impl Direct {
 
     pub(crate) fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let mut memory = vec![0xa5; len + ALIGNMENT];
-        let start = memory.as_ptr().align_offset(ALIGNMENT);
-        let count = self.0.read_at(&mut memory[start..start + len], offset)?;
-        Ok(memory[start..start + count].to_vec())
+        let place = aligned(&mut memory, len);
+        let count = self.0.read_at(place, offset)?;
+        Ok(place.get(..count).expect("as many as fit").to_vec())
     }
 
     pub(crate) fn write(&self, offset: u64, data: &[u8]) -> io::Result<usize> {
         let mut memory = vec![0; data.len() + ALIGNMENT];
-        let start = memory.as_ptr().align_offset(ALIGNMENT);
-        memory[start..start + data.len()].copy_from_slice(data);
-        self.0.write_at(&memory[start..start + data.len()], offset)
+        let place = aligned(&mut memory, data.len());
+        place.copy_from_slice(data);
+        self.0.write_at(place, offset)
     }
+}
+
+/// The part of `memory` that direct access may use.
+fn aligned(memory: &mut [u8], len: usize) -> &mut [u8] {
+    let start = memory.as_ptr().align_offset(ALIGNMENT);
+    memory.get_mut(start..).and_then(|place| place.get_mut(..len)).expect("there is room for the alignment")
+}
+
+/// All bytes of a small file or node, through the page cache.
+pub(crate) fn content(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).expect("the file can be read");
+    bytes
 }

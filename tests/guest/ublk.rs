@@ -19,7 +19,7 @@ use stratabd::{
 };
 
 use crate::{
-    devices::{Direct, NotingDevice, Reactors, memory, pattern, writable},
+    devices::{Direct, NotingDevice, Reactors, content, memory, pattern, writable},
     frame::{in_guest, output_of},
 };
 
@@ -27,11 +27,13 @@ const MIB: usize = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn attach<D: BlockDevice>(device: &Arc<D>, reactors: &Reactors) -> Box<dyn Attachment> {
-    Ublk::new().attach(device, &AttachRequest::default(), &reactors.handles()).unwrap()
+    Ublk::new()
+        .attach(device, &AttachRequest::default(), &reactors.handles())
+        .expect("the device is attached")
 }
 
 fn end(attachment: Box<dyn Attachment>) {
-    assert_eq!(attachment.detach(DEADLINE).unwrap(), Detached::Complete);
+    assert_eq!(attachment.detach(DEADLINE).expect("the device is detached"), Detached::Complete);
 }
 
 #[test]
@@ -46,7 +48,7 @@ fn a_whole_device_is_read_and_written_in_both_ways_of_copying_with_any_queues_an
             let device = Arc::new(memory(MIB + 512, 1));
             let request = AttachRequest { queues, depth, ..AttachRequest::default() };
             let attachment = Ublk::with_copy(mode).attach(&device, &request, &reactors.handles()).unwrap();
-            let before = fs::read(attachment.path()).unwrap();
+            let before = content(attachment.path());
             assert!(before == pattern(MIB + 512, 1), "{mode:?}, {queues} queues of {depth}");
             seed += 1;
             let after = pattern(MIB + 512, seed);
@@ -194,7 +196,7 @@ fn devices_that_share_a_reactor_verify_under_load_while_others_come_and_go() {
     let mut cycles = 0;
     while jobs.iter_mut().any(|job| job.try_wait().unwrap().is_none()) {
         let other = attach(&Arc::new(memory(MIB, 3)), &reactors);
-        assert!(fs::read(other.path()).unwrap() == pattern(MIB, 3));
+        assert!(content(other.path()) == pattern(MIB, 3));
         end(other);
         cycles += 1;
     }
@@ -293,7 +295,7 @@ fn a_file_system_on_a_device_survives_being_unmounted_and_attached_again() {
         if round == 0 {
             fs::write("/tmp/mounted/file", pattern(MIB, 5)).unwrap();
         }
-        assert!(fs::read("/tmp/mounted/file").unwrap() == pattern(MIB, 5));
+        assert!(content(Path::new("/tmp/mounted/file")) == pattern(MIB, 5));
         output_of("umount", &["/tmp/mounted"]);
         end(attachment);
     }

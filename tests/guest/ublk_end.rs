@@ -29,10 +29,10 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// What a process and the kernel may leak: open files, threads, mappings, device nodes, devices.
 fn holdings() -> (usize, usize, usize, usize, usize) {
-    let count = |path: &str| fs::read_dir(path).unwrap().count();
-    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let count = |path: &str| fs::read_dir(path).expect("a folder").count();
+    let maps = fs::read_to_string("/proc/self/maps").expect("our mappings");
     let shared = maps.lines().filter(|line| line.contains("ublk") || line.contains("io_uring")).count();
-    let devices = Ublk::new().list().unwrap().len();
+    let devices = Ublk::new().list().expect("the driver answers").len();
     (count("/proc/self/fd"), count("/proc/self/task"), shared, count("/dev"), devices)
 }
 

@@ -120,11 +120,10 @@ fn removing_a_device_fails_the_requests_that_hang_and_ends() {
         plan.add(Fault::at(Op::Read, ByteRange::between(0, u64::MAX), Trouble::Hang));
         let request = AttachRequest { depth: 8, ..AttachRequest::default() };
         let attachment = Ublk::with_copy(mode).attach(&device, &request, &reactors.handles()).unwrap();
-        let readers: Vec<_> = (0..12)
-            .map(|number| {
-                let path = attachment.path().to_owned();
-                thread::spawn(move || Direct::open(&path, false).read(number * 4096, 4096))
-            })
+        let nodes: Vec<_> = (0..12).map(|_| Direct::open(attachment.path(), false)).collect();
+        let readers: Vec<_> = (0..)
+            .zip(nodes)
+            .map(|(number, node)| thread::spawn(move || node.read(number * 4096, 4096)))
             .collect();
         let began = Instant::now();
         while plan.met() < 7 {
@@ -170,9 +169,11 @@ fn an_engine_that_opens_too_few_queues_leaves_no_device() {
         let (copy, queues) =
             if round % 2 == 0 { (CopyMode::User, 1) } else { (CopyMode::TagBuffer, round % 3) };
         let queues = queues.min(1);
+        let began = Instant::now();
         let device = Arc::new(Stingy(memory(MIB, 1), AtomicU64::new(queues)));
         let request = AttachRequest { queues: 2, ..AttachRequest::default() };
         let error = Ublk::with_copy(copy).attach(&device, &request, &reactors.handles()).err().unwrap();
+        println!("failed and removed after {:?}", began.elapsed());
         assert!(matches!(error, FrontendError::Engine { .. }), "{error}");
         assert_eq!(Ublk::new().list().unwrap(), []);
         assert_eq!(Arc::strong_count(&device), 1);
