@@ -6,8 +6,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "what fails while a test is set up fails the test, and tests wait for and read whole files"
+    reason = "what fails while a test is set up fails the test"
 )]
 
 #[path = "guest/cache.rs"]

@@ -33,8 +33,8 @@ impl BlobSource for MemoryBlob {
         Box::pin(async move { self.try_read(offset, dest).map(drop) })
     }
 
-    fn fetch<'a>(&'a self, _ranges: &'a [ByteRange]) -> LocalFuture<'a, ()> {
-        Box::pin(std::future::ready(()))
+    fn fetch<'a>(&'a self, _ranges: &'a [ByteRange]) -> LocalFuture<'a, Result<(), SourceError>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn invalidate(&self, _range: ByteRange) -> bool {

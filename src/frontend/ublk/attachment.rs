@@ -126,7 +126,8 @@ impl UblkAttachment {
         }
         println!("ended {:?} {:?}", deadline.remaining(), self.file.as_ref().map(Arc::strong_count));
         self.file = None;
-        inventory::delete(&self.control, self.id, false, &deadline).inspect(|x| println!("deleted {x:?} {:?}", deadline.remaining()))
+        inventory::delete(&self.control, self.id, false, &deadline)
+            .inspect(|x| println!("deleted {x:?} {:?}", deadline.remaining()))
     }
 
     /// Ends the block device, and makes the driver give up all tags. Whoever still waits for the engine after half of the
