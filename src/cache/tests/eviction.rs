@@ -47,7 +47,12 @@ fn one_blob_larger_than_the_limit_is_read_right_and_loses_its_cold_regions() {
     let origin = TestOrigin::new(16 * MIB, 40, Duration::ZERO);
     let blob = bench.blob(&origin);
     let mut random = fastrand::Rng::with_seed(4);
-    for _ in 0..3 {
+    let evicted = || bench.cache.metrics().evicted_bytes.get();
+    // How much is evicted in a round depends on how the evictor keeps pace; what is read must be right in any case.
+    let mut rounds = 0;
+    while rounds < 3 || evicted() < 4 * MIB as u64 {
+        rounds += 1;
+        assert!(rounds < 60, "only {} bytes evicted", evicted());
         for offset in (0..16 * MIB).step_by(256 << 10) {
             assert!(
                 bench.read(&blob, offset, 256 << 10).unwrap() == origin.content[offset..offset + (256 << 10)]
@@ -57,7 +62,6 @@ fn one_blob_larger_than_the_limit_is_read_right_and_loses_its_cold_regions() {
     }
     bench.settle(&blob);
     bench.until("the limit is kept", || on_disk(dir.path()) <= 5 * MIB as u64);
-    assert!(bench.cache.metrics().evicted_bytes.get() >= 4 * MIB as u64);
 }
 
 #[test]
