@@ -110,7 +110,6 @@ impl UblkAttachment {
             self.abort.set();
         }
         self.stop(&deadline)?;
-        println!("stopped {:?}", deadline.remaining());
         self.abort.set();
         if let Some(serving) = self.serving.take() {
             // A command that reached the driver after it had ended the others' waits for the next STOP.
@@ -120,14 +119,11 @@ impl UblkAttachment {
                 if deadline.has_passed() {
                     return Err(FrontendError::Deadline { step: "the end of the queues", after: limit });
                 }
-                println!("again {:?}", deadline.remaining());
                 self.stop(&deadline)?;
             }
         }
-        println!("ended {:?} {:?}", deadline.remaining(), self.file.as_ref().map(Arc::strong_count));
         self.file = None;
         inventory::delete(&self.control, self.id, false, &deadline)
-            .inspect(|x| println!("deleted {x:?} {:?}", deadline.remaining()))
     }
 
     /// Ends the block device, and makes the driver give up all tags. Whoever still waits for the engine after half of the
