@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-const SIZE: usize = 12 << 20;
+const SIZE: usize = 6 << 20;
 const BLOCK: usize = 4096;
 
 /// Bytes that fio can verify by themselves: each block of 4 KiB says where it belongs and has a checksum.
@@ -122,7 +122,7 @@ fn no_fault_of_the_registry_gives_a_wrong_byte_or_an_error_that_a_retry_mends() 
         ("short", vec![(4, Fault::ShortBody)]),
         ("long", vec![(4, Fault::LongBody)]),
         ("wrong range", vec![(4, Fault::WrongRange)]),
-        ("wrong bytes", vec![(7, Fault::WrongBody)]),
+        ("wrong bytes", vec![(61, Fault::WrongBody)]),
         ("whole blob", vec![(4, Fault::Full)]),
         (
             "all",
@@ -130,7 +130,7 @@ fn no_fault_of_the_registry_gives_a_wrong_byte_or_an_error_that_a_retry_mends() 
                 (11, Fault::Status(503)),
                 (7, Fault::CutBody),
                 (9, Fault::ShortBody),
-                (13, Fault::WrongBody),
+                (61, Fault::WrongBody),
             ],
         ),
     ] {
