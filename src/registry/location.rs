@@ -137,7 +137,8 @@ fn checked(url: Url) -> Result<Url, LocationError> {
     Ok(url)
 }
 
-fn is_repository(name: &str) -> bool {
+/// Whether registries take `name` as that of a repository.
+pub(super) fn is_repository(name: &str) -> bool {
     let is_part = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
             && part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use oci_spec::distribution::Reference;
 
-use super::ReferenceError;
+use super::{ReferenceError, location::is_repository};
 
 /// A registry name, a repository of 255 bytes, a tag of 128 and a digest fit well below.
 pub const MAX_REFERENCE_BYTES: usize = 1024;
@@ -56,6 +56,10 @@ impl FromStr for ImageReference {
             return Err(ReferenceError::TooLong(text.len()));
         }
         let parsed = Reference::try_from(text).map_err(|error| ReferenceError::Syntax(error.to_string()))?;
+        // The library takes `Upper/x` for a registry's name and then for a part of docker.io's `Upper/x`, which cannot be.
+        if !is_repository(parsed.repository()) {
+            return Err(ReferenceError::Syntax("the repository has parts other than [a-z0-9._-]".to_owned()));
+        }
         Ok(Self(parsed))
     }
 }
@@ -86,7 +90,8 @@ mod tests {
     #[test]
     fn what_is_no_reference_is_refused() {
         let long = "a".repeat(MAX_REFERENCE_BYTES + 1);
-        for bad in ["", "r.example/UPPER", "a b", "r.example/a:", "a@sha256:12", "../x", &long] {
+        for bad in ["", "r.example/UPPER", "UPPER/case", "a b", "r.example/a:", "a@sha256:12", "../x", &long]
+        {
             assert!(bad.parse::<ImageReference>().is_err(), "{bad}");
         }
     }
