@@ -1,6 +1,6 @@
 //! The Linux driver ublk: block devices whose requests are served by this process.
 //!
-//! Queue side and control side are our own, on the plain interface of the driver; [`abi`] says why. Every queue is served
+//! Queue side and control side are our own, on the plain interface of the driver; `abi` says why. Every queue is served
 //! by a reactor that it shares with other devices; attaching and removing happen on the caller's thread, and each command
 //! to the driver on a thread of its own.
 

@@ -74,7 +74,7 @@ impl Layer {
     /// Opens the layer in `source` and returns it with its segments, by offset.
     ///
     /// Head and tail of the blob are read at once; what they do not hold takes one more read, rarely two. Bytes that
-    /// break a rule are asked for again, [`ATTEMPTS`] times in all, if the source can have other ones.
+    /// break a rule are asked for again, three times in all, if the source can have other ones.
     ///
     /// # Errors
     /// [`ImageError::Layer`].
