@@ -3,6 +3,9 @@
 //! Queue side and control side are our own, on the plain interface of the driver; `abi` says why. Every queue is served
 //! by a reactor that it shares with other devices; attaching and removing happen on the caller's thread, and each command
 //! to the driver on a thread of its own.
+//!
+//! A process must not read or write its own devices: killed while it waits for itself, it keeps its files open and the
+//! driver waits for them, so that neither ends (seen on Linux 7.2).
 
 mod abi;
 mod abort;
