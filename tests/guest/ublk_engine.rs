@@ -169,11 +169,9 @@ fn an_engine_that_opens_too_few_queues_leaves_no_device() {
         let (copy, queues) =
             if round % 2 == 0 { (CopyMode::User, 1) } else { (CopyMode::TagBuffer, round % 3) };
         let queues = queues.min(1);
-        let began = Instant::now();
         let device = Arc::new(Stingy(memory(MIB, 1), AtomicU64::new(queues)));
         let request = AttachRequest { queues: 2, ..AttachRequest::default() };
         let error = Ublk::with_copy(copy).attach(&device, &request, &reactors.handles()).err().unwrap();
-        println!("failed and removed after {:?}", began.elapsed());
         assert!(matches!(error, FrontendError::Engine { .. }), "{error}");
         assert_eq!(Ublk::new().list().unwrap(), []);
         assert_eq!(Arc::strong_count(&device), 1);
