@@ -50,7 +50,7 @@ async fn a_host_that_hangs_does_not_hold_up_another() {
     }
     let begun = Instant::now();
     blob(&client, &healthy, SIZE).read_range(range(0, 1), Priority::Demand).await.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(begun.elapsed() < Duration::from_secs(5), "half of the deadline");
     drop(stuck);
 }
 
@@ -58,7 +58,8 @@ async fn a_host_that_hangs_does_not_hold_up_another() {
 async fn a_read_that_somebody_waits_for_overtakes_prefetch() {
     let data = pattern(SIZE);
     let server =
-        Server::start(move |seen, _| Step { delay: Duration::from_millis(20), ..partial(&data, seen) }).await;
+        Server::start(move |seen, _| Step { delay: Duration::from_millis(100), ..partial(&data, seen) })
+            .await;
     let mut config = config(&[server.address]);
     config.limits.concurrent_requests = 1;
     let client = client(&config);
@@ -87,7 +88,9 @@ async fn retry_after_is_waited_for_by_every_reader_of_the_host() {
     blob.read_range(range(0, 1), Priority::Demand).await.unwrap();
     let begun = Instant::now();
     let first = blob.read_range(range(1, 2), Priority::Demand);
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    while client.metrics().retries.get() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let second = blob.read_range(range(2, 3), Priority::Demand);
     second.await.unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(1000));
@@ -105,7 +108,7 @@ async fn a_wait_beyond_the_deadline_fails_at_once() {
         let error = blob.read_range(range(0, 1), Priority::Demand).await.unwrap_err();
         assert!(matches!(error.reason(), Reason::Status { .. }), "{error:?}");
     }
-    assert!(begun.elapsed() < Duration::from_millis(500));
+    assert!(begun.elapsed() < Duration::from_secs(5), "half of the deadline");
     assert_eq!(server.count(), 1, "the host asked not to be asked");
 }
 
@@ -129,7 +132,7 @@ async fn a_dropped_read_gives_its_place_back() {
     drop(stuck);
     let begun = Instant::now();
     assert_eq!(blob.read_range(range(0, 5), Priority::Demand).await.unwrap(), pattern(SIZE)[..5]);
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(begun.elapsed() < Duration::from_secs(5), "half of the deadline");
 }
 
 #[test]

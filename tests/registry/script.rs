@@ -213,9 +213,9 @@ pub(crate) fn config(plain: &[SocketAddr]) -> RegistryConfig {
         hosts: plain.iter().map(|address| (address.to_string(), host.clone())).collect(),
         proxy: ProxyConfig::None,
         limits: Limits {
-            request_deadline_ms: 5_000,
-            connect_timeout_ms: 1_000,
-            stall_timeout_ms: 300,
+            request_deadline_ms: 10_000,
+            connect_timeout_ms: 5_000,
+            stall_timeout_ms: 1_000,
             max_tries: 4,
             backoff_base_ms: 1,
             backoff_max_ms: 5,
