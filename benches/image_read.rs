@@ -1,6 +1,6 @@
 //! Random 4 KiB reads through the whole engine, from files in the page cache, against bare reads of the same bytes.
 //!
-//! `cargo bench --bench image_read`. The files are made in the directory `TMPDIR`, or /tmp: it should be a file system with a
+//! `cargo bench --bench image_read [-- <start of a case's name>]`. The files are made in the directory `TMPDIR`, or /tmp: it should be a file system with a
 //! page cache, and have 200 MB free.
 #![expect(
     clippy::cast_possible_truncation,
@@ -63,7 +63,8 @@ fn main() {
         "layer", "bare", "depth 1", "depth 32", "ratio", "ratio"
     );
     let reactor = Reactor::new(&ReactorConfig::default()).expect("io_uring");
-    for case in &CASES {
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    for case in CASES.iter().filter(|case| only.as_ref().is_none_or(|only| case.name.starts_with(only))) {
         measure(&reactor, case);
     }
 }

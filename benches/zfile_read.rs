@@ -35,6 +35,7 @@ const WARM_PAGES: usize = 1024;
 const CACHE_BYTES: u64 = 64 << 20;
 
 const READS: usize = 4000;
+
 const LARGE_BYTES: usize = 1 << 20;
 
 fn main() {

@@ -1,16 +1,54 @@
 //! The bounded cache of decoded blocks, shared by all queues and devices of an image.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    hash::{BuildHasherDefault, Hash, Hasher},
+    sync::Arc,
+};
 
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::{
+    Weighter,
+    sync::{Cache, DefaultLifecycle},
+};
 
 /// A block of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BlockKey {
     /// Position from the top of the stack.
     pub(super) layer: u8,
     /// Number in the layer.
     pub(super) block: u32,
+}
+
+impl Hash for BlockKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(u64::from(self.layer) << 32 | u64::from(self.block));
+    }
+}
+
+/// Spreads the number of a block over all bits. Whoever could choose numbers that collide has written the image, and slows
+/// down only its own reads.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    #[inline]
+    fn write_u64(&mut self, number: u64) {
+        // The odd number nearest to 2^64 divided by the golden ratio; the high half of the product mixes upwards and is
+        // folded down again.
+        let product = u128::from(self.0 ^ number ^ 0x51_7c_c1_b7) * 0x9e37_79b9_7f4a_7c15;
+        let [low, high] = [product, product >> 64].map(|half| half & u128::from(u64::MAX));
+        self.0 = u64::try_from(low ^ high).unwrap_or_default();
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// Bytes that an entry costs beside its content, about.
@@ -29,14 +67,16 @@ impl Weighter<BlockKey, Arc<[u8]>> for ByBytes {
 }
 
 pub(super) struct DecodedBlocks {
-    cache: Cache<BlockKey, Arc<[u8]>, ByBytes>,
+    cache: Cache<BlockKey, Arc<[u8]>, ByBytes, BuildHasherDefault<Spread>>,
 }
 
 impl DecodedBlocks {
     /// A cache of at most `limit_bytes`, or none where that is zero.
     pub(super) fn new(limit_bytes: u64) -> Option<Self> {
         let entries = usize::try_from(limit_bytes / AVERAGE_BYTES).unwrap_or(usize::MAX);
-        (limit_bytes > 0).then(|| Self { cache: Cache::with_weighter(entries, limit_bytes, ByBytes) })
+        let (spread, lifecycle) = (BuildHasherDefault::default(), DefaultLifecycle::default());
+        (limit_bytes > 0)
+            .then(|| Self { cache: Cache::with(entries, limit_bytes, ByBytes, spread, lifecycle) })
     }
 
     pub(super) fn get(&self, key: BlockKey) -> Option<Arc<[u8]>> {

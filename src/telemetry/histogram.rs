@@ -38,7 +38,9 @@ impl LatencyHistogram {
     /// Counts one duration.
     pub fn observe(&self, duration: Duration) {
         let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let index = LATENCY_BOUNDS_NS.partition_point(|bound| *bound < ns);
+        // The bounds are 1024 times the powers of two, so the bucket is a count of bits; a search would guess at each step.
+        let index = u64::BITS - (ns.saturating_sub(1) >> 10).leading_zeros();
+        let index = (index as usize).min(LATENCY_BOUNDS_NS.len());
         if let Some(bucket) = self.buckets.get(index) {
             bucket.fetch_add(1, Ordering::Relaxed);
         }
@@ -76,5 +78,16 @@ mod tests {
         let snapshot = histogram.snapshot();
         assert_eq!((snapshot.buckets[0], snapshot.buckets[1]), (2, 1));
         assert_eq!(snapshot.buckets.last(), Some(&1));
+    }
+
+    #[test]
+    fn the_bucket_is_the_one_that_a_search_finds() {
+        let around = |bound: &u64| [*bound - 1, *bound, *bound + 1];
+        for ns in LATENCY_BOUNDS_NS.iter().flat_map(around).chain([0, 1]) {
+            let histogram = LatencyHistogram::default();
+            histogram.observe(Duration::from_nanos(ns));
+            let wanted = LATENCY_BOUNDS_NS.partition_point(|bound| *bound < ns);
+            assert_eq!(histogram.snapshot().buckets[wanted], 1, "{ns} ns");
+        }
     }
 }

@@ -65,13 +65,35 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
+/// Where two devices of one size differ first.
+fn difference(reactor: &Reactor, one: &Image, other: &Image) -> Option<u64> {
+    let queues = [one, other].map(|image| image.open_queue(reactor).unwrap());
+    let mut dest = [vec![0xaa; 1 << 20], vec![0x55; 1 << 20]];
+    let size = one.geometry().size_bytes;
+    assert_eq!(size, other.geometry().size_bytes);
+    (0..size).step_by(1 << 20).find(|at| {
+        let len = (size - at).min(1 << 20) as usize;
+        for (queue, dest) in queues.iter().zip(&mut dest) {
+            reactor.block_on(queue.read(*at, &mut dest[..len])).unwrap().unwrap();
+        }
+        dest[0][..len] != dest[1][..len]
+    })
+}
+
 #[test]
 fn every_variant_of_the_ext4_layers_makes_the_same_device() {
     let reactor = reactor();
+    let plain = ["ext4/L0.lsmt.xz", "ext4/L1.lsmt.xz", "ext4/L2.lsmt.xz"];
+    let references = [EXT4_L0, EXT4_L0_L1, EXT4_L0_L1_L2].iter().zip(1..).map(|(wanted, height)| {
+        let image = open(&reactor, stack(&plain[..height], Behaviour::Warm), 0).unwrap();
+        assert_eq!(&whole(&reactor, &image, height as u64).unwrap(), wanted);
+        image
+    });
+    let references: Vec<Image> = references.collect();
     let (l0, l1, l2) = (
-        ["lsmt.xz", "z4k", "z4kmt", "z16k", "z64k", "zstd4k", "zstd64kt", "zt4k"],
-        ["zt4k", "lsmt.xz", "z32kt", "z4k", "zstd8k"],
-        ["z4k", "sealed.xz", "lsmt.xz", "recommit.xz", "zt4k"],
+        ["z4k", "z4kmt", "z16k", "z64k", "zstd4k", "zstd64kt", "zt4k"],
+        ["zt4k", "z32kt", "z4k", "zstd8k"],
+        ["z4k", "sealed.xz", "recommit.xz", "zt4k"],
     );
     for turn in 0..l0.len() {
         let files = [
@@ -80,16 +102,12 @@ fn every_variant_of_the_ext4_layers_makes_the_same_device() {
             format!("ext4/L2.{}", l2[turn % l2.len()]),
         ];
         let files: Vec<&str> = files.iter().map(String::as_str).collect();
-        let (height, wanted) = match turn {
-            0 => (1, EXT4_L0),
-            1 => (2, EXT4_L0_L1),
-            _ => (3, EXT4_L0_L1_L2),
-        };
+        let height = (turn + 1).min(3);
         let behaviour = if turn % 2 == 0 { Behaviour::Warm } else { Behaviour::Cold };
         let image = open(&reactor, stack(&files[..height], behaviour), (turn as u64 % 3) << 20).unwrap();
         assert_eq!(image.geometry().size_bytes, 1 << 30);
         assert_eq!(image.geometry().logical_block_bytes, 4096, "as the ext4 has it");
-        assert_eq!(whole(&reactor, &image, turn as u64).unwrap(), wanted, "{files:?}");
+        assert_eq!(difference(&reactor, &image, &references[height - 1]), None, "{files:?}");
     }
 }
 
@@ -110,14 +128,14 @@ fn every_single_layer_reads_as_the_manifest_says() {
     let reactor = reactor();
     let mut count = 0;
     for fixture in Fixture::all() {
-        let is_layer = (fixture.file.starts_with("lsmt/") || fixture.file.starts_with("ext4/L1"))
+        let is_layer = (fixture.file.starts_with("lsmt/") || fixture.file == "ext4/L1.lsmt.xz")
             && !fixture.file.contains(".tar");
         let Some(wanted) = fixture.flat_sha256.as_ref().filter(|_| is_layer) else { continue };
         let image = open(&reactor, stack(&[&fixture.file], Behaviour::Warm), 1 << 20).unwrap();
         assert_eq!(&whole(&reactor, &image, 2).unwrap(), wanted, "{}", fixture.file);
         count += 1;
     }
-    assert!(count >= 9, "only {count} layers were there");
+    assert!(count >= 5, "only {count} layers were there");
 }
 
 #[test]
@@ -142,28 +160,32 @@ fn stacks_of_100_and_255_layers_read_and_256_or_none_are_refused() {
     assert!(matches!(open(&reactor, Vec::new(), 0), Err(ImageError::NoLayers)));
 }
 
+/// Damage that no check can see, or that is where nobody reads.
+const HARMLESS: [&str; 4] = ["lsmt-tag-nonzero", "lsmt-data-flip", "zfile-trailer-flip", "zfile-trunc"];
+
 #[test]
 fn damaged_layers_are_refused_and_harmless_damage_is_not() {
     let reactor = reactor();
-    let good = |file: &str| {
-        let image = open(&reactor, stack(&[file], Behaviour::Warm), 0).unwrap();
-        whole(&reactor, &image, 4).unwrap()
-    };
-    let (tiny, l2) = (good("lsmt/tiny.lsmt"), good("ext4/L2.z4k"));
+    let [tiny, l2] = ["lsmt/tiny.lsmt", "ext4/L2.z4k"]
+        .map(|file| open(&reactor, stack(&[file], Behaviour::Warm), 0).unwrap());
     let mut seen = 0;
     for fixture in Fixture::all().iter().filter(|fixture| fixture.file.starts_with("corrupt/")) {
         let name = fixture.file.trim_start_matches("corrupt/");
-        let result = match open(&reactor, stack(&[&fixture.file], Behaviour::Warm), 0) {
-            Ok(image) => whole(&reactor, &image, 5).map_err(|error| chain(&error)),
-            Err(error) => Err(chain(&error)),
-        };
-        match name {
-            "lsmt-tag-nonzero" => assert_eq!(result.as_ref(), Ok(&tiny)),
-            "lsmt-data-flip" => assert_ne!(result.unwrap(), tiny, "this damage cannot be seen"),
-            "zfile-trailer-flip" | "zfile-trunc" => assert_eq!(result.as_ref(), Ok(&l2), "{name}"),
-            _ => {
-                let error = result.expect_err(name);
-                println!("{error}");
+        let opened = open(&reactor, stack(&[&fixture.file], Behaviour::Warm), 0);
+        match (name, &opened) {
+            ("lsmt-tag-nonzero", Ok(image)) => assert_eq!(difference(&reactor, image, &tiny), None),
+            ("lsmt-data-flip", Ok(image)) => {
+                assert!(difference(&reactor, image, &tiny).is_some(), "this damage cannot be seen");
+            }
+            ("zfile-trailer-flip" | "zfile-trunc", Ok(image)) => {
+                assert_eq!(difference(&reactor, image, &l2), None, "{name}");
+            }
+            (_, result) => {
+                assert!(!HARMLESS.contains(&name), "{name}: {result:?}");
+                let error = match result {
+                    Ok(image) => chain(&whole(&reactor, image, 5).expect_err(name)),
+                    Err(error) => chain(error),
+                };
                 assert!(error.contains(&fixture.file), "{error} does not name the file");
             }
         }

@@ -40,6 +40,18 @@ impl BlockRun {
         }
     }
 
+    /// Takes the run in that follows, if both together stay below `limit` compressed bytes.
+    pub(super) fn join(&mut self, next: &Self, limit: u64) -> bool {
+        let joins = self.layer == next.layer
+            && self.last.checked_add(1) == Some(next.first)
+            && next.encoded.end() - self.encoded.start() <= limit;
+        if joins {
+            self.last = next.last;
+            self.encoded = ByteRange::between(self.encoded.start(), next.encoded.end());
+        }
+        joins
+    }
+
     /// The pieces that lie in its blocks, of some sorted ones.
     pub(super) fn trim<'p>(&self, pieces: &'p [Piece]) -> &'p [Piece] {
         let end = pieces.partition_point(|piece| piece.key.block <= self.last);
@@ -72,6 +84,11 @@ impl<'a> Blocks<'a> {
         Some(Self { stack, layer, table: layer.content.blocks.as_ref()?, keep_whole })
     }
 
+    /// Counts blocks that were decoded.
+    pub(super) fn count(&self, blocks: usize) {
+        self.stack.metrics.decoded_blocks.inc_by(blocks as u64);
+    }
+
     /// Checks and decodes the block that all of `pieces` are of and fills their parts of `dest`. `encoded` has the
     /// bytes of `run`. Returns the damage, if there is any; then nothing of `dest` is to be relied on.
     pub(super) fn decode(
@@ -101,7 +118,6 @@ impl<'a> Blocks<'a> {
                 BlockRun { layer: key.layer, first: key.block, last: key.block, encoded: block.encoded };
             return Ok(Some(Damaged { run, error }));
         }
-        self.stack.metrics.decoded_blocks.inc();
         if let Some(decoded) = self.stack.decoded.as_ref().filter(|_| whole.is_none() || self.keep_whole) {
             decoded.insert(key, target);
         }

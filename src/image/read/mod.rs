@@ -32,8 +32,12 @@ const STEP_BYTES: u64 = 1 << 20;
 /// ends in at most two blocks that others share, and the rest of 1 MiB has 256 blocks of 4 KiB.
 const STEP_EXTENTS: usize = 256;
 
-/// Compressed bytes that are read together; the largest block has 65,861.
-const RUN_BYTES: usize = 128 << 10;
+/// Compressed bytes of neighbouring blocks that are read together without waiting: few enough to stay in a processor's
+/// nearest caches until they are decoded. A single block may have more.
+const RUN_BYTES: u64 = 32 << 10;
+
+/// The same of a read that waits, where fewer trips count for more.
+const WAITING_RUN_BYTES: u64 = 256 << 10;
 
 /// Requests up to this size put every block that they decode into the cache, larger ones only those of which they use a
 /// part: what reads ahead in whole blocks is kept by the page cache above the device, and will not come back for them.

@@ -5,8 +5,11 @@
 
 use std::cell::RefCell;
 
-use super::{RUN_BYTES, piece::Piece};
+use super::piece::Piece;
 use crate::format::zfile::{BLOCK_SIZE_MAX, Decoder};
+
+/// The largest run: the largest block is longer than `RUN_BYTES` and has 65,861 bytes.
+const ENCODED_BYTES: usize = 68 << 10;
 
 pub(super) struct Scratch {
     /// Pieces of the step at hand.
@@ -40,7 +43,7 @@ impl Scratch {
     fn new() -> Self {
         Self {
             pieces: Vec::new(),
-            encoded: vec![0; RUN_BYTES].into_boxed_slice(),
+            encoded: vec![0; ENCODED_BYTES].into_boxed_slice(),
             workbench: Workbench {
                 decoder: Decoder::new(),
                 block: vec![0; BLOCK_SIZE_MAX as usize].into_boxed_slice(),

@@ -1,7 +1,7 @@
 //! One step of a request: what can be served at once is, the rest is listed.
 
 use super::{
-    Failure, RUN_BYTES, STEP_EXTENTS,
+    Failure, RUN_BYTES, STEP_EXTENTS, WAITING_RUN_BYTES,
     blocks::{BlockRun, Blocks, Damaged},
     piece::{Piece, cut, outside},
     scratch::{Scratch, Workbench},
@@ -39,7 +39,7 @@ pub(super) enum Missing {
     /// Blocks to be decoded.
     Blocks {
         run: BlockRun,
-        pieces: Box<[Piece]>,
+        pieces: Vec<Piece>,
         /// How often its bytes have been found damaged.
         damaged: usize,
     },
@@ -111,6 +111,17 @@ impl<'a> Step<'a> {
         Ok(())
     }
 
+    /// Lists a run, joined with the one before where they meet.
+    fn add_missing(&mut self, next: BlockRun, next_pieces: &[Piece]) {
+        if let Some(Missing::Blocks { run, pieces, damaged: 0 }) = self.missing.last_mut()
+            && run.join(&next, WAITING_RUN_BYTES)
+        {
+            pieces.extend_from_slice(next_pieces);
+            return;
+        }
+        self.missing.push(Missing::Blocks { run: next, pieces: next_pieces.to_vec(), damaged: 0 });
+    }
+
     /// Serves compressed pieces: by layer and block, so that neighbours are read together and none is decoded twice.
     fn serve_pieces(&mut self, scratch: &mut Scratch, dest: &mut [u8]) -> Result<(), Failure> {
         let Scratch { pieces, encoded, workbench } = scratch;
@@ -151,7 +162,7 @@ impl LayerPass<'_, '_> {
                 self.step.class = self.step.class.max(SourceClass::Decoded);
                 continue;
             }
-            if run.as_mut().is_some_and(|run| run.extend(table, key.block, RUN_BYTES as u64)) {
+            if run.as_mut().is_some_and(|run| run.extend(table, key.block, RUN_BYTES)) {
                 continue;
             }
             self.serve_run(run, pieces.get(first..at).unwrap_or_default(), dest)?;
@@ -177,17 +188,22 @@ impl LayerPass<'_, '_> {
         let encoded = self.encoded.get_mut(..len).ok_or_else(outside)?;
         let start = layer.content.in_blob(run.encoded).start();
         if layer.source.try_read(start, encoded)? == Readiness::WouldWait {
-            self.step.missing.push(Missing::Blocks { run, pieces: pieces.into(), damaged: 0 });
+            self.step.add_missing(run, pieces);
             return Ok(());
         }
+        let mut count = 0;
         for of_block in pieces.chunk_by(|a, b| a.key.block == b.key.block) {
             let damage = self.blocks.decode(&run, encoded, of_block, self.workbench, dest)?;
-            let Some(Damaged { run, error }) = damage else { continue };
+            let Some(Damaged { run, error }) = damage else {
+                count += 1;
+                continue;
+            };
             if !layer.source.invalidate(layer.content.in_blob(run.encoded)) {
                 return Err(layer.content.wrong(error));
             }
             self.step.missing.push(Missing::Blocks { run, pieces: of_block.into(), damaged: 1 });
         }
+        self.blocks.count(count);
         Ok(())
     }
 }

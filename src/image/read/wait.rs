@@ -129,10 +129,13 @@ async fn read_run<'p>(
     blocks.layer.source.read(reactor, start, &mut encoded).await?;
     let mut damaged = Vec::new();
     with_scratch(|scratch| {
+        let mut count = 0;
         for of_block in pieces.chunk_by(|a, b| a.key.block == b.key.block) {
+            count += 1;
             let damage = blocks.decode(run, &encoded, of_block, &mut scratch.workbench, dest)?;
             damaged.extend(damage.map(|damage| (damage, of_block)));
         }
+        blocks.count(count - damaged.len());
         Ok(damaged)
     })
 }
