@@ -2,10 +2,7 @@
 
 use crate::block::{ByteRange, SECTOR_BYTES};
 
-use super::{
-    mapping::Mapping,
-    tree::{Position, Tree},
-};
+use super::{mapping::Mapping, table::Table};
 
 /// A stretch of a resolved range; lengths and offsets are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,39 +56,39 @@ pub struct Cursor {
 struct Place {
     /// At least the end of the segment before it.
     from: u64,
-    position: Position,
+    number: usize,
     segment: Mapping,
 }
 
 impl Cursor {
     /// The first segment that ends after `sector`: the remembered one, its neighbour, or what a search finds.
     #[inline]
-    pub(super) fn seek(&mut self, tree: &Tree, sector: u64) -> Option<Mapping> {
+    pub(super) fn seek(&mut self, table: &Table, sector: u64) -> Option<Mapping> {
         let near = sector.wrapping_sub(std::mem::replace(&mut self.started, sector)) < NEAR_SECTORS;
-        if near && let Some(found) = self.seek_near(tree, sector) {
+        if near && let Some(found) = self.seek_near(table, sector) {
             return Some(found);
         }
-        let position = tree.search(sector);
-        let segment = tree.get(position)?;
-        self.place = Some(Place { from: sector, position, segment });
+        let number = table.search(sector);
+        let segment = table.get(number)?;
+        self.place = Some(Place { from: sector, number, segment });
         Some(segment)
     }
 
     #[inline]
-    fn seek_near(&mut self, tree: &Tree, sector: u64) -> Option<Mapping> {
+    fn seek_near(&mut self, table: &Table, sector: u64) -> Option<Mapping> {
         let place = self.place.filter(|place| sector >= place.from)?;
         if sector < place.segment.end() {
             return Some(place.segment);
         }
-        self.step(tree).filter(|next| sector < next.end())
+        self.step(table).filter(|next| sector < next.end())
     }
 
     #[inline]
-    fn step(&mut self, tree: &Tree) -> Option<Mapping> {
+    fn step(&mut self, table: &Table) -> Option<Mapping> {
         let place = self.place?;
-        let position = tree.next(place.position);
-        let segment = tree.get(position)?;
-        self.place = Some(Place { from: place.segment.end(), position, segment });
+        let number = place.number + 1;
+        let segment = table.get(number)?;
+        self.place = Some(Place { from: place.segment.end(), number, segment });
         Some(segment)
     }
 }
@@ -99,7 +96,7 @@ impl Cursor {
 /// The extents of a range, in order, without a gap.
 #[derive(Debug)]
 pub struct Extents<'a> {
-    tree: &'a Tree,
+    table: &'a Table,
     cursor: &'a mut Cursor,
     /// The segment that ends after `at`, if any, or that ends there.
     next: Option<Mapping>,
@@ -109,9 +106,9 @@ pub struct Extents<'a> {
 
 impl<'a> Extents<'a> {
     #[inline]
-    pub(super) fn new(tree: &'a Tree, range: ByteRange, cursor: &'a mut Cursor) -> Self {
-        let next = if range.is_empty() { None } else { cursor.seek(tree, range.start() / SECTOR_BYTES) };
-        Self { tree, cursor, next, at: range.start(), end: range.end() }
+    pub(super) fn new(table: &'a Table, range: ByteRange, cursor: &'a mut Cursor) -> Self {
+        let next = if range.is_empty() { None } else { cursor.seek(table, range.start() / SECTOR_BYTES) };
+        Self { table, cursor, next, at: range.start(), end: range.end() }
     }
 }
 
@@ -125,7 +122,7 @@ impl Iterator for Extents<'_> {
         }
         let left = self.end - self.at;
         if self.next.is_some_and(|segment| segment.end() * SECTOR_BYTES <= self.at) {
-            self.next = self.cursor.step(self.tree);
+            self.next = self.cursor.step(self.table);
         }
         let Some(segment) = self.next else {
             self.at = self.end;

@@ -1,11 +1,10 @@
 //! The merged in-memory index of a stack: which layer holds the bytes of a range, and where.
 
-mod builder;
 mod extent;
-mod keys;
+mod joiner;
 mod mapping;
 mod sweep;
-mod tree;
+mod table;
 
 #[cfg(test)]
 mod tests;
@@ -16,10 +15,10 @@ use crate::{
     block::{ByteRange, SECTOR_BYTES},
     format::lsmt::Segment,
 };
-use builder::{Run, TreeBuilder};
+use joiner::{Joiner, Run};
 pub use mapping::{LAYER_BYTES_LIMIT, Mapping};
 use sweep::sweep;
-use tree::Tree;
+use table::Table;
 
 /// Layers of a stack at most: a layer's number has 8 bits and the format reserves one value for the writable layer.
 pub const MAX_LAYERS: usize = 255;
@@ -30,7 +29,7 @@ pub const MAX_LAYERS: usize = 255;
 /// only data is kept.
 #[derive(Debug)]
 pub struct Index {
-    tree: Tree,
+    table: Table,
     size_sectors: u64,
 }
 
@@ -47,10 +46,10 @@ impl Index {
         let size_sectors = size_bytes / SECTOR_BYTES;
         let top_first: Vec<&[Segment]> = layers.iter().rev().map(AsRef::as_ref).collect();
         let total = top_first.iter().map(|segments| segments.len()).sum();
-        let mut builder = TreeBuilder::with_capacity(total);
+        let mut joiner = Joiner::with_capacity(total);
         sweep(&top_first, size_sectors, |piece| {
             if !piece.zeroed {
-                builder.push(Run {
+                joiner.push(Run {
                     start: piece.start,
                     len: piece.end - piece.start,
                     layer: piece.rank,
@@ -58,7 +57,7 @@ impl Index {
                 });
             }
         });
-        Self { tree: builder.finish(), size_sectors }
+        Self { table: Table::new(joiner.finish()), size_sectors }
     }
 
     /// The extents of `range`, in order and without a gap; past the device's end everything is zero.
@@ -66,14 +65,14 @@ impl Index {
     /// `cursor` remembers where this ended, so that a sequential reader does not search again.
     #[inline]
     pub fn resolve<'a>(&'a self, range: ByteRange, cursor: &'a mut Cursor) -> Extents<'a> {
-        Extents::new(&self.tree, range, cursor)
+        Extents::new(&self.table, range, cursor)
     }
 
     /// The segment that holds `sector`, or the next one after it.
     #[must_use]
     #[inline]
     pub fn lookup(&self, sector: u64, cursor: &mut Cursor) -> Option<Mapping> {
-        cursor.seek(&self.tree, sector)
+        cursor.seek(&self.table, sector)
     }
 
     /// Size of the device in bytes.
@@ -85,12 +84,12 @@ impl Index {
     /// Number of segments held, after merging and joining.
     #[must_use]
     pub fn segments(&self) -> usize {
-        self.tree.segments()
+        self.table.len()
     }
 
     /// Memory of the index in bytes, all included.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.tree.memory_bytes()
+        self.table.memory_bytes()
     }
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Sectors of the painted window; it straddles the edge of two chunks where `base` says so.
+/// Sectors of the painted window; it straddles a multiple of 2 TiB where `base` says so.
 const WINDOW: u64 = 600;
 
 /// What a sector reads as: zero, or a sector of a layer's file.
@@ -123,14 +123,15 @@ fn segments_that_continue_one_another_become_one() {
 }
 
 #[test]
-fn every_one_of_many_segments_is_found_in_every_chunk_and_level() {
+fn every_one_of_many_segments_is_found_wherever_they_crowd() {
     let count = 70_000_u64;
+    // Far from the device's start they all lie in one stretch.
     for base in [0, (1 << 32) - count, 5 << 40] {
         let list: Vec<Segment> =
             (0..count).map(|index| segment(base + index * 2, 1, 8 + index * 3)).collect();
         let index = Index::merge(&[&list[..], &[]], (base + count * 2) * SECTOR_BYTES);
         assert_eq!(index.segments(), list.len());
-        assert!(index.memory_bytes() <= 17 * list.len(), "{} bytes", index.memory_bytes());
+        assert!(index.memory_bytes() <= 18 * list.len() + 64, "{} bytes", index.memory_bytes());
         for wanted in &list {
             let range = ByteRange::new(wanted.offset() * SECTOR_BYTES, 2 * SECTOR_BYTES).unwrap();
             let found: Vec<Extent> = index.resolve(range, &mut Cursor::default()).collect();

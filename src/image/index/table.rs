@@ -1,0 +1,85 @@
+//! The merged segments in ascending order, under a directory that says where a search begins.
+//!
+//! The device is cut in stretches of one size, half as many as segments or fewer; the directory knows the first segment
+//! that ends after the start of each. A search reads two neighbouring entries, halves what lies between them until few
+//! segments are left, and counts among those without a branch. Where segments crowd in a few stretches it takes more steps,
+//! but never more than a binary search of them all. Each search waits for memory twice and has few instructions, so that a
+//! processor overlaps several of them; a tree of wide nodes with vector compares was slower and larger in code.
+
+use super::mapping::Mapping;
+
+/// Segments that the last step of a search counts among: the bytes of one cache line.
+const WINDOW: usize = 4;
+
+/// Segments for each stretch at least, on the average over a device.
+const SEGMENTS_PER_STRETCH: usize = 2;
+
+/// Built once, never changed.
+#[derive(Debug)]
+pub(super) struct Table {
+    segments: Box<[Mapping]>,
+    /// For each stretch the number of its first segment, and at the end those of one stretch more, which has none.
+    first: Box<[u32]>,
+    /// Sectors of a stretch, as a power of two.
+    stretch_bits: u32,
+}
+
+impl Table {
+    /// Of segments in ascending order that do not overlap.
+    ///
+    /// # Panics
+    /// With 2^32 segments or more: 255 layers of at most a million make at most twice as many visible ones.
+    pub(super) fn new(segments: Vec<Mapping>) -> Self {
+        let end = segments.last().map_or(0, |last| last.end());
+        let most = (segments.len() / SEGMENTS_PER_STRETCH).max(1) as u64;
+        let stretch_bits = (0..u64::BITS).find(|bits| end >> bits <= most).unwrap_or_default();
+        let stretches = (end >> stretch_bits) + 1;
+        let mut at = 0;
+        let first = (0..=stretches).map(|stretch| {
+            let rest = segments.get(at..).unwrap_or_default();
+            at += rest.iter().take_while(|segment| segment.end() <= stretch << stretch_bits).count();
+            u32::try_from(at).expect("fewer segments than 2^32")
+        });
+        Self { first: first.collect(), segments: segments.into_boxed_slice(), stretch_bits }
+    }
+
+    /// The number of the first segment that ends after `sector`; that of no segment where there is none.
+    #[inline]
+    pub(super) fn search(&self, sector: u64) -> usize {
+        let stretch = usize::try_from(sector >> self.stretch_bits).unwrap_or(usize::MAX);
+        let Some([from, to]) = self.first.get(stretch..).and_then(|rest| rest.first_chunk()) else {
+            return self.segments.len();
+        };
+        let (mut from, mut to) = (*from as usize, *to as usize);
+        while to - from > WINDOW {
+            let middle = usize::midpoint(from, to);
+            match self.segments.get(middle) {
+                Some(segment) if segment.end() <= sector => from = middle + 1,
+                _ => to = middle,
+            }
+        }
+        // Past `to` all segments end later, so that counting them does no harm.
+        let rest = self.segments.get(from..).unwrap_or_default();
+        // The sign of a difference, since compilers make a poor thing of comparisons that are added up; positions have 50 bits.
+        let ended = |segment: &Mapping| segment.end().wrapping_sub(sector + 1) >> (u64::BITS - 1);
+        let passed: u64 = match rest.first_chunk::<WINDOW>() {
+            Some(window) => window.iter().map(ended).sum(),
+            None => rest.iter().map(ended).sum(),
+        };
+        from + usize::try_from(passed).unwrap_or_default()
+    }
+
+    /// A segment by its number.
+    #[inline]
+    pub(super) fn get(&self, number: usize) -> Option<Mapping> {
+        self.segments.get(number).copied()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.segments.len()
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.segments) + size_of_val(&*self.first)
+    }
+}
