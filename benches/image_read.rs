@@ -87,7 +87,7 @@ fn measure(reactor: &Reactor, case: &Case) {
     let again = file.try_clone().expect("a descriptor");
     let source = FileSource::new(again, case.name.to_owned()).expect("a regular file");
     let layers: Vec<Arc<dyn BlobSource>> = vec![Arc::new(source)];
-    let options = ImageOptions { decoded_cache_bytes: 0 };
+    let options = ImageOptions { decoded_cache_bytes: 0, ..ImageOptions::default() };
     let image = reactor.block_on(Image::open(reactor, layers, options)).expect("the reactor runs");
     let queue = image.expect("the layer just written").open_queue(reactor).expect("a queue");
 

@@ -100,7 +100,11 @@ fn measure(reactor: &Reactor, codec: Codec, name: &str, block_bytes: usize) {
 
 fn open(reactor: &Reactor, file: &[u8], decoded_cache_bytes: u64) -> ImageQueue {
     let layers: Vec<Arc<dyn stratabd::source::BlobSource>> = vec![Arc::new(MemoryBlob(file.to_vec()))];
-    let image = reactor.block_on(Image::open(reactor, layers, ImageOptions { decoded_cache_bytes }));
+    let image = reactor.block_on(Image::open(
+        reactor,
+        layers,
+        ImageOptions { decoded_cache_bytes, ..ImageOptions::default() },
+    ));
     image.expect("the reactor runs").expect("the layer just written").open_queue(reactor).expect("a queue")
 }
 

@@ -1,6 +1,6 @@
 //! An open image as a block device.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -16,15 +16,13 @@ use super::{
 };
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, SECTOR_BYTES},
+    format::lsmt::Segment,
     reactor::Reactor,
     source::BlobSource,
 };
 
 /// Layers that are opened at once.
 const OPENING_AT_ONCE: usize = 32;
-
-/// Segments of all layers together, as in upstream; 16 bytes each while they are merged.
-const SEGMENTS_LIMIT: usize = 128_000_000;
 
 /// Blocks that files on Linux are read in.
 const PAGE_BYTES: u32 = 4096;
@@ -37,11 +35,14 @@ const OPTIMAL_BYTES: u32 = 64 << 10;
 pub struct ImageOptions {
     /// Bytes of decoded blocks that the image may keep; 0 keeps none.
     pub decoded_cache_bytes: u64,
+    /// Segments that all layers may have together. They take 16 bytes each while they are merged and 18 afterwards.
+    pub segment_limit: usize,
 }
 
 impl Default for ImageOptions {
     fn default() -> Self {
-        Self { decoded_cache_bytes: 32 << 20 }
+        // Upstream allows 128 million segments; the largest images seen have less than one.
+        Self { decoded_cache_bytes: 32 << 20, segment_limit: 32_000_000 }
     }
 }
 
@@ -71,15 +72,7 @@ impl Image {
         if count > MAX_LAYERS {
             return Err(ImageError::TooManyLayers { count, limit: MAX_LAYERS });
         }
-        let opened: Vec<_> = stream::iter(layers.into_iter().map(|source| Layer::open(reactor, source)))
-            .buffered(OPENING_AT_ONCE)
-            .try_collect()
-            .await?;
-        let (mut layers, segments): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
-        let count = segments.iter().map(Vec::len).sum();
-        if count > SEGMENTS_LIMIT {
-            return Err(ImageError::TooManySegments { count, limit: SEGMENTS_LIMIT });
-        }
+        let (mut layers, segments) = open_all(reactor, layers, options.segment_limit).await?;
         let sizes = layers.iter().map(|layer| layer.description().virtual_size_bytes);
         let size_bytes = sizes.rev().find(|size| *size >= SECTOR_BYTES).ok_or(ImageError::NoSize)?;
         let index = Index::merge(&segments, size_bytes);
@@ -180,6 +173,26 @@ impl BlockQueue for ImageQueue {
     async fn write_zeroes(&self, _offset: u64, _len: u64) -> Result<(), BlockError> {
         Err(BlockError::new(ErrorKind::ReadOnly, "the image is read-only"))
     }
+}
+
+/// Opens the layers, several at once, and ends as soon as they have too many segments together.
+async fn open_all(
+    reactor: &Reactor,
+    sources: Vec<Arc<dyn BlobSource>>,
+    limit: usize,
+) -> Result<(Vec<Layer>, Vec<Vec<Segment>>), ImageError> {
+    let mut opening =
+        pin!(stream::iter(sources).map(|source| Layer::open(reactor, source)).buffered(OPENING_AT_ONCE));
+    let (mut layers, mut segments, mut count) = (Vec::new(), Vec::new(), 0_usize);
+    while let Some((layer, of_layer)) = opening.try_next().await? {
+        count += of_layer.len();
+        if count > limit {
+            return Err(ImageError::TooManySegments { count, limit });
+        }
+        layers.push(layer);
+        segments.push(of_layer);
+    }
+    Ok((layers, segments))
 }
 
 /// Pages as blocks where size and file system allow it, sectors otherwise.

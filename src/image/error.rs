@@ -22,9 +22,9 @@ pub enum ImageError {
         limit: usize,
     },
     /// The index of the stack would take more memory than is granted.
-    #[error("the layers have {count} segments together, more than the {limit} that an image may have")]
+    #[error("the layers have {count} segments or more together, and an image may have {limit}")]
     TooManySegments {
-        /// Segments of all layers.
+        /// Segments of the layers that had been read by then.
         count: usize,
         /// Segments allowed.
         limit: usize,
@@ -84,6 +84,14 @@ pub enum LayerError {
     TooLarge {
         /// Size of the LSMT file in bytes.
         content_bytes: u64,
+        /// Largest size in bytes.
+        limit_bytes: u64,
+    },
+    /// Its table of compressed blocks would take more memory than is granted.
+    #[error("its table of blocks has {table_bytes} bytes, more than the {limit_bytes} that are supported")]
+    TableTooLarge {
+        /// Size of the table in the file, in bytes.
+        table_bytes: u64,
         /// Largest size in bytes.
         limit_bytes: u64,
     },

@@ -73,7 +73,10 @@ impl Factory {
             references: References::new(client.clone(), dir),
             sources: Sources::new(client.clone(), config.cache.clone()),
             client,
-            options: ImageOptions { decoded_cache_bytes: u64::from(config.image.decoded_cache_mib) << 20 },
+            options: ImageOptions {
+                decoded_cache_bytes: u64::from(config.image.decoded_cache_mib) << 20,
+                ..ImageOptions::default()
+            },
             retired: Arc::default(),
             shelves: Mutex::default(),
         })

@@ -6,6 +6,7 @@
 mod blobs;
 #[path = "../support/fixtures.rs"]
 mod fixtures;
+mod limits;
 mod trouble;
 mod whole;
 

@@ -19,7 +19,7 @@ use stratabd::{
 const LAYER: &str = "ext4/L2.z4k";
 
 fn open(reactor: &Reactor, layers: Vec<Arc<dyn BlobSource>>, cache_bytes: u64) -> Image {
-    let options = ImageOptions { decoded_cache_bytes: cache_bytes };
+    let options = ImageOptions { decoded_cache_bytes: cache_bytes, ..ImageOptions::default() };
     reactor.block_on(Image::open(reactor, layers, options)).unwrap().unwrap()
 }
 

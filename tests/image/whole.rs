@@ -30,7 +30,7 @@ fn stack(files: &[&str], behaviour: Behaviour) -> Vec<Arc<dyn BlobSource>> {
 }
 
 fn open(reactor: &Reactor, layers: Vec<Arc<dyn BlobSource>>, cache_bytes: u64) -> Result<Image, ImageError> {
-    let options = ImageOptions { decoded_cache_bytes: cache_bytes };
+    let options = ImageOptions { decoded_cache_bytes: cache_bytes, ..ImageOptions::default() };
     reactor.block_on(Image::open(reactor, layers, options)).unwrap()
 }
 

@@ -18,6 +18,13 @@ use crate::{
 /// index of the LSMT file, compressed.
 const BEFORE_TABLE_BYTES: u64 = 64 << 10;
 
+/// The same of a long table, whose index is longer: at most this much.
+const BEFORE_TABLE_MOST_BYTES: u64 = 4 << 20;
+
+/// Longest table of blocks that is held in memory, in bytes of the file: 4 for each of 64 Mi blocks, which have at least
+/// 256 GiB of content.
+pub(super) const TABLE_LIMIT_BYTES: u64 = 256 << 20;
+
 /// How the LSMT file lies in its blob.
 #[derive(Debug)]
 pub(crate) struct Content {
@@ -109,8 +116,11 @@ async fn open_table(
         }
     };
     let index = layout.index_range();
+    if index.len() > TABLE_LIMIT_BYTES {
+        return Err(LayerError::TableTooLarge { table_bytes: index.len(), limit_bytes: TABLE_LIMIT_BYTES });
+    }
     if !near.holds(shifted(index)) {
-        let before = BEFORE_TABLE_BYTES.max(index.len() / 2);
+        let before = (index.len() / 2).clamp(BEFORE_TABLE_BYTES, BEFORE_TABLE_MOST_BYTES);
         near.get(shifted(ByteRange::between(index.start().saturating_sub(before), index.end()))).await?;
     }
     let table = near.get(shifted(index)).await?;

@@ -2,7 +2,7 @@
 
 use super::{
     piece::{Piece, outside},
-    scratch::Workbench,
+    scratch::{Workbench, with_scratch},
 };
 use crate::{
     block::ByteRange,
@@ -87,6 +87,27 @@ impl<'a> Blocks<'a> {
     /// Counts blocks that were decoded.
     pub(super) fn count(&self, blocks: usize) {
         self.stack.metrics.decoded_blocks.inc_by(blocks as u64);
+    }
+
+    /// Decodes all blocks of `run` that `pieces` are of, and returns the damaged ones with their pieces.
+    pub(super) fn decode_all<'p>(
+        &self,
+        run: &BlockRun,
+        encoded: &[u8],
+        pieces: &'p [Piece],
+        dest: &mut [u8],
+    ) -> Result<Vec<(Damaged, &'p [Piece])>, LayerError> {
+        with_scratch(|scratch| {
+            let (mut damaged, mut count) = (Vec::new(), 0);
+            for of_block in pieces.chunk_by(|a, b| a.key.block == b.key.block) {
+                match self.decode(run, encoded, of_block, &mut scratch.workbench, dest)? {
+                    Some(damage) => damaged.push((damage, of_block)),
+                    None => count += 1,
+                }
+            }
+            self.count(count);
+            Ok(damaged)
+        })
     }
 
     /// Checks and decodes the block that all of `pieces` are of and fills their parts of `dest`. `encoded` has the

@@ -2,7 +2,7 @@
 //!
 //! A request is served in steps of at most [`STEP_BYTES`] and [`STEP_EXTENTS`]. A step first does, without waiting, all that
 //! needs no waiting: holes, raw bytes in the page cache, decoded blocks, and runs of compressed blocks in the page cache.
-//! What is left is then fetched, all of it at once, and read in order.
+//! What is left is then fetched, all of it at once, and read. A block is decoded once a step.
 
 mod blocks;
 mod piece;

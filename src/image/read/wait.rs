@@ -3,15 +3,15 @@
 use std::{pin::pin, task::Poll};
 
 use futures_util::{
+    StreamExt, TryStreamExt,
     future::{TryFutureExt, try_join_all},
-    poll,
+    poll, stream,
 };
 
 use super::{
     Failure,
-    blocks::{BlockRun, Blocks, Damaged},
+    blocks::{Blocks, Damaged},
     piece::{Piece, outside},
-    scratch::with_scratch,
     step::{Missing, Step},
 };
 use crate::{
@@ -20,9 +20,17 @@ use crate::{
         LayerError,
         layer::{ATTEMPTS, Layer},
         metrics::SourceClass,
+        stack::Stack,
     },
-    reactor::Reactor,
+    reactor::{Buffer, Reactor},
 };
+
+/// Reads of one step that are under way at once, where a fetch did not bring everything near: a disk, or a registry without
+/// a cache.
+const READS_AT_ONCE: usize = 8;
+
+/// A damaged block, the pieces that are of it, and how often it has been seen damaged.
+type Spoilt = (Damaged, Vec<Piece>, usize);
 
 impl Missing {
     fn layer(&self) -> u8 {
@@ -41,12 +49,25 @@ impl Missing {
 }
 
 impl Step<'_> {
-    /// Brings everything that is missing near, all layers and ranges at once, and then reads it in order.
+    /// Brings everything that is missing near, all layers and ranges at once, and then reads it.
     pub(super) async fn wait(&mut self, reactor: &Reactor, dest: &mut [u8]) -> Result<(), Failure> {
         self.fetch_all().await?;
-        for missing in std::mem::take(&mut self.missing) {
+        let missing = std::mem::take(&mut self.missing);
+        let mut spoilt = Vec::new();
+        // Whoever holds a buffer here waits for none that was asked for later, and pools serve in order, so steps that
+        // share a pool cannot lock one another out.
+        let mut reads = pin!(
+            stream::iter(missing).map(|missing| read(reactor, self.stack, missing)).buffered(READS_AT_ONCE)
+        );
+        while let Some((missing, bytes)) = reads.try_next().await? {
             let layer = missing.layer();
-            self.read_one(reactor, missing, dest).await.map_err(|error| Failure { layer, error })?;
+            self.take(missing, &bytes, dest, &mut spoilt).map_err(|error| Failure { layer, error })?;
+        }
+        for (damage, pieces, seen) in spoilt {
+            let layer = damage.run.layer;
+            self.mend(reactor, damage, &pieces, seen, dest)
+                .await
+                .map_err(|error| Failure { layer, error })?;
         }
         Ok(())
     }
@@ -76,35 +97,67 @@ impl Step<'_> {
         }
     }
 
-    async fn read_one(&self, reactor: &Reactor, missing: Missing, dest: &mut [u8]) -> Result<(), LayerError> {
-        let layer = self.stack.layer(missing.layer()).ok_or_else(outside)?;
+    /// Fills the parts of `dest` that `bytes` are for, and lists damaged blocks.
+    fn take(
+        &self,
+        missing: Missing,
+        bytes: &[u8],
+        dest: &mut [u8],
+        spoilt: &mut Vec<Spoilt>,
+    ) -> Result<(), LayerError> {
         match missing {
-            Missing::Raw { range, dest: start, .. } => {
-                let len = usize::try_from(range.len()).map_err(|_| outside())?;
-                let part = dest.get_mut(start..start + len).ok_or_else(outside)?;
-                Ok(layer.source.read(reactor, range.start(), part).await?)
+            Missing::Raw { dest: start, .. } => {
+                dest.get_mut(start..start + bytes.len()).ok_or_else(outside)?.copy_from_slice(bytes);
             }
             Missing::Blocks { run, pieces, damaged } => {
                 let blocks = Blocks::new(self.stack, run.layer, self.keep_whole).ok_or_else(outside)?;
-                for of_block in read_run(reactor, blocks, &run, &pieces, dest).await? {
-                    let (mut damage, pieces) = of_block;
-                    let mut seen = damaged + 1;
-                    loop {
-                        let range = layer.content.in_blob(damage.run.encoded);
-                        if seen >= ATTEMPTS || !layer.source.invalidate(range) {
-                            return Err(layer.content.wrong(damage.error));
-                        }
-                        seen += 1;
-                        match read_run(reactor, blocks, &damage.run, pieces, dest).await?.pop() {
-                            Some((again, _)) => damage = again,
-                            None => break,
-                        }
-                    }
-                }
-                Ok(())
+                let found = blocks.decode_all(&run, bytes, &pieces, dest)?;
+                spoilt
+                    .extend(found.into_iter().map(|(damage, pieces)| (damage, pieces.to_vec(), damaged + 1)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for a damaged block again, as long as its source may have other bytes.
+    async fn mend(
+        &self,
+        reactor: &Reactor,
+        mut damage: Damaged,
+        pieces: &[Piece],
+        mut seen: usize,
+        dest: &mut [u8],
+    ) -> Result<(), LayerError> {
+        let blocks = Blocks::new(self.stack, damage.run.layer, self.keep_whole).ok_or_else(outside)?;
+        loop {
+            let content = &blocks.layer.content;
+            if seen >= ATTEMPTS || !blocks.layer.source.invalidate(content.in_blob(damage.run.encoded)) {
+                return Err(content.wrong(damage.error));
+            }
+            seen += 1;
+            let bytes = read_range(reactor, blocks.layer, content.in_blob(damage.run.encoded)).await?;
+            match blocks.decode_all(&damage.run, &bytes, pieces, dest)?.pop() {
+                Some((again, _)) => damage = again,
+                None => return Ok(()),
             }
         }
     }
+}
+
+/// Reads what is missing.
+async fn read(reactor: &Reactor, stack: &Stack, missing: Missing) -> Result<(Missing, Buffer), Failure> {
+    let rank = missing.layer();
+    let failed = |error| Failure { layer: rank, error };
+    let layer = stack.layer(rank).ok_or_else(|| failed(outside()))?;
+    let bytes = read_range(reactor, layer, missing.range_in_blob(layer)).await.map_err(failed)?;
+    Ok((missing, bytes))
+}
+
+async fn read_range(reactor: &Reactor, layer: &Layer, range: ByteRange) -> Result<Buffer, LayerError> {
+    let len = usize::try_from(range.len()).map_err(|_| outside())?;
+    let mut bytes = reactor.block_buffers().acquire(len).await?;
+    layer.source.read(reactor, range.start(), &mut bytes).await?;
+    Ok(bytes)
 }
 
 /// Adds a range to sorted or unsorted ones; joins it with the last where they meet.
@@ -113,29 +166,4 @@ fn add(ranges: &mut Vec<ByteRange>, range: ByteRange) {
         Some(last) if last.end() == range.start() => *last = ByteRange::between(last.start(), range.end()),
         _ => ranges.push(range),
     }
-}
-
-/// Reads a run and decodes its blocks; returns the damaged ones with their pieces.
-async fn read_run<'p>(
-    reactor: &Reactor,
-    blocks: Blocks<'_>,
-    run: &BlockRun,
-    pieces: &'p [Piece],
-    dest: &mut [u8],
-) -> Result<Vec<(Damaged, &'p [Piece])>, LayerError> {
-    let len = usize::try_from(run.encoded.len()).map_err(|_| outside())?;
-    let mut encoded = reactor.block_buffers().acquire(len).await?;
-    let start = blocks.layer.content.in_blob(run.encoded).start();
-    blocks.layer.source.read(reactor, start, &mut encoded).await?;
-    let mut damaged = Vec::new();
-    with_scratch(|scratch| {
-        let mut count = 0;
-        for of_block in pieces.chunk_by(|a, b| a.key.block == b.key.block) {
-            count += 1;
-            let damage = blocks.decode(run, &encoded, of_block, &mut scratch.workbench, dest)?;
-            damaged.extend(damage.map(|damage| (damage, of_block)));
-        }
-        blocks.count(count - damaged.len());
-        Ok(damaged)
-    })
 }
