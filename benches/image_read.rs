@@ -1,7 +1,7 @@
 //! Random 4 KiB reads through the whole engine, from files in the page cache, against bare reads of the same bytes.
 //!
-//! `cargo bench --bench image_read [-- <start of a case's name>]`. The files are made in the directory `TMPDIR`, or /tmp: it should be a file system with a
-//! page cache, and have 200 MB free.
+//! `cargo bench --bench image_read [-- <start of a case's name>]`. The files are made in the directory `TMPDIR`, or /tmp:
+//! it should be a file system with a page cache, and have 200 MB free.
 #![expect(
     clippy::cast_possible_truncation,
     reason = "a bench runs where usize has 64 bits and lengths are small"
