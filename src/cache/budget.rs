@@ -1,7 +1,8 @@
-//! How many fetches and bytes may be under way: on-demand reads first, read-ahead with what they leave.
+//! How many fetches and bytes may be under way: on-demand reads first, read-ahead with what they leave, and no registry
+//! so much that nothing is left for another.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -12,23 +13,34 @@ use crate::source::Urgency;
 /// Read-ahead may use this share of each limit.
 const PREFETCH_SHARE: u64 = 2;
 
+/// A lane may hold this many times what stays free: three quarters of all when it is alone, and less the more others
+/// hold, so that lanes that hang leave something for one that does not, however many they are.
+const LANE_MULTIPLE: u64 = 3;
+
 #[derive(Debug)]
 pub(super) struct Budget {
-    fetches: u64,
-    bytes: u64,
+    most: Load,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    fetches: u64,
-    bytes: u64,
+    used: Load,
+    /// What each lane uses; one that uses nothing is not there.
+    lanes: HashMap<Arc<str>, Load>,
     demand: VecDeque<Waiting>,
     prefetch: VecDeque<Waiting>,
 }
 
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Load {
+    fetches: u64,
+    bytes: u64,
+}
+
 #[derive(Debug)]
 struct Waiting {
+    lane: Arc<str>,
     bytes: u64,
     answer: oneshot::Sender<Permit>,
 }
@@ -37,18 +49,35 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Permit {
     budget: Arc<Budget>,
+    lane: Arc<str>,
     bytes: u64,
+}
+
+/// What keeps a fetch waiting.
+enum Room {
+    Free,
+    /// Others of its lane: those of other lanes may go before it.
+    LaneFull,
+    /// Everybody.
+    Full,
 }
 
 impl Budget {
     pub(super) fn new(fetches: usize, bytes: u64) -> Arc<Self> {
-        Arc::new(Self { fetches: (fetches as u64).max(1), bytes: bytes.max(1), state: Mutex::default() })
+        let most = Load { fetches: (fetches as u64).max(1), bytes: bytes.max(1) };
+        Arc::new(Self { most, state: Mutex::default() })
     }
 
-    /// Waits for room. A fetch of more bytes than the whole budget counts as the whole.
-    pub(super) async fn acquire(self: &Arc<Self>, bytes: u64, urgency: Urgency) -> Option<Permit> {
+    /// Waits for room in `lane`, which is the far end that answers or hangs. A fetch of more bytes than the whole budget
+    /// counts as the whole.
+    pub(super) async fn acquire(
+        self: &Arc<Self>,
+        lane: &str,
+        bytes: u64,
+        urgency: Urgency,
+    ) -> Option<Permit> {
         let (answer, granted) = oneshot::channel();
-        let waiting = Waiting { bytes: bytes.min(self.bytes), answer };
+        let waiting = Waiting { lane: lane.into(), bytes: bytes.min(self.most.bytes), answer };
         match urgency {
             Urgency::Demand => self.state().demand.push_back(waiting),
             Urgency::Prefetch => self.state().prefetch.push_back(waiting),
@@ -62,29 +91,52 @@ impl Budget {
             let next = {
                 let mut state = self.state();
                 let next = self.next(&mut state);
-                if let Some(waiting) = &next {
-                    state.fetches += 1;
-                    state.bytes += waiting.bytes;
+                if let Some(Waiting { lane, bytes, .. }) = &next {
+                    state.used.add(*bytes);
+                    state.lanes.entry(Arc::clone(lane)).or_default().add(*bytes);
                 }
                 next
             };
-            let Some(Waiting { bytes, answer }) = next else { return };
+            let Some(Waiting { lane, bytes, answer }) = next else { return };
             // If the one that waited has gone, the permit comes back and gives its room to the next by its drop.
-            let _ = answer.send(Permit { budget: Arc::clone(self), bytes });
+            let _ = answer.send(Permit { budget: Arc::clone(self), lane, bytes });
         }
     }
 
+    /// The first that has room: in order within its lane, on-demand reads before all read-ahead.
     fn next(&self, state: &mut State) -> Option<Waiting> {
-        let fits = |waiting: &Waiting, share: u64| {
-            let used = state.bytes.saturating_add(waiting.bytes);
-            let alone = state.fetches == 0;
-            alone || (state.fetches < self.fetches.div_ceil(share) && used <= self.bytes / share)
-        };
-        if let Some(first) = state.demand.front() {
-            return if fits(first, 1) { state.demand.pop_front() } else { None };
+        let State { used, lanes, demand, prefetch } = state;
+        for (queue, share) in [(demand, 1), (prefetch, PREFETCH_SHARE)] {
+            let mut full: Vec<Arc<str>> = Vec::new();
+            for index in 0..queue.len() {
+                let Some(waiting) = queue.get(index).filter(|waiting| !full.contains(&waiting.lane)) else {
+                    continue;
+                };
+                let of_lane = lanes.get(&waiting.lane).copied().unwrap_or_default();
+                match self.room(*used, of_lane, waiting.bytes, share) {
+                    Room::Free => return queue.remove(index),
+                    Room::LaneFull => full.push(Arc::clone(&waiting.lane)),
+                    // What comes later must not take what this one waits for.
+                    Room::Full => return None,
+                }
+            }
         }
-        let first = state.prefetch.front()?;
-        if fits(first, PREFETCH_SHARE) { state.prefetch.pop_front() } else { None }
+        None
+    }
+
+    fn room(&self, used: Load, of_lane: Load, bytes: u64, share: u64) -> Room {
+        if used.fetches == 0 {
+            return Room::Free;
+        }
+        let with = |load: Load| Load { fetches: load.fetches + 1, bytes: load.bytes.saturating_add(bytes) };
+        let (all, lane) = (with(used), with(of_lane));
+        if all.fetches > self.most.fetches.div_ceil(share) || all.bytes > self.most.bytes / share {
+            return Room::Full;
+        }
+        let fits = |held: u64, all: u64, most: u64| held <= (most - all).saturating_mul(LANE_MULTIPLE);
+        let fair = fits(lane.fetches, all.fetches, self.most.fetches)
+            && fits(lane.bytes, all.bytes, self.most.bytes);
+        if of_lane.fetches == 0 || fair { Room::Free } else { Room::LaneFull }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -92,12 +144,29 @@ impl Budget {
     }
 }
 
+impl Load {
+    fn add(&mut self, bytes: u64) {
+        self.fetches += 1;
+        self.bytes += bytes;
+    }
+
+    fn take(&mut self, bytes: u64) {
+        self.fetches -= 1;
+        self.bytes -= bytes;
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         {
             let mut state = self.budget.state();
-            state.fetches -= 1;
-            state.bytes -= self.bytes;
+            state.used.take(self.bytes);
+            if let Some(lane) = state.lanes.get_mut(&self.lane) {
+                lane.take(self.bytes);
+                if lane.fetches == 0 {
+                    state.lanes.remove(&self.lane);
+                }
+            }
         }
         self.budget.grant();
     }
@@ -115,10 +184,10 @@ mod tests {
     fn demand_overtakes_waiting_read_ahead_and_nothing_exceeds_the_limits() {
         let budget = Budget::new(4, 100);
         async {
-            let first = budget.acquire(60, Urgency::Demand).await.unwrap();
-            let mut ahead = pin!(budget.acquire(10, Urgency::Prefetch));
+            let first = budget.acquire("a", 60, Urgency::Demand).await.unwrap();
+            let mut ahead = pin!(budget.acquire("b", 10, Urgency::Prefetch));
             assert!(poll!(ahead.as_mut()).is_pending(), "half of the bytes are taken");
-            let mut demand = pin!(budget.acquire(60, Urgency::Demand));
+            let mut demand = pin!(budget.acquire("c", 60, Urgency::Demand));
             assert!(poll!(demand.as_mut()).is_pending());
             drop(first);
             let second = poll!(demand.as_mut());
@@ -129,19 +198,34 @@ mod tests {
         .now_or_never()
         .unwrap();
         let state = budget.state();
-        assert_eq!((state.fetches, state.bytes), (0, 0));
+        assert_eq!((state.used, state.lanes.len()), (Load::default(), 0));
+    }
+
+    #[test]
+    fn lanes_that_hang_leave_room_for_others_however_many_they_are() {
+        let budget = Budget::new(64, 6400);
+        let mut held = Vec::new();
+        let mut fill = |lane: &str| {
+            let before = held.len();
+            held.extend((0..64).map_while(|_| budget.acquire(lane, 100, Urgency::Demand).now_or_never()));
+            held.len() - before
+        };
+        assert_eq!([fill("a"), fill("b"), fill("c"), fill("d")], [48, 12, 3, 1]);
+        drop(held.drain(..1));
+        let another = budget.acquire("e", 100, Urgency::Demand).now_or_never();
+        assert!(another.is_some(), "past the queue of a full lane");
     }
 
     #[test]
     fn one_that_gives_up_and_one_larger_than_all_do_not_block_the_rest() {
         let budget = Budget::new(1, 100);
         async {
-            let held = budget.acquire(1000, Urgency::Prefetch).await.unwrap();
+            let held = budget.acquire("a", 1000, Urgency::Prefetch).await.unwrap();
             {
-                let mut gone = pin!(budget.acquire(1, Urgency::Demand));
+                let mut gone = pin!(budget.acquire("a", 1, Urgency::Demand));
                 assert!(poll!(gone.as_mut()).is_pending());
             }
-            let mut next = pin!(budget.acquire(1, Urgency::Demand));
+            let mut next = pin!(budget.acquire("a", 1, Urgency::Demand));
             assert!(poll!(next.as_mut()).is_pending());
             drop(held);
             assert!(poll!(next).is_ready());

@@ -10,9 +10,9 @@ pub struct CacheConfig {
     /// Room that the data of all blobs may take on disk, in bytes.
     pub limit_bytes: u64,
     /// Fetches that may be under way at once. The registry client has a limit of its own; this one keeps its queue short
-    /// enough for on-demand reads to overtake read-ahead here.
+    /// enough for on-demand reads to overtake read-ahead here. One host gets at most three quarters.
     pub fetches: usize,
-    /// Bytes that may be in memory between the origin and the disk.
+    /// Bytes that may be in memory between the origin and the disk; of these, too, one host gets three quarters.
     pub flight_bytes: u64,
     /// How often what was written is made durable; what is younger is fetched again after loss of power.
     pub sync_interval: Duration,
@@ -20,8 +20,8 @@ pub struct CacheConfig {
     pub disk_rest: Duration,
     /// How long another process that fetches the same bytes is waited for before they are fetched here too.
     pub peer_patience: Duration,
-    /// After this an origin that has not answered has failed; above every deadline of the registry client, which is the
-    /// one that is meant to strike.
+    /// After this a fetch has failed, its wait for room included; above every deadline of the registry client, which is
+    /// the one that is meant to strike.
     pub fetch_deadline: Duration,
 }
 

@@ -96,16 +96,20 @@ async fn fetch(
         timed_out,
         source,
     };
-    let room = entry.shared.budget.acquire(range.len(), flight.urgency).await;
-    let room = room.ok_or_else(|| remote(false, Arc::new(Closed)))?;
-    metrics.fetches.inc();
+    let answer = async {
+        let room = entry.shared.budget.acquire(origin.lane(), range.len(), flight.urgency).await;
+        let room = room.ok_or_else(|| remote(false, Arc::new(Closed)))?;
+        metrics.fetches.inc();
+        let bytes = origin.read_range(range, flight.urgency).await?;
+        Ok((room, check_length(origin.name(), range, bytes)?))
+    };
+    // The wait for room counts too: nothing that others do may keep a reader longer.
     let deadline = entry.shared.config.fetch_deadline;
-    let answer = origin.read_range(range, flight.urgency);
-    let answer = match select(answer, pin!(reactor.sleep(deadline))).await {
-        Either::Left((answer, _)) => answer.and_then(|bytes| check_length(origin.name(), range, bytes)),
+    let answer = match select(pin!(answer), pin!(reactor.sleep(deadline))).await {
+        Either::Left((answer, _)) => answer,
         Either::Right(_) => Err(remote(true, Arc::new(Late(deadline)))),
     };
-    let bytes = answer.inspect_err(|_| {
+    let (room, bytes) = answer.inspect_err(|_| {
         metrics.failed_fetches.inc();
     })?;
     metrics.bytes_fetched.inc_by(range.len());

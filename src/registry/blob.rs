@@ -34,6 +34,7 @@ struct Blob {
     digest: Digest,
     url: Url,
     name: String,
+    host: String,
     size_bytes: u64,
     route: Flight<Route>,
 }
@@ -68,6 +69,12 @@ impl RemoteBlob {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// Its registry: host, with its port unless that is the scheme's own.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.0.host
     }
 
     /// Reads exactly the bytes of `range`, at most [`MAX_READ_BYTES`]. Await the answer on any executor.
@@ -111,8 +118,8 @@ pub(super) async fn probe(
 impl Blob {
     fn new(shared: Arc<Shared>, repository: Repository, digest: Digest, size_bytes: u64) -> Self {
         let url = repository.blob_url(digest);
-        let name = location::shown(&url);
-        Self { shared, repository, digest, url, name, size_bytes, route: Flight::new() }
+        let (name, host) = (location::shown(&url), repository.host());
+        Self { shared, repository, digest, url, name, host, size_bytes, route: Flight::new() }
     }
 
     async fn read(&self, range: ByteRange, priority: Priority) -> Result<Bytes, RegistryError> {

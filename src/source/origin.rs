@@ -27,6 +27,12 @@ pub trait Origin: Send + Sync + fmt::Debug {
     /// What to call it in messages: a repository and digest. Holds no credential.
     fn name(&self) -> &str;
 
+    /// What answers or hangs together with it: the host of its registry. No lane gets all of what readers share. Without
+    /// one of its own, a blob is its own lane.
+    fn lane(&self) -> &str {
+        self.name()
+    }
+
     /// Gets exactly the bytes of `range`, which lies inside the blob. The future retries and ends by a deadline of its
     /// own, and does not borrow from the origin.
     ///

@@ -33,6 +33,10 @@ impl Origin for RegistryOrigin {
         self.blob.name()
     }
 
+    fn lane(&self) -> &str {
+        self.blob.host()
+    }
+
     fn read_range(
         &self,
         range: ByteRange,

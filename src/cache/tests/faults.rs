@@ -44,6 +44,59 @@ fn an_origin_that_hangs_ends_by_the_deadline_and_does_not_hold_the_next_read() {
 }
 
 #[test]
+fn a_registry_that_hangs_does_not_hold_up_reads_from_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(CacheConfig { fetches: 4, ..config(dir.path()) });
+    let hanging = TestOrigin::new(64 * MIB, 18, Duration::ZERO);
+    let healthy = TestOrigin::new(MIB, 19, Duration::ZERO);
+    let blobs = [bench.blob(&hanging), bench.blob(&healthy)];
+    hanging.set(Mood::Hangs);
+    let read = bench.reactor.block_on(async {
+        let reads = [(); 20].iter().zip(0_u64..).map(|(_, index)| {
+            let (blob, start) = (&blobs[0], index * 3 << 20);
+            async move { blob.fetch(&[ByteRange::between(start, start + 4096)]).await }
+        });
+        let mut stuck = Box::pin(futures_util::future::join_all(reads));
+        assert!(futures_util::poll!(stuck.as_mut()).is_pending());
+        while hanging.asked().len() < 3 {
+            bench.reactor.sleep(Duration::from_millis(1)).await;
+        }
+        let mut dest = [0; 4096];
+        let mut read = std::pin::pin!(blobs[1].read(&bench.reactor, 0, &mut dest));
+        let late = std::pin::pin!(bench.reactor.sleep(Duration::from_secs(20)));
+        matches!(
+            futures_util::future::select(&mut read, late).await,
+            futures_util::future::Either::Left((Ok(()), _))
+        )
+    });
+    assert!(read.unwrap(), "the healthy registry's blob waits for the hanging one's");
+}
+
+#[test]
+fn the_wait_for_room_ends_by_the_deadline_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let deadline = Duration::from_millis(200);
+    let bench = Bench::new(CacheConfig { fetches: 1, fetch_deadline: deadline, ..config(dir.path()) });
+    let origin = TestOrigin::new(64 * MIB, 20, Duration::ZERO);
+    let blob = bench.blob(&origin);
+    origin.set(Mood::Hangs);
+    let began = Instant::now();
+    bench
+        .reactor
+        .block_on(async {
+            let reads = [0_u64, 8, 16, 24, 32, 40, 48, 56].map(|start| {
+                let blob = &blob;
+                async move { blob.fetch(&[ByteRange::between(start << 20, (start << 20) + 4096)]).await }
+            });
+            for read in futures_util::future::join_all(reads).await {
+                assert!(matches!(read, Err(SourceError::Remote { timed_out: true, .. })));
+            }
+        })
+        .unwrap();
+    assert!(began.elapsed() < 6 * deadline, "eight in a row by one place: {:?}", began.elapsed());
+}
+
+#[test]
 fn wrong_bytes_are_forgotten_in_memory_and_on_disk_and_fetched_again() {
     let dir = tempfile::tempdir().unwrap();
     let origin = TestOrigin::new(MIB, 13, Duration::ZERO);

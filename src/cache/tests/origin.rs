@@ -85,6 +85,11 @@ impl Origin for TestOrigin {
         "test/origin"
     }
 
+    /// Each is a registry of its own.
+    fn lane(&self) -> &str {
+        &self.digest
+    }
+
     fn read_range(&self, range: ByteRange, _: Urgency) -> BoxFuture<'static, Result<Bytes, SourceError>> {
         self.asked.lock().unwrap().push(range);
         let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
