@@ -65,6 +65,31 @@ impl CachedBlob {
         }
     }
 
+    /// Waits for the fetches of `range`. One that another request had begun may have been at the end of its time when it
+    /// was joined: it says nothing of what a request of our own comes to, so that is made once.
+    async fn land(&self, range: ByteRange, tickets: Vec<Ticket>) -> Result<(), SourceError> {
+        match self.landed(&tickets).await {
+            Err((_, true)) => {
+                let again = self.entry.request(&self.origin, range);
+                self.landed(&again).await.map_err(|(error, _)| error)
+            }
+            landed => landed.map_err(|(error, _)| error),
+        }
+    }
+
+    /// The first failure, and whether it was of a fetch that another request had begun.
+    async fn landed(&self, tickets: &[Ticket]) -> Result<(), (SourceError, bool)> {
+        let landed = tickets.iter().map(|Ticket { flight, joined }| async move {
+            if *joined {
+                self.entry.shared.metrics.joined.inc();
+            }
+            // Where the cache's thread has ended, the read that follows goes past it.
+            let landed = flight.wait().await.unwrap_or(Ok(Landed::Present));
+            landed.map(drop).map_err(|error| (error, *joined))
+        });
+        try_join_all(landed).await.map(drop)
+    }
+
     async fn fill(&self, reactor: &Reactor, range: ByteRange, dest: &mut [u8]) -> Result<(), SourceError> {
         let metrics = &self.entry.shared.metrics;
         if self.entry.hit(reactor, range, dest).await {
@@ -233,13 +258,10 @@ impl BlobSource for CachedBlob {
             }
             near
         });
-        let tickets: Vec<Ticket> =
-            wanted.into_iter().flat_map(|range| entry.request(&self.origin, range)).collect();
+        let begun: Vec<(ByteRange, Vec<Ticket>)> =
+            wanted.into_iter().map(|range| (range, entry.request(&self.origin, range))).collect();
         Box::pin(async move {
-            let landed = tickets.iter().map(|ticket| async {
-                // Where the cache's thread has ended, the read that follows goes past it.
-                ticket.flight.wait().await.unwrap_or(Ok(Landed::Present)).map(drop)
-            });
+            let landed = begun.into_iter().map(|(range, tickets)| self.land(range, tickets));
             try_join_all(landed).await.map(drop)
         })
     }

@@ -8,6 +8,7 @@ use std::{
 
 use futures_channel::oneshot;
 
+use super::flight::Flight;
 use crate::source::Urgency;
 
 /// Read-ahead may use this share of each limit.
@@ -28,8 +29,7 @@ struct State {
     used: Load,
     /// What each lane uses; one that uses nothing is not there.
     lanes: HashMap<Arc<str>, Load>,
-    demand: VecDeque<Waiting>,
-    prefetch: VecDeque<Waiting>,
+    waiting: VecDeque<Waiting>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,7 @@ struct Load {
 
 #[derive(Debug)]
 struct Waiting {
+    flight: Arc<Flight>,
     lane: Arc<str>,
     bytes: u64,
     answer: oneshot::Sender<Permit>,
@@ -68,25 +69,24 @@ impl Budget {
         Arc::new(Self { most, state: Mutex::default() })
     }
 
-    /// Waits for room in `lane`, which is the far end that answers or hangs. A fetch of more bytes than the whole budget
-    /// counts as the whole.
+    /// Waits for room for `flight` in `lane`, which is the far end that answers or hangs. A fetch of more bytes than the
+    /// whole budget counts as the whole.
     pub(super) async fn acquire(
         self: &Arc<Self>,
+        flight: Arc<Flight>,
         lane: &str,
         bytes: u64,
-        urgency: Urgency,
     ) -> Option<Permit> {
         let (answer, granted) = oneshot::channel();
-        let waiting = Waiting { lane: lane.into(), bytes: bytes.min(self.most.bytes), answer };
-        match urgency {
-            Urgency::Demand => self.state().demand.push_back(waiting),
-            Urgency::Prefetch => self.state().prefetch.push_back(waiting),
-        }
+        let bytes = bytes.min(self.most.bytes);
+        let waiting = Waiting { flight, lane: lane.into(), bytes, answer };
+        self.state().waiting.push_back(waiting);
         self.grant();
         granted.await.ok()
     }
 
-    fn grant(self: &Arc<Self>) {
+    /// Gives out what room there is; to be called when a flight has become more urgent.
+    pub(super) fn grant(self: &Arc<Self>) {
         loop {
             let next = {
                 let mut state = self.state();
@@ -97,7 +97,7 @@ impl Budget {
                 }
                 next
             };
-            let Some(Waiting { lane, bytes, answer }) = next else { return };
+            let Some(Waiting { lane, bytes, answer, .. }) = next else { return };
             // If the one that waited has gone, the permit comes back and gives its room to the next by its drop.
             let _ = answer.send(Permit { budget: Arc::clone(self), lane, bytes });
         }
@@ -105,13 +105,13 @@ impl Budget {
 
     /// The first that has room: in order within its lane, on-demand reads before all read-ahead.
     fn next(&self, state: &mut State) -> Option<Waiting> {
-        let State { used, lanes, demand, prefetch } = state;
-        for (queue, share) in [(demand, 1), (prefetch, PREFETCH_SHARE)] {
+        let State { used, lanes, waiting: queue } = state;
+        for (urgency, share) in [(Urgency::Demand, 1), (Urgency::Prefetch, PREFETCH_SHARE)] {
             let mut full: Vec<Arc<str>> = Vec::new();
-            for index in 0..queue.len() {
-                let Some(waiting) = queue.get(index).filter(|waiting| !full.contains(&waiting.lane)) else {
+            for (index, waiting) in queue.iter().enumerate() {
+                if waiting.flight.urgency() != urgency || full.contains(&waiting.lane) {
                     continue;
-                };
+                }
                 let of_lane = lanes.get(&waiting.lane).copied().unwrap_or_default();
                 match self.room(*used, of_lane, waiting.bytes, share) {
                     Room::Free => return queue.remove(index),
@@ -180,14 +180,36 @@ mod tests {
 
     use super::*;
 
+    fn flight(urgency: Urgency) -> Arc<Flight> {
+        Flight::new(0..1, urgency).0
+    }
+
+    #[test]
+    fn read_ahead_that_a_reader_joins_waits_among_the_demand() {
+        let budget = Budget::new(1, 100);
+        async {
+            let [demand, ahead] = [flight(Urgency::Demand), flight(Urgency::Prefetch)];
+            let held = budget.acquire(demand.clone(), "a", 1).await.unwrap();
+            let mut joined = pin!(budget.acquire(ahead.clone(), "a", 1));
+            let mut later = pin!(budget.acquire(demand.clone(), "a", 1));
+            assert!(poll!(joined.as_mut()).is_pending() && poll!(later.as_mut()).is_pending());
+            assert!(ahead.demand() && !ahead.demand());
+            budget.grant();
+            drop(held);
+            assert!(poll!(later.as_mut()).is_pending() && poll!(joined.as_mut()).is_ready());
+        }
+        .now_or_never()
+        .unwrap();
+    }
+
     #[test]
     fn demand_overtakes_waiting_read_ahead_and_nothing_exceeds_the_limits() {
         let budget = Budget::new(4, 100);
         async {
-            let first = budget.acquire("a", 60, Urgency::Demand).await.unwrap();
-            let mut ahead = pin!(budget.acquire("b", 10, Urgency::Prefetch));
+            let first = budget.acquire(flight(Urgency::Demand), "a", 60).await.unwrap();
+            let mut ahead = pin!(budget.acquire(flight(Urgency::Prefetch), "b", 10));
             assert!(poll!(ahead.as_mut()).is_pending(), "half of the bytes are taken");
-            let mut demand = pin!(budget.acquire("c", 60, Urgency::Demand));
+            let mut demand = pin!(budget.acquire(flight(Urgency::Demand), "c", 60));
             assert!(poll!(demand.as_mut()).is_pending());
             drop(first);
             let second = poll!(demand.as_mut());
@@ -207,12 +229,14 @@ mod tests {
         let mut held = Vec::new();
         let mut fill = |lane: &str| {
             let before = held.len();
-            held.extend((0..64).map_while(|_| budget.acquire(lane, 100, Urgency::Demand).now_or_never()));
+            held.extend(
+                (0..64).map_while(|_| budget.acquire(flight(Urgency::Demand), lane, 100).now_or_never()),
+            );
             held.len() - before
         };
         assert_eq!([fill("a"), fill("b"), fill("c"), fill("d")], [48, 12, 3, 1]);
         drop(held.drain(..1));
-        let another = budget.acquire("e", 100, Urgency::Demand).now_or_never();
+        let another = budget.acquire(flight(Urgency::Demand), "e", 100).now_or_never();
         assert!(another.is_some(), "past the queue of a full lane");
     }
 
@@ -220,12 +244,12 @@ mod tests {
     fn one_that_gives_up_and_one_larger_than_all_do_not_block_the_rest() {
         let budget = Budget::new(1, 100);
         async {
-            let held = budget.acquire("a", 1000, Urgency::Prefetch).await.unwrap();
+            let held = budget.acquire(flight(Urgency::Prefetch), "a", 1000).await.unwrap();
             {
-                let mut gone = pin!(budget.acquire("a", 1, Urgency::Demand));
+                let mut gone = pin!(budget.acquire(flight(Urgency::Demand), "a", 1));
                 assert!(poll!(gone.as_mut()).is_pending());
             }
-            let mut next = pin!(budget.acquire("a", 1, Urgency::Demand));
+            let mut next = pin!(budget.acquire(flight(Urgency::Demand), "a", 1));
             assert!(poll!(next.as_mut()).is_pending());
             drop(held);
             assert!(poll!(next).is_ready());

@@ -172,6 +172,10 @@ impl Entry {
         let mut flights = lock(&self.flights);
         let mut tickets: Vec<Ticket> =
             flights.over(&wanted).into_iter().map(|flight| Ticket { flight, joined: true }).collect();
+        // What was read ahead for nobody has a reader now: it goes with what readers wait for.
+        if tickets.iter().filter(|ticket| ticket.flight.demand()).count() > 0 {
+            self.shared.budget.grant();
+        }
         let missing = flights.uncovered(join(self.ledger.presence().missing(&ahead)));
         for run in missing.into_iter().flat_map(parts) {
             let demanded = run.start < wanted.end;

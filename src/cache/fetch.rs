@@ -80,7 +80,7 @@ async fn fetch(
     reactor: &Reactor,
     entry: &Entry,
     origin: &dyn Origin,
-    flight: &Flight,
+    flight: &Arc<Flight>,
 ) -> Result<Option<Fetched>, SourceError> {
     let metrics = &entry.shared.metrics;
     let (fetching, missing) = ask_peers(reactor, entry, &flight.grains).await;
@@ -97,10 +97,10 @@ async fn fetch(
         source,
     };
     let answer = async {
-        let room = entry.shared.budget.acquire(origin.lane(), range.len(), flight.urgency).await;
+        let room = entry.shared.budget.acquire(Arc::clone(flight), origin.lane(), range.len()).await;
         let room = room.ok_or_else(|| remote(false, Arc::new(Closed)))?;
         metrics.fetches.inc();
-        let bytes = origin.read_range(range, flight.urgency).await?;
+        let bytes = origin.read_range(range, flight.urgency()).await?;
         Ok((room, check_length(origin.name(), range, bytes)?))
     };
     // The wait for room counts too: nothing that others do may keep a reader longer.

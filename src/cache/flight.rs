@@ -31,7 +31,8 @@ pub(super) type Outcome = Result<Landed, SourceError>;
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) grains: Grains,
-    pub(super) urgency: Urgency,
+    /// Whether a request waits for it.
+    demanded: AtomicBool,
     refuted: AtomicBool,
     outcome: Shared<oneshot::Receiver<Outcome>>,
 }
@@ -39,8 +40,18 @@ pub(super) struct Flight {
 impl Flight {
     pub(super) fn new(grains: Grains, urgency: Urgency) -> (Arc<Self>, oneshot::Sender<Outcome>) {
         let (sender, receiver) = oneshot::channel();
-        let outcome = receiver.shared();
-        (Arc::new(Self { grains, urgency, refuted: AtomicBool::new(false), outcome }), sender)
+        let demanded = AtomicBool::new(urgency == Urgency::Demand);
+        let refuted = AtomicBool::new(false);
+        (Arc::new(Self { grains, demanded, refuted, outcome: receiver.shared() }), sender)
+    }
+
+    pub(super) fn urgency(&self) -> Urgency {
+        if self.demanded.load(Ordering::Relaxed) { Urgency::Demand } else { Urgency::Prefetch }
+    }
+
+    /// A request waits for it now; returns whether none did before.
+    pub(super) fn demand(&self) -> bool {
+        !self.demanded.swap(true, Ordering::Relaxed)
     }
 
     /// Waits; `None` if the cache's thread ended before it.

@@ -58,9 +58,7 @@ fn a_registry_that_hangs_does_not_hold_up_reads_from_another() {
         });
         let mut stuck = Box::pin(futures_util::future::join_all(reads));
         assert!(futures_util::poll!(stuck.as_mut()).is_pending());
-        while hanging.asked().len() < 3 {
-            bench.reactor.sleep(Duration::from_millis(1)).await;
-        }
+        bench.until_asked(&hanging, 3).await;
         let mut dest = [0; 4096];
         let mut read = std::pin::pin!(blobs[1].read(&bench.reactor, 0, &mut dest));
         let late = std::pin::pin!(bench.reactor.sleep(Duration::from_secs(20)));
@@ -94,6 +92,29 @@ fn the_wait_for_room_ends_by_the_deadline_too() {
         })
         .unwrap();
     assert!(began.elapsed() < 6 * deadline, "eight in a row by one place: {:?}", began.elapsed());
+}
+
+#[test]
+fn who_joins_a_fetch_that_fails_gets_one_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(config(dir.path()));
+    let origin = TestOrigin::new(MIB, 21, Duration::from_millis(50));
+    let blob = bench.blob(&origin);
+    let range = [ByteRange::between(0, 4096)];
+    origin.set(Mood::Fails);
+    let [first, joined] = bench
+        .reactor
+        .block_on(async {
+            let mut first = Box::pin(blob.fetch(&range));
+            assert!(futures_util::poll!(first.as_mut()).is_pending());
+            bench.until_asked(&origin, 1).await;
+            origin.set(Mood::Good);
+            let (first, joined) = futures_util::future::join(first, blob.fetch(&range)).await;
+            [first, joined]
+        })
+        .unwrap();
+    assert!(first.is_err() && joined.is_ok(), "{first:?} {joined:?}");
+    assert_eq!(origin.asked().len(), 2);
 }
 
 #[test]

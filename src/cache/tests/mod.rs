@@ -65,6 +65,13 @@ impl Bench {
         panic!("never came to be: {what}");
     }
 
+    /// Waits until `origin` was asked for so many ranges.
+    async fn until_asked(&self, origin: &TestOrigin, count: usize) {
+        while origin.asked().len() < count {
+            self.reactor.sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Waits until nothing is under way for `blob`.
     fn settle(&self, blob: &CachedBlob) {
         self.until("all fetches have ended", || blob.in_flight() == 0);
