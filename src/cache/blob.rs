@@ -243,7 +243,7 @@ impl BlobSource for CachedBlob {
 
     fn fetch<'a>(&'a self, ranges: &'a [ByteRange]) -> LocalFuture<'a, Result<(), SourceError>> {
         let entry = &self.entry;
-        if !entry.shared.disk_works() {
+        if !entry.shared.can_keep() {
             // It could not be kept for the reads that follow.
             return Box::pin(std::future::ready(Ok(())));
         }

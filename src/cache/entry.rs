@@ -158,7 +158,7 @@ impl Entry {
     /// some of `range`.
     pub(super) fn request(self: &Arc<Self>, origin: &Arc<dyn Origin>, range: ByteRange) -> Vec<Ticket> {
         let wanted = grains_of(range);
-        let until = if self.shared.disk_works() {
+        let until = if self.shared.can_keep() {
             let earned = self.earned_bytes.swap(0, Ordering::Relaxed);
             let advice = lock(&self.streams).advance(range, earned);
             if let Some(trigger) = self.triggers.get(advice.slot) {

@@ -114,6 +114,11 @@ impl Holdings {
         lock(&self.disk).rests_until.is_none_or(|until| Instant::now() >= until)
     }
 
+    /// Whether what is fetched now can be kept. While it cannot, nothing is fetched but what somebody reads.
+    pub(super) fn can_keep(&self) -> bool {
+        self.disk_works() && !self.is_full()
+    }
+
     /// The disk failed or is full: reads go on uncached, and it is tried again later.
     pub(super) fn disk_failed(&self, key: &BlobKey, error: &io::Error) {
         self.metrics.write_errors.inc();

@@ -85,3 +85,18 @@ fn what_another_process_has_open_is_left_alone() {
     assert!(theirs.is_complete() && on_disk(dir.path()) >= 3 * MIB as u64);
     assert!(other.read(&theirs, 0, 3 * MIB).unwrap() == origin.content);
 }
+
+#[test]
+fn while_the_cache_is_full_a_read_is_fetched_once_and_nothing_ahead_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(config(dir.path()));
+    let origin = TestOrigin::new(4 * MIB, 41, Duration::ZERO);
+    let blob = bench.blob(&origin);
+    bench.cache.shared.used_bytes.store(u64::MAX, std::sync::atomic::Ordering::Relaxed);
+    // As the engine reads: it brings near what it lacks, and then reads that.
+    let range = crate::block::ByteRange::between(0, 4096);
+    bench.reactor.block_on(blob.fetch(&[range])).unwrap().unwrap();
+    assert!(bench.read(&blob, 0, 4096).unwrap() == origin.content[..4096]);
+    bench.settle(&blob);
+    assert_eq!(origin.asked(), [range]);
+}
