@@ -32,8 +32,9 @@ pub(super) struct Holdings {
     pub(super) entries: Mutex<HashMap<BlobKey, Weak<Entry>>>,
     /// Held while an entry is opened or removed, so that the two do not meet in this process.
     pub(super) opening: futures_util::lock::Mutex<()>,
-    /// How many open entries use each blob's lock; more than one only while an old one goes and a new one comes.
-    uses: Mutex<HashMap<BlobKey, usize>>,
+    /// How many open entries use each window of the lock file: blobs whose windows coincide, and an old entry of a blob
+    /// that goes while a new one comes. The lock is let go with the last of them.
+    uses: Mutex<HashMap<u64, usize>>,
     /// Counts syncs: the clock of what was used when.
     pub(super) clock: AtomicU32,
     /// Bytes on disk as of the last count, and written since.
@@ -79,27 +80,29 @@ impl Holdings {
 
     /// Counts this process among the users of the blob.
     pub(super) fn begin_use(&self, key: &BlobKey) -> io::Result<bool> {
+        let locks = self.locks(key);
         let mut uses = lock(&self.uses);
-        if !uses.contains_key(key) && !self.locks(key).share_use()? {
+        if !uses.contains_key(&locks.window()) && !locks.share_use()? {
             return Ok(false);
         }
-        *uses.entry(key.clone()).or_default() += 1;
+        *uses.entry(locks.window()).or_default() += 1;
         Ok(true)
     }
 
     pub(super) fn end_use(&self, key: &BlobKey) {
+        let locks = self.locks(key);
         let mut uses = lock(&self.uses);
-        let Some(count) = uses.get_mut(key) else { return };
+        let Some(count) = uses.get_mut(&locks.window()) else { return };
         *count -= 1;
         if *count == 0 {
-            uses.remove(key);
-            self.locks(key).end_use();
+            uses.remove(&locks.window());
+            locks.end_use();
         }
     }
 
-    /// Whether no entry of this process uses the blob.
+    /// Whether no entry of this process uses the blob, or another with the same window.
     pub(super) fn is_unused_here(&self, key: &BlobKey) -> bool {
-        !lock(&self.uses).contains_key(key)
+        !lock(&self.uses).contains_key(&self.locks(key).window())
     }
 
     /// The entries that are open, and forgets those that have gone.

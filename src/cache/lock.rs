@@ -2,14 +2,27 @@
 //!
 //! They end with their holder, however it dies. Each blob has a window of 2^32 bytes in the file, placed by its key;
 //! two blobs whose windows coincide only wait for one another without need. The bytes of the lock file do not exist.
+//!
+//! The kernel does not count the holders of a lock within one process: the first that lets go ends it for all. So
+//! those who use a window are counted by [`Holdings`](super::holdings::Holdings), and the maps of a window have one
+//! holder in this process. Fetches need no such care: a lock that ends early costs at most a second fetch.
 
-use std::{io, ops::Range, os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{
+    collections::HashSet,
+    io,
+    ops::Range,
+    os::fd::OwnedFd,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use nix::{
     fcntl::{FcntlArg, fcntl},
     libc,
 };
 use rustix::fs::{Mode, OFlags, open};
+
+use super::holdings::lock;
 
 /// Held for the moment in which a map is changed or an entry is opened or removed.
 const MAPS: Range<u64> = 0..1;
@@ -20,11 +33,15 @@ const FETCHES: u64 = 16;
 
 /// The lock file of one cache, opened by one process.
 #[derive(Debug)]
-pub(super) struct LockFile(OwnedFd);
+pub(super) struct LockFile {
+    file: OwnedFd,
+    /// Windows whose maps somebody in this process holds.
+    mapping: Mutex<HashSet<u64>>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Holdings,
+    Shared,
     Exclusive,
     Unlocked,
 }
@@ -36,10 +53,11 @@ impl LockFile {
     /// The kernel's answer.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-        let file = Self(open(path, flags, Mode::from_raw_mode(0o600))?);
+        let file = open(path, flags, Mode::from_raw_mode(0o600))?;
+        let file = Self { file, mapping: Mutex::default() };
         // A byte of its own, past every window, that no blob uses.
         let probe = (1 << 63) - 2..(1 << 63) - 1;
-        file.set(&probe, Kind::Holdings)?;
+        file.set(&probe, Kind::Shared)?;
         file.set(&probe, Kind::Unlocked)?;
         Ok(file)
     }
@@ -47,7 +65,7 @@ impl LockFile {
     /// Returns whether the lock was had; it is not waited for.
     fn set(&self, range: &Range<u64>, kind: Kind) -> io::Result<bool> {
         let kind = match kind {
-            Kind::Holdings => libc::F_RDLCK,
+            Kind::Shared => libc::F_RDLCK,
             Kind::Exclusive => libc::F_WRLCK,
             Kind::Unlocked => libc::F_UNLCK,
         };
@@ -58,7 +76,7 @@ impl LockFile {
             l_len: i64::try_from(range.end.saturating_sub(range.start)).map_err(io::Error::other)?,
             l_pid: 0,
         };
-        match fcntl(&self.0, FcntlArg::F_OFD_SETLK(&request)) {
+        match fcntl(&self.file, FcntlArg::F_OFD_SETLK(&request)) {
             Ok(_) => Ok(true),
             Err(nix::Error::EAGAIN | nix::Error::EACCES | nix::Error::EINTR) => Ok(false),
             Err(error) => Err(error.into()),
@@ -87,14 +105,26 @@ impl BlobLocks {
         Self { file, base: u64::from(start >> 1) << 32 }
     }
 
+    /// Where the blob's window begins: what tells apart whose locks meet.
+    pub(super) fn window(&self) -> u64 {
+        self.base
+    }
+
     /// Tries for the lock on the maps.
     pub(super) fn maps(&self) -> io::Result<Option<Held>> {
-        self.hold(MAPS, Kind::Exclusive)
+        if !lock(&self.file.mapping).insert(self.base) {
+            return Ok(None);
+        }
+        let held = self.hold(MAPS);
+        if !matches!(held, Ok(Some(_))) {
+            lock(&self.file.mapping).remove(&self.base);
+        }
+        held
     }
 
     /// Tries to be counted among the users of the blob; fails while somebody removes it.
     pub(super) fn share_use(&self) -> io::Result<bool> {
-        self.file.set(&self.place(&USE), Kind::Holdings)
+        self.file.set(&self.place(&USE), Kind::Shared)
     }
 
     /// Tries to become the only user; a refusal leaves things as they were.
@@ -109,11 +139,11 @@ impl BlobLocks {
 
     /// Tries to be the one that fetches `grains`.
     pub(super) fn fetch(&self, grains: &Range<u64>) -> io::Result<Option<Held>> {
-        self.hold(FETCHES + grains.start..FETCHES + grains.end, Kind::Exclusive)
+        self.hold(FETCHES + grains.start..FETCHES + grains.end)
     }
 
-    fn hold(&self, range: Range<u64>, kind: Kind) -> io::Result<Option<Held>> {
-        let had = self.file.set(&self.place(&range), kind)?;
+    fn hold(&self, range: Range<u64>) -> io::Result<Option<Held>> {
+        let had = self.file.set(&self.place(&range), Kind::Exclusive)?;
         Ok(had.then(|| Held { locks: self.clone(), range }))
     }
 
@@ -131,6 +161,9 @@ impl BlobLocks {
 impl Drop for Held {
     fn drop(&mut self) {
         self.locks.release(&self.range);
+        if self.range == MAPS {
+            lock(&self.locks.file.mapping).remove(&self.locks.base);
+        }
     }
 }
 
@@ -151,6 +184,17 @@ mod tests {
         assert!(two.fetch(&(20..30)).unwrap().is_some());
         drop(held);
         assert!(two.fetch(&(0..u64::from(u32::MAX) - 16)).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_maps_of_a_window_have_one_holder_in_a_process_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two] = two(dir.path());
+        let held = one.maps().unwrap().unwrap();
+        assert!(one.clone().maps().unwrap().is_none());
+        assert!(two.maps().unwrap().is_none());
+        drop(held);
+        assert!(two.maps().unwrap().is_some() && one.maps().unwrap().is_some());
     }
 
     #[test]

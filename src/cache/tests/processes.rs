@@ -103,3 +103,40 @@ fn a_peer_that_was_stopped_is_not_waited_for_beyond_the_bound() {
     assert!(other.read(&theirs, 0, 4096).unwrap() == origin.content[..4096]);
     assert_eq!(other.cache.metrics().spared_by_peers.get(), 1);
 }
+
+/// Two digests whose locks lie in one window.
+fn colliding() -> [String; 2] {
+    let mut seen = std::collections::HashMap::new();
+    let digests = (0_u64..).map(|number| format!("sha256:{number:064x}"));
+    for digest in digests {
+        let hash = crate::cache::key::BlobKey::parse(&digest).unwrap().hash();
+        let window = u32::from_le_bytes(*hash.first_chunk().unwrap()) >> 1;
+        if let Some(other) = seen.insert(window, digest.clone()) {
+            return [other, digest];
+        }
+    }
+    unreachable!("there are more digests than windows")
+}
+
+#[test]
+fn blobs_whose_locks_coincide_do_not_release_one_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bench, other) = (Bench::new(config(dir.path())), Bench::new(config(dir.path())));
+    let digests = colliding();
+    let origins = [0, 1].map(|index| {
+        let mut origin = Arc::try_unwrap(TestOrigin::new(MIB, 80 + index as u64, Duration::ZERO)).unwrap();
+        origin.digest = digests[index].clone();
+        Arc::new(origin)
+    });
+    let [kept, dropped] = [0, 1].map(|index| bench.blob(&origins[index]));
+    bench.read(&kept, 0, MIB).unwrap();
+    bench.settle(&kept);
+    drop(dropped);
+    let theirs = other.cache.shared.locks(&kept.entry().key);
+    assert!(!theirs.own_use().unwrap(), "the other blob took the lock with it");
+    // Nor may it be removed now, which would end with the release of the lock.
+    let key = crate::cache::key::BlobKey::parse(&digests[1]).unwrap();
+    assert!(!bench.cache.shared.is_unused_here(&key));
+    drop(kept);
+    bench.until("the last one lets go", || theirs.own_use().unwrap());
+}
