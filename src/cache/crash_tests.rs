@@ -74,6 +74,8 @@ struct Disk {
     operations: usize,
     cut: Option<usize>,
     ignores_syncs: bool,
+    /// A write takes a turn of the executor, as on a disk that is asked and answers.
+    slow_writes: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -161,6 +163,9 @@ impl Medium for ModelDisk {
     }
 
     async fn write_data(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.0.borrow().slow_writes {
+            futures_util::pending!();
+        }
         self.change(DATA, Change::write(offset, bytes))
     }
 
@@ -294,4 +299,26 @@ fn whatever_a_reopened_entry_claims_has_the_right_bytes_after_every_cut() {
 #[test]
 fn the_model_catches_a_disk_that_ignores_syncs() {
     assert!(sweep(true).2 > 0);
+}
+
+#[test]
+fn a_refuted_write_does_not_land_on_the_one_that_replaces_it() {
+    let disk = ModelDisk::default();
+    let content = content();
+    let wrong = vec![0xEE; 2 * 4096];
+    let right = &content[..2 * 4096];
+    let ledger = Ledger::open(&disk, SIZE_BYTES, KEY, [1; 16]).now_or_never().unwrap().unwrap();
+    disk.0.borrow_mut().slow_writes = true;
+    let stands = std::cell::Cell::new(true);
+    let mut old = Box::pin(ledger.store(&disk, 0, &wrong, || stands.get()));
+    let mut new = Box::pin(ledger.store(&disk, 0, right, || true));
+    assert!((&mut old).now_or_never().is_none());
+    stands.set(false);
+    ledger.refute(&(0..2));
+    assert!((&mut new).now_or_never().is_none() && (&mut new).now_or_never().is_none());
+    (&mut old).now_or_never().unwrap().unwrap();
+    assert!((&mut new).now_or_never().is_none());
+    (&mut new).now_or_never().unwrap().unwrap();
+    drop((old, new));
+    assert_eq!(audit(&disk, &content, [1; 16]), (2, 0));
 }

@@ -31,9 +31,6 @@ pub(super) const DATA_FILE: &str = "data";
 pub(super) const BOOT_MAP_FILE: &str = "map";
 pub(super) const DURABLE_MAP_FILE: &str = "durable";
 
-/// Largest write at once; as for reads, small beside the pool of buffers.
-const CHUNK_BYTES: usize = 256 << 10;
-
 /// How long the lock on the maps is waited for. Its holder does a few small writes; only a stopped or stuck process
 /// keeps it longer, and nothing is lost by going on without the record.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -156,23 +153,19 @@ impl Medium for OnReactor<'_> {
     }
 
     async fn write_data(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut at = offset;
-        for chunk in bytes.chunks(CHUNK_BYTES) {
-            let mut rest = chunk;
-            while !rest.is_empty() {
-                let mut buffer =
-                    self.reactor.io_buffers().acquire(rest.len()).await.map_err(io::Error::other)?;
-                buffer.copy_from_slice(rest);
-                let (count, _) = self.reactor.write_at(self.files.data.file(), at, buffer).await;
-                let count = match count {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(count) => count,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                    Err(error) => return Err(error),
-                };
-                rest = rest.get(count..).unwrap_or_default();
-                at = at.saturating_add(count as u64);
-            }
+        let (mut at, mut rest) = (offset, bytes);
+        while !rest.is_empty() {
+            let mut buffer = self.reactor.io_buffers().acquire(rest.len()).await.map_err(io::Error::other)?;
+            buffer.copy_from_slice(rest);
+            let (count, _) = self.reactor.write_at(self.files.data.file(), at, buffer).await;
+            let count = match count {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                Err(error) => return Err(error),
+            };
+            rest = rest.get(count..).unwrap_or_default();
+            at = at.saturating_add(count as u64);
         }
         Ok(())
     }

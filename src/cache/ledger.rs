@@ -16,6 +16,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use futures_channel::oneshot;
+
 use super::{
     grain::{RunSet, bytes_of, grains_of},
     map_file::{Bits, MAP_SECTOR_BYTES, MapHeader, MapKind, SECTOR_GRAINS, decode_map, sector_count},
@@ -26,6 +28,9 @@ use crate::block::ByteRange;
 
 /// A span of grains.
 pub(super) type Grains = Range<u64>;
+
+/// Largest write at once; as for reads, small beside the pool of buffers.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// The stamp of sectors of the durable map, which every boot believes.
 const EVERY_BOOT: [u8; 16] = [0; 16];
@@ -49,6 +54,8 @@ struct Outstanding {
     /// Being written to the data file now; such a grain is not punched.
     writing: BTreeMap<u64, Grains>,
     next_write: u64,
+    /// Writes that wait for older ones of the same grains; they look again when any write ends.
+    turns: Vec<oneshot::Sender<()>>,
     /// Taken away in memory and not yet in the maps, whose word about them counts for nothing.
     refuted: RunSet,
 }
@@ -121,7 +128,16 @@ impl Ledger {
     ) -> io::Result<()> {
         let grains = grains_of(ByteRange::between(offset, offset.saturating_add(bytes.len() as u64)));
         let write = WriteMark::new(self, grains.clone());
-        medium.write_data(offset, bytes).await?;
+        // A refuted write may still be under way: it must not land on top of the one that replaces it.
+        write.turn().await;
+        let mut at = offset;
+        for chunk in bytes.chunks(WRITE_BYTES) {
+            if !wanted() {
+                return Ok(());
+            }
+            medium.write_data(at, chunk).await?;
+            at = at.saturating_add(chunk.len() as u64);
+        }
         // What an older refutation left in the maps goes before the grain comes back, or it would go with it.
         let is_refuted = || self.outstanding().refuted.touches(&grains);
         let clean = !is_refuted() || (self.settle(medium).await && !is_refuted());
@@ -342,10 +358,35 @@ impl<'a> WriteMark<'a> {
         outstanding.writing.insert(number, grains);
         Self { ledger, number }
     }
+
+    /// Waits until no older write of some of the grains is under way.
+    async fn turn(&self) {
+        loop {
+            let ended = {
+                let mut outstanding = self.ledger.outstanding();
+                let mut older = outstanding.writing.range(..self.number);
+                let ours = outstanding.writing.get(&self.number);
+                if !ours.is_some_and(|ours| older.any(|(_, other)| overlap(other, ours))) {
+                    return;
+                }
+                let (sender, receiver) = oneshot::channel();
+                outstanding.turns.push(sender);
+                receiver
+            };
+            // Nothing is sent: the senders are dropped.
+            let _ = ended.await;
+        }
+    }
 }
 
 impl Drop for WriteMark<'_> {
     fn drop(&mut self) {
-        self.ledger.outstanding().writing.remove(&self.number);
+        let turns = {
+            let mut outstanding = self.ledger.outstanding();
+            outstanding.writing.remove(&self.number);
+            std::mem::take(&mut outstanding.turns)
+        };
+        // Wakes all who wait for a turn, the lock being free.
+        drop(turns);
     }
 }

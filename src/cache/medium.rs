@@ -20,7 +20,7 @@ pub(super) trait Medium {
     /// Gives the data file its length; what was not written reads as zeroes.
     fn set_data_len(&self, size_bytes: u64) -> io::Result<()>;
 
-    /// Writes all of `bytes` to the data file.
+    /// Writes all of `bytes`, which fit one buffer, to the data file.
     async fn write_data(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
     /// Makes the written data durable.
