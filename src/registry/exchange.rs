@@ -33,8 +33,16 @@ pub(super) struct Exchange {
     budget: Arc<Budget>,
     /// The share of each host.
     shares: Mutex<HashMap<Origin, Arc<Budget>>>,
-    /// Hosts that said `Retry-After`, and until when.
-    pauses: Mutex<HashMap<Origin, Instant>>,
+    /// Hosts that said `Retry-After`.
+    pauses: Mutex<HashMap<Origin, Pause>>,
+}
+
+/// A host does not want to be asked.
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    until: Instant,
+    /// What it answered.
+    status: StatusCode,
 }
 
 /// The head of an answer; its body may still be on the way. Holds its place in the budget until it is dropped.
@@ -74,10 +82,7 @@ impl Exchange {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Answer, RegistryError> {
-        self.wait_out_pause(call, url).await?;
-        // The host's share first: who waits for a slow host must not hold a place that others could use.
-        let share = self.share(url).acquire(call.priority).await;
-        let permits = [self.budget.acquire(call.priority).await, share];
+        let permits = self.place(call, url).await?;
         self.metrics.requests.inc();
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
@@ -86,9 +91,23 @@ impl Exchange {
         tracing::trace!(url = %location::shown(url), status = %response.status(), "answer");
         let answer = Answer { url: url.clone(), response, _permits: permits };
         if let Some(wait) = answer.retry_after() {
-            self.pause(url, wait);
+            self.pause(url, Pause { until: Instant::now() + wait, status: answer.status() });
         }
         Ok(answer)
+    }
+
+    /// Waits for a place with the host and among all requests, and until the host wants to be asked.
+    async fn place(&self, call: Call, url: &Url) -> Result<[Permit; 2], RegistryError> {
+        loop {
+            self.wait_out_pause(call, url).await?;
+            // The host's share first: who waits for a slow host must not hold a place that others could use.
+            let share = self.share(url).acquire(call.priority).await;
+            let permits = [self.budget.acquire(call.priority).await, share];
+            // The answers that made the places free may have been the ones that ask for a pause.
+            if self.pause_of(url).is_none() {
+                return Ok(permits);
+            }
+        }
     }
 
     fn share(&self, url: &Url) -> Arc<Budget> {
@@ -100,27 +119,29 @@ impl Exchange {
         shares.entry(url.origin()).or_insert_with(new).clone()
     }
 
+    fn pause_of(&self, url: &Url) -> Option<Pause> {
+        let pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        pauses.get(&url.origin()).copied().filter(|pause| Instant::now() < pause.until)
+    }
+
     async fn wait_out_pause(&self, call: Call, url: &Url) -> Result<(), RegistryError> {
-        let until = {
-            let pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
-            pauses.get(&url.origin()).copied()
-        };
-        let Some(until) = until else { return Ok(()) };
-        let wait = until.saturating_duration_since(Instant::now());
-        if until >= call.deadline {
-            let reason = Reason::Status { status: 429, retry_after: Some(wait) };
-            return Err(RegistryError::new(location::shown(url), reason));
+        while let Some(Pause { until, status }) = self.pause_of(url) {
+            if until >= call.deadline {
+                let wait = until.saturating_duration_since(Instant::now());
+                let reason = Reason::Status { status: status.as_u16(), retry_after: Some(wait) };
+                return Err(RegistryError::new(location::shown(url), reason));
+            }
+            tokio::time::sleep_until(until).await;
         }
-        tokio::time::sleep(wait).await;
         Ok(())
     }
 
-    fn pause(&self, url: &Url, wait: Duration) {
+    fn pause(&self, url: &Url, pause: Pause) {
         let now = Instant::now();
         let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
         // Expired ones go whenever one is added, so that the map cannot outgrow the hosts that pause now.
-        pauses.retain(|_, until| *until > now);
-        pauses.insert(url.origin(), now + wait);
+        pauses.retain(|_, pause| pause.until > now);
+        pauses.insert(url.origin(), pause);
     }
 }
 

@@ -99,6 +99,33 @@ async fn retry_after_is_waited_for_by_every_reader_of_the_host() {
 }
 
 #[tokio::test]
+async fn retry_after_is_heeded_by_those_who_wait_for_a_place() {
+    let data = pattern(SIZE);
+    let server = Server::start(move |seen, number| match number {
+        1 => Step {
+            delay: Duration::from_millis(100),
+            ..reply("429 Too Many Requests", &["Retry-After: 1"], b"")
+        },
+        _ => partial(&data, seen),
+    })
+    .await;
+    let mut config = config(&[server.address]);
+    config.limits.concurrent_requests = 1;
+    let client = client(&config);
+    let blob = blob(&client, &server, SIZE);
+    blob.read_range(range(0, 1), Priority::Demand).await.unwrap();
+    let reads: Vec<_> = (0..5).map(|_| blob.read_range(range(0, 1), Priority::Demand)).collect();
+    while client.metrics().retries.get() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(server.count(), 2, "the host asked not to be asked");
+    for read in reads {
+        read.await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_wait_beyond_the_deadline_fails_at_once() {
     let server = Server::start(|_, _| reply("503 Unavailable", &["Retry-After: 3600"], b"")).await;
     let client = client(&config(&[server.address]));
@@ -106,7 +133,7 @@ async fn a_wait_beyond_the_deadline_fails_at_once() {
     let begun = Instant::now();
     for _ in 0..3 {
         let error = blob.read_range(range(0, 1), Priority::Demand).await.unwrap_err();
-        assert!(matches!(error.reason(), Reason::Status { .. }), "{error:?}");
+        assert!(matches!(error.reason(), Reason::Status { status: 503, .. }), "{error:?}");
     }
     assert!(begun.elapsed() < Duration::from_secs(5), "half of the deadline");
     assert_eq!(server.count(), 1, "the host asked not to be asked");
