@@ -157,9 +157,10 @@ pub struct Limits {
     pub connect_timeout_ms: u64,
     /// Longest silence of a server within a request, before or inside the body, in milliseconds.
     pub stall_timeout_ms: u64,
-    /// Most tries of one operation, the first included. With the back-off below, 8 tries span about 6 s on average.
+    /// Most tries of one operation, the first included. With the back-off below, 18 span the deadline even if each try
+    /// fails at once: it is the deadline that ends them.
     pub max_tries: u32,
-    /// Upper end of the first back-off, in milliseconds; it doubles with each try.
+    /// Upper end of the first back-off, in milliseconds; it doubles with each try. The lower end is half of it.
     pub backoff_base_ms: u64,
     /// Highest upper end of a back-off, in milliseconds.
     pub backoff_max_ms: u64,
@@ -176,7 +177,7 @@ impl Default for Limits {
             request_deadline_ms: 30_000,
             connect_timeout_ms: 5_000,
             stall_timeout_ms: 10_000,
-            max_tries: 8,
+            max_tries: 18,
             backoff_base_ms: 100,
             backoff_max_ms: 5_000,
             idle_connections_per_host: 64,

@@ -1,4 +1,4 @@
-//! When to try again: exponential back-off with full jitter, `Retry-After`, one deadline over all tries.
+//! When to try again: exponential back-off with jitter, `Retry-After`, one deadline over all tries.
 
 use std::time::{Duration, SystemTime};
 
@@ -50,11 +50,11 @@ where
             metrics.count_failure(&error);
             tries += 1;
             let wait = match error.retry() {
-                Retry::Never => return Err(error),
-                Retry::Now if !renewed => {
+                Retry::Now | Retry::Once if !renewed => {
                     renewed = true;
                     Duration::ZERO
                 }
+                Retry::Never | Retry::Once => return Err(error),
                 Retry::Now | Retry::Later => backoff(limits, tries),
                 Retry::After(wait) => wait + backoff(limits, 1),
             };
@@ -75,11 +75,12 @@ where
     })
 }
 
-/// A random wait below `base * 2^(tries - 1)`, capped: full jitter keeps many clients from coming back together.
+/// A random wait in the upper half of `base * 2^(tries - 1)`, capped. The random half keeps many clients from coming back
+/// together; the certain half makes the tries span the deadline, so that a registry that restarts is waited for.
 fn backoff(limits: &Limits, tries: u32) -> Duration {
     let doubled = 1u64.checked_shl(tries.saturating_sub(1)).unwrap_or(u64::MAX);
     let ceiling_ms = limits.backoff_base_ms.saturating_mul(doubled).min(limits.backoff_max_ms);
-    Duration::from_millis(fastrand::u64(0..=ceiling_ms))
+    Duration::from_millis(fastrand::u64(ceiling_ms / 2..=ceiling_ms))
 }
 
 /// Reads `Retry-After`: seconds, or an HTTP date measured from `now`. What is neither is no wish at all.
@@ -118,5 +119,16 @@ mod tests {
             assert!(backoff(&limits, tries) <= Duration::from_millis(limits.backoff_max_ms));
         }
         assert!(backoff(&limits, 1) <= Duration::from_millis(limits.backoff_base_ms));
+    }
+
+    #[test]
+    fn the_tries_last_until_the_deadline_even_with_the_shortest_waits() {
+        let limits = Limits::default();
+        let shortest = |tries: u32| (limits.backoff_base_ms << (tries - 1)).min(limits.backoff_max_ms) / 2;
+        let together: u64 = (1..limits.max_tries).map(shortest).sum();
+        assert!(together >= limits.request_deadline_ms, "{together} ms");
+        for tries in 1..limits.max_tries {
+            assert!(backoff(&limits, tries) >= Duration::from_millis(shortest(tries)));
+        }
     }
 }

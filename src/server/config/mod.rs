@@ -219,7 +219,7 @@ impl Default for LimitSection {
             request_deadline_ms: 30_000,
             connect_timeout_ms: 5_000,
             stall_timeout_ms: 10_000,
-            max_tries: 8,
+            max_tries: 18,
         }
     }
 }
