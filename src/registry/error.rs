@@ -40,6 +40,8 @@ pub enum Retry {
     Never,
     /// Yes and at once, the first time: something remembered had expired.
     Now,
+    /// Once and at once: something remembered may be at fault. The same answer again is final.
+    Once,
     /// Yes, after a back-off.
     Later,
     /// Yes, and the server said how long to wait.
@@ -330,6 +332,8 @@ impl Reason {
                 retry_after.map_or(Retry::Later, Retry::After)
             }
             Self::LocationExpired { .. } => Retry::Now,
+            // Not what storage sends; what stands at an old location may.
+            Self::RangeIgnored { .. } | Self::Multipart | Self::ContentEncoding(_) => Retry::Once,
             // A credential service that was down may be up again; one that gave nothing will give nothing.
             Self::Unauthorized { lookup: Some(failure), .. } if failure.is_transient() => Retry::Later,
             Self::Connect { .. }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use stratabd::registry::{LocationError, Priority, Reason};
+use stratabd::registry::{LocationError, MAX_SKIP_BYTES, Priority, Reason};
 
 use crate::script::{Server, Step, blob, client, config, partial, pattern, range, reply};
 
@@ -96,6 +96,26 @@ async fn an_expired_signature_is_renewed_at_once() {
         assert_eq!(bytes, pattern(SIZE)[10..20]);
         assert_eq!((registry.count(), storage.count()), (2, 3), "{status}");
     }
+}
+
+#[tokio::test]
+async fn storage_that_begins_to_ignore_ranges_is_looked_for_anew() {
+    let size = MAX_SKIP_BYTES as usize + 2000;
+    let data = pattern(size);
+    let storage = Server::start(move |seen, number| match number {
+        1 => reply("200 OK", &[], &data),
+        _ => partial(&data, seen),
+    })
+    .await;
+    let address = storage.address;
+    let registry = Server::start(move |_, number| redirect(address, number)).await;
+    let client = client(&config(&[registry.address]));
+    let blob = blob(&client, &registry, size);
+    blob.read_range(range(0, 10), Priority::Demand).await.unwrap();
+    let end = size as u64;
+    let bytes = blob.read_range(range(end - 10, end), Priority::Demand).await.unwrap();
+    assert_eq!(bytes, pattern(size)[size - 10..]);
+    assert_eq!((registry.count(), storage.count()), (2, 3));
 }
 
 #[tokio::test]
