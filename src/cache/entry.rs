@@ -16,6 +16,7 @@ use super::{
     holdings::{Holdings, lock},
     key::BlobKey,
     ledger::{Grains, Ledger},
+    sparse::Sparse,
     stream::{NO_TRIGGER, STREAMS, Streams},
 };
 use crate::{
@@ -51,7 +52,7 @@ pub(super) struct Entry {
     /// Bytes read that the streams have not been told of.
     earned_bytes: AtomicU64,
     /// The cache's clock at the last use of each region.
-    regions: Box<[AtomicU32]>,
+    regions: Sparse<AtomicU32>,
 }
 
 /// A fetch that a request waits for.
@@ -81,9 +82,7 @@ impl Entry {
             streams: Mutex::new(Streams::new(size_bytes)),
             triggers: [const { AtomicU64::new(NO_TRIGGER) }; STREAMS],
             earned_bytes: AtomicU64::new(0),
-            regions: (0..grain_count(size_bytes).div_ceil(REGION_GRAINS))
-                .map(|_| AtomicU32::new(0))
-                .collect(),
+            regions: Sparse::new(grain_count(size_bytes).div_ceil(REGION_GRAINS)),
         }
     }
 
@@ -138,8 +137,7 @@ impl Entry {
     pub(super) fn touch(&self, grains: &Grains) {
         let now = self.shared.clock.load(Ordering::Relaxed);
         for index in grains.start / REGION_GRAINS..grains.end.div_ceil(REGION_GRAINS) {
-            let region = usize::try_from(index).ok().and_then(|index| self.regions.get(index));
-            if let Some(region) = region
+            if let Some(region) = self.regions.get_or_make(index)
                 && region.load(Ordering::Relaxed) != now
             {
                 region.store(now, Ordering::Relaxed);
@@ -238,12 +236,15 @@ impl Entry {
     /// Regions that hold grains and were last used before `clock`, coldest first.
     pub(super) fn cold_regions(&self, clock: u32) -> Vec<(u32, Grains)> {
         let mut cold = Vec::new();
-        for (region, index) in self.regions.iter().zip(0..) {
-            let used = region.load(Ordering::Relaxed);
-            let grains =
-                index * REGION_GRAINS..((index + 1) * REGION_GRAINS).min(grain_count(self.size_bytes));
-            if used < clock && !self.ledger.presence().present(&grains).is_empty() {
-                cold.push((used, grains));
+        let mut next = 0;
+        for run in self.ledger.presence().present(&(0..grain_count(self.size_bytes))) {
+            for index in next.max(run.start / REGION_GRAINS)..run.end.div_ceil(REGION_GRAINS) {
+                next = index + 1;
+                let used = self.regions.get(index).map_or(0, |region| region.load(Ordering::Relaxed));
+                if used < clock {
+                    let end = (next * REGION_GRAINS).min(grain_count(self.size_bytes));
+                    cold.push((used, index * REGION_GRAINS..end));
+                }
             }
         }
         cold.sort_by_key(|(used, _)| *used);

@@ -34,6 +34,7 @@ mod medium;
 mod metrics;
 mod open;
 mod presence;
+mod sparse;
 mod store;
 mod stream;
 #[cfg(test)]

@@ -19,7 +19,8 @@ use super::{
 };
 use crate::reactor::Reactor;
 
-/// Largest blob with an entry: its bitmap takes 8 MiB of memory. Image layers are far smaller.
+/// Largest blob with an entry: its bitmap takes 8 MiB of memory when all of it is present, and next to nothing for what
+/// is not. Image layers are far smaller.
 const MOST_BYTES: u64 = 256 << 30;
 
 /// How long an entry that another process removes or opens is waited for.

@@ -9,14 +9,20 @@ use std::{
     sync::atomic::{AtomicU64, Ordering, fence},
 };
 
-use super::grain::grain_count;
+use super::{
+    grain::grain_count,
+    sparse::{CHUNK_ITEMS, Sparse},
+};
 
 /// Grains in one word of the bitmap.
 const WORD_GRAINS: u64 = 64;
 
+/// Grains whose words are allocated together: 128 MiB of the blob.
+const CHUNK_GRAINS: u64 = CHUNK_ITEMS * WORD_GRAINS;
+
 #[derive(Debug)]
 pub(super) struct Presence {
-    words: Box<[AtomicU64]>,
+    words: Sparse<AtomicU64>,
     grains: u64,
     generation: AtomicU64,
 }
@@ -29,11 +35,7 @@ impl Presence {
     /// An empty map for a blob of `size_bytes`, which the caller has bounded.
     pub(super) fn new(size_bytes: u64) -> Self {
         let grains = grain_count(size_bytes);
-        Self {
-            words: (0..grains.div_ceil(WORD_GRAINS)).map(|_| AtomicU64::new(0)).collect(),
-            grains,
-            generation: AtomicU64::new(0),
-        }
+        Self { words: Sparse::new(grains.div_ceil(WORD_GRAINS)), grains, generation: AtomicU64::new(0) }
     }
 
     /// To be taken before asking [`Presence::holds`].
@@ -50,13 +52,15 @@ impl Presence {
 
     /// Whether all of `grains` are present. Grains past the end are not.
     pub(super) fn holds(&self, grains: &Range<u64>) -> bool {
-        self.words_of(grains)
-            .all(|(word, mask)| word.is_some_and(|word| word.load(Ordering::Acquire) & mask == mask))
+        let holds = |(index, mask)| {
+            self.words.get(index).is_some_and(|word| word.load(Ordering::Acquire) & mask == mask)
+        };
+        grains.is_empty() || (grains.end <= self.grains && masks(grains).all(holds))
     }
 
     pub(super) fn set(&self, grains: &Range<u64>) {
-        for (word, mask) in self.words_of(&self.clip(grains)) {
-            if let Some(word) = word {
+        for (index, mask) in masks(&self.clip(grains)) {
+            if let Some(word) = self.words.get_or_make(index) {
                 word.fetch_or(mask, Ordering::AcqRel);
             }
         }
@@ -65,8 +69,8 @@ impl Presence {
     /// Takes `grains` away; returns how many there were.
     pub(super) fn clear(&self, grains: &Range<u64>) -> u64 {
         let mut cleared = 0;
-        for (word, mask) in self.words_of(&self.clip(grains)) {
-            if let Some(word) = word {
+        for (index, mask) in masks(&self.clip(grains)) {
+            if let Some(word) = self.words.get(index) {
                 cleared += u64::from((word.fetch_and(!mask, Ordering::SeqCst) & mask).count_ones());
             }
         }
@@ -79,7 +83,7 @@ impl Presence {
 
     /// How many grains are present.
     pub(super) fn count(&self) -> u64 {
-        self.words.iter().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum()
+        self.words.made().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum()
     }
 
     /// Whether every grain is present.
@@ -102,14 +106,18 @@ impl Presence {
         let mut runs: Vec<Range<u64>> = Vec::new();
         let mut at = grains.start;
         while at < grains.end {
-            let bits = self.words.get(index_of(at)).map_or(0, |word| word.load(Ordering::Acquire));
+            let (bits, unit) = match self.words.get(at / WORD_GRAINS) {
+                Some(word) => (word.load(Ordering::Acquire), WORD_GRAINS),
+                None => (0, CHUNK_GRAINS),
+            };
             let bits = (if wanted { bits } else { !bits }) >> (at % WORD_GRAINS);
-            let left = (WORD_GRAINS - at % WORD_GRAINS).min(grains.end - at);
+            let left = (unit - at % unit).min(grains.end - at);
             if bits & 1 == 0 {
-                at += u64::from(bits.trailing_zeros()).min(left);
+                at += if bits == 0 { left } else { u64::from(bits.trailing_zeros()) }.min(left);
                 continue;
             }
-            let end = at + u64::from(bits.trailing_ones()).min(left);
+            let end =
+                at + if unit == CHUNK_GRAINS { left } else { u64::from(bits.trailing_ones()) }.min(left);
             match runs.last_mut() {
                 Some(last) if last.end == at => last.end = end,
                 _ => runs.push(at..end),
@@ -122,24 +130,18 @@ impl Presence {
     fn clip(&self, grains: &Range<u64>) -> Range<u64> {
         grains.start.min(self.grains)..grains.end.min(self.grains)
     }
-
-    /// The words that `grains` lie in, each with the bits that are meant.
-    fn words_of(&self, grains: &Range<u64>) -> impl Iterator<Item = (Option<&AtomicU64>, u64)> {
-        let (start, end) = (grains.start, grains.end.max(grains.start));
-        let within = end <= self.grains;
-        let words = if start == end { 0..0 } else { start / WORD_GRAINS..end.div_ceil(WORD_GRAINS) };
-        words.map(move |index| {
-            let first = index * WORD_GRAINS;
-            let low = start.saturating_sub(first);
-            let high = (end - first).min(WORD_GRAINS);
-            let mask = (u64::MAX >> (WORD_GRAINS - high)) & (u64::MAX << low);
-            (self.words.get(index_of(first)).filter(|_| within), mask)
-        })
-    }
 }
 
-fn index_of(grain: u64) -> usize {
-    usize::try_from(grain / WORD_GRAINS).unwrap_or(usize::MAX)
+/// The words that `grains` lie in, by their number, each with the bits that are meant.
+fn masks(grains: &Range<u64>) -> impl Iterator<Item = (u64, u64)> + use<> {
+    let (start, end) = (grains.start, grains.end.max(grains.start));
+    let words = if start == end { 0..0 } else { start / WORD_GRAINS..end.div_ceil(WORD_GRAINS) };
+    words.map(move |index| {
+        let first = index * WORD_GRAINS;
+        let low = start.saturating_sub(first);
+        let high = (end - first).min(WORD_GRAINS);
+        (index, (u64::MAX >> (WORD_GRAINS - high)) & (u64::MAX << low))
+    })
 }
 
 #[cfg(test)]
@@ -174,6 +176,19 @@ mod tests {
             assert!(presence.missing(&window).into_iter().flatten().eq(listed(false)));
             assert_eq!(presence.count(), model.iter().filter(|flag| **flag).count() as u64);
         }
+    }
+
+    #[test]
+    fn a_blob_that_claims_to_be_huge_costs_memory_only_where_it_is_present() {
+        let presence = Presence::new(256 << 30);
+        let all = 0..(256 << 30) / 4096_u64;
+        assert_eq!((presence.missing(&all), presence.present(&all)), (vec![all.clone()], vec![]));
+        let far = CHUNK_GRAINS * 100 - 1..CHUNK_GRAINS * 100 + 70;
+        presence.set(&far);
+        assert_eq!(presence.present(&all), [far.clone()]);
+        assert_eq!(presence.missing(&all), [0..far.start, far.end..all.end]);
+        assert_eq!((presence.count(), presence.words.made().count() as u64), (71, 2 * CHUNK_ITEMS));
+        assert_eq!((presence.clear(&all), presence.words.made().count() as u64), (71, 2 * CHUNK_ITEMS));
     }
 
     #[test]
