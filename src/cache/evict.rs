@@ -1,7 +1,10 @@
 //! Keeping the limit: whole blobs that nobody has open go first, least recently used before others, then cold regions
 //! of open ones.
 //!
-//! A blob that another process has open is that process's to shrink: a hole would reach it unseen.
+//! A blob that another process has open is that process's to shrink: a hole would reach it unseen. So nobody shrinks one
+//! that two processes have open, until one of them closes it; where such blobs alone reach the limit, nothing more is
+//! kept. Each process counts what all have written only now and then, and so several together may exceed the limit by
+//! what each writes between two counts.
 
 use std::{
     fs, io,
@@ -82,6 +85,7 @@ pub(super) async fn pass(shared: &Arc<Holdings>, reactor: &Reactor) {
     }
     // What was written meanwhile counts on top.
     let written = shared.used_bytes.load(Ordering::Relaxed).saturating_sub(before);
+    shared.counted_bytes.store(total + written, Ordering::Relaxed);
     shared.used_bytes.store(total + written, Ordering::Relaxed);
 }
 

@@ -157,6 +157,9 @@ async fn store(reactor: &Reactor, entry: &Arc<Entry>, flight: &Flight, fetched: 
             shared.disk_worked();
             entry.touch(&flight.grains);
             shared.used_bytes.fetch_add(fetched.range.len(), Ordering::Relaxed);
+            if shared.is_count_old() {
+                evict::start(shared);
+            }
         }
         Err(error) => {
             shared.disk_failed(&entry.key, &error);

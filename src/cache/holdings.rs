@@ -20,6 +20,9 @@ use super::{
 };
 use crate::reactor::ReactorHandle;
 
+/// A process that has written this share of the limit counts again what all processes use.
+const COUNT_SHARE: u64 = 16;
+
 #[derive(Debug)]
 pub(super) struct Holdings {
     pub(super) config: CacheConfig,
@@ -39,6 +42,8 @@ pub(super) struct Holdings {
     pub(super) clock: AtomicU32,
     /// Bytes on disk as of the last count, and written since.
     pub(super) used_bytes: AtomicU64,
+    /// Bytes on disk as of the last count.
+    pub(super) counted_bytes: AtomicU64,
     pub(super) evicting: AtomicBool,
     disk: Mutex<DiskState>,
 }
@@ -69,6 +74,7 @@ impl Holdings {
             uses: Mutex::default(),
             clock: AtomicU32::new(1),
             used_bytes: AtomicU64::new(0),
+            counted_bytes: AtomicU64::new(0),
             evicting: AtomicBool::new(false),
             disk: Mutex::default(),
         }
@@ -137,6 +143,13 @@ impl Holdings {
         if lock(&self.disk).rests_until.take().is_some() {
             tracing::info!("the cache can be written again");
         }
+    }
+
+    /// Whether enough was written since the last count that another process may have reached the limit with it.
+    pub(super) fn is_count_old(&self) -> bool {
+        let written = self.used_bytes.load(Ordering::Relaxed);
+        let written = written.saturating_sub(self.counted_bytes.load(Ordering::Relaxed));
+        written >= self.config.limit_bytes / COUNT_SHARE
     }
 
     /// Whether the limit is reached.

@@ -19,6 +19,10 @@ use crate::{
     source::Origin,
 };
 
+/// Ticks after which what the disk holds is counted again, whatever this process wrote: others may have filled it, and
+/// what this one has open is for it to shrink. A minute by default.
+const COUNT_TICKS: u32 = 12;
+
 /// Where the kernel says which boot this is.
 const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -144,9 +148,9 @@ async fn tend(reactor: Reactor, shared: Weak<Holdings>) {
     loop {
         reactor.sleep(interval).await;
         let Some(shared) = shared.upgrade() else { return };
-        shared.clock.fetch_add(1, Ordering::Relaxed);
+        let tick = shared.clock.fetch_add(1, Ordering::Relaxed);
         sync_all(&shared, &reactor).await;
-        if shared.is_full() {
+        if shared.is_full() || tick.is_multiple_of(COUNT_TICKS) {
             evict::start(&shared);
         }
     }

@@ -65,6 +65,25 @@ fn one_blob_larger_than_the_limit_is_read_right_and_loses_its_cold_regions() {
 }
 
 #[test]
+fn two_processes_keep_one_limit_together() {
+    let dir = tempfile::tempdir().unwrap();
+    // No ticks: what is written makes the process count.
+    let limited = || CacheConfig { limit_bytes: 4 * MIB as u64, ..config(dir.path()) };
+    let benches = [Bench::new(limited()), Bench::new(limited())];
+    let first_count = |bench: &Bench| !bench.cache.shared.evicting.load(std::sync::atomic::Ordering::Acquire);
+    for (bench, seed) in benches.iter().zip(42..) {
+        bench.until("the first count is over", || first_count(bench));
+        let origin = TestOrigin::new(3 * MIB, seed, Duration::ZERO);
+        let blob = bench.blob(&origin);
+        for offset in (0..3 * MIB).step_by(64 << 10) {
+            bench.read(&blob, offset, 64 << 10).unwrap();
+        }
+        bench.settle(&blob);
+    }
+    benches[1].until("the limit is kept", || on_disk(dir.path()) <= 4 * MIB as u64);
+}
+
+#[test]
 fn what_another_process_has_open_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     // Locks belong to an open file, so a second cache in this process is to the first as another process is.
