@@ -10,8 +10,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     api::types::{ImageSpec, LayerInfo},
+    blocking::blocking,
     config::Config,
     failure::{Failure, FailureClass, class_of_data_error},
+    image_config::ImageConfig,
     layer_report,
     layers::{self, LayerIdentity, LayerPlace},
     network::{failure_of_registry, registry_config},
@@ -93,18 +95,12 @@ impl Factory {
             }
             ImageSpec::Layers(paths) => self.open_places(reactor, layers::of_files(paths)?).await,
             ImageSpec::Config(path) => {
-                let config = layers::read_config(path)?;
-                let opened = async {
-                    let places = layers::of_config(&config, |url| {
-                        self.client
-                            .repository_of_blob_url(url)
-                            .map_err(|error| failure_of_registry("cannot use repoBlobUrl", error))
-                    })?;
-                    self.open_places(reactor, places).await
-                }
-                .await;
-                if let Some(file) = &config.result_file {
-                    result_file::write(file, opened.as_ref().err());
+                let path = path.clone();
+                let config = blocking(move || layers::read_config(&path)).await?;
+                let result_file = config.result_file.clone();
+                let opened = self.open_config(reactor, config).await;
+                if let Some(file) = result_file {
+                    result_file::write(file, opened.as_ref().err()).await;
                 }
                 opened
             }
@@ -132,12 +128,32 @@ impl Factory {
         self.sources.sync().await;
     }
 
+    async fn open_config(
+        &self,
+        reactor: &ReactorHandle,
+        config: ImageConfig,
+    ) -> Result<Arc<OpenImage>, Failure> {
+        let client = self.client.clone();
+        let places = blocking(move || {
+            layers::of_config(&config, |url| {
+                client
+                    .repository_of_blob_url(url)
+                    .map_err(|error| failure_of_registry("cannot use repoBlobUrl", error))
+            })
+        });
+        self.open_places(reactor, places.await?).await
+    }
+
     async fn open_places(
         &self,
         reactor: &ReactorHandle,
         places: Vec<LayerPlace>,
     ) -> Result<Arc<OpenImage>, Failure> {
-        let key = places.iter().map(LayerPlace::identity).collect::<Result<Vec<_>, _>>()?;
+        let (places, key) = blocking(move || {
+            let key = places.iter().map(LayerPlace::identity).collect::<Result<Vec<_>, _>>()?;
+            Ok((places, key))
+        })
+        .await?;
         let name = name_of(&key);
         let shelf = self.shelf(key);
         let mut shelf = shelf.lock().await;

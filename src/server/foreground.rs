@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     api::types::{AddDevice, DeviceInfo},
+    blocking::blocking,
     daemon::{Served, make_device},
     failure::Failure,
     port::Port,
@@ -39,6 +40,6 @@ impl Foreground {
     /// # Errors
     /// When somebody still holds it after `timeout`.
     pub async fn detach(self, timeout: Duration) -> Result<(), Failure> {
-        super::daemon::blocking(move || self.served.detach(timeout)).await
+        blocking(move || self.served.detach(timeout)).await
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use super::{
     failure::{Failure, FailureClass},
     image_config::{ImageConfig, Lower, MAX_LAYERS},
-    settings::read_document,
+    settings::read_regular_document,
 };
 use crate::{format::oci::Digest, registry::Repository};
 
@@ -80,7 +80,7 @@ pub fn unreadable(path: &Path, source: io::Error) -> Failure {
 /// When it is missing or refused.
 pub fn read_config(path: &Path) -> Result<ImageConfig, Failure> {
     let name: Arc<str> = path.display().to_string().into();
-    let config = ImageConfig::parse(&name, &read_document(path)?).map_err(|error| {
+    let config = ImageConfig::parse(&name, &read_regular_document(path)?).map_err(|error| {
         Failure::with_source(FailureClass::Image, "cannot use the image configuration", error)
     })?;
     for note in &config.notes {

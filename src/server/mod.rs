@@ -1,6 +1,7 @@
 //! The composition root: from a configuration to running devices, their control API and their state.
 
 pub mod api;
+mod blocking;
 pub mod config;
 pub mod daemon;
 pub mod document;

@@ -1,8 +1,11 @@
 //! From an image reference to its layers, by the registry or from memory of it.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
 
 use super::{
+    blocking::blocking,
     failure::{Failure, FailureClass},
     layers::LayerPlace,
     manifests::ManifestStore,
@@ -18,12 +21,12 @@ use crate::{
 pub(super) struct References {
     client: Client,
     /// None where nothing is kept on disk.
-    store: Option<ManifestStore>,
+    store: Option<Arc<ManifestStore>>,
 }
 
 impl References {
     pub(super) fn new(client: Client, cache_dir: Option<&Path>) -> Self {
-        Self { client, store: cache_dir.map(|dir| ManifestStore::new(dir.join("manifests"))) }
+        Self { client, store: cache_dir.map(|dir| Arc::new(ManifestStore::new(dir.join("manifests")))) }
     }
 
     /// The layers of the image that `text` names. A digest that was resolved before is not asked for again; a tag always is,
@@ -52,20 +55,20 @@ impl References {
     async fn manifest(&self, reference: &ImageReference, platform: &Platform) -> Result<Manifest, Failure> {
         let name = format!("{reference} {platform}");
         if reference.digest().is_some()
-            && let Some(manifest) = self.recall(&name)
+            && let Some(manifest) = self.recall(&name).await
         {
             tracing::debug!(%reference, "resolved from memory");
             return Ok(manifest);
         }
         let error = match self.client.manifest(reference, platform).await {
             Ok(resolved) => {
-                self.remember(&name, &resolved.digest.to_string(), &resolved.bytes);
+                self.remember(name, resolved.digest.to_string(), resolved.bytes).await;
                 return Ok(resolved.manifest);
             }
             Err(error) => error,
         };
         if cannot_be_reached(&error)
-            && let Some(manifest) = self.recall(&name)
+            && let Some(manifest) = self.recall(&name).await
         {
             tracing::warn!(
                 %reference, error = super::failure::full_text(&error),
@@ -76,19 +79,25 @@ impl References {
         Err(failure_of_registry(format!("cannot resolve {reference}"), error))
     }
 
-    fn recall(&self, name: &str) -> Option<Manifest> {
-        let store = self.store.as_ref()?;
-        match Document::decode(&store.get(&store.recall(name)?)?) {
+    async fn recall(&self, name: &str) -> Option<Manifest> {
+        let (store, name) = (Arc::clone(self.store.as_ref()?), name.to_owned());
+        let read = blocking(move || Ok(store.recall(&name).and_then(|digest| store.get(&digest))));
+        match Document::decode(&read.await.ok()??) {
             Ok(Document::Manifest(manifest)) => Some(manifest),
             _ => None,
         }
     }
 
-    fn remember(&self, name: &str, digest: &str, bytes: &[u8]) {
-        let Some(store) = &self.store else { return };
-        if let Err(error) = store.put(bytes).and_then(|()| store.remember(name, digest)) {
+    async fn remember(&self, name: String, digest: String, bytes: Bytes) {
+        let Some(store) = self.store.clone() else { return };
+        let written = blocking(move || {
+            store.put(&bytes).and_then(|()| store.remember(&name, &digest)).map_err(|source| {
+                Failure::with_source(FailureClass::Internal, "cannot remember a manifest", source)
+            })
+        });
+        if let Err(failure) = written.await {
             // The image works; only without its registry it will not be found again.
-            tracing::warn!(%error, "cannot remember a manifest");
+            tracing::warn!("{}", failure.full_text());
         }
     }
 }

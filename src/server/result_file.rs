@@ -1,22 +1,30 @@
 //! Upstream's `resultFile`, in which its snapshotter reads how opening an image went.
 
-use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf};
 
-use super::failure::{Failure, full_text};
+use rustix::fs::OFlags;
+
+use super::{
+    blocking::blocking,
+    failure::{Failure, FailureClass, full_text},
+};
 use crate::{registry::RegistryError, source::SourceError};
 
 /// Writes `success`, or `failed:` and the reason. A file that cannot be written is only logged: the image is what counts.
-pub(super) fn write(file: &Path, failure: Option<&Failure>) {
+pub(super) async fn write(file: PathBuf, failure: Option<&Failure>) {
     let text = failure.map_or("success".to_owned(), |failure| format!("failed:{}", reason(failure)));
-    let written = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o644)
-        .open(file)
-        .and_then(|mut file| file.write_all(text.as_bytes()));
-    if let Err(error) = written {
-        tracing::warn!(file = %file.display(), %error, "cannot write the result file");
+    let written = blocking(move || {
+        // A FIFO that nobody reads is refused instead of waited for.
+        let flags = i32::from_ne_bytes(OFlags::NONBLOCK.bits().to_ne_bytes());
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(true).write(true).mode(0o644).custom_flags(flags);
+        options.open(&file).and_then(|mut file| file.write_all(text.as_bytes())).map_err(|source| {
+            let text = format!("cannot write the result file {}", file.display());
+            Failure::with_source(FailureClass::Internal, text, source)
+        })
+    });
+    if let Err(failure) = written.await {
+        tracing::warn!("{}", failure.full_text());
     }
 }
 
@@ -59,20 +67,29 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::server::failure::FailureClass;
 
-    #[test]
-    fn the_outcome_is_written_in_upstreams_words() {
+    #[tokio::test]
+    async fn the_outcome_is_written_in_upstreams_words() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("result");
         let read = || fs::read_to_string(&file).unwrap();
-        write(&file, Some(&Failure::new(FailureClass::Image, "a long failure of some other kind")));
+        let write = async |failure: Option<Failure>| write(file.clone(), failure.as_ref()).await;
+        write(Some(Failure::new(FailureClass::Image, "a long failure of some other kind"))).await;
         assert_eq!(read(), "failed:a long failure of some other kind");
         let inner = Failure::new(FailureClass::Image, "empty repoBlobUrl");
-        write(&file, Some(&Failure::with_source(FailureClass::Image, "c.json: /lowers/0", inner)));
+        write(Some(Failure::with_source(FailureClass::Image, "c.json: /lowers/0", inner))).await;
         assert_eq!(read(), "failed:empty repoBlobUrl");
-        write(&file, None);
+        write(None).await;
         assert_eq!(read(), "success");
-        write(&dir.path().join("no/such/dir"), None);
+        super::write(dir.path().join("no/such/dir"), None).await;
+    }
+
+    #[tokio::test]
+    async fn a_fifo_that_nobody_reads_holds_up_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        write(fifo, None).await;
     }
 }

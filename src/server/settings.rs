@@ -13,6 +13,7 @@ use super::{
     document::MAX_DOCUMENT_BYTES,
     failure::{Failure, FailureClass},
 };
+use crate::source::open_regular;
 
 /// The configuration of `file`, or of the default place where that exists; then of upstream's file where one is given;
 /// then of `sets`, each `key=value`.
@@ -66,6 +67,19 @@ fn read_overlaybd(file: &Path) -> Result<OverlaybdConfig, Failure> {
 /// # Errors
 /// [`FailureClass::NotFound`] where it is missing; [`FailureClass::Usage`] where it is too large.
 pub fn read_document(path: &Path) -> Result<Vec<u8>, Failure> {
+    read_whole(path, File::open(path))
+}
+
+/// As [`read_document`], and only of a regular file: one that somebody else has named may be anything, and must not hold up
+/// the reader.
+///
+/// # Errors
+/// As [`read_document`].
+pub fn read_regular_document(path: &Path) -> Result<Vec<u8>, Failure> {
+    read_whole(path, open_regular(path).map(File::from))
+}
+
+fn read_whole(path: &Path, opened: io::Result<File>) -> Result<Vec<u8>, Failure> {
     let failed = |source: io::Error| {
         let class = match source.kind() {
             io::ErrorKind::NotFound => FailureClass::NotFound,
@@ -75,7 +89,7 @@ pub fn read_document(path: &Path) -> Result<Vec<u8>, Failure> {
     };
     let mut bytes = Vec::new();
     let limit = u64::try_from(MAX_DOCUMENT_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-    File::open(path).map_err(failed)?.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    opened.map_err(failed)?.take(limit).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }
 

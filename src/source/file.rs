@@ -2,7 +2,7 @@
 
 use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
 
-use rustix::fs::{Advice, FileType, fadvise, fstat};
+use rustix::fs::{Advice, FileType, Mode, OFlags, fadvise, fcntl_setfl, fstat, open};
 
 use super::{BlobSource, LocalFile, LocalFuture, Readiness, SourceError};
 use crate::{block::ByteRange, reactor::Reactor};
@@ -22,8 +22,7 @@ impl FileSource {
     /// # Errors
     /// When it cannot be opened, or is not a regular file.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = std::fs::File::open(path)?;
-        Self::new(file.into(), path.display().to_string())
+        Self::new(open_regular(path)?, path.display().to_string())
     }
 
     /// Takes an open regular file; `name` is for messages.
@@ -32,11 +31,8 @@ impl FileSource {
     /// When its size cannot be had, or it is not a regular file.
     pub fn new(file: OwnedFd, name: String) -> io::Result<Self> {
         let stat = fstat(&file)?;
-        let size = u64::try_from(stat.st_size);
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
-        let size_bytes = size.map_err(io::Error::other)?;
+        check_regular(stat.st_mode)?;
+        let size_bytes = u64::try_from(stat.st_size).map_err(io::Error::other)?;
         // Reads are scattered: the kernel's own readahead would fetch what nobody asked for. Advice may be refused.
         let _ = fadvise(&file, 0, None, Advice::Random);
         Ok(Self { file: LocalFile::new(file), name, size_bytes })
@@ -48,6 +44,25 @@ impl FileSource {
 
     fn failed(&self, offset: u64, len: usize, error: io::Error) -> SourceError {
         SourceError::Io { name: self.name.clone(), offset, len: len as u64, source: Arc::new(error) }
+    }
+}
+
+/// Opens the regular file at `path` for reading, at once: of a FIFO the open itself would wait for a writer.
+///
+/// # Errors
+/// When it cannot be opened, or is not a regular file.
+pub fn open_regular(path: &Path) -> io::Result<OwnedFd> {
+    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
+    check_regular(fstat(&file)?.st_mode)?;
+    // The ring would take the flag for the wish never to wait for the disk.
+    fcntl_setfl(&file, OFlags::empty())?;
+    Ok(file)
+}
+
+fn check_regular(mode: u32) -> io::Result<()> {
+    match FileType::from_raw_mode(mode) {
+        FileType::RegularFile => Ok(()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
     }
 }
 
@@ -159,8 +174,21 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_not_a_blob() {
+    fn a_directory_or_a_fifo_is_refused_at_once() {
         assert!(FileSource::open(Path::new("/")).is_err());
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let refused = FileSource::open(&fifo).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{refused}");
+    }
+
+    #[test]
+    fn an_open_file_waits_for_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, _) = source_in(dir.path(), &pattern(1));
+        let flags = rustix::fs::fcntl_getfl(&**source.file.file()).unwrap();
+        assert!(!flags.contains(OFlags::NONBLOCK), "{flags:?}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use table::Table;
 
 use super::{
     api::types::{AddDevice, DeviceInfo, DeviceState, FeatureList, ImageSpec},
+    blocking::{blocking, broken_task},
     config::Config,
     failure::{Failure, FailureClass},
     metrics,
@@ -322,17 +323,6 @@ async fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T, Failure>> + Send + 'static,
 ) -> Result<T, Failure> {
     task::spawn(work).await.map_err(broken_task)?
-}
-
-/// Runs `work`, which may block, on a control thread.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    task::spawn_blocking(work).await.map_err(broken_task)?
-}
-
-fn broken_task(source: task::JoinError) -> Failure {
-    Failure::with_source(FailureClass::Internal, "a task of the daemon has failed", source)
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! From the place of a layer to a source of its bytes: a local file, or a blob behind the cache.
+
 use std::{fmt, sync::Arc};
 
 use tokio::sync::OnceCell;
 
 use super::{
+    blocking::blocking,
     config::CacheSection,
     failure::{Failure, full_text},
     layers::{LayerPlace, unreadable},
@@ -40,8 +42,9 @@ impl Sources {
     pub(super) async fn open(&self, place: &LayerPlace) -> Result<Arc<dyn BlobSource>, Failure> {
         match place {
             LayerPlace::Local(path) => {
-                let source = FileSource::open(path).map_err(|source| unreadable(path, source))?;
-                Ok(Arc::new(source))
+                let path = path.clone();
+                let open = move || FileSource::open(&path).map_err(|source| unreadable(&path, source));
+                Ok(Arc::new(blocking(open).await?))
             }
             LayerPlace::Remote { repository, digest, size_bytes } => {
                 self.remote(repository, *digest, *size_bytes).await
@@ -70,7 +73,11 @@ impl Sources {
         digest: Digest,
         size_bytes: Option<u64>,
     ) -> Result<Arc<dyn BlobSource>, Failure> {
-        let cache = self.cache.get_or_init(async || self.open_cache()).await.as_ref().map(|open| &open.cache);
+        let open = async || {
+            let section = self.section.clone();
+            blocking(move || Ok(open_cache(&section))).await.ok().flatten()
+        };
+        let cache = self.cache.get_or_init(open).await.as_ref().map(|open| &open.cache);
         let name = digest.to_string();
         let size_bytes = match (size_bytes, cache) {
             (None, Some(cache)) => cache.known_size(&name).await.ok().flatten(),
@@ -94,27 +101,27 @@ impl Sources {
             }
         }
     }
+}
 
-    /// An image can be served without a cache, only slower.
-    fn open_cache(&self) -> Option<OpenCache> {
-        if !self.section.enabled {
-            return None;
-        }
-        let opened = ReactorThread::start("cache", ReactorConfig::default(), || Ok(()))
-            .map_err(|error| Box::new(error) as Box<dyn std::error::Error>)
-            .and_then(|thread| {
-                let limit_bytes = self.section.size_mib.saturating_mul(1 << 20);
-                let config = CacheConfig::new(&self.section.dir, limit_bytes);
-                let cache = Cache::open(config, thread.handle())?;
-                Ok(OpenCache { cache, _thread: thread })
-            });
-        opened
-            .inspect_err(|error| {
-                let (dir, error) = (self.section.dir.display(), full_text(error.as_ref()));
-                tracing::warn!(%dir, error, "the cache cannot be used: everything is fetched again and again");
-            })
-            .ok()
+/// An image can be served without a cache, only slower.
+fn open_cache(section: &CacheSection) -> Option<OpenCache> {
+    if !section.enabled {
+        return None;
     }
+    let opened = ReactorThread::start("cache", ReactorConfig::default(), || Ok(()))
+        .map_err(|error| Box::new(error) as Box<dyn std::error::Error>)
+        .and_then(|thread| {
+            let limit_bytes = section.size_mib.saturating_mul(1 << 20);
+            let config = CacheConfig::new(&section.dir, limit_bytes);
+            let cache = Cache::open(config, thread.handle())?;
+            Ok(OpenCache { cache, _thread: thread })
+        });
+    opened
+        .inspect_err(|error| {
+            let (dir, error) = (section.dir.display(), full_text(error.as_ref()));
+            tracing::warn!(%dir, error, "the cache cannot be used: everything is fetched again and again");
+        })
+        .ok()
 }
 
 impl fmt::Debug for Sources {
