@@ -19,6 +19,8 @@ const DEFAULT_THREADS: usize = 4;
 #[derive(Debug)]
 pub struct Reactors {
     threads: Vec<ReactorThread>,
+    /// Serves no device, so that work without a pause holds up none.
+    opener: ReactorThread,
     next: AtomicUsize,
 }
 
@@ -38,14 +40,24 @@ impl Reactors {
             io_buffer_bytes: mebibytes(section.io_buffer_mib),
             ..ReactorConfig::default()
         };
+        let failed = |source| {
+            let text =
+                "cannot start a reactor (io_uring needs Linux 6.1, and kernel.io_uring_disabled must be 0)";
+            Failure::with_source(FailureClass::Driver, text, source)
+        };
         let threads = (0..count)
             .map(|index| ReactorThread::start(&format!("reactor-{index}"), config.clone(), prepare))
             .collect::<io::Result<Vec<_>>>()
-            .map_err(|source| {
-                let text = "cannot start a reactor (io_uring needs Linux 6.1, and kernel.io_uring_disabled must be 0)";
-                Failure::with_source(FailureClass::Driver, text, source)
-            })?;
-        Ok(Self { threads, next: AtomicUsize::new(0) })
+            .map_err(failed)?;
+        let opener = ReactorThread::start("opener", config, || Ok(())).map_err(failed)?;
+        Ok(Self { threads, opener, next: AtomicUsize::new(0) })
+    }
+
+    /// The reactor on which images are opened: to decode and merge the indexes of large ones takes a tenth of a second and
+    /// more, which the requests of other devices would wait for.
+    #[must_use]
+    pub fn opener(&self) -> ReactorHandle {
+        self.opener.handle()
     }
 
     /// `count` reactors, the next ones in turn, so that devices spread over all of them.
@@ -93,5 +105,17 @@ mod tests {
         let mut names: Vec<String> = names.collect();
         names.sort();
         assert_eq!(names, ["reactor-0", "reactor-1"]);
+    }
+
+    #[test]
+    fn what_opens_images_is_never_chosen_for_a_device() {
+        let section = ReactorSection { threads: 1, ..ReactorSection::default() };
+        let reactors = Reactors::start(&section, || Ok(())).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let thread_of = |handle: ReactorHandle| {
+            runtime.block_on(handle.call(|_| async { thread::current().id() })).unwrap()
+        };
+        let opener = thread_of(reactors.opener());
+        assert!(reactors.choose(3).into_iter().all(|handle| thread_of(handle) != opener));
     }
 }

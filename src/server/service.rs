@@ -52,11 +52,11 @@ impl Service {
         &self.factory
     }
 
-    /// Opens an image, or returns one with the same layers that is open already.
+    /// Opens an image on a thread that serves no device, or returns one with the same layers that is open already.
     ///
     /// # Errors
     /// When its description or a layer cannot be used.
     pub async fn open(&self, spec: &ImageSpec) -> Result<Arc<OpenImage>, Failure> {
-        self.factory.open(&self.reactors.one(), spec).await
+        self.factory.open(&self.reactors.opener(), spec).await
     }
 }
