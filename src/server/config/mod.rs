@@ -20,6 +20,12 @@ pub const DEFAULT_PATH: &str = "/etc/stratabd/stratabd.toml";
 /// Where the control socket is by default.
 pub const DEFAULT_SOCKET: &str = "/run/stratabd/stratabd.sock";
 
+/// Largest queue depth of the driver.
+pub const MAX_DEPTH: u16 = 4096;
+
+/// More queues than reactors only spread requests thinner; the driver itself takes up to 4096.
+pub const MAX_QUEUES: u16 = 64;
+
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use toml::{Table, Value};
 
-use super::{Config, HostSection, OverlaybdConfig, nearest::nearest};
+use super::{Config, HostSection, MAX_DEPTH, MAX_QUEUES, OverlaybdConfig, nearest::nearest};
 
 /// A configuration is a page; anything larger is not one.
 const MAX_BYTES: usize = 1 << 20;
@@ -188,9 +188,18 @@ impl Config {
         if !listen.is_empty() && listen.parse::<SocketAddr>().is_err() {
             return broken("daemon.metrics_listen", format!("{:?} is not ADDRESS:PORT", shown(listen)));
         }
+        for (key, value, most) in [
+            ("device.queues", self.device.queues, MAX_QUEUES),
+            ("device.depth", self.device.depth, MAX_DEPTH),
+        ] {
+            if !(1..=most).contains(&value) {
+                return broken(key, format!("{value} is not 1 to {most}"));
+            }
+        }
         for (key, value) in [
-            ("device.queues", u64::from(self.device.queues)),
-            ("device.depth", u64::from(self.device.depth)),
+            ("daemon.drain_timeout_ms", self.daemon.drain_timeout_ms),
+            ("device.attach_timeout_ms", self.device.attach_timeout_ms),
+            ("device.detach_timeout_ms", self.device.detach_timeout_ms),
             ("reactors.request_buffer_mib", u64::from(self.reactors.request_buffer_mib)),
             ("reactors.io_buffer_mib", u64::from(self.reactors.io_buffer_mib)),
             ("registry.limits.concurrent_requests", u64::from(self.registry.limits.concurrent_requests)),
@@ -198,15 +207,28 @@ impl Config {
             ("registry.limits.connect_timeout_ms", self.registry.limits.connect_timeout_ms),
             ("registry.limits.stall_timeout_ms", self.registry.limits.stall_timeout_ms),
             ("registry.limits.max_tries", u64::from(self.registry.limits.max_tries)),
+            ("registry.credential_service.timeout_ms", self.registry.credential_service.timeout_ms),
         ] {
             if value == 0 {
                 return broken(key, "must be at least 1".to_owned());
             }
         }
-        for host in self.registry.hosts.values() {
-            if host.client_cert.as_os_str().is_empty() != host.client_key.as_os_str().is_empty() {
-                return broken(HOSTS, "client_cert and client_key must be set together".to_owned());
+        let registry = &self.registry;
+        let service = &registry.credential_service;
+        let hosts = registry.hosts.values().map(|host| (HOSTS, &host.client_cert, &host.client_key));
+        for (key, cert, key_file) in [
+            ("registry.client_cert", &registry.client_cert, &registry.client_key),
+            ("registry.credential_service.client_cert", &service.client_cert, &service.client_key),
+        ]
+        .into_iter()
+        .chain(hosts)
+        {
+            // One without the other would be no identity at all, and nobody would be told.
+            if cert.as_os_str().is_empty() != key_file.as_os_str().is_empty() {
+                return broken(key, "client_cert and client_key must be set together".to_owned());
             }
+        }
+        for host in registry.hosts.values() {
             if host.plain_http && host.insecure_tls {
                 return broken(HOSTS, "plain_http and insecure_tls exclude each other".to_owned());
             }

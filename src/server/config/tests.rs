@@ -53,7 +53,22 @@ fn what_is_wrong_is_named_by_its_key() {
         ("[daemon]\nsocket_mode = '9'", "daemon.socket_mode: \"9\" is not permission bits"),
         ("[daemon]\nmetrics_listen = 'x'", "daemon.metrics_listen: \"x\" is not ADDRESS:PORT"),
         ("[daemon]\nlog_format = 'xml'", "line 2"),
-        ("[device]\nqueues = 0", "device.queues: must be at least 1"),
+        ("[device]\nqueues = 0", "device.queues: 0 is not 1 to 64"),
+        ("[device]\nqueues = 65", "device.queues: 65 is not 1 to 64"),
+        ("[device]\ndepth = 4097", "device.depth: 4097 is not 1 to 4096"),
+        ("[device]\nattach_timeout_ms = 0", "device.attach_timeout_ms: must be at least 1"),
+        ("[device]\ndetach_timeout_ms = 0", "device.detach_timeout_ms: must be at least 1"),
+        ("[daemon]\ndrain_timeout_ms = 0", "daemon.drain_timeout_ms: must be at least 1"),
+        (
+            "[registry.credential_service]\ntimeout_ms = 0",
+            "credential_service.timeout_ms: must be at least 1",
+        ),
+        ("[registry]\nclient_cert = '/c'", "registry.client_cert: client_cert and client_key must be set"),
+        ("[registry]\nclient_key = '/k'", "registry.client_cert: client_cert and client_key must be set"),
+        (
+            "[registry.credential_service]\nclient_key = '/k'",
+            "credential_service.client_cert: client_cert and",
+        ),
         ("[registry.hosts.a]\nclient_cert = '/c'", "must be set together"),
         ("[registry.hosts.a]\nplain_http = true\ninsecure_tls = true", "exclude each other"),
     ] {

@@ -18,7 +18,7 @@ use table::Table;
 use super::{
     api::types::{AddDevice, DeviceInfo, DeviceState, FeatureList, ImageSpec},
     blocking::{blocking, broken_task},
-    config::Config,
+    config::{Config, MAX_DEPTH, MAX_QUEUES},
     failure::{Failure, FailureClass},
     metrics,
     port::{KnownDevice, Port, failure_of_frontend},
@@ -26,12 +26,6 @@ use super::{
     state::{Record, StateDir},
 };
 use crate::{block::BlockDevice, frontend::AttachRequest, image::ReadMetrics};
-
-/// Largest queue depth of the driver.
-const MAX_DEPTH: u16 = 4096;
-
-/// More queues than reactors only spread requests thinner; the driver itself takes up to 4096.
-const MAX_QUEUES: u16 = 64;
 
 /// Answers the control API. Shared by all its connections.
 pub struct Daemon {
