@@ -20,7 +20,7 @@ use stratabd::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
+    net::{TcpStream, UnixStream},
 };
 
 struct NullPort(NullFrontend);
@@ -62,14 +62,58 @@ async fn ask(socket: &Path, method: &str, path: &str, body: &Value) -> (u16, Str
     (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_device_lives_its_life_through_the_socket() {
-    let dir = tempfile::tempdir().unwrap();
+fn daemon(dir: &Path) -> Arc<Daemon> {
     let mut config = Config::default();
     config.cache.enabled = false;
     let service = Service::start(config, tokio::runtime::Handle::current(), || Ok(())).unwrap();
     let parts = DaemonParts { service, port: Arc::new(NullPort(NullFrontend::new())) };
-    let daemon = Daemon::new(parts, StateDir::open(&dir.path().join("state")).unwrap());
+    Daemon::new(parts, StateDir::open(&dir.join("state")).unwrap())
+}
+
+/// Long enough for a machine under load.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_keeps_the_metrics_socket_busy_keeps_nobody_from_the_control_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let listener = ApiListener::bind(&socket, 0o600, Some(([127, 0, 0, 1], 0).into())).await.unwrap();
+    let metrics = listener.metrics_address().unwrap();
+    let limits = ApiLimits { connections: 1, receive_timeout: 10 * PATIENCE, ..ApiLimits::default() };
+    let daemon = daemon(dir.path());
+    let serving = tokio::spawn(async move { listener.serve(daemon, limits).await });
+    let _silent = [TcpStream::connect(metrics).await.unwrap(), TcpStream::connect(metrics).await.unwrap()];
+    for _ in 0..3 {
+        let asked = ask(&socket, "GET", "/v1/devices", &Value::Null);
+        assert_eq!(tokio::time::timeout(PATIENCE, asked).await.unwrap().0, 200);
+    }
+    serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_its_answer_is_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let listener = ApiListener::bind(&socket, 0o600, None).await.unwrap();
+    let limits =
+        ApiLimits { connections: 1, answer_timeout: Duration::from_millis(100), ..ApiLimits::default() };
+    let daemon = daemon(dir.path());
+    let serving = tokio::spawn(async move { listener.serve(daemon, limits).await });
+    // The refusal quotes the key, and is more than a socket holds.
+    let body = format!(r#"{{"image":{{"config":"/c"}},"{}":1}}"#, "x".repeat(1 << 20));
+    let mut unread = UnixStream::connect(&socket).await.unwrap();
+    let head = format!("POST /v1/devices HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    unread.write_all(head.as_bytes()).await.unwrap();
+    unread.write_all(body.as_bytes()).await.unwrap();
+    let asked = ask(&socket, "GET", "/v1/devices", &Value::Null);
+    assert_eq!(tokio::time::timeout(PATIENCE, asked).await.unwrap().0, 200);
+    serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_lives_its_life_through_the_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = daemon(dir.path());
     let socket = dir.path().join("s");
     let listener = ApiListener::bind(&socket, 0o600, None).await.unwrap();
     let serving = tokio::spawn(async move { listener.serve(daemon, ApiLimits::default()).await });

@@ -2,11 +2,14 @@
 
 use std::{
     convert::Infallible,
-    fs, io,
+    fs,
+    future::poll_fn,
+    io,
     net::SocketAddr,
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -15,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
 };
 
 use super::route::{self, Surface};
@@ -24,7 +27,7 @@ use crate::server::daemon::Daemon;
 /// What one client, and all together, may cost.
 #[derive(Debug, Clone, Copy)]
 pub struct ApiLimits {
-    /// Connections that are served at once; further ones wait in the backlog.
+    /// Connections that are served at once, on each socket; further ones wait in the backlog.
     pub connections: usize,
     /// Bytes of a request's line and headers.
     pub header_bytes: usize,
@@ -34,6 +37,8 @@ pub struct ApiLimits {
     pub body_bytes: usize,
     /// How long a client may take to send headers, or the body.
     pub receive_timeout: Duration,
+    /// How long a client may take to receive an answer.
+    pub answer_timeout: Duration,
 }
 
 impl Default for ApiLimits {
@@ -44,6 +49,7 @@ impl Default for ApiLimits {
             headers: 32,
             body_bytes: 2 << 20,
             receive_timeout: Duration::from_secs(10),
+            answer_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -94,36 +100,52 @@ impl ApiListener {
 
     /// Serves `daemon` until this is dropped.
     pub async fn serve(&self, daemon: Arc<Daemon>, limits: ApiLimits) -> Infallible {
-        let slots = Arc::new(Semaphore::new(limits.connections));
-        loop {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            let accepted = match &self.tcp {
-                None => self.unix.accept().await.map(|(stream, _)| Stream::Control(stream)),
-                Some(tcp) => tokio::select! {
-                    unix = self.unix.accept() => unix.map(|(stream, _)| Stream::Control(stream)),
-                    tcp = tcp.accept() => tcp.map(|(stream, _)| Stream::Metrics(stream)),
-                },
-            };
-            let daemon = Arc::clone(&daemon);
-            match accepted {
-                Ok(stream) => {
-                    tokio::spawn(async move {
-                        match stream {
-                            Stream::Control(stream) => {
-                                converse(stream, daemon, limits, Surface::Control).await
-                            }
-                            Stream::Metrics(stream) => {
-                                converse(stream, daemon, limits, Surface::Metrics).await
-                            }
-                        }
-                        drop(slot);
-                    });
-                }
-                Err(error) => {
-                    // Out of descriptors, most likely: others must end first.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+        let control = accept_all(
+            |context| self.unix.poll_accept(context).map_ok(|(stream, _)| stream),
+            &daemon,
+            limits,
+            Surface::Control,
+        );
+        let Some(tcp) = &self.tcp else { return control.await };
+        let metrics = accept_all(
+            |context| tcp.poll_accept(context).map_ok(|(stream, _)| stream),
+            &daemon,
+            limits,
+            Surface::Metrics,
+        );
+        tokio::select! {
+            never = control => never,
+            never = metrics => never,
+        }
+    }
+}
+
+/// Serves what `accept` returns. Each socket has slots of its own, so that nobody who may only reach the metrics keeps
+/// others from the control socket.
+async fn accept_all<S>(
+    accept: impl Fn(&mut Context<'_>) -> Poll<io::Result<S>>,
+    daemon: &Arc<Daemon>,
+    limits: ApiLimits,
+    surface: Surface,
+) -> Infallible
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    loop {
+        let slot = Arc::clone(&slots).acquire_owned().await;
+        match poll_fn(&accept).await {
+            Ok(stream) => {
+                let daemon = Arc::clone(daemon);
+                tokio::spawn(async move {
+                    converse(stream, daemon, limits, surface).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: others must end first.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
@@ -134,11 +156,6 @@ impl Drop for ApiListener {
         // The next start replaces a file that is left.
         let _ = fs::remove_file(&self.path);
     }
-}
-
-enum Stream {
-    Control(UnixStream),
-    Metrics(tokio::net::TcpStream),
 }
 
 async fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
@@ -176,18 +193,30 @@ async fn converse<S>(stream: S, daemon: Arc<Daemon>, limits: ApiLimits, surface:
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let service = service_fn(move |request| {
-        let daemon = Arc::clone(&daemon);
-        async move { Ok::<_, Infallible>(route::answer(&daemon, request, &limits, surface).await) }
+    let answered = Notify::new();
+    let service = service_fn(|request| async {
+        let answer = route::answer(&daemon, request, &limits, surface).await;
+        answered.notify_one();
+        Ok::<_, Infallible>(answer)
     });
-    let served = http1::Builder::new()
+    // One request a connection: what follows the answer is then only its way out, which can be given a limit.
+    let conversation = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.receive_timeout)
         .max_headers(limits.headers)
         .max_buf_size(limits.header_bytes)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection to the control API ended early");
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let unread = async {
+        answered.notified().await;
+        tokio::time::sleep(limits.answer_timeout).await;
+    };
+    tokio::select! {
+        served = conversation => {
+            if let Err(error) = served {
+                tracing::debug!(%error, "a connection to the control API ended early");
+            }
+        }
+        () = unread => tracing::debug!("a client does not receive its answer and is cut off"),
     }
 }
