@@ -1,6 +1,7 @@
 //! A reverse proxy between the tests and a real registry that misbehaves on demand and counts what it is asked.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     net::SocketAddr,
     sync::{
@@ -27,7 +28,7 @@ use hyper_util::{
 use tokio::net::TcpListener;
 
 /// What is done to an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// Passed on as it is.
     None,
@@ -54,7 +55,7 @@ pub enum Fault {
 pub struct Behaviour {
     /// Added before each answer.
     pub delay: Duration,
-    /// Each fault befalls one answer about a blob in so many; the first that strikes is taken.
+    /// Each fault befalls one answer about a blob in so many, from the first on; one at a time, in this order.
     pub faults: Vec<(u64, Fault)>,
     /// New requests are refused by closing the connection.
     pub down: bool,
@@ -78,11 +79,31 @@ pub struct Counts {
     pub blob_bytes: AtomicU64,
     /// Requests for blobs without a Range header.
     pub unranged: AtomicU64,
+    /// Requests that got no answer: the proxy was down, or the registry behind it was.
+    pub unanswered: AtomicU64,
+    /// How often each fault has been done to an answer.
+    strikes: Mutex<HashMap<Fault, u64>>,
     /// When each request came and was answered.
     spans: Mutex<Vec<(Instant, Instant)>>,
 }
 
 impl Counts {
+    /// How often `fault` has been done to an answer.
+    pub fn struck(&self, fault: Fault) -> u64 {
+        self.strikes.lock().unwrap().get(&fault).copied().unwrap_or_default()
+    }
+
+    fn strike(&self, fault: Fault) {
+        if fault != Fault::None {
+            *self.strikes.lock().unwrap().entry(fault).or_default() += 1;
+        }
+    }
+
+    fn unanswered(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> std::io::Error {
+        self.unanswered.fetch_add(1, Ordering::SeqCst);
+        std::io::Error::other(error)
+    }
+
     /// How many requests, since `from`, waited for one another at least: the most that do not overlap in time.
     pub fn round_trips(&self, from: Instant) -> usize {
         let mut spans: Vec<_> =
@@ -114,10 +135,12 @@ struct Shared {
     upstream: String,
     behaviour: Mutex<Behaviour>,
     counts: Counts,
-    dice: AtomicU64,
+    /// Answers about blobs that each fault of the behaviour has seen go by.
+    seen: Mutex<Vec<u64>>,
     /// Serial number of the only token that is good now.
     token: AtomicU64,
-    token_born: Mutex<Instant>,
+    /// When a fault made that token the good one; `None` while none has since the last change of behaviour.
+    token_born: Mutex<Option<Instant>>,
 }
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -129,9 +152,9 @@ impl FaultProxy {
             upstream: upstream.to_owned(),
             behaviour: Mutex::new(Behaviour::healthy()),
             counts: Counts::default(),
-            dice: AtomicU64::new(0),
+            seen: Mutex::default(),
             token: AtomicU64::new(0),
-            token_born: Mutex::new(Instant::now()),
+            token_born: Mutex::default(),
         });
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (sender, receiver) = mpsc::channel();
@@ -157,7 +180,10 @@ impl FaultProxy {
 
     /// Behaves so from now on.
     pub fn behave(&self, behaviour: Behaviour) {
-        *self.shared.behaviour.lock().unwrap() = behaviour;
+        let mut current = self.shared.behaviour.lock().unwrap();
+        *self.shared.seen.lock().unwrap() = vec![0; behaviour.faults.len()];
+        *self.shared.token_born.lock().unwrap() = None;
+        *current = behaviour;
     }
 
     /// What has been asked so far.
@@ -226,7 +252,7 @@ async fn answer(
     let (delay, down, fault) = shared.decide(is_blob);
     tokio::time::sleep(delay).await;
     if down {
-        return Err(std::io::Error::other("down"));
+        return Err(counts.unanswered("down"));
     }
     if path == "/token" {
         return Ok(shared.hand_out_token());
@@ -235,6 +261,7 @@ async fn answer(
     if shared.lacks_token(&request) {
         return Ok(challenge(&request));
     }
+    counts.strike(fault);
     if let Fault::Status(code) = fault {
         return Ok(refusal(code));
     }
@@ -247,9 +274,9 @@ async fn answer(
     }
     let target = format!("http://{}{}", shared.upstream, request.uri());
     *request.uri_mut() = target.parse().map_err(std::io::Error::other)?;
-    let response = client.request(request).await.map_err(std::io::Error::other)?;
+    let response = client.request(request).await.map_err(|error| counts.unanswered(error))?;
     let (mut head, body) = response.into_parts();
-    let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    let body = body.collect().await.map_err(|error| counts.unanswered(error))?.to_bytes();
     if is_blob {
         counts.blob_bytes.fetch_add(body.len() as u64, Ordering::SeqCst);
     }
@@ -257,16 +284,18 @@ async fn answer(
     Ok(Response::from_parts(head, body))
 }
 
-/// How long a token is good at least. One that is refused as soon as it is new is no expired one.
+/// How long a token is good at least after the first has expired. One that is refused as soon as it is new is no expired
+/// one.
 const TOKEN_LIFE: Duration = Duration::from_secs(3);
 
 impl Shared {
     /// Takes back the token that is good now, unless it is young. The request is then refused for its old token.
     fn expire_token(&self) -> Fault {
         let mut born = self.token_born.lock().unwrap();
-        if born.elapsed() >= TOKEN_LIFE {
-            *born = Instant::now();
+        if born.is_none_or(|born| born.elapsed() >= TOKEN_LIFE) {
+            *born = Some(Instant::now());
             self.token.fetch_add(1, Ordering::SeqCst);
+            self.counts.strike(Fault::Status(401));
         }
         Fault::None
     }
@@ -283,12 +312,14 @@ impl Shared {
     }
 
     fn decide(&self, is_blob: bool) -> (Duration, bool, Fault) {
-        let behaviour = self.behaviour.lock().unwrap().clone();
+        let behaviour = self.behaviour.lock().unwrap();
         let mut fault = Fault::None;
         if is_blob {
-            for (one_in, candidate) in behaviour.faults {
-                if self.dice.fetch_add(1, Ordering::SeqCst) % one_in == one_in - 1 {
-                    fault = candidate;
+            let mut seen = self.seen.lock().unwrap();
+            for ((one_in, candidate), seen) in behaviour.faults.iter().zip(seen.iter_mut()) {
+                *seen += 1;
+                if (*seen - 1).is_multiple_of(*one_in) {
+                    fault = *candidate;
                     break;
                 }
             }

@@ -7,6 +7,7 @@
     reason = "support code of tests panics where a test would, and each test binary is a crate of its own"
 )]
 
+pub mod daemon;
 pub mod device;
 pub mod fault_proxy;
 pub mod layer_writer;
