@@ -1,14 +1,33 @@
 //! Compares a mounted file system with the list that was made of upstream's.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::Read,
     os::unix::fs::MetadataExt,
     path::Path,
 };
 
+use rustix::fs::{lgetxattr, llistxattr, major, minor};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+use crate::frame::output_of;
+
+/// The longest value of an attribute, and the longest list of their names, that the lists know.
+const ATTRIBUTE_BYTES_MAX: usize = 4096;
+
+/// Mounts the ext4 on `device` and compares it as [`compare`] does.
+///
+/// # Panics
+/// When it cannot be mounted, and at the first difference.
+pub(crate) fn compare_device(device: &Path, list: &Path) {
+    let point = tempfile::tempdir().expect("a directory to mount at");
+    let [device, shown] = [device, point.path()].map(|path| path.to_str().expect("the path is text"));
+    output_of("mount", &["-t", "ext4", "-o", "ro,noload", device, shown]);
+    compare(point.path(), list);
+    output_of("umount", &[shown]);
+}
 
 /// Compares everything below `root` with the lines of `list`: nothing may be missing, other, or more.
 ///
@@ -36,6 +55,14 @@ fn compare_entry(root: &Path, entry: &Value) {
     assert_eq!(entry["gid"].as_u64(), Some(found.gid().into()), "group of {name}");
     assert_eq!(entry["nlink"].as_u64(), Some(found.nlink()), "links of {name}");
     assert_eq!(entry["mtime_ns"].as_i64(), Some(mtime_ns), "time of {name}");
+    let device = [major(found.rdev()), minor(found.rdev())];
+    let listed_device = entry.get("rdev").map_or([0, 0], |numbers| [0, 1].map(|at| number(&numbers[at])));
+    assert_eq!(listed_device, device, "device numbers of {name}");
+    let listed_attributes: BTreeMap<String, String> = entry
+        .get("xattr_hex")
+        .map(|all| serde_json::from_value(all.clone()).expect(name))
+        .unwrap_or_default();
+    assert_eq!(listed_attributes, attributes(&path), "attributes of {name}");
     if let Some(sum) = entry["sha256"].as_str() {
         assert_eq!(entry["size"].as_u64(), Some(found.size()), "size of {name}");
         assert_eq!(sum, sha256(&path), "content of {name}");
@@ -43,6 +70,25 @@ fn compare_entry(root: &Path, entry: &Value) {
     if let Some(target) = entry["target"].as_str() {
         assert_eq!(fs::read_link(&path).expect(name), Path::new(target), "target of {name}");
     }
+}
+
+fn number(value: &Value) -> u32 {
+    value.as_u64().and_then(|number| number.try_into().ok()).expect("a small number")
+}
+
+/// All extended attributes, each with its value in hexadecimal.
+fn attributes(path: &Path) -> BTreeMap<String, String> {
+    let mut names = [0; ATTRIBUTE_BYTES_MAX];
+    let len = llistxattr(path, &mut names).expect("attributes can be listed");
+    let names = names.get(..len).expect("they fit").split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    names
+        .map(|name| {
+            let mut value = [0; ATTRIBUTE_BYTES_MAX];
+            let len = lgetxattr(path, name, &mut value).expect("it was listed");
+            let value = value.iter().take(len).map(|byte| format!("{byte:02x}")).collect();
+            (String::from_utf8_lossy(name).into_owned(), value)
+        })
+        .collect()
 }
 
 fn sha256(path: &Path) -> String {
