@@ -1,7 +1,7 @@
 //! The two traits at the seam: a shared device, and its thread-local queue.
 
-use super::{BlockError, Geometry};
-use crate::reactor::Reactor;
+use super::{BlockError, ErrorKind, Geometry};
+use crate::reactor::{Buffer, BufferPool, Reactor};
 
 /// A device that any thread may hold and any reactor may serve.
 pub trait BlockDevice: Send + Sync + 'static {
@@ -30,6 +30,24 @@ pub trait BlockQueue: 'static {
     /// On an error the content of `dest` is unspecified and must not reach the caller.
     fn read(&self, offset: u64, dest: &mut [u8]) -> impl Future<Output = Result<(), BlockError>>;
 
+    /// Returns the `len` bytes at `offset` in a buffer of `pool`, which other devices share. An engine whose bytes may be far
+    /// away must hold no buffer while it waits for them, or one slow origin would keep all from being served.
+    ///
+    /// # Errors
+    /// As [`BlockQueue::read`], or when the pool can never hand out `len` bytes.
+    fn read_pooled(
+        &self,
+        offset: u64,
+        len: usize,
+        pool: &BufferPool,
+    ) -> impl Future<Output = Result<Buffer, BlockError>> {
+        async move {
+            let mut dest = acquire(pool, len).await?;
+            self.read(offset, &mut dest).await?;
+            Ok(dest)
+        }
+    }
+
     /// Writes `data` at `offset`; durable only after a later [`BlockQueue::flush`].
     ///
     /// # Errors
@@ -47,4 +65,13 @@ pub trait BlockQueue: 'static {
     /// # Errors
     /// [`super::ErrorKind::ReadOnly`] where the device takes no writes.
     fn write_zeroes(&self, offset: u64, len: u64) -> impl Future<Output = Result<(), BlockError>>;
+}
+
+/// A buffer for the data of a request; waits until `pool` has room.
+///
+/// # Errors
+/// When `len` can never be had.
+pub async fn acquire(pool: &BufferPool, len: usize) -> Result<Buffer, BlockError> {
+    let acquired = pool.acquire(len).await;
+    acquired.map_err(|error| BlockError::with_source(ErrorKind::Io, "no buffer for a request", error))
 }

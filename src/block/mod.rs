@@ -10,7 +10,7 @@ mod error;
 mod geometry;
 mod request;
 
-pub use device::{BlockDevice, BlockQueue};
+pub use device::{BlockDevice, BlockQueue, acquire};
 pub use error::{BlockError, ErrorKind};
 pub use geometry::{Geometry, GeometryError};
 pub use request::{ByteRange, RangeError, SECTOR_BYTES};

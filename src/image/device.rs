@@ -17,7 +17,7 @@ use super::{
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, SECTOR_BYTES},
     format::lsmt::Segment,
-    reactor::Reactor,
+    reactor::{Buffer, BufferPool, Reactor},
     source::BlobSource,
 };
 
@@ -160,6 +160,10 @@ pub struct ImageQueue {
 impl BlockQueue for ImageQueue {
     async fn read(&self, offset: u64, dest: &mut [u8]) -> Result<(), BlockError> {
         self.reader.read(offset, dest).await
+    }
+
+    async fn read_pooled(&self, offset: u64, len: usize, pool: &BufferPool) -> Result<Buffer, BlockError> {
+        self.reader.read_pooled(offset, len, pool).await
     }
 
     async fn write(&self, _offset: u64, _data: &[u8]) -> Result<(), BlockError> {

@@ -2,6 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
+    task::Poll,
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ use futures_util::{future::Either, pin_mut};
 use stratabd::{
     block::{BlockDevice, BlockError, BlockQueue, ErrorKind},
     image::{Image, ImageOptions, SourceClass},
-    reactor::Reactor,
+    reactor::{Reactor, ReactorConfig},
     source::BlobSource,
 };
 
@@ -151,6 +152,40 @@ fn a_hung_layer_holds_up_only_those_who_need_it() {
             assert!(matches!(futures_util::future::select(stuck, late).await, Either::Right(_)));
         })
         .unwrap();
+}
+
+#[test]
+fn reads_that_wait_for_a_fetch_hold_no_buffer_that_others_need() {
+    let config = ReactorConfig { request_buffer_bytes: 64 << 10, ..ReactorConfig::default() };
+    let reactor = Reactor::new(&config).unwrap();
+    let file = Fixture::named(LAYER).read();
+    let source = MemoryBlob::new("far", file.clone(), Behaviour::Cold);
+    let far = open(&reactor, vec![source.clone()], 0);
+    let near = open(&reactor, vec![MemoryBlob::new("near", file, Behaviour::Warm)], 0);
+    let at = middle(&reactor, &near);
+    let good = read(&reactor, &near, at).unwrap();
+    source.hanging.store(true, Ordering::Relaxed);
+    let (far_queue, near_queue) = (far.open_queue(&reactor).unwrap(), near.open_queue(&reactor).unwrap());
+    let pool = reactor.request_buffers();
+    reactor
+        .block_on(async {
+            // More than the pool has room for.
+            let mut stuck: Vec<_> =
+                (0..40).map(|_| Box::pin(far_queue.read_pooled(at, 4096, pool))).collect();
+            for read in &mut stuck {
+                assert!(futures_util::poll!(read.as_mut()).is_pending());
+            }
+            let mut other = Box::pin(near_queue.read_pooled(at, 4096, pool));
+            let served = futures_util::poll!(other.as_mut());
+            assert!(matches!(served, Poll::Ready(Ok(bytes)) if bytes[..] == good[..]), "it had to wait");
+            source.hanging.store(false, Ordering::Relaxed);
+            for read in stuck {
+                assert!(read.await.unwrap()[..] == good[..]);
+            }
+        })
+        .unwrap();
+    assert_eq!(pool.out_bytes(), 0);
+    assert_eq!(far.reads().of(SourceClass::Registry).requests.get(), 40);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::Poll,
 };
 
 use stratabd::{
@@ -106,10 +107,13 @@ impl BlobSource for MemoryBlob {
 
     fn fetch<'a>(&'a self, ranges: &'a [ByteRange]) -> LocalFuture<'a, Result<(), SourceError>> {
         self.log.lock().unwrap().push(Asked::Fetch(ranges.to_vec()));
-        if self.hanging.load(Ordering::Relaxed) {
-            return Box::pin(std::future::pending());
-        }
-        Box::pin(std::future::ready(Ok(())))
+        Box::pin(std::future::poll_fn(|cx| {
+            if self.hanging.load(Ordering::Relaxed) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(()))
+        }))
     }
 
     fn invalidate(&self, _range: ByteRange) -> bool {

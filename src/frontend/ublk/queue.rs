@@ -18,16 +18,9 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::{
-    abi,
-    abort::Abort,
-    descriptor::Work,
-    features::CopyMode,
-    memory::QueueMemory,
-    transfer::{self, Data},
-};
+use super::{abi, abort::Abort, descriptor::Work, features::CopyMode, memory::QueueMemory, transfer};
 use crate::{
-    block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry},
+    block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, acquire},
     frontend::FrontendError,
     reactor::Reactor,
 };
@@ -175,16 +168,26 @@ impl<Q: BlockQueue> Queue<Q> {
     async fn perform(&self, tag: u16, work: Work) -> Result<u32, BlockError> {
         match work {
             Work::Read { offset, len } => {
-                let mut data = self.data(tag, len).await?;
-                self.engine.read(offset, &mut data).await?;
-                self.deliver(tag, &data)?;
+                match self.plan.copy {
+                    CopyMode::User => {
+                        let pool = self.reactor.request_buffers();
+                        let data = self.engine.read_pooled(offset, len as usize, pool).await?;
+                        transfer::deliver(&self.file, abi::data_position(self.plan.queue, tag), &data)?;
+                    }
+                    // The driver takes what is in a tag's buffer by itself.
+                    CopyMode::TagBuffer => self.engine.read(offset, self.data_of_tag(tag, len)?).await?,
+                }
                 Ok(len)
             }
             Work::Write { offset, len, durable } => {
-                let mut data = self.data(tag, len).await?;
-                self.collect(tag, &mut data)?;
-                self.engine.write(offset, &data).await?;
-                drop(data);
+                match self.plan.copy {
+                    CopyMode::User => {
+                        let mut data = acquire(self.reactor.request_buffers(), len as usize).await?;
+                        transfer::collect(&self.file, abi::data_position(self.plan.queue, tag), &mut data)?;
+                        self.engine.write(offset, &data).await?;
+                    }
+                    CopyMode::TagBuffer => self.engine.write(offset, self.data_of_tag(tag, len)?).await?,
+                }
                 if durable {
                     self.engine.flush().await?;
                 }
@@ -196,43 +199,16 @@ impl<Q: BlockQueue> Queue<Q> {
         }
     }
 
-    /// Memory for a request's data; waits until the reactor's pool has room.
-    async fn data(&self, tag: u16, len: u32) -> Result<Data<'_>, BlockError> {
-        match self.plan.copy {
-            CopyMode::User => {
-                let acquired = self.reactor.request_buffers().acquire(len as usize).await;
-                acquired
-                    .map(Data::Pooled)
-                    .map_err(|error| BlockError::with_source(ErrorKind::Io, "no buffer for a request", error))
-            }
-            CopyMode::TagBuffer => {
-                // SAFETY: the request has been delivered and is not yet committed, and a tag's task serves one at a time.
-                let data = unsafe { self.memory.data(tag, len) };
-                let data =
-                    data.ok_or_else(|| BlockError::new(ErrorKind::Invalid, "a tag's buffer is too short"));
-                data.map(Data::OfTag)
-            }
-        }
-    }
-
-    /// Hands what was read to the driver; a tag's buffer it takes by itself.
-    fn deliver(&self, tag: u16, data: &Data<'_>) -> Result<(), BlockError> {
-        match data {
-            Data::Pooled(buffer) => {
-                transfer::deliver(&self.file, abi::data_position(self.plan.queue, tag), buffer)
-            }
-            Data::OfTag(_) => Ok(()),
-        }
-    }
-
-    /// Fetches what is to be written from the driver; a tag's buffer it has filled by itself.
-    fn collect(&self, tag: u16, data: &mut Data<'_>) -> Result<(), BlockError> {
-        match data {
-            Data::Pooled(buffer) => {
-                transfer::collect(&self.file, abi::data_position(self.plan.queue, tag), buffer)
-            }
-            Data::OfTag(_) => Ok(()),
-        }
+    /// The tag's own memory for a request's data.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "each tag has a buffer of its own, and a task of its own to use it"
+    )]
+    fn data_of_tag(&self, tag: u16, len: u32) -> Result<&mut [u8], BlockError> {
+        // SAFETY: the request has been delivered and is not yet committed, a tag's task serves one at a time, and `perform`
+        // calls this once for each.
+        let data = unsafe { self.memory.data(tag, len) };
+        data.ok_or_else(|| BlockError::new(ErrorKind::Invalid, "a tag's buffer is too short"))
     }
 
     /// Logs a failed request: a device on a lost image fails thousands a second.

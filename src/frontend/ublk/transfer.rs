@@ -4,45 +4,11 @@
 //! slower. The copy itself waits for nothing. The count that Linux 6.12 returns is what was asked for, whatever it
 //! copied; so the length is always exactly the request's, and the count only ever proves a failure.
 
-use std::{
-    ops::{Deref, DerefMut},
-    os::fd::OwnedFd,
-};
+use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 
-use crate::{
-    block::{BlockError, ErrorKind},
-    reactor::Buffer,
-};
-
-/// The memory in which a request's data is put together.
-pub(super) enum Data<'a> {
-    /// From the reactor's pool, for user copy.
-    Pooled(Buffer),
-    /// The tag's own.
-    OfTag(&'a mut [u8]),
-}
-
-impl Deref for Data<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Pooled(buffer) => buffer,
-            Self::OfTag(slice) => slice,
-        }
-    }
-}
-
-impl DerefMut for Data<'_> {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        match self {
-            Self::Pooled(buffer) => buffer,
-            Self::OfTag(slice) => slice,
-        }
-    }
-}
+use crate::block::{BlockError, ErrorKind};
 
 /// Copies what was read into the pages of the request at `position`: all of it, or the request fails.
 pub(super) fn deliver(file: &OwnedFd, position: u64, data: &[u8]) -> Result<(), BlockError> {

@@ -2,7 +2,8 @@
 //!
 //! A request is served in steps of at most [`STEP_BYTES`] and [`STEP_EXTENTS`]. A step first does, without waiting, all that
 //! needs no waiting: holes, raw bytes in the page cache, decoded blocks, and runs of compressed blocks in the page cache.
-//! What is left is then fetched, all of it at once, and read. A block is decoded once a step.
+//! What is left is then fetched, all of it at once, and read. A block is decoded once a step. A read into a pool's buffer
+//! gives it back while it waits for the fetch, and then begins again with everything near.
 
 mod blocks;
 mod piece;
@@ -19,11 +20,12 @@ use super::{
     stack::Stack,
 };
 use crate::{
-    block::{BlockError, ByteRange, ErrorKind},
-    reactor::Reactor,
+    block::{BlockError, ByteRange, ErrorKind, acquire},
+    reactor::{Buffer, BufferPool, Reactor},
 };
 use scratch::with_scratch;
 use step::Step;
+use wait::Fetch;
 
 /// Bytes of a request that are served together; the block layer's requests end at 1 MiB.
 const STEP_BYTES: u64 = 1 << 20;
@@ -43,6 +45,10 @@ const WAITING_RUN_BYTES: u64 = 256 << 10;
 /// part: what reads ahead in whole blocks is kept by the page cache above the device, and will not come back for them.
 const CACHED_REQUEST_BYTES: u64 = 64 << 10;
 
+/// How often a read gives its buffer back for a fetch. Each of its steps may need one, and the largest request of the driver
+/// has 32 MiB; one that needs more has lost what was fetched to eviction, and ends sooner when it waits in place.
+const FAR_ROUNDS: u32 = 64;
+
 /// Reads one image on one reactor.
 #[derive(Debug)]
 pub(super) struct Reader {
@@ -59,12 +65,60 @@ impl Reader {
 
     /// Fills `dest` with the bytes at `offset` of the device.
     pub(super) async fn read(&self, offset: u64, dest: &mut [u8]) -> Result<(), BlockError> {
+        let (began, len) = (Instant::now(), dest.len() as u64);
+        let outcome = match self.read_steps(offset, dest, false).await {
+            Ok(Progress::Served(class)) => Ok(((), class)),
+            Ok(Progress::Far(_)) => Err(no_progress()),
+            Err(error) => Err(error),
+        };
+        self.count(began, len, outcome)
+    }
+
+    /// As [`Reader::read`], in a buffer of `pool` that is held only while nothing far is waited for.
+    pub(super) async fn read_pooled(
+        &self,
+        offset: u64,
+        len: usize,
+        pool: &BufferPool,
+    ) -> Result<Buffer, BlockError> {
         let began = Instant::now();
-        let len = dest.len() as u64;
-        match self.read_steps(offset, dest).await {
-            Ok(class) => {
+        let outcome = self.read_rounds(offset, len, pool).await;
+        self.count(began, len as u64, outcome)
+    }
+
+    async fn read_rounds(
+        &self,
+        offset: u64,
+        len: usize,
+        pool: &BufferPool,
+    ) -> Result<(Buffer, SourceClass), BlockError> {
+        let mut far_rounds = 0;
+        loop {
+            let mut dest = acquire(pool, len).await?;
+            match self.read_steps(offset, &mut dest, far_rounds < FAR_ROUNDS).await? {
+                Progress::Served(class) => {
+                    let class = if far_rounds > 0 { SourceClass::Registry } else { class };
+                    return Ok((dest, class));
+                }
+                Progress::Far(fetch) => {
+                    drop(dest);
+                    fetch.await.map_err(|failure| failure.into_block_error(&self.stack))?;
+                }
+            }
+            far_rounds += 1;
+        }
+    }
+
+    fn count<T>(
+        &self,
+        began: Instant,
+        len: u64,
+        outcome: Result<(T, SourceClass), BlockError>,
+    ) -> Result<T, BlockError> {
+        match outcome {
+            Ok((value, class)) => {
                 self.metrics.served(class, len, began.elapsed());
-                Ok(())
+                Ok(value)
             }
             Err(error) => {
                 self.metrics.errors.inc();
@@ -73,7 +127,13 @@ impl Reader {
         }
     }
 
-    async fn read_steps(&self, offset: u64, dest: &mut [u8]) -> Result<SourceClass, BlockError> {
+    /// Reads step by step; with `leave`, up to the first that would wait for bytes from afar.
+    async fn read_steps(
+        &self,
+        offset: u64,
+        dest: &mut [u8],
+        leave: bool,
+    ) -> Result<Progress<'_>, BlockError> {
         let len = dest.len() as u64;
         let range = ByteRange::new(offset, len)
             .ok()
@@ -91,20 +151,35 @@ impl Reader {
             let served = served.map_err(|failure| failure.into_block_error(&self.stack))?;
             let (part, left) = rest.split_at_mut_checked(served).unwrap_or_default();
             if part.is_empty() {
-                return Err(BlockError::new(ErrorKind::Io, "a read that makes no progress"));
+                return Err(no_progress());
             }
             if step.has_missing() {
                 // Boxed, so that the future of a read that never waits stays small.
-                Box::pin(step.wait(&self.reactor, part))
+                let left = Box::pin(step.wait(&self.reactor, part, leave))
                     .await
                     .map_err(|failure| failure.into_block_error(&self.stack))?;
+                if let Some(fetch) = left {
+                    return Ok(Progress::Far(fetch));
+                }
             }
             class = class.max(step.class());
             at += served as u64;
             rest = left;
         }
-        Ok(class)
+        Ok(Progress::Served(class))
     }
+}
+
+/// How far a read has come.
+enum Progress<'a> {
+    /// To its end.
+    Served(SourceClass),
+    /// To bytes that are being fetched; it is to be begun again when they have come.
+    Far(Fetch<'a>),
+}
+
+fn no_progress() -> BlockError {
+    BlockError::new(ErrorKind::Io, "a read that makes no progress")
 }
 
 /// A layer that could not be read, and why.

@@ -23,6 +23,7 @@ use crate::{
         stack::Stack,
     },
     reactor::{Buffer, Reactor},
+    source::LocalFuture,
 };
 
 /// Reads of one step that are under way at once, where a fetch did not bring everything near: a disk, or a registry without
@@ -48,10 +49,27 @@ impl Missing {
     }
 }
 
-impl Step<'_> {
-    /// Brings everything that is missing near, all layers and ranges at once, and then reads it.
-    pub(super) async fn wait(&mut self, reactor: &Reactor, dest: &mut [u8]) -> Result<(), Failure> {
-        self.fetch_all().await?;
+/// The wait for bytes that come from afar. It holds neither the step nor its destination.
+pub(super) type Fetch<'a> = LocalFuture<'a, Result<(), Failure>>;
+
+impl<'a> Step<'a> {
+    /// Brings everything that is missing near, all layers and ranges at once, and then reads it. Returns the fetch
+    /// instead, begun, if it has to be waited for and `leave` is set; then nothing of `dest` is to be relied on.
+    pub(super) async fn wait(
+        &mut self,
+        reactor: &Reactor,
+        dest: &mut [u8],
+        leave: bool,
+    ) -> Result<Option<Fetch<'a>>, Failure> {
+        let mut fetch = self.fetch();
+        match poll!(fetch.as_mut()) {
+            Poll::Ready(fetched) => fetched?,
+            Poll::Pending if leave => return Ok(Some(fetch)),
+            Poll::Pending => {
+                self.class = SourceClass::Registry;
+                fetch.await?;
+            }
+        }
         let missing = std::mem::take(&mut self.missing);
         let mut spoilt = Vec::new();
         // Whoever holds a buffer here waits for none that was asked for later, and pools serve in order, so steps that
@@ -69,32 +87,28 @@ impl Step<'_> {
                 .await
                 .map_err(|error| Failure { layer, error })?;
         }
-        Ok(())
+        Ok(None)
     }
 
-    async fn fetch_all(&mut self) -> Result<(), Failure> {
+    fn fetch(&self) -> Fetch<'a> {
+        let stack = self.stack;
         let mut wanted: Vec<(u8, Vec<ByteRange>)> = Vec::new();
         for missing in &self.missing {
             let rank = missing.layer();
-            let Some(layer) = self.stack.layer(rank) else { continue };
+            let Some(layer) = stack.layer(rank) else { continue };
             let range = missing.range_in_blob(layer);
             match wanted.iter_mut().find(|(other, _)| *other == rank) {
                 Some((_, ranges)) => add(ranges, range),
                 None => wanted.push((rank, vec![range])),
             }
         }
-        let fetches = wanted.iter().filter_map(|(rank, ranges)| {
-            let fetched = self.stack.layer(*rank)?.source.fetch(ranges);
-            Some(fetched.map_err(|error| Failure { layer: *rank, error: error.into() }))
-        });
-        let mut fetches = pin!(try_join_all(fetches));
-        match poll!(fetches.as_mut()) {
-            Poll::Ready(fetched) => fetched.map(drop),
-            Poll::Pending => {
-                self.class = SourceClass::Registry;
-                fetches.await.map(drop)
-            }
-        }
+        Box::pin(async move {
+            let fetches = wanted.iter().filter_map(|(rank, ranges)| {
+                let fetched = stack.layer(*rank)?.source.fetch(ranges);
+                Some(fetched.map_err(|error| Failure { layer: *rank, error: error.into() }))
+            });
+            try_join_all(fetches).await.map(drop)
+        })
     }
 
     /// Fills the parts of `dest` that `bytes` are for, and lists damaged blocks.
