@@ -84,7 +84,10 @@ impl StateDir {
             .open(&path)
             .map_err(|source| StateError::Io { path: path.clone(), action: "open the lock", source })?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { devices, _lock: lock }),
+            Ok(()) => {
+                sweep(&devices);
+                Ok(Self { devices, _lock: lock })
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::Locked { path }),
             Err(errno) => Err(StateError::Io { path, action: "take the lock", source: errno.into() }),
         }
@@ -134,14 +137,8 @@ impl StateDir {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.devices).map_err(listing)? {
             let path = entry.map_err(listing)?.path();
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some("json") => {}
-                Some("new") => {
-                    // Left by a process that ended while it wrote.
-                    let _ = fs::remove_file(&path);
-                    continue;
-                }
-                _ => continue,
+            if !has_extension(&path, "json") {
+                continue;
             }
             match read_record(&path) {
                 Ok(record) if self.path(record.id) == path => records.push(record),
@@ -160,6 +157,18 @@ impl StateDir {
     fn path(&self, id: u32) -> PathBuf {
         self.devices.join(format!("{id}.json"))
     }
+}
+
+/// Removes what a process left that ended while it wrote. Only with the lock newly taken: later, such a file is being written.
+fn sweep(devices: &Path) {
+    let Ok(entries) = fs::read_dir(devices) else { return };
+    for path in entries.flatten().map(|entry| entry.path()).filter(|path| has_extension(path, "new")) {
+        let _ = fs::remove_file(&path);
+    }
+}
+
+fn has_extension(path: &Path, wanted: &str) -> bool {
+    path.extension().is_some_and(|extension| extension == wanted)
 }
 
 fn read_record(path: &Path) -> io::Result<Record> {
@@ -203,12 +212,23 @@ mod tests {
         let devices = dir.path().join("devices");
         fs::write(devices.join("2.json"), b"{\"version\":1,\"id\":2").unwrap();
         fs::write(devices.join("3.json"), serde_json::to_vec(&record(4)).unwrap()).unwrap();
-        fs::write(devices.join("5.new"), b"half").unwrap();
         let future = serde_json::to_string(&record(6)).unwrap().replace("\"version\":1", "\"version\":2");
         fs::write(devices.join("6.json"), future).unwrap();
         assert_eq!(state.records().unwrap(), [record(1)]);
-        assert!(!devices.join("5.new").exists());
         assert!(devices.join("6.json").exists(), "a record of a newer version is kept");
+    }
+
+    #[test]
+    fn a_record_that_is_being_written_survives_a_listing_and_not_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let half = dir.path().join("devices/5.new");
+        fs::write(&half, b"half").unwrap();
+        assert_eq!(state.records().unwrap(), []);
+        assert!(half.exists());
+        drop(state);
+        StateDir::open(dir.path()).unwrap();
+        assert!(!half.exists());
     }
 
     #[test]
