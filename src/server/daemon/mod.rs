@@ -33,6 +33,8 @@ pub struct Daemon {
     port: Arc<dyn Port>,
     state: StateDir,
     table: Table,
+    /// Held while the table and the record of a device change together.
+    changing: tokio::sync::Mutex<()>,
     /// What removed devices had counted.
     retired: ReadMetrics,
 }
@@ -46,6 +48,7 @@ impl Daemon {
             port: parts.port,
             state,
             table: Table::default(),
+            changing: tokio::sync::Mutex::default(),
             retired: ReadMetrics::default(),
         })
     }
@@ -77,8 +80,9 @@ impl Daemon {
             }
         };
         let info = served.info.clone();
-        self.table.insert(Arc::clone(&served));
         request.id = Some(info.id);
+        let changing = self.changing.lock().await;
+        self.table.insert(Arc::clone(&served));
         if let Err(error) = self.state.save(&Record::new(info.id, request)) {
             // The device works; only the next process will not know what it was made of.
             tracing::error!(
@@ -87,6 +91,7 @@ impl Daemon {
                 "a device has no record"
             );
         }
+        drop(changing);
         tracing::info!(id = info.id, image = %served.request.image, path = %info.path.display(), "device attached");
         Ok(info)
     }
@@ -118,11 +123,14 @@ impl Daemon {
         if matches!(&detached, Err(failure) if failure.class() == FailureClass::Conflict) {
             return detached;
         }
-        self.table.remove(id);
         self.retired.absorb(served.device.reads());
+        let _changing = self.changing.lock().await;
+        let is_last = self.table.remove(&served);
         match &detached {
             Ok(()) => {
-                self.forget(id);
+                if is_last {
+                    self.forget(id);
+                }
                 tracing::info!(id, "device removed");
             }
             // Its record stays, so that it is listed as an orphan and can be removed as one.

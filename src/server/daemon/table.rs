@@ -112,8 +112,20 @@ impl Table {
         }
     }
 
-    pub(super) fn remove(&self, id: u32) {
-        self.lock().remove(&id);
+    /// Takes `served` out; returns false where its number is another's by now, since the kernel gives it away as soon as the
+    /// device has gone.
+    pub(super) fn remove(&self, served: &Arc<Served>) -> bool {
+        let mut places = self.lock();
+        let id = served.info.id;
+        let is_same = |place: &Place| match place {
+            Place::Live(other) | Place::Detaching(other) => Arc::ptr_eq(other, served),
+            Place::Attaching(_) => false,
+        };
+        let same = places.get(&id).is_some_and(is_same);
+        if same {
+            places.remove(&id);
+        }
+        same
     }
 
     pub(super) fn ids(&self) -> Vec<u32> {

@@ -133,6 +133,20 @@ async fn orphans_can_be_removed_and_devices_of_other_processes_cannot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_removal_spares_the_device_that_has_its_number_next() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [first, second] = dirs.each_ref().map(|dir| daemon(dir.path(), NullFrontend::new(), Vec::new()));
+    first.add(request(None)).await.unwrap();
+    second.add(request(None)).await.unwrap();
+    let leaving = first.table.begin_removal(0).unwrap().unwrap();
+    // As if the kernel had given the number away as soon as it was free.
+    first.table.insert(Arc::clone(&second.table.served()[0]));
+    first.detach(leaving, Duration::from_secs(10)).await.unwrap();
+    assert_eq!(states(&first).await, [(0, DeviceState::Live)]);
+    assert!(dirs[0].path().join("devices/0.json").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_next_daemon_attaches_what_the_last_one_had_unless_another_process_serves_it() {
     let dir = tempfile::tempdir().unwrap();
     let first = daemon(dir.path(), NullFrontend::new(), Vec::new());
