@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     api::types::{AddDevice, DeviceInfo},
     blocking::blocking,
-    daemon::{Served, make_device},
+    daemon::{OpenedDevice, Served},
     failure::Failure,
     port::Port,
     service::Service,
@@ -26,7 +26,8 @@ impl Foreground {
         port: Arc<dyn Port>,
         request: &AddDevice,
     ) -> Result<Self, Failure> {
-        Ok(Self { served: Arc::new(make_device(service, &port, request).await?) })
+        let opened = OpenedDevice::open(service, request).await?;
+        Ok(Self { served: Arc::new(opened.attach(&port).await?) })
     }
 
     /// What it is.

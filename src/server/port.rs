@@ -41,7 +41,8 @@ pub trait Port: Send + Sync + 'static {
     /// Removes a device that no process serves any more; one that is not there is as good.
     ///
     /// # Errors
-    /// When it could not be removed within `timeout`.
+    /// [`FailureClass::Conflict`] where a process seems to be about to start it; else when it could not be removed within
+    /// `timeout`.
     fn remove_orphan(&self, id: u32, timeout: Duration) -> Result<(), Failure>;
 }
 
@@ -64,6 +65,8 @@ pub struct KnownDevice {
     pub depth: u16,
     /// Process that serves it, if one lives.
     pub server_pid: Option<i32>,
+    /// Made and not yet started, or stopped and not yet deleted: the kernel does not tell them apart.
+    pub is_unstarted: bool,
 }
 
 /// The way to a driver that is not there or not allowed.

@@ -72,6 +72,10 @@ impl Port for UblkPort {
     }
 
     fn remove_orphan(&self, id: u32, timeout: Duration) -> Result<(), Failure> {
+        if self.0.is_being_made(id) {
+            let text = format!("another process has device {id} open, and may be about to start it");
+            return Err(Failure::new(FailureClass::Conflict, text));
+        }
         match self.0.remove(id, timeout) {
             Ok(_) | Err(FrontendError::NoSuchDevice(_)) => Ok(()),
             Err(FrontendError::Unavailable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -100,6 +104,7 @@ fn known(device: ublk::DeviceInfo) -> KnownDevice {
         queues: device.queues,
         depth: device.depth,
         server_pid: served.then_some(device.server_pid),
+        is_unstarted: device.state == DeviceState::Dead,
     }
 }
 

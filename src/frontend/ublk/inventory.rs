@@ -104,6 +104,14 @@ impl Ublk {
         device(&connect(&Deadline::after(QUERY_DEADLINE))?.0, id)
     }
 
+    /// Whether another process has a device open that is made and not started, and so may be about to start it. One that
+    /// does not answer is not.
+    #[must_use]
+    pub fn is_being_made(&self, id: u32) -> bool {
+        let dead = matches!(self.info(id), Ok(DeviceInfo { state: DeviceState::Dead, .. }));
+        dead && node::is_open_elsewhere(id)
+    }
+
     /// Removes a device, whoever made it and whether or not its server lives.
     ///
     /// # Errors

@@ -37,6 +37,20 @@ pub(super) fn open_character(id: u32, deadline: &Deadline) -> Result<File, Front
     open_when_there(options.read(true).write(true), &character_path(id), deadline)
 }
 
+/// Whether another process has the character device open, which only one can.
+pub(super) fn is_open_elsewhere(id: u32) -> bool {
+    let path = character_path(id);
+    let opened = OpenOptions::new().read(true).write(true).open(&path);
+    let busy = |error: io::Error| error.raw_os_error() == Some(Errno::BUSY.raw_os_error());
+    opened.is_err_and(busy) && !is_open_here(&path)
+}
+
+fn is_open_here(path: &Path) -> bool {
+    let Ok(descriptors) = fs::read_dir("/proc/self/fd") else { return false };
+    let targets = descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    targets.into_iter().any(|target| target == path)
+}
+
 /// Opens the block device, waiting for its node, and makes sure that the node is that of the device `number`.
 pub(super) fn open_block(id: u32, number: (u32, u32), deadline: &Deadline) -> Result<File, FrontendError> {
     let path = block_path(id);

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::Daemon;
@@ -17,6 +17,9 @@ use crate::server::{
     service::Service,
     state::{Record, StateDir},
 };
+
+/// How often a removal that somebody else has begun is looked after.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a daemon is made of.
 #[derive(Clone)]
@@ -43,18 +46,20 @@ pub async fn run(parts: DaemonParts) -> Result<(), Failure> {
     let listener = ApiListener::bind(&config.daemon.socket, mode, metrics).await.map_err(|source| {
         Failure::with_source(FailureClass::Internal, "cannot offer the control API", source)
     })?;
-    if config.daemon.reattach {
-        daemon.reattach().await?;
-    }
-    notify(&[NotifyState::Ready]);
-    tracing::info!(socket = %config.daemon.socket.display(), "ready");
+    let serving = async {
+        if config.daemon.reattach {
+            daemon.reattach().await?;
+        }
+        notify(&[NotifyState::Ready]);
+        tracing::info!(socket = %config.daemon.socket.display(), "ready");
+        match listener.serve(Arc::clone(&daemon), ApiLimits::default()).await {}
+    };
     tokio::select! {
-        never = listener.serve(Arc::clone(&daemon), ApiLimits::default()) => match never {},
+        failed = serving => return failed,
         () = signals.wait() => {}
     }
     notify(&[NotifyState::Stopping]);
     tracing::info!("stopping");
-    // Nobody may add a device while the others go.
     drop(listener);
     let drained = daemon.drain(Duration::from_millis(config.daemon.drain_timeout_ms)).await;
     daemon.service.factory().sync_cache().await;
@@ -94,7 +99,8 @@ impl Daemon {
             let port = Arc::clone(&self.port);
             let cleared = super::blocking(move || port.remove_orphan(id, limit)).await;
             let attached = match cleared {
-                Ok(()) => self.attach(request).await.map(drop),
+                // A task of its own: it must not be dropped half way when the daemon is told to stop.
+                Ok(()) => self.add(request).await.map(drop),
                 Err(failure) => Err(failure),
             };
             if let Err(failure) = attached {
@@ -105,33 +111,44 @@ impl Daemon {
         Ok(())
     }
 
-    /// Removes all devices.
+    /// Lets no device come any more, waits for those that are being made, which then go again, and removes all.
     ///
     /// # Errors
     /// When some are left after `limit`.
     pub async fn drain(self: &Arc<Self>, limit: Duration) -> Result<(), Failure> {
-        let removals = self.table.ids().into_iter().map(|id| {
-            let daemon = Arc::clone(self);
-            async move {
-                match daemon.table.begin_removal(id) {
-                    Ok(Some(served)) => daemon.detach(served, limit).await.map_err(|failure| {
-                        Failure::with_source(failure.class(), format!("device {id} is left behind"), failure)
-                    }),
-                    Ok(None) => Ok(()),
-                    Err(failure) => Err(failure),
+        self.table.close();
+        let removals = self.table.served().into_iter().map(|served| async move {
+            let id = served.info.id;
+            self.table.begin_removal(id)?;
+            match self.detach(served, limit).await {
+                // A client has told it to go before; it is waited for below.
+                Err(failure) if failure.class() == FailureClass::Conflict => Ok(()),
+                Err(failure) => {
+                    let text = format!("device {id} is left behind");
+                    Err(Failure::with_source(failure.class(), text, failure))
                 }
+                Ok(()) => Ok(()),
             }
         });
-        // One that hangs must not keep the process, nor the others.
-        match timeout(limit, join_all(removals)).await {
-            Ok(removals) => removals.into_iter().collect::<Result<Vec<()>, Failure>>().map(drop),
-            Err(_) => {
-                let left: Vec<String> = self.table.ids().iter().map(u32::to_string).collect();
-                let text =
-                    format!("devices {} could not be removed in time and are left behind", left.join(", "));
-                Err(Failure::new(FailureClass::TimedOut, text))
+        let all = async {
+            let (removals, _) = tokio::join!(join_all(removals), self.making.write());
+            while !self.table.served().is_empty() {
+                sleep(LOOK_INTERVAL).await;
             }
-        }
+            removals.into_iter().collect::<Result<Vec<()>, Failure>>().map(drop)
+        };
+        // One that hangs must not keep the process, nor the others.
+        timeout(limit, all).await.unwrap_or_else(|_| {
+            let left = self.table.served();
+            let left: Vec<String> = left.iter().map(|served| served.info.id.to_string()).collect();
+            let text = match left.as_slice() {
+                [] => "a device was still being made when time was over, and may be left behind".to_owned(),
+                left => {
+                    format!("devices {} could not be removed in time and are left behind", left.join(", "))
+                }
+            };
+            Err(Failure::new(FailureClass::TimedOut, text))
+        })
     }
 }
 

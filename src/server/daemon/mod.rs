@@ -1,31 +1,31 @@
 //! The running daemon: devices come, are shown and go; what the control API does is here.
 
 mod life;
+mod opened;
+mod orphan;
 mod table;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::task;
+use tokio::{sync::RwLockReadGuard, task};
 
 pub use life::{DaemonParts, run};
+pub(super) use opened::OpenedDevice;
+use orphan::{of_kernel, of_record};
 pub(super) use table::Served;
 use table::Table;
 
 use super::{
-    api::types::{AddDevice, DeviceInfo, DeviceState, FeatureList, ImageSpec},
+    api::types::{AddDevice, DeviceInfo, DeviceState, FeatureList},
     blocking::{blocking, broken_task},
-    config::{Config, MAX_DEPTH, MAX_QUEUES},
+    config::Config,
     failure::{Failure, FailureClass},
     metrics,
-    port::{KnownDevice, Port, failure_of_frontend},
+    port::Port,
     service::Service,
     state::{Record, StateDir},
 };
-use crate::{block::BlockDevice, frontend::AttachRequest, image::ReadMetrics};
+use crate::image::ReadMetrics;
 
 /// Answers the control API. Shared by all its connections.
 pub struct Daemon {
@@ -33,6 +33,9 @@ pub struct Daemon {
     port: Arc<dyn Port>,
     state: StateDir,
     table: Table,
+    /// Read by whoever makes a device, from before the driver is asked until the table has it. Whoever has it to write knows
+    /// that each device that this process serves is in the table.
+    making: tokio::sync::RwLock<()>,
     /// Held while the table and the record of a device change together.
     changing: tokio::sync::Mutex<()>,
     /// What removed devices had counted.
@@ -48,6 +51,7 @@ impl Daemon {
             port: parts.port,
             state,
             table: Table::default(),
+            making: tokio::sync::RwLock::default(),
             changing: tokio::sync::Mutex::default(),
             retired: ReadMetrics::default(),
         })
@@ -70,19 +74,19 @@ impl Daemon {
         if let Some(id) = request.id {
             self.table.reserve(id, &request)?;
         }
-        let served = match make_device(&self.service, &self.port, &request).await {
-            Ok(served) => Arc::new(served),
-            Err(failure) => {
-                if let Some(id) = request.id {
-                    self.table.release(id);
-                }
-                return Err(failure);
-            }
-        };
+        let made = self.make(&request).await;
+        if let (Err(_), Some(id)) = (&made, request.id) {
+            self.table.release(id);
+        }
+        let (served, _making) = made?;
         let info = served.info.clone();
         request.id = Some(info.id);
         let changing = self.changing.lock().await;
-        self.table.insert(Arc::clone(&served));
+        if let Err(stopping) = self.table.insert(&served) {
+            let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
+            blocking(move || served.detach(limit)).await?;
+            return Err(stopping);
+        }
         if let Err(error) = self.state.save(&Record::new(info.id, request)) {
             // The device works; only the next process will not know what it was made of.
             tracing::error!(
@@ -94,6 +98,14 @@ impl Daemon {
         drop(changing);
         tracing::info!(id = info.id, image = %served.request.image, path = %info.path.display(), "device attached");
         Ok(info)
+    }
+
+    /// Makes a device, and returns with it what is to be held until the table has it.
+    async fn make(&self, request: &AddDevice) -> Result<(Arc<Served>, RwLockReadGuard<'_, ()>), Failure> {
+        let opened = OpenedDevice::open(&self.service, request).await?;
+        let making = self.making.read().await;
+        self.table.check_open()?;
+        Ok((Arc::new(opened.attach(&self.port).await?), making))
     }
 
     /// Removes a device of this process, or what another one has left behind. With `wait` it returns when the device is gone;
@@ -139,22 +151,6 @@ impl Daemon {
         detached
     }
 
-    async fn remove_orphan(&self, id: u32) -> Result<DeviceInfo, Failure> {
-        let missing = || Failure::new(FailureClass::NotFound, format!("there is no device {id}"));
-        let info = self.list().await?.into_iter().find(|info| info.id == id).ok_or_else(missing)?;
-        if info.state == DeviceState::Foreign {
-            let pid = info.server_pid.unwrap_or_default();
-            let text = format!("device {id} is served by another process ({pid}): end that one");
-            return Err(Failure::new(FailureClass::Conflict, text));
-        }
-        let port = Arc::clone(&self.port);
-        let timeout = Duration::from_millis(self.config().device.detach_timeout_ms);
-        blocking(move || port.remove_orphan(id, timeout)).await?;
-        self.forget(id);
-        tracing::info!(id, "orphan removed");
-        Ok(info)
-    }
-
     fn forget(&self, id: u32) {
         if let Err(error) = self.state.forget(id) {
             tracing::error!(id, error = super::failure::full_text(&error), "a record is left behind");
@@ -168,12 +164,18 @@ impl Daemon {
     pub async fn list(&self) -> Result<Vec<DeviceInfo>, Failure> {
         let mut infos: BTreeMap<u32, DeviceInfo> = BTreeMap::new();
         for record in self.records()? {
-            infos.insert(record.id, orphan_record(&record));
+            infos.insert(record.id, of_record(&record));
         }
         let port = Arc::clone(&self.port);
         for known in blocking(move || port.known()).await? {
             let image = infos.get(&known.id).and_then(|info| info.image.clone());
             infos.insert(known.id, of_kernel(known, image));
+        }
+        // One that is being made is not in the table yet.
+        let is_making = self.making.try_write().is_err();
+        let own = i32::try_from(std::process::id()).ok();
+        for info in infos.values_mut().filter(|info| is_making && info.server_pid == own) {
+            info.state = DeviceState::Attaching;
         }
         infos.extend(self.table.infos());
         Ok(infos.into_values().collect())
@@ -214,109 +216,6 @@ impl Daemon {
         self.state.records().map_err(|source| {
             Failure::with_source(FailureClass::Internal, "cannot read the records of devices", source)
         })
-    }
-}
-
-/// Opens the image that `request` names and makes a device of it.
-///
-/// # Errors
-/// When the image cannot be opened or the device not made; then nothing is left of it.
-pub(super) async fn make_device(
-    service: &Service,
-    port: &Arc<dyn Port>,
-    request: &AddDevice,
-) -> Result<Served, Failure> {
-    let section = &service.config().device;
-    let queues = request.queues.unwrap_or(section.queues);
-    let depth = request.depth.unwrap_or(section.depth);
-    check_request(&request.image, queues, depth)?;
-    let limit = Duration::from_millis(section.attach_timeout_ms);
-    let opened = tokio::time::timeout(limit, service.open(&request.image)).await;
-    let late = || Failure::new(FailureClass::TimedOut, format!("{}: not open in time", request.image));
-    let image = opened.map_err(|_| late())??;
-    let device = Arc::new(image.image.for_device());
-    let wanted = AttachRequest { id: request.id, queues, depth, deadline: limit, ..AttachRequest::default() };
-    let reactors = service.reactors().choose(queues);
-    let (attaching, counted) = (Arc::clone(port), Arc::clone(&device));
-    let attachment = blocking(move || {
-        let attached = attaching.attach(&counted, &wanted, &reactors);
-        attached.map_err(|error| failure_of_frontend("cannot make a device", error))
-    })
-    .await?;
-    let (geometry, granted) = (device.geometry(), attachment.info());
-    let info = DeviceInfo {
-        id: attachment.id(),
-        path: attachment.path().to_owned(),
-        state: DeviceState::Live,
-        image: Some(request.image.clone()),
-        size_bytes: geometry.size_bytes,
-        logical_block_bytes: geometry.logical_block_bytes,
-        read_only: geometry.read_only,
-        queues: granted.queues,
-        depth: granted.depth,
-        features: Vec::new(),
-        server_pid: i32::try_from(std::process::id()).ok(),
-        layers: Vec::new(),
-    };
-    let attachment = Mutex::new(Some(attachment));
-    Ok(Served { info, request: request.clone(), image, device, attachment })
-}
-
-fn check_request(image: &ImageSpec, queues: u16, depth: u16) -> Result<(), Failure> {
-    let wrong = |text: String| Err(Failure::new(FailureClass::Usage, text));
-    if queues == 0 || queues > MAX_QUEUES {
-        return wrong(format!("{queues} queues: there may be 1 to {MAX_QUEUES}"));
-    }
-    if depth == 0 || depth > MAX_DEPTH {
-        return wrong(format!("depth {depth}: it may be 1 to {MAX_DEPTH}"));
-    }
-    let paths = match image {
-        ImageSpec::Reference(_) => &[][..],
-        ImageSpec::Config(path) => std::slice::from_ref(path),
-        ImageSpec::Layers(paths) => paths,
-    };
-    match paths.iter().find(|path| !path.is_absolute()) {
-        Some(path) => wrong(format!("{}: the daemon needs absolute paths", path.display())),
-        None => Ok(()),
-    }
-}
-
-fn orphan_record(record: &Record) -> DeviceInfo {
-    DeviceInfo {
-        id: record.id,
-        path: std::path::PathBuf::new(),
-        state: DeviceState::Orphan,
-        image: Some(record.request.image.clone()),
-        size_bytes: 0,
-        logical_block_bytes: 0,
-        read_only: true,
-        queues: record.request.queues.unwrap_or_default(),
-        depth: record.request.depth.unwrap_or_default(),
-        features: Vec::new(),
-        server_pid: None,
-        layers: Vec::new(),
-    }
-}
-
-fn of_kernel(known: KnownDevice, image: Option<ImageSpec>) -> DeviceInfo {
-    DeviceInfo {
-        id: known.id,
-        path: known.path,
-        // What this process serves is in its table; what is not, and still has its number, was left behind by a removal
-        // that has failed.
-        state: match known.server_pid {
-            Some(pid) if Some(pid) != i32::try_from(std::process::id()).ok() => DeviceState::Foreign,
-            _ => DeviceState::Orphan,
-        },
-        image,
-        size_bytes: known.size_bytes,
-        logical_block_bytes: known.logical_block_bytes,
-        read_only: known.read_only,
-        queues: known.queues,
-        depth: known.depth,
-        features: Vec::new(),
-        server_pid: known.server_pid,
-        layers: Vec::new(),
     }
 }
 

@@ -66,47 +66,69 @@ enum Place {
 /// All devices of this process by number. Locked for moments only.
 #[derive(Default)]
 pub(super) struct Table {
-    places: Mutex<BTreeMap<u32, Place>>,
+    places: Mutex<Places>,
+}
+
+#[derive(Default)]
+struct Places {
+    by_id: BTreeMap<u32, Place>,
+    /// No device may come any more.
+    closed: bool,
 }
 
 impl Table {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Place>> {
+    fn lock(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets no device come any more.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+    }
+
+    /// Whether devices may come.
+    pub(super) fn check_open(&self) -> Result<(), Failure> {
+        self.lock().check_open()
     }
 
     /// Takes the place of `id`.
     pub(super) fn reserve(&self, id: u32, request: &AddDevice) -> Result<(), Failure> {
         let mut places = self.lock();
-        if places.contains_key(&id) {
+        places.check_open()?;
+        if places.by_id.contains_key(&id) {
             return Err(Failure::new(FailureClass::Conflict, format!("device {id} exists already")));
         }
-        places.insert(id, Place::Attaching(request.clone()));
+        places.by_id.insert(id, Place::Attaching(request.clone()));
         Ok(())
     }
 
     /// Gives a reserved place up.
     pub(super) fn release(&self, id: u32) {
         let mut places = self.lock();
-        if matches!(places.get(&id), Some(Place::Attaching(_))) {
-            places.remove(&id);
+        if matches!(places.by_id.get(&id), Some(Place::Attaching(_))) {
+            places.by_id.remove(&id);
         }
     }
 
-    pub(super) fn insert(&self, served: Arc<Served>) {
-        self.lock().insert(served.info.id, Place::Live(served));
+    /// Puts a new device in its place. Where none may come any more, it is the caller's to remove.
+    pub(super) fn insert(&self, served: &Arc<Served>) -> Result<(), Failure> {
+        let mut places = self.lock();
+        places.check_open()?;
+        places.by_id.insert(served.info.id, Place::Live(Arc::clone(served)));
+        Ok(())
     }
 
     /// Begins to remove `id`, also when an earlier attempt has failed; `None` where there is no such device here.
     pub(super) fn begin_removal(&self, id: u32) -> Result<Option<Arc<Served>>, Failure> {
         let mut places = self.lock();
-        match places.get_mut(&id) {
+        match places.by_id.get_mut(&id) {
             None => Ok(None),
             Some(Place::Attaching(_)) => {
                 Err(Failure::new(FailureClass::Conflict, format!("device {id} is still being attached")))
             }
             Some(Place::Live(served) | Place::Detaching(served)) => {
                 let served = Arc::clone(served);
-                places.insert(id, Place::Detaching(Arc::clone(&served)));
+                places.by_id.insert(id, Place::Detaching(Arc::clone(&served)));
                 Ok(Some(served))
             }
         }
@@ -117,31 +139,24 @@ impl Table {
     pub(super) fn remove(&self, served: &Arc<Served>) -> bool {
         let mut places = self.lock();
         let id = served.info.id;
-        let is_same = |place: &Place| match place {
-            Place::Live(other) | Place::Detaching(other) => Arc::ptr_eq(other, served),
-            Place::Attaching(_) => false,
-        };
-        let same = places.get(&id).is_some_and(is_same);
+        let is_same = |place: &Place| place.served().is_some_and(|other| Arc::ptr_eq(other, served));
+        let same = places.by_id.get(&id).is_some_and(is_same);
         if same {
-            places.remove(&id);
+            places.by_id.remove(&id);
         }
         same
     }
 
-    pub(super) fn ids(&self) -> Vec<u32> {
-        self.lock().keys().copied().collect()
-    }
-
     /// What is to be shown of each, by number.
     pub(super) fn infos(&self) -> BTreeMap<u32, DeviceInfo> {
-        self.lock().iter().map(|(id, place)| (*id, place.info(*id))).collect()
+        self.lock().by_id.iter().map(|(id, place)| (*id, place.info(*id))).collect()
     }
 
     pub(super) fn info(&self, id: u32) -> Option<DeviceInfo> {
         let places = self.lock();
-        let place = places.get(&id)?;
+        let place = places.by_id.get(&id)?;
         let mut info = place.info(id);
-        if let Place::Live(served) | Place::Detaching(served) = place {
+        if let Some(served) = place.served() {
             info.layers = served.image.layers.clone();
         }
         Some(info)
@@ -149,15 +164,29 @@ impl Table {
 
     /// All devices that can be asked for requests.
     pub(super) fn served(&self) -> Vec<Arc<Served>> {
-        let live = |place: &Place| match place {
-            Place::Live(served) | Place::Detaching(served) => Some(Arc::clone(served)),
-            Place::Attaching(_) => None,
-        };
-        self.lock().values().filter_map(live).collect()
+        self.lock().by_id.values().filter_map(Place::served).map(Arc::clone).collect()
+    }
+}
+
+impl Places {
+    fn check_open(&self) -> Result<(), Failure> {
+        match self.closed {
+            true => {
+                Err(Failure::new(FailureClass::Conflict, "the daemon is stopping and takes no more devices"))
+            }
+            false => Ok(()),
+        }
     }
 }
 
 impl Place {
+    fn served(&self) -> Option<&Arc<Served>> {
+        match self {
+            Self::Live(served) | Self::Detaching(served) => Some(served),
+            Self::Attaching(_) => None,
+        }
+    }
+
     fn info(&self, id: u32) -> DeviceInfo {
         match self {
             Self::Live(served) if served.has_ended() => {

@@ -2,21 +2,24 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
     time::Duration,
 };
 
 use super::*;
 use crate::{
-    frontend::{Attachment, Frontend, FrontendError, NullFrontend, Stage},
+    frontend::{AttachRequest, Attachment, Frontend, FrontendError, NullFrontend, Stage},
     image::Image,
     reactor::ReactorHandle,
+    server::{api::types::ImageSpec, port::KnownDevice},
 };
 
 /// A driver that has devices of its own besides those that are attached through it.
 struct TestPort {
     frontend: NullFrontend,
     others: Mutex<Vec<KnownDevice>>,
+    /// Makes the next attach wait, with its device known to the kernel as number 0.
+    gate: Mutex<Option<mpsc::Receiver<()>>>,
 }
 
 impl Port for TestPort {
@@ -30,6 +33,12 @@ impl Port for TestPort {
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError> {
+        let gate = self.gate.lock().unwrap().take();
+        if let Some(gate) = gate {
+            self.others.lock().unwrap().push(known(0, i32::try_from(std::process::id()).ok()));
+            let _ = gate.recv();
+            self.others.lock().unwrap().clear();
+        }
         self.frontend.attach(device, request, reactors)
     }
 
@@ -53,16 +62,36 @@ fn known(id: u32, server_pid: Option<i32>) -> KnownDevice {
         queues: 1,
         depth: 1,
         server_pid,
+        is_unstarted: false,
     }
 }
 
 fn daemon(state: &Path, frontend: NullFrontend, others: Vec<KnownDevice>) -> Arc<Daemon> {
+    with_port(state, Arc::new(TestPort { frontend, others: Mutex::new(others), gate: Mutex::default() }))
+}
+
+fn with_port(state: &Path, port: Arc<TestPort>) -> Arc<Daemon> {
     let mut config = Config::default();
     config.cache.enabled = false;
     let runtime = tokio::runtime::Handle::current();
     let service = Service::start(config, runtime, || Ok(())).unwrap();
-    let port = Arc::new(TestPort { frontend, others: Mutex::new(others) });
     Daemon::new(DaemonParts { service, port }, StateDir::open(state).unwrap())
+}
+
+/// A daemon that is making a device, until something is sent.
+async fn daemon_making_a_device(
+    state: &Path,
+) -> (Arc<Daemon>, mpsc::Sender<()>, task::JoinHandle<Result<DeviceInfo, Failure>>) {
+    let (sender, gate) = mpsc::channel();
+    let port =
+        TestPort { frontend: NullFrontend::new(), others: Mutex::default(), gate: Mutex::new(Some(gate)) };
+    let daemon = with_port(state, Arc::new(port));
+    let adding = Arc::clone(&daemon);
+    let adding = task::spawn(async move { adding.add(request(None)).await });
+    while states(&daemon).await.is_empty() {
+        task::yield_now().await;
+    }
+    (daemon, sender, adding)
 }
 
 fn request(id: Option<u32>) -> AddDevice {
@@ -133,6 +162,53 @@ async fn orphans_can_be_removed_and_devices_of_other_processes_cannot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_being_made_is_no_orphan() {
+    let dir = tempfile::tempdir().unwrap();
+    let (daemon, made, adding) = daemon_making_a_device(dir.path()).await;
+    assert_eq!(states(&daemon).await, [(0, DeviceState::Attaching)]);
+    let hunter = Arc::clone(&daemon);
+    let hunt = task::spawn(async move { hunter.remove(0, true).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!hunt.is_finished(), "it was removed while it was being made");
+    made.send(()).unwrap();
+    adding.await.unwrap().unwrap();
+    assert_eq!(hunt.await.unwrap().unwrap_err().class(), FailureClass::Conflict);
+    assert_eq!(states(&daemon).await, [(0, DeviceState::Live)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_another_process_is_about_to_start_is_looked_at_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let unstarted = |id| KnownDevice { is_unstarted: true, ..known(id, None) };
+    let others = Mutex::new(vec![unstarted(3), unstarted(4)]);
+    let port = Arc::new(TestPort { frontend: NullFrontend::new(), others, gate: Mutex::default() });
+    let daemon = with_port(dir.path(), Arc::clone(&port));
+    let hunter = Arc::clone(&daemon);
+    let hunt = task::spawn(async move { tokio::join!(hunter.remove(3, true), hunter.remove(4, true)) });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    port.others.lock().unwrap()[0] = known(3, Some(1));
+    let (started, left) = hunt.await.unwrap();
+    assert_eq!(started.unwrap_err().class(), FailureClass::Conflict);
+    assert_eq!(left.unwrap().id, 4);
+    assert_eq!(states(&daemon).await, [(3, DeviceState::Foreign)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_made_while_the_daemon_drains_goes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (daemon, made, adding) = daemon_making_a_device(dir.path()).await;
+    let draining = Arc::clone(&daemon);
+    let drain = task::spawn(async move { draining.drain(Duration::from_secs(10)).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!drain.is_finished(), "it does not wait for the device");
+    made.send(()).unwrap();
+    drain.await.unwrap().unwrap();
+    assert_eq!(adding.await.unwrap().unwrap_err().class(), FailureClass::Conflict);
+    assert_eq!(daemon.add(request(Some(5))).await.unwrap_err().class(), FailureClass::Conflict);
+    assert!(states(&daemon).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_removal_spares_the_device_that_has_its_number_next() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let [first, second] = dirs.each_ref().map(|dir| daemon(dir.path(), NullFrontend::new(), Vec::new()));
@@ -140,7 +216,7 @@ async fn a_removal_spares_the_device_that_has_its_number_next() {
     second.add(request(None)).await.unwrap();
     let leaving = first.table.begin_removal(0).unwrap().unwrap();
     // As if the kernel had given the number away as soon as it was free.
-    first.table.insert(Arc::clone(&second.table.served()[0]));
+    first.table.insert(&second.table.served()[0]).unwrap();
     first.detach(leaving, Duration::from_secs(10)).await.unwrap();
     assert_eq!(states(&first).await, [(0, DeviceState::Live)]);
     assert!(dirs[0].path().join("devices/0.json").exists());

@@ -1,0 +1,100 @@
+//! From a request to a device: the image is opened, and then the driver is asked.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use super::Served;
+use crate::{
+    block::BlockDevice,
+    frontend::AttachRequest,
+    reactor::ReactorHandle,
+    server::{
+        api::types::{AddDevice, DeviceInfo, DeviceState, ImageSpec},
+        blocking::blocking,
+        config::{MAX_DEPTH, MAX_QUEUES},
+        factory::OpenImage,
+        failure::{Failure, FailureClass},
+        port::{Port, failure_of_frontend},
+        service::Service,
+    },
+};
+
+/// An image that is open, and the device that is to be made of it.
+pub(in crate::server) struct OpenedDevice {
+    request: AddDevice,
+    image: Arc<OpenImage>,
+    wanted: AttachRequest,
+    reactors: Vec<ReactorHandle>,
+}
+
+impl OpenedDevice {
+    /// Opens the image that `request` names.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(in crate::server) async fn open(service: &Service, request: &AddDevice) -> Result<Self, Failure> {
+        let section = &service.config().device;
+        let queues = request.queues.unwrap_or(section.queues);
+        let depth = request.depth.unwrap_or(section.depth);
+        check_request(&request.image, queues, depth)?;
+        let limit = Duration::from_millis(section.attach_timeout_ms);
+        let opened = tokio::time::timeout(limit, service.open(&request.image)).await;
+        let late = || Failure::new(FailureClass::TimedOut, format!("{}: not open in time", request.image));
+        let image = opened.map_err(|_| late())??;
+        let wanted =
+            AttachRequest { id: request.id, queues, depth, deadline: limit, ..AttachRequest::default() };
+        Ok(Self { request: request.clone(), image, wanted, reactors: service.reactors().choose(queues) })
+    }
+
+    /// Makes the device.
+    ///
+    /// # Errors
+    /// When it cannot be made; then nothing is left of it.
+    pub(in crate::server) async fn attach(self, port: &Arc<dyn Port>) -> Result<Served, Failure> {
+        let Self { request, image, wanted, reactors } = self;
+        let device = Arc::new(image.image.for_device());
+        let (attaching, counted) = (Arc::clone(port), Arc::clone(&device));
+        let attachment = blocking(move || {
+            let attached = attaching.attach(&counted, &wanted, &reactors);
+            attached.map_err(|error| failure_of_frontend("cannot make a device", error))
+        })
+        .await?;
+        let (geometry, granted) = (device.geometry(), attachment.info());
+        let info = DeviceInfo {
+            id: attachment.id(),
+            path: attachment.path().to_owned(),
+            state: DeviceState::Live,
+            image: Some(request.image.clone()),
+            size_bytes: geometry.size_bytes,
+            logical_block_bytes: geometry.logical_block_bytes,
+            read_only: geometry.read_only,
+            queues: granted.queues,
+            depth: granted.depth,
+            features: Vec::new(),
+            server_pid: i32::try_from(std::process::id()).ok(),
+            layers: Vec::new(),
+        };
+        Ok(Served { info, request, image, device, attachment: Mutex::new(Some(attachment)) })
+    }
+}
+
+fn check_request(image: &ImageSpec, queues: u16, depth: u16) -> Result<(), Failure> {
+    let wrong = |text: String| Err(Failure::new(FailureClass::Usage, text));
+    if queues == 0 || queues > MAX_QUEUES {
+        return wrong(format!("{queues} queues: there may be 1 to {MAX_QUEUES}"));
+    }
+    if depth == 0 || depth > MAX_DEPTH {
+        return wrong(format!("depth {depth}: it may be 1 to {MAX_DEPTH}"));
+    }
+    let paths = match image {
+        ImageSpec::Reference(_) => &[][..],
+        ImageSpec::Config(path) => std::slice::from_ref(path),
+        ImageSpec::Layers(paths) => paths,
+    };
+    match paths.iter().find(|path| !path.is_absolute()) {
+        Some(path) => wrong(format!("{}: the daemon needs absolute paths", path.display())),
+        None => Ok(()),
+    }
+}
