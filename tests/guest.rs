@@ -19,6 +19,8 @@ mod daemon;
 mod devices;
 #[path = "guest/frame.rs"]
 mod frame;
+#[path = "guest/large.rs"]
+mod large;
 #[path = "guest/registry.rs"]
 mod registry;
 #[path = "guest/registry_faults.rs"]

@@ -6,6 +6,10 @@
 mod blobs;
 #[path = "../support/fixtures.rs"]
 mod fixtures;
+mod large;
+#[path = "../support/layer_writer.rs"]
+#[expect(dead_code, unreachable_pub, reason = "each test binary uses a part of the support")]
+mod layer_writer;
 mod limits;
 mod trouble;
 mod whole;
