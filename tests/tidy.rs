@@ -40,7 +40,7 @@ enum Rule {
     Import,
     /// Modules that use one another in a circle.
     Cycle,
-    /// A crate named outside the modules that may name it.
+    /// A crate, or a module of one, named outside the modules that may name it.
     Crate,
     /// A file of more than 500 lines.
     FileLength,
@@ -54,7 +54,7 @@ enum Rule {
     LintException,
     /// `unsafe` where it is not opened.
     Unsafe,
-    /// Source that these checks cannot follow: it does not parse, or comes by `#[path]` or `include!`.
+    /// Source that these checks cannot follow: it does not parse, comes by `#[path]` or `include!`, or renames a crate.
     Opaque,
 }
 

@@ -1,4 +1,4 @@
-//! Lint exceptions need a reason, and no attribute may lead the module tree elsewhere.
+//! Lint exceptions need a reason, and no attribute or item may lead the module tree or a name elsewhere.
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::{Attribute, Meta, spanned::Spanned, visit::Visit};
@@ -59,6 +59,13 @@ impl<'ast> Visit<'ast> for Attributes<'_> {
                 self.complain(pair.span().start().line, Rule::Opaque, message);
             }
             Meta::NameValue(_) | Meta::Path(_) => {}
+        }
+    }
+
+    fn visit_item_extern_crate(&mut self, node: &'ast syn::ItemExternCrate) {
+        if self.file.is_library() {
+            let message = "`extern crate` is not needed, and may give a crate another name".to_owned();
+            self.complain(node.span().start().line, Rule::Opaque, message);
         }
     }
 

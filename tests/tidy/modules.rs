@@ -83,13 +83,12 @@ fn check_mentions(tree: &Tree, tables: &Tables, findings: &mut Vec<Finding>) {
                     used.entry(own.to_owned()).or_default().entry(module).or_insert(at);
                 }
             }
-            Target::Crate(name) if !in_test => {
-                let may = tables.crates.get(&name);
-                if may.is_some_and(|modules| !modules.contains(own)) {
-                    complain(Rule::Crate, format!("`{own}` may not name the crate `{name}`"));
+            Target::Crate if !in_test => {
+                if let Some(name) = tables.withheld(own, &mention.segments) {
+                    complain(Rule::Crate, format!("`{own}` may not name `{name}`"));
                 }
             }
-            Target::Crate(_) | Target::Inside | Target::Root => {}
+            Target::Crate | Target::Inside | Target::Root => {}
         }
     }
     check_circle(&used, findings);
@@ -127,7 +126,7 @@ enum Target {
     /// The crate root itself.
     Root,
     /// Another crate, or a name of this scope: the crate table decides by the name.
-    Crate(String),
+    Crate,
     /// Somewhere inside the module it stands in.
     Inside,
 }
@@ -140,7 +139,7 @@ fn target(file: &SourceFile, mention: &Mention) -> Target {
         Some(LIBRARY) if file.is_binary() => Vec::new(),
         Some("crate") => Vec::new(),
         Some("self" | "super") => mention.module.iter().map(String::as_str).collect(),
-        Some(name) => return Target::Crate(name.to_owned()),
+        Some(_) => return Target::Crate,
         None => return Target::Inside,
     };
     for segment in segments {

@@ -17,8 +17,23 @@ pub(crate) struct Module {
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
     pub(crate) modules: BTreeMap<String, Module>,
-    /// Which modules may name a crate; crates that are not here are free.
+    /// Which modules may name a crate, or a module of one such as `std::fs`; what is not here is free.
     pub(crate) crates: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Tables {
+    /// The row of the crate table that keeps `module` from naming the path `segments`. A glob over a crate, or the crate
+    /// by itself, which may get another name there, is as much as all of its modules.
+    pub(crate) fn withheld(&self, module: &str, segments: &[String]) -> Option<&str> {
+        let names = segments.iter().map(String::as_str);
+        let segments: Vec<&str> = names.filter(|name| !["*", "self"].contains(name)).collect();
+        let covers = |name: &str| {
+            let named: Vec<&str> = name.split("::").collect();
+            segments.starts_with(&named) || named.starts_with(&segments)
+        };
+        let mut rows = self.crates.iter();
+        rows.find(|(name, modules)| covers(name) && !modules.contains(module)).map(|(name, _)| name.as_str())
+    }
 }
 
 /// Parses `architecture` and reports rows that are malformed, doubled or name what no row describes.

@@ -22,6 +22,7 @@ const ARCHITECTURE: &str = "\
 |---|---|
 | `tokio`, `hyper` | `server` |
 | `anyhow` | none |
+| `std::fs`, `std::time` | `server` |
 ";
 
 /// A house that keeps every rule, with `file` put in place of, or beside, its files.
@@ -153,13 +154,34 @@ fn a_crate_is_named_only_where_the_table_says() {
         "fn f() { tokio::spawn(g()) }",
         "fn f() { tokio::select! {} }",
         "#[tokio::main] fn f() {}",
-        "extern crate tokio;",
         "fn f() { let x = vec![hyper::Version]; }",
         "use anyhow::Result;",
     ] {
         assert_eq!(in_image(body), [(Rule::Crate, 2)], "{body}");
     }
     assert_eq!(in_image("fn f(tokio: u8) -> u8 { tokio }"), []);
+}
+
+#[test]
+fn a_module_of_a_crate_is_named_only_where_the_table_says() {
+    for body in [
+        "use std::fs;",
+        "use std::{io, time::Instant};",
+        "use ::std::fs::File;",
+        "use std::*;",
+        "use std as system;",
+        "use std::{self};",
+        "fn f() { std::fs::read(NAME) }",
+        "fn f(now: std::time::Instant) {}",
+        "fn f() { assert!(std::fs::exists(NAME)) }",
+    ] {
+        assert_eq!(in_image(body), [(Rule::Crate, 2)], "{body}");
+    }
+    for body in ["use std::{io, fmt};", "fn f() { std::mem::take(x) }", "fn f(fs: u8, time: u8) {}"] {
+        assert_eq!(in_image(body), [], "{body}");
+    }
+    assert_eq!(in_image("#[cfg(test)] mod tests { use std::fs; }"), []);
+    assert_eq!(with("src/server/mod.rs", "//! Puts all together.\nuse std::{fs, time::Instant};\n"), []);
 }
 
 #[test]
@@ -265,6 +287,8 @@ fn source_that_cannot_be_followed_is_refused() {
     assert_eq!(in_image("#[path = \"elsewhere.rs\"] mod x;"), [(Rule::Opaque, 2)]);
     assert_eq!(in_image("include!(\"elsewhere.rs\");"), [(Rule::Opaque, 2)]);
     assert_eq!(in_image("fn {"), [(Rule::Opaque, 2)]);
+    assert_eq!(in_image("extern crate std as system;"), [(Rule::Crate, 2), (Rule::Opaque, 2)]);
+    assert_eq!(in_image("extern crate alloc;"), [(Rule::Opaque, 2)]);
 }
 
 #[test]
