@@ -20,6 +20,9 @@ pub use null::{NullFrontend, Stage};
 
 use crate::{block::BlockDevice, reactor::ReactorHandle};
 
+/// How long programs may take to close a device that has gone.
+pub(crate) const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Makes block devices usable by programs. One frontend may serve any number of devices; it holds nothing of them.
 pub trait Frontend {
     /// Attaches `device` and returns when its node can be opened; called once for each attachment.
@@ -53,12 +56,25 @@ pub trait Attachment: Send {
     /// Whether the device has ended without [`Attachment::detach`], for example because another program deleted it.
     fn has_ended(&self) -> bool;
 
+    /// As [`Attachment::detach_within`], and gives programs that just look at the device, as udev does, two seconds to close it.
+    ///
+    /// # Errors
+    /// As [`Attachment::detach_within`].
+    fn detach(self: Box<Self>, deadline: Duration) -> Result<Detached, FrontendError> {
+        self.detach_within(deadline, CLOSE_PATIENCE)
+    }
+
     /// Removes the device. Requests in flight are served for half of the deadline; those that are then still waiting for
-    /// the engine fail. Open descriptors of the node do not hinder it: they see a device that has gone.
+    /// the engine fail. Open descriptors of the node do not hinder it: they see a device that has gone, and after `patience`
+    /// it is [`Detached::HeldOpen`].
     ///
     /// # Errors
     /// What the kernel did not do before the deadline. The reactors may then still hold parts of the device.
-    fn detach(self: Box<Self>, deadline: Duration) -> Result<Detached, FrontendError>;
+    fn detach_within(
+        self: Box<Self>,
+        deadline: Duration,
+        patience: Duration,
+    ) -> Result<Detached, FrontendError>;
 }
 
 /// What is asked of a frontend besides the device.

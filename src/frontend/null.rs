@@ -143,7 +143,11 @@ impl Attachment for NullAttachment {
         self.serving.try_recv() == Err(mpsc::TryRecvError::Disconnected)
     }
 
-    fn detach(mut self: Box<Self>, deadline: Duration) -> Result<Detached, FrontendError> {
+    fn detach_within(
+        mut self: Box<Self>,
+        deadline: Duration,
+        _patience: Duration,
+    ) -> Result<Detached, FrontendError> {
         self.holding.clear();
         if self.serving.recv_timeout(deadline) == Err(mpsc::RecvTimeoutError::Timeout) {
             return Err(FrontendError::Deadline { step: "the end of the queues", after: deadline });

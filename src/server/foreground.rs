@@ -10,6 +10,7 @@ use super::{
     port::Port,
     service::Service,
 };
+use crate::frontend::CLOSE_PATIENCE;
 
 /// A running device.
 pub struct Foreground {
@@ -41,6 +42,6 @@ impl Foreground {
     /// # Errors
     /// When somebody still holds it after `timeout`.
     pub async fn detach(self, timeout: Duration) -> Result<(), Failure> {
-        blocking(move || self.served.detach(timeout)).await
+        blocking(move || self.served.detach(timeout, CLOSE_PATIENCE)).await
     }
 }

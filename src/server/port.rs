@@ -7,7 +7,7 @@ use super::{
     failure::{Failure, FailureClass},
 };
 use crate::{
-    frontend::{AttachRequest, Attachment, FrontendError},
+    frontend::{AttachRequest, Attachment, Detached, FrontendError},
     image::Image,
     reactor::ReactorHandle,
 };
@@ -38,12 +38,13 @@ pub trait Port: Send + Sync + 'static {
     /// When the driver is there and cannot be asked.
     fn known(&self) -> Result<Vec<KnownDevice>, Failure>;
 
-    /// Removes a device that no process serves any more; one that is not there is as good.
+    /// Removes a device that no process serves any more; one that is not there is as good. One that a program has open goes, and
+    /// keeps its number until that closes it.
     ///
     /// # Errors
     /// [`FailureClass::Conflict`] where a process seems to be about to start it; else when it could not be removed within
     /// `timeout`.
-    fn remove_orphan(&self, id: u32, timeout: Duration) -> Result<(), Failure>;
+    fn remove_orphan(&self, id: u32, timeout: Duration) -> Result<Detached, Failure>;
 }
 
 /// A device as the kernel lists it.

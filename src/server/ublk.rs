@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     frontend::{
-        AttachRequest, Attachment, Frontend, FrontendError,
+        AttachRequest, Attachment, Detached, Frontend, FrontendError,
         ublk::{self, DeviceState, Ublk},
     },
     image::Image,
@@ -71,15 +71,16 @@ impl Port for UblkPort {
         }
     }
 
-    fn remove_orphan(&self, id: u32, timeout: Duration) -> Result<(), Failure> {
+    fn remove_orphan(&self, id: u32, timeout: Duration) -> Result<Detached, Failure> {
         if self.0.is_being_made(id) {
             let text = format!("another process has device {id} open, and may be about to start it");
             return Err(Failure::new(FailureClass::Conflict, text));
         }
         match self.0.remove(id, timeout) {
-            Ok(_) | Err(FrontendError::NoSuchDevice(_)) => Ok(()),
+            Ok(detached) => Ok(detached),
+            Err(FrontendError::NoSuchDevice(_)) => Ok(Detached::Complete),
             Err(FrontendError::Unavailable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Ok(())
+                Ok(Detached::Complete)
             }
             Err(error) => Err(failure_of_frontend("cannot remove the device", error)),
         }

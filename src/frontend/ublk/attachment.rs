@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     block::Geometry,
-    frontend::{Attachment, AttachmentInfo, Detached, FrontendError},
+    frontend::{Attachment, AttachmentInfo, CLOSE_PATIENCE, Detached, FrontendError},
 };
 
 /// For devices that are dropped instead of detached, among them those whose attach failed.
@@ -102,7 +102,7 @@ impl UblkAttachment {
     }
 
     /// Removes the device, however far it has come.
-    fn remove(&mut self, limit: Duration) -> Result<Detached, FrontendError> {
+    fn remove(&mut self, limit: Duration, patience: Duration) -> Result<Detached, FrontendError> {
         self.removed = true;
         let deadline = Deadline::after(limit);
         if !self.started {
@@ -123,7 +123,7 @@ impl UblkAttachment {
             }
         }
         self.file = None;
-        inventory::delete(&self.control, self.id, false, &deadline)
+        inventory::delete(&self.control, self.id, false, patience, &deadline)
     }
 
     /// Ends the block device, and makes the driver give up all tags. Whoever still waits for the engine after half of the
@@ -165,15 +165,19 @@ impl Attachment for UblkAttachment {
         self.serving.as_ref().is_some_and(ended)
     }
 
-    fn detach(mut self: Box<Self>, deadline: Duration) -> Result<Detached, FrontendError> {
-        self.remove(deadline)
+    fn detach_within(
+        mut self: Box<Self>,
+        deadline: Duration,
+        patience: Duration,
+    ) -> Result<Detached, FrontendError> {
+        self.remove(deadline, patience)
     }
 }
 
 impl Drop for UblkAttachment {
     fn drop(&mut self) {
         if !self.removed
-            && let Err(error) = self.remove(DROP_DEADLINE)
+            && let Err(error) = self.remove(DROP_DEADLINE, CLOSE_PATIENCE)
         {
             let cause = std::error::Error::source(&error);
             tracing::error!(id = self.id, %error, cause, "a device is left behind");

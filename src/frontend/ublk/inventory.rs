@@ -13,7 +13,7 @@ use super::{
     node,
     params::{self, Shape},
 };
-use crate::frontend::{Detached, FrontendError};
+use crate::frontend::{CLOSE_PATIENCE, Detached, FrontendError};
 
 /// How long the driver may take to answer what needs no waiting.
 const QUERY_DEADLINE: Duration = Duration::from_secs(10);
@@ -23,9 +23,6 @@ const SHAPE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How often a device that is being deleted is asked after.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
-
-/// How long a deleted device is looked after before it is taken to be held open by a program.
-const HELD_OPEN_AFTER: Duration = Duration::from_secs(2);
 
 /// What a device is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +120,7 @@ impl Ublk {
         let stop = Command::stop(id);
         let stop = if unprivileged { stop.showing_path() } else { stop };
         control.run(stop, deadline.remaining())?;
-        delete(&control, id, unprivileged, &deadline)
+        delete(&control, id, unprivileged, CLOSE_PATIENCE, &deadline)
     }
 }
 
@@ -213,12 +210,13 @@ fn state(state: u16) -> DeviceState {
     }
 }
 
-/// Deletes a stopped device, and waits a little until its number is free. The command that does not wait comes first: the
+/// Deletes a stopped device, and waits for `patience` until its number is free. The command that does not wait comes first: the
 /// other waits for whoever has the block device open, and cannot be taken back.
 pub(super) fn delete(
     control: &Control,
     id: u32,
     unprivileged: bool,
+    patience: Duration,
     deadline: &Deadline,
 ) -> Result<Detached, FrontendError> {
     let address = |command: Command| if unprivileged { command.showing_path() } else { command };
@@ -234,7 +232,7 @@ pub(super) fn delete(
         }
         Err(error) => return Err(error),
     }
-    let patience = Deadline::after(HELD_OPEN_AFTER.min(deadline.remaining()));
+    let patience = Deadline::after(patience.min(deadline.remaining()));
     loop {
         match control.run(address(Command::get_info(id)), QUERY_DEADLINE) {
             Err(FrontendError::NoSuchDevice(_)) => return Ok(Detached::Complete),

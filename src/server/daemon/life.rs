@@ -10,16 +10,23 @@ use tokio::{
 };
 
 use super::Daemon;
-use crate::server::{
-    api::{ApiLimits, ApiListener},
-    failure::{Failure, FailureClass},
-    port::Port,
-    service::Service,
-    state::{Record, StateDir},
+use crate::{
+    frontend::Detached,
+    server::{
+        api::{ApiLimits, ApiListener},
+        failure::{Failure, FailureClass},
+        port::Port,
+        service::Service,
+        state::{Record, StateDir},
+    },
 };
 
 /// How often a removal that somebody else has begun is looked after.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How often re-attach tries to free a number that a program holds, and how long it waits in between.
+const CLEAR_ATTEMPTS: u32 = 3;
+const CLEAR_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a daemon is made of.
 #[derive(Clone)]
@@ -96,9 +103,7 @@ impl Daemon {
         let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
         let attached = waiting.map(|record| async move {
             let (id, request) = (record.id, record.request);
-            let port = Arc::clone(&self.port);
-            let cleared = super::blocking(move || port.remove_orphan(id, limit)).await;
-            let attached = match cleared {
+            let attached = match self.clear(id, limit).await {
                 // A task of its own: it must not be dropped half way when the daemon is told to stop.
                 Ok(()) => self.add(request).await.map(drop),
                 Err(failure) => Err(failure),
@@ -111,6 +116,22 @@ impl Daemon {
         Ok(())
     }
 
+    /// Makes the number `id` free.
+    async fn clear(&self, id: u32, limit: Duration) -> Result<(), Failure> {
+        for _ in 0..CLEAR_ATTEMPTS {
+            let port = Arc::clone(&self.port);
+            match super::blocking(move || port.remove_orphan(id, limit)).await? {
+                Detached::Complete => return Ok(()),
+                Detached::HeldOpen => {
+                    tracing::warn!(id, "a program has what is left of the device open, or has it mounted");
+                    sleep(CLEAR_INTERVAL).await;
+                }
+            }
+        }
+        let text = format!("a program still has the former device {id} open, or has it mounted");
+        Err(Failure::new(FailureClass::Conflict, text))
+    }
+
     /// Lets no device come any more, waits for those that are being made, which then go again, and removes all.
     ///
     /// # Errors
@@ -120,7 +141,8 @@ impl Daemon {
         let removals = self.table.served().into_iter().map(|served| async move {
             let id = served.info.id;
             self.table.begin_removal(id)?;
-            match self.detach(served, limit).await {
+            // Nobody wants their numbers, and many may be held open.
+            match self.detach(served, limit, Duration::ZERO).await {
                 // A client has told it to go before; it is waited for below.
                 Err(failure) if failure.class() == FailureClass::Conflict => Ok(()),
                 Err(failure) => {

@@ -25,7 +25,7 @@ use super::{
     service::Service,
     state::{Record, StateDir},
 };
-use crate::image::ReadMetrics;
+use crate::{frontend::CLOSE_PATIENCE, image::ReadMetrics};
 
 /// Answers the control API. Shared by all its connections.
 pub struct Daemon {
@@ -84,7 +84,7 @@ impl Daemon {
         let changing = self.changing.lock().await;
         if let Err(stopping) = self.table.insert(&served) {
             let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
-            blocking(move || served.detach(limit)).await?;
+            blocking(move || served.detach(limit, Duration::ZERO)).await?;
             return Err(stopping);
         }
         if let Err(error) = self.state.save(&Record::new(info.id, request)) {
@@ -121,17 +121,17 @@ impl Daemon {
         let info = DeviceInfo { state: DeviceState::Detaching, ..served.info.clone() };
         let daemon = Arc::clone(self);
         let timeout = Duration::from_millis(self.config().device.detach_timeout_ms);
-        let removal = task::spawn(async move { daemon.detach(served, timeout).await });
+        let removal = task::spawn(async move { daemon.detach(served, timeout, CLOSE_PATIENCE).await });
         if wait {
             removal.await.map_err(broken_task)??;
         }
         Ok(info)
     }
 
-    async fn detach(&self, served: Arc<Served>, limit: Duration) -> Result<(), Failure> {
+    async fn detach(&self, served: Arc<Served>, limit: Duration, patience: Duration) -> Result<(), Failure> {
         let id = served.info.id;
         let detaching = Arc::clone(&served);
-        let detached = blocking(move || detaching.detach(limit)).await;
+        let detached = blocking(move || detaching.detach(limit, patience)).await;
         if matches!(&detached, Err(failure) if failure.class() == FailureClass::Conflict) {
             return detached;
         }

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Daemon, blocking};
+use crate::frontend::Detached;
 use crate::server::{
     api::types::{DeviceInfo, DeviceState, ImageSpec},
     failure::{Failure, FailureClass},
@@ -35,9 +36,9 @@ impl Daemon {
         let info = self.orphan(id).await?.info;
         let port = Arc::clone(&self.port);
         let timeout = Duration::from_millis(self.config().device.detach_timeout_ms);
-        blocking(move || port.remove_orphan(id, timeout)).await?;
+        let removed = blocking(move || port.remove_orphan(id, timeout)).await?;
         self.forget(id);
-        tracing::info!(id, "orphan removed");
+        tracing::info!(id, held_open = removed == Detached::HeldOpen, "orphan removed");
         Ok(info)
     }
 

@@ -29,14 +29,15 @@ pub(in crate::server) struct Served {
 }
 
 impl Served {
-    /// Removes the device; the first call does.
-    pub(in crate::server) fn detach(&self, limit: Duration) -> Result<(), Failure> {
+    /// Removes the device; the first call does. Programs that have it open get `patience` to close it, for the sake of its
+    /// number.
+    pub(in crate::server) fn detach(&self, limit: Duration, patience: Duration) -> Result<(), Failure> {
         let taken = self.attachment.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(attachment) = taken else {
             let text = format!("device {} is being removed already", self.info.id);
             return Err(Failure::new(FailureClass::Conflict, text));
         };
-        match attachment.detach(limit) {
+        match attachment.detach_within(limit, patience) {
             Ok(Detached::Complete) => Ok(()),
             Ok(Detached::HeldOpen) => {
                 tracing::warn!(

@@ -8,7 +8,7 @@ use std::{
 
 use super::*;
 use crate::{
-    frontend::{AttachRequest, Attachment, Frontend, FrontendError, NullFrontend, Stage},
+    frontend::{AttachRequest, Attachment, Detached, Frontend, FrontendError, NullFrontend, Stage},
     image::Image,
     reactor::ReactorHandle,
     server::{api::types::ImageSpec, port::KnownDevice},
@@ -20,6 +20,14 @@ struct TestPort {
     others: Mutex<Vec<KnownDevice>>,
     /// Makes the next attach wait, with its device known to the kernel as number 0.
     gate: Mutex<Option<mpsc::Receiver<()>>>,
+    /// How often an orphan is found to be held open.
+    held: Mutex<u32>,
+}
+
+impl TestPort {
+    fn new(frontend: NullFrontend, others: Vec<KnownDevice>) -> Self {
+        Self { frontend, others: Mutex::new(others), gate: Mutex::default(), held: Mutex::default() }
+    }
 }
 
 impl Port for TestPort {
@@ -46,9 +54,14 @@ impl Port for TestPort {
         Ok(self.others.lock().unwrap().clone())
     }
 
-    fn remove_orphan(&self, id: u32, _timeout: Duration) -> Result<(), Failure> {
+    fn remove_orphan(&self, id: u32, _timeout: Duration) -> Result<Detached, Failure> {
+        let mut held = self.held.lock().unwrap();
+        if *held > 0 {
+            *held -= 1;
+            return Ok(Detached::HeldOpen);
+        }
         self.others.lock().unwrap().retain(|device| device.id != id);
-        Ok(())
+        Ok(Detached::Complete)
     }
 }
 
@@ -67,7 +80,7 @@ fn known(id: u32, server_pid: Option<i32>) -> KnownDevice {
 }
 
 fn daemon(state: &Path, frontend: NullFrontend, others: Vec<KnownDevice>) -> Arc<Daemon> {
-    with_port(state, Arc::new(TestPort { frontend, others: Mutex::new(others), gate: Mutex::default() }))
+    with_port(state, Arc::new(TestPort::new(frontend, others)))
 }
 
 fn with_port(state: &Path, port: Arc<TestPort>) -> Arc<Daemon> {
@@ -83,8 +96,8 @@ async fn daemon_making_a_device(
     state: &Path,
 ) -> (Arc<Daemon>, mpsc::Sender<()>, task::JoinHandle<Result<DeviceInfo, Failure>>) {
     let (sender, gate) = mpsc::channel();
-    let port =
-        TestPort { frontend: NullFrontend::new(), others: Mutex::default(), gate: Mutex::new(Some(gate)) };
+    let port = TestPort::new(NullFrontend::new(), Vec::new());
+    *port.gate.lock().unwrap() = Some(gate);
     let daemon = with_port(state, Arc::new(port));
     let adding = Arc::clone(&daemon);
     let adding = task::spawn(async move { adding.add(request(None)).await });
@@ -180,8 +193,7 @@ async fn a_device_that_is_being_made_is_no_orphan() {
 async fn a_device_that_another_process_is_about_to_start_is_looked_at_twice() {
     let dir = tempfile::tempdir().unwrap();
     let unstarted = |id| KnownDevice { is_unstarted: true, ..known(id, None) };
-    let others = Mutex::new(vec![unstarted(3), unstarted(4)]);
-    let port = Arc::new(TestPort { frontend: NullFrontend::new(), others, gate: Mutex::default() });
+    let port = Arc::new(TestPort::new(NullFrontend::new(), vec![unstarted(3), unstarted(4)]));
     let daemon = with_port(dir.path(), Arc::clone(&port));
     let hunter = Arc::clone(&daemon);
     let hunt = task::spawn(async move { tokio::join!(hunter.remove(3, true), hunter.remove(4, true)) });
@@ -217,7 +229,7 @@ async fn a_removal_spares_the_device_that_has_its_number_next() {
     let leaving = first.table.begin_removal(0).unwrap().unwrap();
     // As if the kernel had given the number away as soon as it was free.
     first.table.insert(&second.table.served()[0]).unwrap();
-    first.detach(leaving, Duration::from_secs(10)).await.unwrap();
+    first.detach(leaving, Duration::from_secs(10), Duration::ZERO).await.unwrap();
     assert_eq!(states(&first).await, [(0, DeviceState::Live)]);
     assert!(dirs[0].path().join("devices/0.json").exists());
 }
@@ -234,6 +246,19 @@ async fn the_next_daemon_attaches_what_the_last_one_had_unless_another_process_s
     next.reattach().await.unwrap();
     let expected = [(1, DeviceState::Live), (2, DeviceState::Foreign), (5, DeviceState::Live)];
     assert_eq!(states(&next).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reattach_waits_for_a_number_that_a_program_holds_and_gives_up_after_a_while() {
+    for (held, expected) in [(1, DeviceState::Live), (100, DeviceState::Orphan)] {
+        let dir = tempfile::tempdir().unwrap();
+        let port = TestPort::new(NullFrontend::new(), Vec::new());
+        *port.held.lock().unwrap() = held;
+        let daemon = with_port(dir.path(), Arc::new(port));
+        daemon.state.save(&Record::new(6, request(Some(6)))).unwrap();
+        daemon.reattach().await.unwrap();
+        assert_eq!(states(&daemon).await, [(6, expected)], "held {held} times");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
