@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use stratabd::{
-    frontend::{AttachRequest, Attachment, Frontend, FrontendError, NullFrontend},
+    frontend::{AttachRequest, Attachment, Detached, Frontend, FrontendError, NullFrontend},
     image::Image,
     reactor::ReactorHandle,
     server::{
@@ -43,8 +43,8 @@ impl Port for NullPort {
         Ok(Vec::new())
     }
 
-    fn remove_orphan(&self, _id: u32, _timeout: Duration) -> Result<(), Failure> {
-        Ok(())
+    fn remove_orphan(&self, _id: u32, _timeout: Duration) -> Result<Detached, Failure> {
+        Ok(Detached::Complete)
     }
 }
 

@@ -21,6 +21,8 @@ mod devices;
 mod frame;
 #[path = "guest/large.rs"]
 mod large;
+#[path = "guest/reattach.rs"]
+mod reattach;
 #[path = "guest/registry.rs"]
 mod registry;
 #[path = "guest/registry_faults.rs"]

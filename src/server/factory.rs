@@ -84,14 +84,20 @@ impl Factory {
         })
     }
 
-    /// Opens an image on `reactor`, or returns one with the same layers that is open already.
+    /// Opens an image on `reactor`, or returns one with the same layers that is open already. With it comes a specification
+    /// that means these very bytes when the tag of `spec` has moved on.
     ///
     /// # Errors
     /// When its description or a layer cannot be used.
-    pub async fn open(&self, reactor: &ReactorHandle, spec: &ImageSpec) -> Result<Arc<OpenImage>, Failure> {
-        match spec {
+    pub async fn open(
+        &self,
+        reactor: &ReactorHandle,
+        spec: &ImageSpec,
+    ) -> Result<(Arc<OpenImage>, ImageSpec), Failure> {
+        let opened = match spec {
             ImageSpec::Reference(text) => {
-                self.open_places(reactor, self.references.layers(text).await?).await
+                let (places, pinned) = self.references.layers(text).await?;
+                return Ok((self.open_places(reactor, places).await?, ImageSpec::Reference(pinned)));
             }
             ImageSpec::Layers(paths) => self.open_places(reactor, layers::of_files(paths)?).await,
             ImageSpec::Config(path) => {
@@ -104,7 +110,8 @@ impl Factory {
                 }
                 opened
             }
-        }
+        };
+        Ok((opened?, spec.clone()))
     }
 
     /// What the registry client has counted.

@@ -29,9 +29,10 @@ impl References {
         Self { client, store: cache_dir.map(|dir| Arc::new(ManifestStore::new(dir.join("manifests")))) }
     }
 
-    /// The layers of the image that `text` names. A digest that was resolved before is not asked for again; a tag always is,
-    /// and what it last meant counts only while the registry cannot be reached.
-    pub(super) async fn layers(&self, text: &str) -> Result<Vec<LayerPlace>, Failure> {
+    /// The layers of the image that `text` names, and a reference that will always mean these. A digest that was resolved
+    /// before is not asked for again; a tag always is, and what it last meant counts only while the registry cannot be
+    /// reached.
+    pub(super) async fn layers(&self, text: &str) -> Result<(Vec<LayerPlace>, String), Failure> {
         let reference: ImageReference = text.parse().map_err(|source| {
             Failure::with_source(FailureClass::Usage, format!("{text:?} is not an image reference"), source)
         })?;
@@ -39,7 +40,7 @@ impl References {
         let repository = self.client.repository(&reference).map_err(|source| {
             Failure::with_source(FailureClass::Usage, format!("{text:?} is not an image reference"), source)
         })?;
-        let manifest = self.manifest(&reference, &platform).await?;
+        let (manifest, digest) = self.manifest(&reference, &platform).await?;
         let refused = |source: OciError| {
             Failure::with_source(FailureClass::Image, format!("{reference} cannot be served"), source)
         };
@@ -49,41 +50,57 @@ impl References {
             digest: layer.digest,
             size_bytes: Some(layer.size_bytes),
         };
-        Ok(layers.into_iter().map(place).collect())
+        let pinned = match reference.digest() {
+            Some(_) => reference.to_string(),
+            None => format!("{reference}@{digest}"),
+        };
+        Ok((layers.into_iter().map(place).collect(), pinned))
     }
 
-    async fn manifest(&self, reference: &ImageReference, platform: &Platform) -> Result<Manifest, Failure> {
+    async fn manifest(
+        &self,
+        reference: &ImageReference,
+        platform: &Platform,
+    ) -> Result<(Manifest, String), Failure> {
         let name = format!("{reference} {platform}");
-        if reference.digest().is_some()
-            && let Some(manifest) = self.recall(&name).await
+        // What was resolved by a tag is not known by the name that pins it, but by its digest.
+        if let Some(digest) = reference.digest()
+            && let Some(known) = self.recall(&name, Some(digest)).await
         {
             tracing::debug!(%reference, "resolved from memory");
-            return Ok(manifest);
+            return Ok(known);
         }
         let error = match self.client.manifest(reference, platform).await {
             Ok(resolved) => {
-                self.remember(name, resolved.digest.to_string(), resolved.bytes).await;
-                return Ok(resolved.manifest);
+                let digest = resolved.digest.to_string();
+                self.remember(name, digest.clone(), resolved.bytes).await;
+                return Ok((resolved.manifest, digest));
             }
             Err(error) => error,
         };
         if cannot_be_reached(&error)
-            && let Some(manifest) = self.recall(&name).await
+            && let Some(known) = self.recall(&name, None).await
         {
             tracing::warn!(
                 %reference, error = super::failure::full_text(&error),
                 "the registry cannot be reached: the image that the tag last meant is used"
             );
-            return Ok(manifest);
+            return Ok(known);
         }
         Err(failure_of_registry(format!("cannot resolve {reference}"), error))
     }
 
-    async fn recall(&self, name: &str) -> Option<Manifest> {
+    /// What `name` last meant, or else what `digest` is of, and its digest.
+    async fn recall(&self, name: &str, digest: Option<&str>) -> Option<(Manifest, String)> {
         let (store, name) = (Arc::clone(self.store.as_ref()?), name.to_owned());
-        let read = blocking(move || Ok(store.recall(&name).and_then(|digest| store.get(&digest))));
-        match Document::decode(&read.await.ok()??) {
-            Ok(Document::Manifest(manifest)) => Some(manifest),
+        let digest = digest.map(str::to_owned);
+        let read = blocking(move || {
+            let known = store.recall(&name).and_then(|known| Some((store.get(&known)?, known)));
+            Ok(known.or_else(|| digest.and_then(|digest| Some((store.get(&digest)?, digest)))))
+        });
+        let (bytes, digest) = read.await.ok()??;
+        match Document::decode(&bytes) {
+            Ok(Document::Manifest(manifest)) => Some((manifest, digest)),
             _ => None,
         }
     }
@@ -107,4 +124,44 @@ impl References {
 fn cannot_be_reached(error: &RegistryError) -> bool {
     let down = matches!(error.reason(), Reason::Status { status: 429 | 500.., .. });
     down || error.is_timeout() || error.fault() == Fault::Network
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::{config::Config, network::registry_config};
+
+    #[tokio::test]
+    async fn what_a_tag_was_resolved_to_needs_no_registry_by_its_digest() {
+        let digest = format!("sha256:{}", "1".repeat(64));
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": 2},
+            "layers": [{
+                "mediaType": "application/vnd.oci.image.layer.v1.tar",
+                "digest": digest,
+                "size": 4096,
+                "annotations": {
+                    "containerd.io/snapshot/overlaybd/version": "0.1.0",
+                    "containerd.io/snapshot/overlaybd/blob-digest": digest,
+                    "containerd.io/snapshot/overlaybd/blob-size": "4096",
+                },
+            }],
+        })
+        .to_string();
+        let dir = tempfile::tempdir().unwrap();
+        let client =
+            Client::new(&registry_config(&Config::default()), tokio::runtime::Handle::current()).unwrap();
+        let references = References::new(client, Some(dir.path()));
+        // As after resolving the tag; nobody listens on that port.
+        references.store.as_ref().unwrap().put(manifest.as_bytes()).unwrap();
+        let hash: String = <sha2::Sha256 as sha2::Digest>::digest(manifest.as_bytes())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let pinned = format!("localhost:1/team/app:v1@sha256:{hash}");
+        let (layers, again) = references.layers(&pinned).await.unwrap();
+        assert_eq!((layers.len(), again), (1, pinned));
+    }
 }

@@ -57,6 +57,14 @@ impl Service {
     /// # Errors
     /// When its description or a layer cannot be used.
     pub async fn open(&self, spec: &ImageSpec) -> Result<Arc<OpenImage>, Failure> {
+        self.open_pinned(spec).await.map(|(image, _)| image)
+    }
+
+    /// As [`Service::open`], and with it a specification that means these very bytes when the tag of `spec` has moved on.
+    ///
+    /// # Errors
+    /// As [`Service::open`].
+    pub async fn open_pinned(&self, spec: &ImageSpec) -> Result<(Arc<OpenImage>, ImageSpec), Failure> {
         self.factory.open(&self.reactors.opener(), spec).await
     }
 }

@@ -31,17 +31,23 @@ fn config(dir: &Path, count: usize) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-struct Daemon {
+/// A daemon with the socket and the state in a folder of their own.
+pub(crate) struct Daemon {
     process: Child,
     dir: PathBuf,
 }
 
 impl Daemon {
     fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &["--set", "cache.enabled=false", "--private-mounts"])
+    }
+
+    /// Starts it with further arguments and waits until it is ready.
+    pub(crate) fn start_with(dir: &Path, arguments: &[&str]) -> Self {
         let mut process = Command::new("stratabd")
             .arg("--state-dir")
             .arg(dir)
-            .args(["--set", "cache.enabled=false", "--private-mounts"])
+            .args(arguments)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -59,7 +65,7 @@ impl Daemon {
         Self { process, dir: dir.to_owned() }
     }
 
-    fn ctl(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> Output {
         Command::new("ublk-ctl")
             .arg("--socket")
             .arg(self.dir.join("stratabd.sock"))
@@ -68,14 +74,14 @@ impl Daemon {
             .unwrap()
     }
 
-    fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let output = self.ctl(&[arguments, &["--json"]].concat());
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Signals it and waits for its end.
-    fn end(mut self, signal: &str) -> Option<i32> {
+    pub(crate) fn end(mut self, signal: &str) -> Option<i32> {
         output_of("kill", &[signal, &self.process.id().to_string()]);
         ended(&mut self.process)
     }

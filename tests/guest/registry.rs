@@ -23,9 +23,9 @@ use crate::{
 };
 
 /// Layers of the fixtures, lowest first, and by their manifest what the stack must read as, and the files that are in it.
-struct Stack {
+pub(crate) struct Stack {
     layers: &'static [&'static str],
-    sha256: &'static str,
+    pub(crate) sha256: &'static str,
     /// `None` where no file system is in it.
     tree: Option<&'static str>,
 }
@@ -50,14 +50,14 @@ const THREE: Stack = Stack {
 };
 
 /// Not compressed, mapped sector by sector, and small, since a guest takes a minute for the digest of a large device.
-const RANDOM: Stack = Stack {
+pub(crate) const RANDOM: Stack = Stack {
     layers: &["lsmt/g0.lsmt.xz", "lsmt/g1.lsmt", "lsmt/g2.lsmt"],
     sha256: "d3ef24f010a5fbbe4e130b98092599fd17198bf30dd6a1da90b71505cd3df84f",
     tree: None,
 };
 
 impl Stack {
-    fn blobs(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn blobs(&self) -> Vec<Vec<u8>> {
         let unpacked = |name: &&str| {
             let bytes = read(&fixture(name));
             if !name.ends_with(".xz") {
@@ -92,7 +92,7 @@ fn read(path: &Path) -> Vec<u8> {
 }
 
 /// The digest of a whole device, read in large pieces.
-fn sha256(device: &Path) -> String {
+pub(crate) fn sha256(device: &Path) -> String {
     let mut file = fs::File::open(device).unwrap();
     let mut hasher = Sha256::new();
     let mut piece = vec![0; 1 << 20];

@@ -81,8 +81,10 @@ impl Daemon {
         let (served, _making) = made?;
         let info = served.info.clone();
         request.id = Some(info.id);
+        request.image = served.pinned.clone();
         let changing = self.changing.lock().await;
         if let Err(stopping) = self.table.insert(&served) {
+            drop(changing);
             let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
             blocking(move || served.detach(limit, Duration::ZERO)).await?;
             return Err(stopping);

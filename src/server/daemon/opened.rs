@@ -25,6 +25,7 @@ use crate::{
 pub(in crate::server) struct OpenedDevice {
     request: AddDevice,
     image: Arc<OpenImage>,
+    pinned: ImageSpec,
     wanted: AttachRequest,
     reactors: Vec<ReactorHandle>,
 }
@@ -40,12 +41,18 @@ impl OpenedDevice {
         let depth = request.depth.unwrap_or(section.depth);
         check_request(&request.image, queues, depth)?;
         let limit = Duration::from_millis(section.attach_timeout_ms);
-        let opened = tokio::time::timeout(limit, service.open(&request.image)).await;
+        let opened = tokio::time::timeout(limit, service.open_pinned(&request.image)).await;
         let late = || Failure::new(FailureClass::TimedOut, format!("{}: not open in time", request.image));
-        let image = opened.map_err(|_| late())??;
+        let (image, pinned) = opened.map_err(|_| late())??;
         let wanted =
             AttachRequest { id: request.id, queues, depth, deadline: limit, ..AttachRequest::default() };
-        Ok(Self { request: request.clone(), image, wanted, reactors: service.reactors().choose(queues) })
+        Ok(Self {
+            request: request.clone(),
+            image,
+            pinned,
+            wanted,
+            reactors: service.reactors().choose(queues),
+        })
     }
 
     /// Makes the device.
@@ -53,7 +60,7 @@ impl OpenedDevice {
     /// # Errors
     /// When it cannot be made; then nothing is left of it.
     pub(in crate::server) async fn attach(self, port: &Arc<dyn Port>) -> Result<Served, Failure> {
-        let Self { request, image, wanted, reactors } = self;
+        let Self { request, image, pinned, wanted, reactors } = self;
         let device = Arc::new(image.image.for_device());
         let (attaching, counted) = (Arc::clone(port), Arc::clone(&device));
         let attachment = blocking(move || {
@@ -76,7 +83,7 @@ impl OpenedDevice {
             server_pid: i32::try_from(std::process::id()).ok(),
             layers: Vec::new(),
         };
-        Ok(Served { info, request, image, device, attachment: Mutex::new(Some(attachment)) })
+        Ok(Served { info, request, image, pinned, device, attachment: Mutex::new(Some(attachment)) })
     }
 }
 

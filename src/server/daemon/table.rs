@@ -10,7 +10,7 @@ use crate::{
     frontend::{Attachment, Detached},
     image::Image,
     server::{
-        api::types::{AddDevice, DeviceInfo, DeviceState},
+        api::types::{AddDevice, DeviceInfo, DeviceState, ImageSpec},
         factory::OpenImage,
         failure::{Failure, FailureClass},
         port::failure_of_frontend,
@@ -22,6 +22,8 @@ pub(in crate::server) struct Served {
     pub(in crate::server) info: DeviceInfo,
     pub(in crate::server) request: AddDevice,
     pub(in crate::server) image: Arc<OpenImage>,
+    /// What the next daemon is to make it of: the same bytes, whatever a tag means by then.
+    pub(in crate::server) pinned: ImageSpec,
     /// The image as this device shows it, with counters of its own.
     pub(in crate::server) device: Arc<Image>,
     /// Taken by whoever removes the device.

@@ -1,0 +1,48 @@
+//! What a killed daemon left is attached again with the same bytes, whatever its registry does meanwhile.
+
+use std::path::Path;
+
+use crate::{
+    daemon::Daemon,
+    frame::in_guest,
+    registry::{RANDOM, sha256},
+    support::registry::{Registry, Serving, push_image},
+};
+
+#[test]
+fn a_cached_image_comes_back_without_its_registry_and_with_its_bytes_after_the_tag_has_moved() {
+    if !in_guest() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    let mut registry = Registry::start(dir, &Serving::default());
+    let address = registry.address();
+    push_image(address, "team/app", "v1", &RANDOM.blobs());
+    let image = format!("{address}/team/app:v1");
+    let state = dir.join("state");
+    let cache = format!("cache.dir={}", dir.join("cache").display());
+    let plain = format!("registry.hosts.\"{address}\".plain_http=true");
+    let start = || Daemon::start_with(&state, &["--set", &cache, "--set", &plain]);
+
+    let daemon = start();
+    let added = daemon.json(&["add", &image, "--id", "4"]);
+    assert_eq!(added["image"]["reference"], image.as_str());
+    let device = Path::new("/dev/ublkb4");
+    assert_eq!(sha256(device), RANDOM.sha256);
+
+    registry.stop();
+    daemon.end("-KILL");
+    let daemon = start();
+    assert_eq!(sha256(device), RANDOM.sha256, "without the registry");
+
+    let _registry = Registry::start_at(dir, &Serving::default(), address);
+    push_image(address, "team/app", "v1", &RANDOM.blobs()[..2]);
+    daemon.end("-KILL");
+    let daemon = start();
+    assert_eq!(sha256(device), RANDOM.sha256, "after the tag has moved");
+    let moved = daemon.json(&["add", &image]);
+    let moved = Path::new(moved["path"].as_str().unwrap());
+    assert_ne!(sha256(moved), RANDOM.sha256, "the tag has not moved");
+    assert_eq!(daemon.end("-TERM"), Some(0));
+}
