@@ -8,20 +8,19 @@
     reason = "a measurement that fails has nothing to recover"
 )]
 
-#[path = "../../tests/support/layer_writer.rs"]
-#[expect(
-    dead_code,
-    clippy::cast_possible_truncation,
-    unreachable_pub,
-    reason = "the writer is shared with the tests, which use more of it"
-)]
-mod layer_writer;
 mod measure;
+#[path = "../../tests/support/mod.rs"]
+#[expect(dead_code, reason = "the support is the tests', which use more of it")]
+mod support;
 mod targets;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Instant};
 
 use measure::{JOBS, Job, Sample};
+use support::{
+    layer_writer,
+    registry::{Registry, Serving, push_image},
+};
 use targets::Target;
 
 /// Rounds in which every target has its turn; the table shows medians over them.
@@ -68,15 +67,27 @@ fn layer_like_bytes(size: usize) -> Vec<u8> {
 }
 
 fn run(dir: &Path, rounds: usize) {
-    let targets = targets::all(dir);
+    let storage = tempfile::tempdir().unwrap();
+    let registry = Registry::start(storage.path(), &Serving::default());
+    let (repository, tag) = targets::IMAGE.split_once(':').unwrap();
+    push_image(registry.address(), repository, tag, &[fs::read(dir.join("lz4.layer")).unwrap()]);
+    let targets = targets::all(dir, registry.address());
     let mut attach: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     let mut samples: BTreeMap<(&str, &str), Vec<Sample>> = BTreeMap::new();
     for round in 0..rounds {
         for target in &targets {
-            let began = Instant::now();
-            let running = target.start();
-            attach.entry(target.name).or_default().push(began.elapsed().as_secs_f64() * 1e3);
-            for job in JOBS {
+            let mut attached = || {
+                let began = Instant::now();
+                let running = target.start();
+                attach.entry(target.name).or_default().push(began.elapsed().as_secs_f64() * 1e3);
+                running
+            };
+            let mut running = attached();
+            for (number, job) in JOBS.iter().enumerate() {
+                if number > 0 && target.is_spent_by_a_job {
+                    running.stop();
+                    running = attached();
+                }
                 let before = running.cpu_seconds();
                 let mut sample = measure::fio(running.path(), job);
                 sample.cpu_seconds = running.cpu_seconds() - before;

@@ -1,8 +1,10 @@
-//! The devices that are compared: ours over raw and compressed layers, rublk's null and loop, the kernel's loop.
+//! The devices that are compared: ours over raw and compressed layers from files and from a registry, rublk's null and loop,
+//! the kernel's loop.
 
 use std::{
     fs,
     io::{BufRead, BufReader},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -11,10 +13,15 @@ use std::{
 /// The target that the ratios are taken against.
 pub(super) const BASE: &str = "rublk loop";
 
+/// The image in the registry.
+pub(super) const IMAGE: &str = "fio/lz4:v1";
+
 /// How a device comes to be.
 pub(super) struct Target {
     /// Its name in the table.
     pub(super) name: &'static str,
+    /// Whether each job needs a device of its own, because the one before leaves traces.
+    pub(super) is_spent_by_a_job: bool,
     start: Box<dyn Fn() -> Running>,
 }
 
@@ -60,8 +67,8 @@ impl Running {
     }
 }
 
-/// All targets over the images in `dir`.
-pub(super) fn all(dir: &Path) -> Vec<Target> {
+/// All targets over the images in `dir`. `registry` has the image [`IMAGE`], of the compressed layer.
+pub(super) fn all(dir: &Path, registry: SocketAddr) -> Vec<Target> {
     let flat = dir.join("flat");
     let mut targets = vec![
         rublk("rublk null", 20, vec!["null".into()]),
@@ -85,6 +92,7 @@ pub(super) fn all(dir: &Path) -> Vec<Target> {
     ] {
         targets.push(ours(name, dir.join(layer), decoded));
     }
+    targets.extend(from_registry(registry));
     for file in [flat, dir.join("raw.layer"), dir.join("lz4.layer")] {
         // All bytes in the page cache, for every target alike.
         let _ = Command::new("cat").arg(file).stdout(Stdio::null()).status();
@@ -105,7 +113,7 @@ fn rublk(name: &'static str, id: u32, arguments: Vec<String>) -> Target {
         wait_for(&path);
         Running { path, server: Some(server) }
     };
-    Target { name, start: Box::new(start) }
+    Target { name, is_spent_by_a_job: false, start: Box::new(start) }
 }
 
 fn kernel_loop(file: PathBuf) -> Target {
@@ -114,24 +122,56 @@ fn kernel_loop(file: PathBuf) -> Target {
         let path = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
         Running { path, server: None }
     };
-    Target { name: "kernel loop", start: Box::new(start) }
+    Target { name: "kernel loop", is_spent_by_a_job: false, start: Box::new(start) }
 }
 
 fn ours(name: &'static str, layer: PathBuf, decoded_cache: &'static str) -> Target {
     let start = move || {
         let config = std::env::temp_dir().join("fio-config.v1.json");
         fs::write(&config, serde_json::json!({"lowers": [{"file": layer}]}).to_string()).unwrap();
-        let mut server = Command::new("ublk-ctl")
-            .args(["add", "--foreground", "--depth", "128", "--set", decoded_cache, "--config"])
-            .arg(&config)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("ublk-ctl is installed");
-        let mut path = String::new();
-        BufReader::new(server.stdout.take().unwrap()).read_line(&mut path).unwrap();
-        Running { path: PathBuf::from(path.trim()), server: Some(server) }
+        serve(&["--set", decoded_cache, "--config", &config.display().to_string()])
     };
-    Target { name, start: Box::new(start) }
+    Target { name, is_spent_by_a_job: false, start: Box::new(start) }
+}
+
+/// The image in the registry, over a cache that is empty at first, and over one that has all of it.
+fn from_registry(registry: SocketAddr) -> [Target; 2] {
+    let image = format!("{registry}/{IMAGE}");
+    let attach = move |cache: &Path| {
+        let plain = format!("registry.hosts.\"{registry}\".plain_http=true");
+        let cache = cache.display().to_string();
+        serve(&["--set", "image.decoded_cache_mib=0", "--set", &plain, "--cache-dir", &cache, &image])
+    };
+    let full = std::env::temp_dir().join("fio-cache-full");
+    let filling = attach(&full);
+    let _ = Command::new("cat").arg(filling.path()).stdout(Stdio::null()).status();
+    filling.stop();
+    let empty = std::env::temp_dir().join("fio-cache-empty");
+    let again = attach.clone();
+    let cold = move || {
+        let _ = fs::remove_dir_all(&empty);
+        again(&empty)
+    };
+    [
+        Target { name: "stratabd lz4, registry, cold", is_spent_by_a_job: true, start: Box::new(cold) },
+        Target {
+            name: "stratabd lz4, registry, cached",
+            is_spent_by_a_job: false,
+            start: Box::new(move || attach(&full)),
+        },
+    ]
+}
+
+fn serve(arguments: &[&str]) -> Running {
+    let mut server = Command::new("ublk-ctl")
+        .args(["add", "--foreground", "--depth", "128"])
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("ublk-ctl is installed");
+    let mut path = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut path).unwrap();
+    Running { path: PathBuf::from(path.trim()), server: Some(server) }
 }
 
 fn wait_for(path: &Path) {
