@@ -25,6 +25,9 @@ use tokio::{
 
 struct NullPort(NullFrontend);
 
+/// The device that somebody seems to have mounted.
+const MOUNTED: &str = "/dev/null-13";
+
 impl Port for NullPort {
     fn features(&self) -> Result<FeatureList, Failure> {
         Ok(FeatureList { bits: 0x2, names: vec!["URING_CMD_COMP_IN_TASK".to_owned()] })
@@ -41,6 +44,10 @@ impl Port for NullPort {
 
     fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
         Ok(Vec::new())
+    }
+
+    fn is_claimed(&self, path: &Path) -> bool {
+        path == MOUNTED
     }
 
     fn remove_orphan(&self, _id: u32, _timeout: Duration) -> Result<Detached, Failure> {
@@ -107,6 +114,30 @@ async fn a_client_that_does_not_read_its_answer_is_cut_off() {
     unread.write_all(body.as_bytes()).await.unwrap();
     let asked = ask(&socket, "GET", "/v1/devices", &Value::Null);
     assert_eq!(tokio::time::timeout(PATIENCE, asked).await.unwrap().0, 200);
+    serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_in_use_is_removed_only_by_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = daemon(dir.path());
+    let socket = dir.path().join("s");
+    let listener = ApiListener::bind(&socket, 0o600, None).await.unwrap();
+    let serving = tokio::spawn(async move { listener.serve(daemon, ApiLimits::default()).await });
+    let layer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lsmt/tiny.lsmt");
+    for id in [12, 13] {
+        let wanted = json!({"image": {"layers": [layer]}, "id": id});
+        assert_eq!(ask(&socket, "POST", "/v1/devices", &wanted).await.0, 201);
+    }
+    assert_eq!(ask(&socket, "DELETE", "/v1/devices/12", &Value::Null).await.0, 200);
+    for path in ["/v1/devices/13", "/v1/devices/13?wait=false"] {
+        let (status, body) = ask(&socket, "DELETE", path, &Value::Null).await;
+        assert_eq!(status, 409, "{body}");
+        assert!(body.contains("--force"), "{body}");
+    }
+    let (_, info) = ask(&socket, "GET", "/v1/devices/13", &Value::Null).await;
+    assert!(info.contains(r#""state":"live""#), "{info}");
+    assert_eq!(ask(&socket, "DELETE", "/v1/devices/13?force=true", &Value::Null).await.0, 200);
     serving.abort();
 }
 

@@ -10,11 +10,12 @@ use super::{
     port::Port,
     service::Service,
 };
-use crate::frontend::CLOSE_PATIENCE;
+use crate::frontend::{CLOSE_PATIENCE, Detached};
 
 /// A running device.
 pub struct Foreground {
     served: Arc<Served>,
+    port: Arc<dyn Port>,
 }
 
 impl Foreground {
@@ -28,7 +29,7 @@ impl Foreground {
         request: &AddDevice,
     ) -> Result<Self, Failure> {
         let opened = OpenedDevice::open(service, request).await?;
-        Ok(Self { served: Arc::new(opened.attach(&port).await?) })
+        Ok(Self { served: Arc::new(opened.attach(&port).await?), port })
     }
 
     /// What it is.
@@ -37,11 +38,20 @@ impl Foreground {
         &self.served.info
     }
 
-    /// Removes it.
+    /// Whether somebody has it mounted.
     ///
     /// # Errors
-    /// When somebody still holds it after `timeout`.
-    pub async fn detach(self, timeout: Duration) -> Result<(), Failure> {
+    /// Never in practice: asking does not fail.
+    pub async fn is_in_use(&self) -> Result<bool, Failure> {
+        let (port, path) = (Arc::clone(&self.port), self.info().path.clone());
+        blocking(move || Ok(port.is_claimed(&path))).await
+    }
+
+    /// Removes it, whoever uses it.
+    ///
+    /// # Errors
+    /// When it cannot be removed within `timeout`.
+    pub async fn detach(self, timeout: Duration) -> Result<Detached, Failure> {
         blocking(move || self.served.detach(timeout, CLOSE_PATIENCE)).await
     }
 }

@@ -1,6 +1,11 @@
 //! A frontend as the daemon uses it, so that devices can be managed, and tested, whatever carries their requests.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     api::types::FeatureList,
@@ -37,6 +42,9 @@ pub trait Port: Send + Sync + 'static {
     /// # Errors
     /// When the driver is there and cannot be asked.
     fn known(&self) -> Result<Vec<KnownDevice>, Failure>;
+
+    /// Whether somebody has the node at `path` for himself alone, as a mounted file system has.
+    fn is_claimed(&self, path: &Path) -> bool;
 
     /// Removes a device that no process serves any more; one that is not there is as good. One that a program has open goes, and
     /// keeps its number until that closes it.

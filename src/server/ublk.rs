@@ -1,8 +1,10 @@
 //! The port to the kernel's ublk driver, and what a process that serves through it must do first.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use rustix::{
+    fs::{Mode, OFlags, open},
+    io::Errno,
     mount::{MountPropagationFlags, mount_change},
     thread::UnshareFlags,
 };
@@ -71,6 +73,13 @@ impl Port for UblkPort {
         }
     }
 
+    fn is_claimed(&self, path: &Path) -> bool {
+        // Exclusive for a moment, which the kernel grants unless a mount or another exclusive user is there. Who has just
+        // opened the node, to read it, is not seen.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::EXCL;
+        matches!(open(path, flags, Mode::empty()), Err(Errno::BUSY))
+    }
+
     fn remove_orphan(&self, id: u32, timeout: Duration) -> Result<Detached, Failure> {
         if self.0.is_being_made(id) {
             let text = format!("another process has device {id} open, and may be about to start it");
@@ -112,7 +121,7 @@ fn known(device: ublk::DeviceInfo) -> KnownDevice {
 fn is_alive(pid: i32) -> bool {
     let Some(pid) = rustix::process::Pid::from_raw(pid) else { return false };
     // One that may not be signalled lives.
-    !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+    !matches!(rustix::process::test_kill_process(pid), Err(Errno::SRCH))
 }
 
 /// Gives the process a mount namespace of its own, in which changes made elsewhere still arrive. Call it before any thread

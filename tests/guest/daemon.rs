@@ -133,6 +133,12 @@ fn a_device_of_the_daemon_shows_upstreams_file_tree_and_goes_again() {
     assert_eq!(info["layers"].as_array().unwrap().len(), 3);
     assert_eq!((&info["read_only"], &info["logical_block_bytes"]), (&Value::Bool(true), &Value::from(4096)));
     assert_eq!(output_of("blockdev", &["--getro", path]).trim(), "1");
+    let point = dir.path().join("mount");
+    output_of("mount", &["-t", "ext4", "-o", "ro,noload", path, point.to_str().unwrap()]);
+    let refused = daemon.ctl(&["del", path]);
+    assert_eq!(refused.status.code(), Some(7), "a device that is mounted is left alone: {refused:?}");
+    assert!(Path::new(path).exists());
+    output_of("umount", &[point.to_str().unwrap()]);
     daemon.json(&["del", path]);
     assert!(!Path::new(path).exists());
     assert_eq!(daemon.json(&["ls"])["devices"].as_array().unwrap().len(), 0);

@@ -41,6 +41,13 @@ impl Output {
         write_out(line.as_bytes())
     }
 
+    /// Says something on standard error that is neither result nor failure; programs do not wait for it.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.json {
+            let _ = writeln!(io::stderr(), "ublk-ctl: {text}");
+        }
+    }
+
     /// Says on standard error what failed.
     pub(crate) fn fail(&self, failure: &Failure) {
         let message = failure.full_text();

@@ -1,10 +1,17 @@
 //! The command line: exit codes, JSON and messages, by running the program.
-#![expect(clippy::unwrap_used, reason = "a test panics where something is not as expected")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test panics where something is not as expected"
+)]
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Write},
+    os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread::{self, JoinHandle},
 };
 
 use serde_json::Value;
@@ -80,6 +87,53 @@ fn each_kind_of_failure_has_its_exit_code_and_says_what_is_wrong() {
         assert!(ended.err.contains(part), "{arguments:?}: {}", ended.err);
         assert_eq!(ended.out.is_empty(), *code != 0, "{arguments:?}: {}", ended.out);
     }
+}
+
+/// A daemon that has device 1, cannot remove device 2 since it is mounted, and answers `count` requests.
+fn scripted_daemon(socket: &Path, count: usize) -> JoinHandle<Vec<String>> {
+    let listener = UnixListener::bind(socket).unwrap();
+    thread::spawn(move || {
+        let answer = |mut stream: UnixStream| {
+            let mut lines = BufReader::new(&stream).lines().map(Result::unwrap);
+            let asked = lines.next().unwrap();
+            lines.find(String::is_empty).unwrap();
+            let (status, body) = match asked.split(['/', '?', ' ']).nth(4).unwrap() {
+                "1" => (
+                    200,
+                    r#"{"id":1,"path":"/dev/ublkb1","state":"detaching","size_bytes":0,"logical_block_bytes":512,
+                        "read_only":true,"queues":1,"depth":1,"held_open":true}"#,
+                ),
+                "2" => (409, r#"{"error":{"class":"conflict","message":"device 2 is in use"}}"#),
+                _ => (404, r#"{"error":{"class":"not_found","message":"there is no device 3"}}"#),
+            };
+            let len = body.len();
+            write!(stream, "HTTP/1.1 {status} x\r\nContent-Length: {len}\r\n\r\n{body}").unwrap();
+            asked
+        };
+        (0..count).map(|_| answer(listener.accept().unwrap().0)).collect()
+    })
+}
+
+#[test]
+fn del_tells_every_failure_and_what_was_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let name = socket.to_str().unwrap();
+    let daemon = scripted_daemon(&socket, 7);
+    let ended = run(&["del", "2", "1", "3", "--socket", name]);
+    assert_eq!(ended.code, 7, "{}", ended.err);
+    assert!(ended.err.contains("device 2 is in use") && ended.err.contains("no device 3"), "{}", ended.err);
+    assert!(ended.out.contains("removed: 1") && ended.out.contains("still open"), "{}", ended.out);
+    let ended = run(&["del", "3", "2", "1", "--force", "--json", "--socket", name]);
+    assert_eq!(ended.code, 3, "{}", ended.err);
+    let done: Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!((&done["removed"][0], &done["held_open"][0]), (&Value::from(1), &Value::from(1)), "{done}");
+    assert_eq!(done["failed"][0]["error"]["class"], "not_found", "{done}");
+    assert_eq!((&done["failed"][1]["id"], done["failed"].as_array().unwrap().len()), (&Value::from(2), 2));
+    assert_eq!(run(&["del", "1", "--no-wait", "--socket", name]).code, 0);
+    let asked = daemon.join().unwrap();
+    let parts = [(0, "force=false"), (3, "force=true"), (6, "wait=false")];
+    assert!(parts.iter().all(|(index, part)| asked[*index].contains(part)), "{asked:?}");
 }
 
 #[test]

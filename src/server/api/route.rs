@@ -76,8 +76,12 @@ async fn route(
         }
         ("GET", ["v1", "devices", id]) => Ok(json(StatusCode::OK, &daemon.info(number(id)?).await?)),
         ("DELETE", ["v1", "devices", id]) => {
-            let wait = !query.split('&').any(|pair| pair == "wait=false");
-            Ok(json(StatusCode::OK, &daemon.remove(number(id)?, wait).await?))
+            let id = number(id)?;
+            let says = |wanted| query.split('&').any(|pair| pair == wanted);
+            if !says("force=true") {
+                daemon.refuse_in_use(id).await?;
+            }
+            Ok(json(StatusCode::OK, &daemon.remove(id, !says("wait=false")).await?))
         }
         (_, ["metrics"] | ["v1", "features" | "devices"] | ["v1", "devices", _]) => {
             let mut answer = json(
@@ -89,7 +93,11 @@ async fn route(
                     },
                 },
             );
-            let allowed = if names.as_slice() == ["v1", "devices"] { "GET, POST" } else { "GET, DELETE" };
+            let allowed = match names.as_slice() {
+                ["v1", "devices"] => "GET, POST",
+                ["v1", "devices", _] => "GET, DELETE",
+                _ => "GET",
+            };
             answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
             Ok(answer)
         }

@@ -110,6 +110,10 @@ pub struct DeviceInfo {
     /// Layers, lowest first; only in the answer to `info`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerInfo>,
+    /// Removed, while a program has it open: it sees a device that has gone, and the kernel keeps the number until it
+    /// ends. Only in the answer to a removal that was waited for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held_open: bool,
 }
 
 /// One layer of an image.

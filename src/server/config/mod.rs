@@ -123,7 +123,7 @@ pub struct DeviceSection {
     pub depth: u16,
     /// How long attaching may take, in milliseconds.
     pub attach_timeout_ms: u64,
-    /// How long detaching waits for the last user before it goes on in the background, in milliseconds.
+    /// How long detaching may take, in milliseconds; reads that wait for data fail after half of it.
     pub detach_timeout_ms: u64,
 }
 

@@ -149,7 +149,7 @@ impl Daemon {
                     let text = format!("device {id} is left behind");
                     Err(Failure::with_source(failure.class(), text, failure))
                 }
-                Ok(()) => Ok(()),
+                Ok(_) => Ok(()),
             }
         });
         let all = async {

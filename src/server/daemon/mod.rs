@@ -25,7 +25,10 @@ use super::{
     service::Service,
     state::{Record, StateDir},
 };
-use crate::{frontend::CLOSE_PATIENCE, image::ReadMetrics};
+use crate::{
+    frontend::{CLOSE_PATIENCE, Detached},
+    image::ReadMetrics,
+};
 
 /// Answers the control API. Shared by all its connections.
 pub struct Daemon {
@@ -110,11 +113,37 @@ impl Daemon {
         Ok((Arc::new(opened.attach(&self.port).await?), making))
     }
 
-    /// Removes a device of this process, or what another one has left behind. With `wait` it returns when the device is gone;
-    /// without, at once. It goes on when the caller gives up waiting.
+    /// Refuses a device of this process that somebody has mounted; to be asked before [`Daemon::remove`], which does not.
     ///
     /// # Errors
-    /// When there is no such device, it is another process's, or somebody still holds it.
+    /// [`FailureClass::Conflict`] for one in use, and [`FailureClass::TimedOut`] where the kernel does not say.
+    pub async fn refuse_in_use(&self, id: u32) -> Result<(), Failure> {
+        let Some(info) = self.table.info(id) else { return Ok(()) };
+        let port = Arc::clone(&self.port);
+        let asked = blocking(move || Ok(port.is_claimed(&info.path)));
+        let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
+        match tokio::time::timeout(limit, asked).await {
+            Ok(Ok(false)) => Ok(()),
+            Ok(Ok(true)) => {
+                let text =
+                    format!("device {id} is in use: unmount it first (--force fails all of its users)");
+                Err(Failure::new(FailureClass::Conflict, text))
+            }
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => {
+                let text =
+                    format!("the kernel does not say whether device {id} is in use (--force does not ask)");
+                Err(Failure::new(FailureClass::TimedOut, text))
+            }
+        }
+    }
+
+    /// Removes a device of this process, or what another one has left behind, whoever uses it: his reads fail from then on.
+    /// With `wait` it returns when the device is gone, or when only a program that has it open keeps its number; without, at
+    /// once. It goes on when the caller gives up waiting.
+    ///
+    /// # Errors
+    /// When there is no such device, it is another process's, or it cannot be removed in time.
     pub async fn remove(self: &Arc<Self>, id: u32, wait: bool) -> Result<DeviceInfo, Failure> {
         let Some(served) = self.table.begin_removal(id)? else {
             let daemon = Arc::clone(self);
@@ -124,13 +153,16 @@ impl Daemon {
         let daemon = Arc::clone(self);
         let timeout = Duration::from_millis(self.config().device.detach_timeout_ms);
         let removal = task::spawn(async move { daemon.detach(served, timeout, CLOSE_PATIENCE).await });
-        if wait {
-            removal.await.map_err(broken_task)??;
-        }
-        Ok(info)
+        let held_open = wait && removal.await.map_err(broken_task)?? == Detached::HeldOpen;
+        Ok(DeviceInfo { held_open, ..info })
     }
 
-    async fn detach(&self, served: Arc<Served>, limit: Duration, patience: Duration) -> Result<(), Failure> {
+    async fn detach(
+        &self,
+        served: Arc<Served>,
+        limit: Duration,
+        patience: Duration,
+    ) -> Result<Detached, Failure> {
         let id = served.info.id;
         let detaching = Arc::clone(&served);
         let detached = blocking(move || detaching.detach(limit, patience)).await;
@@ -141,7 +173,7 @@ impl Daemon {
         let _changing = self.changing.lock().await;
         let is_last = self.table.remove(&served);
         match &detached {
-            Ok(()) => {
+            Ok(_) => {
                 if is_last {
                     self.forget(id);
                 }

@@ -82,6 +82,7 @@ impl OpenedDevice {
             features: Vec::new(),
             server_pid: i32::try_from(std::process::id()).ok(),
             layers: Vec::new(),
+            held_open: false,
         };
         Ok(Served { info, request, image, pinned, device, attachment: Mutex::new(Some(attachment)) })
     }

@@ -39,7 +39,7 @@ impl Daemon {
         let removed = blocking(move || port.remove_orphan(id, timeout)).await?;
         self.forget(id);
         tracing::info!(id, held_open = removed == Detached::HeldOpen, "orphan removed");
-        Ok(info)
+        Ok(DeviceInfo { held_open: removed == Detached::HeldOpen, ..info })
     }
 
     /// What the kernel or a record says of `id`, which no process may serve.
@@ -78,6 +78,7 @@ pub(super) fn of_record(record: &Record) -> DeviceInfo {
         features: Vec::new(),
         server_pid: None,
         layers: Vec::new(),
+        held_open: false,
     }
 }
 
@@ -100,5 +101,6 @@ pub(super) fn of_kernel(known: KnownDevice, image: Option<ImageSpec>) -> DeviceI
         features: Vec::new(),
         server_pid: known.server_pid,
         layers: Vec::new(),
+        held_open: false,
     }
 }

@@ -33,23 +33,19 @@ pub(in crate::server) struct Served {
 impl Served {
     /// Removes the device; the first call does. Programs that have it open get `patience` to close it, for the sake of its
     /// number.
-    pub(in crate::server) fn detach(&self, limit: Duration, patience: Duration) -> Result<(), Failure> {
+    pub(in crate::server) fn detach(&self, limit: Duration, patience: Duration) -> Result<Detached, Failure> {
         let taken = self.attachment.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(attachment) = taken else {
             let text = format!("device {} is being removed already", self.info.id);
             return Err(Failure::new(FailureClass::Conflict, text));
         };
-        match attachment.detach_within(limit, patience) {
-            Ok(Detached::Complete) => Ok(()),
-            Ok(Detached::HeldOpen) => {
-                tracing::warn!(
-                    id = self.info.id,
-                    "somebody still holds the node; the kernel keeps its number until then"
-                );
-                Ok(())
-            }
-            Err(error) => Err(failure_of_frontend("cannot remove the device", error)),
+        let detached = attachment
+            .detach_within(limit, patience)
+            .map_err(|error| failure_of_frontend("cannot remove the device", error))?;
+        if detached == Detached::HeldOpen {
+            tracing::warn!(id = self.info.id, "the kernel keeps the number until somebody closes the node");
         }
+        Ok(detached)
     }
 
     /// Whether another program has deleted the device.
@@ -210,6 +206,7 @@ impl Place {
                 features: Vec::new(),
                 server_pid: None,
                 layers: Vec::new(),
+                held_open: false,
             },
         }
     }

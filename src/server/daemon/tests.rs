@@ -54,6 +54,10 @@ impl Port for TestPort {
         Ok(self.others.lock().unwrap().clone())
     }
 
+    fn is_claimed(&self, _path: &Path) -> bool {
+        false
+    }
+
     fn remove_orphan(&self, id: u32, _timeout: Duration) -> Result<Detached, Failure> {
         let mut held = self.held.lock().unwrap();
         if *held > 0 {

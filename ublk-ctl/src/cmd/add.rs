@@ -19,6 +19,9 @@ use crate::{
     output::Output,
 };
 
+/// How often a device that is to go is asked whether it is still mounted.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
 #[derive(Debug, Args)]
 pub(crate) struct AddArgs {
     #[command(flatten)]
@@ -66,11 +69,28 @@ impl AddArgs {
             let announced = announce(output, device.info());
             if announced.is_ok() {
                 interrupt.wait().await;
+                if device.is_in_use().await? {
+                    output.note(
+                        "the device is in use: unmount it, or interrupt again to fail all of its users",
+                    );
+                    unused(&device, &mut interrupt).await?;
+                }
             }
             device.detach(drain).await?;
             announced
         })
     }
+}
+
+/// Waits until nobody has the device mounted, or the user insists.
+async fn unused(device: &Foreground, interrupt: &mut Interrupt) -> Result<(), Failure> {
+    while device.is_in_use().await? {
+        tokio::select! {
+            () = interrupt.wait() => break,
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+        }
+    }
+    Ok(())
 }
 
 fn announce(output: &Output, info: &DeviceInfo) -> Result<(), Failure> {

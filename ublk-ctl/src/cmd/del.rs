@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 use stratabd::server::{
-    api::types::{DeviceInfo, DeviceList, DeviceState},
+    api::types::{DeviceInfo, DeviceList, DeviceState, ErrorBody},
     failure::Failure,
 };
 
@@ -21,14 +21,27 @@ pub(crate) struct DelArgs {
     /// Every device and record that a process has left behind
     #[arg(long, conflicts_with = "devices")]
     orphans: bool,
-    /// Do not wait until the last user has closed the device
+    /// Remove devices that are mounted, too: their users' reads fail from then on
+    #[arg(long, short)]
+    force: bool,
+    /// Return as soon as the removal has begun
     #[arg(long)]
     no_wait: bool,
 }
 
-#[derive(Debug, Serialize)]
-struct Removed {
+/// What became of each device.
+#[derive(Debug, Default, Serialize)]
+struct Removals {
     removed: Vec<u32>,
+    /// Those of the removed that a program still has open; the kernel keeps their numbers until it closes them.
+    held_open: Vec<u32>,
+    failed: Vec<Failed>,
+}
+
+#[derive(Debug, Serialize)]
+struct Failed {
+    id: u32,
+    error: ErrorBody,
 }
 
 impl DelArgs {
@@ -36,26 +49,35 @@ impl DelArgs {
         let client = Client::new(global.config()?.daemon.socket);
         let wanted: Vec<u32> =
             self.devices.iter().map(|device| device_number(device)).collect::<Result<_, _>>()?;
-        let removed = block_on(self.remove(&client, wanted))?;
-        output.print(&removed, |_| String::new())
+        let removals = block_on(self.remove(&client, wanted))?;
+        if !removals.removed.is_empty() || removals.failed.len() != 1 {
+            output.print(&removals, describe)?;
+        }
+        removals.failure().map_or(Ok(()), Err)
     }
 
-    async fn remove(&self, client: &Client, mut wanted: Vec<u32>) -> Result<Removed, Failure> {
+    async fn remove(&self, client: &Client, mut wanted: Vec<u32>) -> Result<Removals, Failure> {
         if self.all || self.orphans {
             let list: DeviceList = client.get("/v1/devices").await?;
             wanted.extend(list.devices.iter().filter(|device| self.selects(device)).map(|device| device.id));
         }
-        let mut removed = Vec::new();
-        let mut failed = None;
+        let (wait, force) = (!self.no_wait, self.force);
+        let mut removals = Removals::default();
         for id in wanted {
-            let query = if self.no_wait { "?wait=false" } else { "" };
+            let path = format!("/v1/devices/{id}?wait={wait}&force={force}");
             // One that cannot be removed does not save the others.
-            match client.delete::<DeviceInfo>(&format!("/v1/devices/{id}{query}")).await {
-                Ok(_) => removed.push(id),
-                Err(failure) => failed = failed.or(Some(failure)),
+            match client.delete::<DeviceInfo>(&path).await {
+                Ok(info) => {
+                    removals.removed.push(id);
+                    removals.held_open.extend(info.held_open.then_some(id));
+                }
+                Err(failure) => {
+                    let error = ErrorBody { class: failure.class(), message: failure.full_text() };
+                    removals.failed.push(Failed { id, error });
+                }
             }
         }
-        failed.map_or(Ok(Removed { removed }), Err)
+        Ok(removals)
     }
 
     fn selects(&self, device: &DeviceInfo) -> bool {
@@ -65,4 +87,27 @@ impl DelArgs {
             _ => self.all,
         }
     }
+}
+
+impl Removals {
+    /// All failures as one, of the class of the first.
+    fn failure(&self) -> Option<Failure> {
+        let first = self.failed.first()?;
+        let messages: Vec<&str> = self.failed.iter().map(|failed| failed.error.message.as_str()).collect();
+        Some(Failure::new(first.error.class, messages.join("; ")))
+    }
+}
+
+/// Nothing where all went well; where some did not, which ones did.
+fn describe(removals: &Removals) -> String {
+    let numbers = |ids: &[u32]| ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    let mut text = String::new();
+    if !removals.failed.is_empty() && !removals.removed.is_empty() {
+        text.push_str(&format!("removed: {}\n", numbers(&removals.removed)));
+    }
+    if !removals.held_open.is_empty() {
+        let held = numbers(&removals.held_open);
+        text.push_str(&format!("still open in a program, which keeps the number taken: {held}\n"));
+    }
+    text
 }
