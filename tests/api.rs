@@ -170,6 +170,8 @@ async fn a_device_lives_its_life_through_the_socket() {
     let info: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(info["layers"].as_array().unwrap().len(), 2, "{body}");
     assert!(info["layers"].to_string().contains("lz4 in blocks of 4096 bytes"), "{body}");
+    assert_eq!(info["features"], json!(["NULL"]), "{body}");
+    assert_eq!(info["reads"][1], json!({"source": "decoded", "requests": 0, "bytes": 0}), "{body}");
     let (_, body) = ask(&socket, "GET", "/v1/features", &Value::Null).await;
     assert!(body.contains("URING_CMD_COMP_IN_TASK"), "{body}");
     let (_, metrics) = ask(&socket, "GET", "/metrics", &Value::Null).await;

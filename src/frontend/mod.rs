@@ -53,6 +53,9 @@ pub trait Attachment: Send {
     /// What was granted, which may be less than what was asked for.
     fn info(&self) -> AttachmentInfo;
 
+    /// What the driver granted, by its own names.
+    fn features(&self) -> Vec<String>;
+
     /// Whether the device has ended without [`Attachment::detach`], for example because another program deleted it.
     fn has_ended(&self) -> bool;
 

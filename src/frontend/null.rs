@@ -139,6 +139,10 @@ impl Attachment for NullAttachment {
         self.info
     }
 
+    fn features(&self) -> Vec<String> {
+        vec!["NULL".to_owned()]
+    }
+
     fn has_ended(&self) -> bool {
         self.serving.try_recv() == Err(mpsc::TryRecvError::Disconnected)
     }

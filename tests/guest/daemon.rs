@@ -133,6 +133,11 @@ fn a_device_of_the_daemon_shows_upstreams_file_tree_and_goes_again() {
     assert_eq!(info["layers"].as_array().unwrap().len(), 3);
     assert_eq!((&info["read_only"], &info["logical_block_bytes"]), (&Value::Bool(true), &Value::from(4096)));
     assert_eq!(output_of("blockdev", &["--getro", path]).trim(), "1");
+    assert!(info["features"].to_string().contains("USER_COPY"), "{info}");
+    let bytes = |info: &Value| {
+        info["reads"].as_array().unwrap().iter().map(|reads| reads["bytes"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert!(bytes(&info) > 0, "{info}");
     let point = dir.path().join("mount");
     output_of("mount", &["-t", "ext4", "-o", "ro,noload", path, point.to_str().unwrap()]);
     let refused = daemon.ctl(&["del", path]);

@@ -33,6 +33,7 @@ const STOP_INTERVAL: Duration = Duration::from_millis(200);
 pub(super) struct UblkAttachment {
     pub(super) id: u32,
     pub(super) info: AttachmentInfo,
+    features: Features,
     control: Control,
     copy: CopyMode,
     path: PathBuf,
@@ -57,6 +58,7 @@ impl UblkAttachment {
                 max_io_bytes: granted.max_io_buf_bytes,
                 recoverable: features.recoverable(),
             },
+            features,
             control,
             copy: if features.has(abi::UBLK_F_USER_COPY) { CopyMode::User } else { CopyMode::TagBuffer },
             path: node::block_path(granted.dev_id),
@@ -158,6 +160,10 @@ impl Attachment for UblkAttachment {
 
     fn info(&self) -> AttachmentInfo {
         self.info
+    }
+
+    fn features(&self) -> Vec<String> {
+        self.features.names()
     }
 
     fn has_ended(&self) -> bool {

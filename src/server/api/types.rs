@@ -110,10 +110,24 @@ pub struct DeviceInfo {
     /// Layers, lowest first; only in the answer to `info`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerInfo>,
+    /// What was read so far, by source; only in the answer to `info`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<ReadCount>,
     /// Removed, while a program has it open: it sees a device that has gone, and the kernel keeps the number until it
     /// ends. Only in the answer to a removal that was waited for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held_open: bool,
+}
+
+/// Reads of one device that were served from one source, or that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadCount {
+    /// The source as metrics name it, or `failed`.
+    pub source: String,
+    /// How many.
+    pub requests: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// One layer of an image.
@@ -140,7 +154,7 @@ pub struct DeviceList {
 pub struct FeatureList {
     /// The driver's feature bits.
     pub bits: u64,
-    /// Their names, known ones first, unknown ones as `bit N`.
+    /// Their names, known ones first, unknown ones as `BIT_20`.
     pub names: Vec<String>,
 }
 

@@ -79,9 +79,10 @@ impl OpenedDevice {
             read_only: geometry.read_only,
             queues: granted.queues,
             depth: granted.depth,
-            features: Vec::new(),
+            features: attachment.features(),
             server_pid: i32::try_from(std::process::id()).ok(),
             layers: Vec::new(),
+            reads: Vec::new(),
             held_open: false,
         };
         Ok(Served { info, request, image, pinned, device, attachment: Mutex::new(Some(attachment)) })

@@ -78,6 +78,7 @@ pub(super) fn of_record(record: &Record) -> DeviceInfo {
         features: Vec::new(),
         server_pid: None,
         layers: Vec::new(),
+        reads: Vec::new(),
         held_open: false,
     }
 }
@@ -101,6 +102,7 @@ pub(super) fn of_kernel(known: KnownDevice, image: Option<ImageSpec>) -> DeviceI
         features: Vec::new(),
         server_pid: known.server_pid,
         layers: Vec::new(),
+        reads: Vec::new(),
         held_open: false,
     }
 }

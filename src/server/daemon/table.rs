@@ -8,9 +8,9 @@ use std::{
 
 use crate::{
     frontend::{Attachment, Detached},
-    image::Image,
+    image::{Image, ReadMetrics, SourceClass},
     server::{
-        api::types::{AddDevice, DeviceInfo, DeviceState, ImageSpec},
+        api::types::{AddDevice, DeviceInfo, DeviceState, ImageSpec, ReadCount},
         factory::OpenImage,
         failure::{Failure, FailureClass},
         port::failure_of_frontend,
@@ -157,6 +157,7 @@ impl Table {
         let mut info = place.info(id);
         if let Some(served) = place.served() {
             info.layers = served.image.layers.clone();
+            info.reads = read_counts(served.device.reads());
         }
         Some(info)
     }
@@ -176,6 +177,17 @@ impl Places {
             false => Ok(()),
         }
     }
+}
+
+/// The counters of one device's reads, as `info` shows them.
+fn read_counts(reads: &ReadMetrics) -> Vec<ReadCount> {
+    let served = SourceClass::ALL.map(|class| {
+        let counted = reads.of(class);
+        let (requests, bytes) = (counted.requests.get(), counted.bytes.get());
+        ReadCount { source: class.name().to_owned(), requests, bytes }
+    });
+    let failed = ReadCount { source: "failed".to_owned(), requests: reads.errors.get(), bytes: 0 };
+    served.into_iter().chain([failed]).collect()
 }
 
 impl Place {
@@ -206,6 +218,7 @@ impl Place {
                 features: Vec::new(),
                 server_pid: None,
                 layers: Vec::new(),
+                reads: Vec::new(),
                 held_open: false,
             },
         }

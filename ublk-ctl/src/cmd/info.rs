@@ -38,6 +38,10 @@ impl InfoArgs {
             ];
             rows.extend(info.image.iter().map(|image| vec!["image".to_owned(), image.to_string()]));
             rows.extend(info.server_pid.iter().map(|pid| vec!["served by".to_owned(), pid.to_string()]));
+            for reads in info.reads.iter().filter(|reads| reads.requests > 0) {
+                let text = format!("{} ({})", reads.requests, size(reads.bytes));
+                rows.push(vec![format!("reads {}", reads.source), text]);
+            }
             for (index, layer) in info.layers.iter().enumerate() {
                 let text = format!("{} ({}) {}", layer.name, size(layer.size_bytes), layer.description);
                 rows.push(vec![format!("layer {index}"), text]);
