@@ -11,7 +11,7 @@ pub const MAX_URL_BYTES: usize = 16 << 10;
 const MAX_REPOSITORY_BYTES: usize = 255;
 
 /// A repository of a registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Repository {
     /// `scheme://host[:port]/`.
     base: Url,

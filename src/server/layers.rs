@@ -30,7 +30,7 @@ pub enum LayerPlace {
     },
 }
 
-/// What tells one layer from another. Layers with the same identity have the same bytes.
+/// What tells one layer from another. Layers with the same identity have the same bytes, had in the same way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LayerIdentity {
     /// A file, as it was when it was looked at.
@@ -40,8 +40,13 @@ pub enum LayerIdentity {
         /// Size in bytes and time of the last change of content or attributes in nanoseconds.
         version: (u64, i128),
     },
-    /// The content itself.
-    Digest(Digest),
+    /// A blob, and the repository that is asked for it: another one may be reachable where this is not.
+    Blob {
+        /// Where it lies.
+        repository: Repository,
+        /// Digest of the blob.
+        digest: Digest,
+    },
 }
 
 impl LayerPlace {
@@ -51,7 +56,9 @@ impl LayerPlace {
     /// When a file is not there or cannot be looked at.
     pub fn identity(&self) -> Result<LayerIdentity, Failure> {
         match self {
-            Self::Remote { digest, .. } => Ok(LayerIdentity::Digest(*digest)),
+            Self::Remote { repository, digest, .. } => {
+                Ok(LayerIdentity::Blob { repository: repository.clone(), digest: *digest })
+            }
             Self::Local(path) => {
                 let found = fs::metadata(path).map_err(|source| unreadable(path, source))?;
                 let changed = i128::from(found.ctime()) * 1_000_000_000 + i128::from(found.ctime_nsec());
@@ -187,6 +194,19 @@ mod tests {
         let digest = format!("sha256:{}", "a".repeat(64));
         let text = format!(r#"{{"lowers":[{{"digest":"{digest}"}}]}}"#);
         assert!(of_config(&config(text), repository).unwrap_err().full_text().contains("empty repoBlobUrl"));
+    }
+
+    #[test]
+    fn the_same_blob_of_a_mirror_is_another_layer() {
+        let of = |url: &str, size_bytes| LayerPlace::Remote {
+            repository: repository(url).unwrap(),
+            digest: format!("sha256:{}", "a".repeat(64)).parse().unwrap(),
+            size_bytes,
+        };
+        let identity = |place: LayerPlace| place.identity().unwrap();
+        let dead = identity(of("https://dead/v2/a/blobs", None));
+        assert_ne!(dead, identity(of("https://alive/v2/a/blobs", None)));
+        assert_eq!(dead, identity(of("https://dead/v2/a/blobs", Some(9))));
     }
 
     #[test]
