@@ -33,7 +33,7 @@ impl Output {
                 Failure::with_source(FailureClass::Internal, "cannot write the result as JSON", source)
             })?
         } else {
-            text(value)
+            harmless(&text(value))
         };
         if !line.is_empty() && !line.ends_with('\n') {
             line.push('\n');
@@ -44,7 +44,7 @@ impl Output {
     /// Says something on standard error that is neither result nor failure; programs do not wait for it.
     pub(crate) fn note(&self, text: &str) {
         if !self.json {
-            let _ = writeln!(io::stderr(), "ublk-ctl: {text}");
+            let _ = writeln!(io::stderr(), "ublk-ctl: {}", harmless(text));
         }
     }
 
@@ -56,12 +56,30 @@ impl Output {
             let answer = ErrorAnswer { error: ErrorBody { class: failure.class(), message } };
             line = serde_json::to_string(&answer).unwrap_or_default();
         } else {
-            let _ = write!(line, "ublk-ctl: {message}");
+            let _ = write!(line, "ublk-ctl: {}", harmless(&message));
         }
         line.push('\n');
         // Nobody is left to tell when this fails.
         let _ = io::stderr().write_all(line.as_bytes());
     }
+}
+
+/// `text` with an escape in place of every character that a terminal would obey instead of showing it: names, tags and
+/// messages come from layers and registries, which may be anybody's.
+fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '\n' => shown.push(letter),
+            // Letters that turn the direction of those after them.
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                shown.extend(letter.escape_unicode());
+            }
+            _ if letter.is_control() => shown.extend(letter.escape_default()),
+            _ => shown.push(letter),
+        }
+    }
+    shown
 }
 
 /// Writes `bytes` to standard output; this is the only place that does.
@@ -122,6 +140,13 @@ mod tests {
             assert_eq!(size(bytes), text);
         }
         assert_eq!(size(u64::MAX), "16383.9 PiB");
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_instead() {
+        let said = "a\u{1b}]0;evil\u{7}\r\n\u{9b}2Jb \u{202e}gnp.exe";
+        assert_eq!(harmless(said), "a\\u{1b}]0;evil\\u{7}\\r\n\\u{9b}2Jb \\u{202e}gnp.exe");
+        assert_eq!(harmless("größer: 5 µs\n"), "größer: 5 µs\n");
     }
 
     #[test]
