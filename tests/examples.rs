@@ -10,7 +10,7 @@ fn the_sample_image_is_read_without_a_note() {
     let image = ImageConfig::parse("config.v1.json", sample).expect("the sample is valid");
     assert_eq!(image.lowers.len(), 2);
     assert!(image.notes.is_empty(), "{:?}", image.notes);
-    assert!(image.repo_blob_url.is_some() && image.result_file.is_some());
+    assert!(image.repo_blob_url.is_some() && ImageConfig::result_file(sample).is_some());
 }
 
 #[test]

@@ -13,12 +13,10 @@ use super::{
     blocking::blocking,
     config::Config,
     failure::{Failure, FailureClass, class_of_data_error},
-    image_config::ImageConfig,
     layer_report,
     layers::{self, LayerIdentity, LayerPlace},
     network::{failure_of_registry, registry_config},
     references::References,
-    result_file,
     sources::Sources,
 };
 use crate::{
@@ -102,13 +100,15 @@ impl Factory {
             ImageSpec::Layers(paths) => self.open_places(reactor, layers::of_files(paths)?).await,
             ImageSpec::Config(path) => {
                 let path = path.clone();
-                let config = blocking(move || layers::read_config(&path)).await?;
-                let result_file = config.result_file.clone();
-                let opened = self.open_config(reactor, config).await;
-                if let Some(file) = result_file {
-                    result_file::write(file, opened.as_ref().err()).await;
-                }
-                opened
+                let client = self.client.clone();
+                let places = blocking(move || {
+                    layers::of_config(&layers::read_config(&path)?, |url| {
+                        client
+                            .repository_of_blob_url(url)
+                            .map_err(|error| failure_of_registry("cannot use repoBlobUrl", error))
+                    })
+                });
+                self.open_places(reactor, places.await?).await
             }
         };
         Ok((opened?, spec.clone()))
@@ -133,22 +133,6 @@ impl Factory {
     /// Makes durable what the cache has fetched so far.
     pub async fn sync_cache(&self) {
         self.sources.sync().await;
-    }
-
-    async fn open_config(
-        &self,
-        reactor: &ReactorHandle,
-        config: ImageConfig,
-    ) -> Result<Arc<OpenImage>, Failure> {
-        let client = self.client.clone();
-        let places = blocking(move || {
-            layers::of_config(&config, |url| {
-                client
-                    .repository_of_blob_url(url)
-                    .map_err(|error| failure_of_registry("cannot use repoBlobUrl", error))
-            })
-        });
-        self.open_places(reactor, places.await?).await
     }
 
     async fn open_places(

@@ -8,6 +8,7 @@ use super::{
     daemon::{OpenedDevice, Served},
     failure::Failure,
     port::Port,
+    result_file,
     service::Service,
 };
 use crate::frontend::{CLOSE_PATIENCE, Detached};
@@ -28,8 +29,11 @@ impl Foreground {
         port: Arc<dyn Port>,
         request: &AddDevice,
     ) -> Result<Self, Failure> {
-        let opened = OpenedDevice::open(service, request).await?;
-        Ok(Self { served: Arc::new(opened.attach(&port).await?), port })
+        let attaching = async {
+            let opened = OpenedDevice::open(service, request).await?;
+            Ok(Self { served: Arc::new(opened.attach(&port).await?), port })
+        };
+        result_file::record(&request.image, attaching).await
     }
 
     /// What it is.

@@ -27,8 +27,6 @@ pub struct ImageConfig {
     pub repo_blob_url: Option<String>,
     /// The layers, lowest first; at least one.
     pub lowers: Vec<Lower>,
-    /// Where the outcome of opening the image is written for upstream's snapshotter.
-    pub result_file: Option<PathBuf>,
     /// What was read and has no effect, for the log.
     pub notes: Vec<String>,
 }
@@ -84,8 +82,16 @@ impl ImageConfig {
             return Err(root.invalid("lowers", rule));
         }
         let lowers = lowers.iter().map(|node| read_lower(node, &mut notes)).collect::<Result<Vec<_>, _>>()?;
-        let result_file = root.path("resultFile")?;
-        Ok(Self { repo_blob_url, lowers, result_file, notes, file: Arc::clone(&file) })
+        root.path("resultFile")?;
+        Ok(Self { repo_blob_url, lowers, notes, file: Arc::clone(&file) })
+    }
+
+    /// Where upstream's snapshotter wants to read how it went, also in a configuration that is refused otherwise.
+    #[must_use]
+    pub fn result_file(bytes: &[u8]) -> Option<PathBuf> {
+        let file: Arc<str> = "".into();
+        let value = document::parse(&file, bytes).ok()?;
+        ObjectNode::new(&file, String::new(), &value).ok()?.path("resultFile").ok()?
     }
 }
 
@@ -162,7 +168,7 @@ mod tests {
         assert_eq!(config.repo_blob_url.as_deref(), Some("https://r/v2/app/blobs"));
         assert_eq!(config.lowers[0].digest.unwrap().to_string(), digest);
         assert_eq!(config.lowers[0].size_bytes, Some(7));
-        assert_eq!(config.result_file, Some("/s/3/init-debug.log".into()));
+        assert_eq!(ImageConfig::result_file(text.as_bytes()), Some("/s/3/init-debug.log".into()));
         let found: Vec<_> = config.lowers[0].local_candidates().collect();
         let expected =
             ["overlaybd.commit", ".commit", "overlaybd.sealed"].map(|n| PathBuf::from("/s/1/fs").join(n));

@@ -18,7 +18,7 @@ mod network;
 pub mod port;
 pub mod reactors;
 mod references;
-mod result_file;
+pub mod result_file;
 pub mod service;
 pub mod settings;
 mod sources;

@@ -5,13 +5,40 @@ use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::PathBu
 use rustix::fs::OFlags;
 
 use super::{
+    api::types::ImageSpec,
     blocking::blocking,
     failure::{Failure, FailureClass, full_text},
+    image_config::ImageConfig,
+    settings::read_regular_document,
 };
 use crate::{registry::RegistryError, source::SourceError};
 
+/// Does `work` with `image`, and writes how it went into the file that its configuration names, if it names one. That is
+/// also done for a configuration that is refused, so that the outcome of an earlier attempt is never taken for this one's.
+///
+/// # Errors
+/// Those of `work`.
+pub async fn record<T>(
+    image: &ImageSpec,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let file = named_by(image).await;
+    let done = work.await;
+    if let Some(file) = file {
+        write(file, done.as_ref().err()).await;
+    }
+    done
+}
+
+async fn named_by(image: &ImageSpec) -> Option<PathBuf> {
+    let ImageSpec::Config(path) = image else { return None };
+    let path = path.clone();
+    let read = blocking(move || Ok(ImageConfig::result_file(&read_regular_document(&path)?)));
+    read.await.ok().flatten()
+}
+
 /// Writes `success`, or `failed:` and the reason. A file that cannot be written is only logged: the image is what counts.
-pub(super) async fn write(file: PathBuf, failure: Option<&Failure>) {
+async fn write(file: PathBuf, failure: Option<&Failure>) {
     let text = failure.map_or("success".to_owned(), |failure| format!("failed:{}", reason(failure)));
     let written = blocking(move || {
         // A FIFO that nobody reads is refused instead of waited for.
@@ -82,6 +109,20 @@ mod tests {
         write(None).await;
         assert_eq!(read(), "success");
         super::write(dir.path().join("no/such/dir"), None).await;
+    }
+
+    #[tokio::test]
+    async fn a_configuration_that_is_refused_leaves_no_former_success() {
+        let dir = tempfile::tempdir().unwrap();
+        let (result, config) = (dir.path().join("result"), dir.path().join("c.json"));
+        fs::write(&result, "success").unwrap();
+        fs::write(&config, format!(r#"{{"lowers":7,"resultFile":"{}"}}"#, result.display())).unwrap();
+        let spec = ImageSpec::Config(config);
+        let refused = async { Err::<(), _>(Failure::new(FailureClass::Image, "no")) };
+        record(&spec, refused).await.unwrap_err();
+        assert_eq!(fs::read_to_string(&result).unwrap(), "failed:no");
+        record(&spec, async { Ok(()) }).await.unwrap();
+        assert_eq!(fs::read_to_string(&result).unwrap(), "success");
     }
 
     #[tokio::test]

@@ -22,6 +22,7 @@ use super::{
     failure::{Failure, FailureClass},
     metrics,
     port::Port,
+    result_file,
     service::Service,
     state::{Record, StateDir},
 };
@@ -107,10 +108,13 @@ impl Daemon {
 
     /// Makes a device, and returns with it what is to be held until the table has it.
     async fn make(&self, request: &AddDevice) -> Result<(Arc<Served>, RwLockReadGuard<'_, ()>), Failure> {
-        let opened = OpenedDevice::open(&self.service, request).await?;
-        let making = self.making.read().await;
-        self.table.check_open()?;
-        Ok((Arc::new(opened.attach(&self.port).await?), making))
+        let making = async {
+            let opened = OpenedDevice::open(&self.service, request).await?;
+            let making = self.making.read().await;
+            self.table.check_open()?;
+            Ok((Arc::new(opened.attach(&self.port).await?), making))
+        };
+        result_file::record(&request.image, making).await
     }
 
     /// Refuses a device of this process that somebody has mounted; to be asked before [`Daemon::remove`], which does not.

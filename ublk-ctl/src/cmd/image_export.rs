@@ -14,6 +14,7 @@ use stratabd::{
     server::{
         export::{ExportOptions, Exported, export},
         failure::{Failure, FailureClass},
+        result_file,
     },
 };
 use tokio::task;
@@ -55,7 +56,7 @@ impl ExportArgs {
         let done = engine.run(|service| async move {
             let mut interrupt = Interrupt::catch()?;
             let opened = tokio::select! {
-                opened = service.open(&spec) => opened?,
+                opened = result_file::record(&spec, service.open(&spec)) => opened?,
                 () = interrupt.wait() => return Err(Failure::new(FailureClass::Internal, "interrupted")),
             };
             let cancel = Arc::new(AtomicBool::new(false));
