@@ -6,7 +6,7 @@ use super::{
     api::types::{AddDevice, DeviceInfo},
     blocking::blocking,
     daemon::{OpenedDevice, Served},
-    failure::Failure,
+    failure::{Failure, FailureClass},
     port::Port,
     result_file,
     service::Service,
@@ -20,7 +20,7 @@ pub struct Foreground {
 }
 
 impl Foreground {
-    /// Makes a device and returns when it is usable.
+    /// Makes a device and returns when it is usable. `given_up` ends it while the image is being opened.
     ///
     /// # Errors
     /// When the image cannot be opened or the device not made; then nothing is left of it.
@@ -28,9 +28,13 @@ impl Foreground {
         service: &Service,
         port: Arc<dyn Port>,
         request: &AddDevice,
+        given_up: impl Future<Output = ()>,
     ) -> Result<Self, Failure> {
         let attaching = async {
-            let opened = OpenedDevice::open(service, request).await?;
+            let opened = tokio::select! {
+                opened = OpenedDevice::open(service, request) => opened?,
+                () = given_up => return Err(Failure::new(FailureClass::Internal, "interrupted")),
+            };
             Ok(Self { served: Arc::new(opened.attach(&port).await?), port })
         };
         result_file::record(&request.image, attaching).await

@@ -2,18 +2,15 @@
 
 mod sink;
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{convert::Infallible, path::PathBuf, pin::pin, sync::Arc};
 
-use futures_util::stream::{self, StreamExt};
+use futures_util::{
+    future::{Either, select},
+    stream::{self, StreamExt},
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::failure::{Failure, FailureClass};
 use crate::{
@@ -55,10 +52,10 @@ pub struct Exported {
     pub sha256: Option<String>,
 }
 
-type Chunk = Result<Vec<u8>, BlockError>;
+type Chunk = Result<Vec<u8>, Failure>;
 
 /// Exports `device`, reading on `reactor`; blocks the calling thread, which writes. `progress` is told the bytes that are
-/// done; `cancel` ends it early.
+/// done. It ends early when the sender of `cancel` is dropped, also while it waits for a registry.
 ///
 /// # Errors
 /// When the device cannot be read or the file not written; then there is no file.
@@ -66,7 +63,7 @@ pub fn export<D: BlockDevice>(
     reactor: &ReactorHandle,
     device: &Arc<D>,
     options: &ExportOptions,
-    cancel: &AtomicBool,
+    cancel: oneshot::Receiver<Infallible>,
     progress: impl Fn(u64),
 ) -> Result<Exported, Failure> {
     let size_bytes = device.geometry().size_bytes;
@@ -77,13 +74,10 @@ pub fn export<D: BlockDevice>(
     let mut hash = options.sha256.then(Sha256::new);
     let (sender, mut receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let source = Arc::clone(device);
-    reactor.spawn(move |reactor| read_all(reactor.clone(), source, size_bytes, sender));
+    reactor.spawn(move |reactor| read_all(reactor.clone(), source, size_bytes, sender, cancel));
     let mut done_bytes = 0_u64;
     while let Some(chunk) = receiver.blocking_recv() {
-        if cancel.load(Ordering::Relaxed) {
-            return Err(Failure::new(FailureClass::Internal, "interrupted"));
-        }
-        let chunk = chunk.map_err(unreadable)?;
+        let chunk = chunk?;
         if let Some(hash) = &mut hash {
             hash.update(&chunk);
         }
@@ -107,15 +101,28 @@ async fn read_all<D: BlockDevice>(
     device: Arc<D>,
     size_bytes: u64,
     sender: mpsc::Sender<Chunk>,
+    cancel: oneshot::Receiver<Infallible>,
 ) {
-    let queue = match device.open_queue(&reactor) {
-        Ok(queue) => queue,
-        Err(error) => {
-            // The receiver has gone only when the export has failed already.
-            let _ = sender.send(Err(error)).await;
-            return;
+    let ended = {
+        let sending = pin!(send_chunks(&reactor, &*device, size_bytes, &sender));
+        match select(sending, cancel).await {
+            Either::Left((sent, _)) => sent,
+            Either::Right(_) => Err(Failure::new(FailureClass::Internal, "interrupted")),
         }
     };
+    if let Err(failure) = ended {
+        // The receiver has gone only when the export has failed already.
+        let _ = sender.send(Err(failure)).await;
+    }
+}
+
+async fn send_chunks<D: BlockDevice>(
+    reactor: &Reactor,
+    device: &D,
+    size_bytes: u64,
+    sender: &mpsc::Sender<Chunk>,
+) -> Result<(), Failure> {
+    let queue = device.open_queue(reactor).map_err(unreadable)?;
     let queue = &queue;
     let count = size_bytes.div_ceil(CHUNK_BYTES);
     let mut chunks = stream::iter(0..count)
@@ -127,11 +134,11 @@ async fn read_all<D: BlockDevice>(
         })
         .buffered(CHUNKS_IN_FLIGHT);
     while let Some(chunk) = chunks.next().await {
-        let failed = chunk.is_err();
-        if sender.send(chunk).await.is_err() || failed {
-            return;
+        if sender.send(Ok(chunk.map_err(unreadable)?)).await.is_err() {
+            break;
         }
     }
+    Ok(())
 }
 
 /// Whether it is the image or the way to it that failed cannot be told from the kind alone: the cause decides.

@@ -5,7 +5,8 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::Path,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use super::*;
@@ -30,12 +31,27 @@ fn device() -> MemoryDevice {
     MemoryDevice::with_bytes(Geometry::read_only(SIZE_BYTES as u64, 512), bytes()).unwrap()
 }
 
-fn run<D: BlockDevice>(device: D, options: &ExportOptions, cancel: bool) -> Result<Exported, Failure> {
+fn run<D: BlockDevice>(
+    device: D,
+    options: &ExportOptions,
+    cancel_after: Option<Duration>,
+) -> Result<Exported, Failure> {
+    let (held, cancel) = oneshot::channel();
+    let canceling = std::thread::spawn(move || match cancel_after {
+        Some(time) => {
+            #[expect(clippy::disallowed_methods, reason = "a test gives up after some time")]
+            std::thread::sleep(time);
+            drop(held);
+            None
+        }
+        None => Some(held),
+    });
     let reactor = ReactorThread::start("test", ReactorConfig::default(), || Ok(())).unwrap();
     let last = AtomicU64::new(0);
-    let done = export(&reactor.handle(), &Arc::new(device), options, &AtomicBool::new(cancel), |done| {
+    let done = export(&reactor.handle(), &Arc::new(device), options, cancel, |done| {
         assert!(last.swap(done, Ordering::Relaxed) < done, "progress only grows");
     });
+    drop(canceling.join().unwrap());
     if done.is_ok() {
         assert_eq!(last.into_inner(), SIZE_BYTES as u64);
     }
@@ -51,7 +67,7 @@ fn the_file_has_the_devices_bytes_and_holes_where_they_are_zero() {
     let dir = tempfile::tempdir().unwrap();
     let output = dir.path().join("disk.img");
     let options = ExportOptions { output: Some(output.clone()), overwrite: false, sha256: true };
-    let done = run(device(), &options, false).unwrap();
+    let done = run(device(), &options, None).unwrap();
     assert!(fs::read(&output).unwrap() == bytes(), "the bytes differ");
     assert_eq!(done.data_bytes, Some(3 * 4096));
     assert!(fs::metadata(&output).unwrap().blocks() * 512 < 1 << 20, "the holes are allocated");
@@ -66,23 +82,26 @@ fn an_existing_file_is_replaced_only_on_request_and_a_directory_never() {
     let output = dir.path().join("disk.img");
     fs::write(&output, b"precious").unwrap();
     let mut options = ExportOptions { output: Some(output.clone()), ..ExportOptions::default() };
-    assert_eq!(run(device(), &options, false).unwrap_err().class(), FailureClass::Conflict);
+    assert_eq!(run(device(), &options, None).unwrap_err().class(), FailureClass::Conflict);
     assert_eq!(fs::read(&output).unwrap(), b"precious");
     options.overwrite = true;
-    run(device(), &options, false).unwrap();
+    run(device(), &options, None).unwrap();
     assert_eq!(fs::metadata(&output).unwrap().len(), SIZE_BYTES as u64);
     options.output = Some(dir.path().to_owned());
-    assert_eq!(run(device(), &options, false).unwrap_err().class(), FailureClass::Conflict);
+    assert_eq!(run(device(), &options, None).unwrap_err().class(), FailureClass::Conflict);
 }
 
 #[test]
 fn nothing_is_left_behind_when_reading_fails_or_the_user_gives_up() {
     let dir = tempfile::tempdir().unwrap();
     let options = ExportOptions { output: Some(dir.path().join("disk.img")), ..ExportOptions::default() };
-    assert!(run(device(), &options, true).unwrap_err().full_text().contains("interrupted"));
+    let hang = FaultPlan::new([Fault::once(Op::Read, Trouble::Hang)]);
+    let hanging = FaultyDevice::new(device(), hang);
+    let given_up = run(hanging, &options, Some(Duration::from_millis(50))).unwrap_err();
+    assert!(given_up.full_text().contains("interrupted"), "{given_up:?}");
     assert!(files(dir.path()).is_empty());
     let plan = FaultPlan::new([Fault { skip: 3, ..Fault::once(Op::Read, Trouble::Fail(ErrorKind::Io)) }]);
-    let failure = run(FaultyDevice::new(device(), plan), &options, false).unwrap_err();
+    let failure = run(FaultyDevice::new(device(), plan), &options, None).unwrap_err();
     assert_eq!(failure.class(), FailureClass::Image);
     assert!(files(dir.path()).is_empty());
 }

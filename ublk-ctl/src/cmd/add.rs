@@ -64,7 +64,7 @@ impl AddArgs {
         let drain = Duration::from_millis(config.daemon.drain_timeout_ms);
         Engine::for_serving(config)?.run(|service| async move {
             let mut interrupt = Interrupt::catch()?;
-            let device = Foreground::attach(&service, ublk::port(), &request).await?;
+            let device = Foreground::attach(&service, ublk::port(), &request, interrupt.wait()).await?;
             // The device must go even when its path could not be printed.
             let announced = announce(output, device.info());
             if announced.is_ok() {

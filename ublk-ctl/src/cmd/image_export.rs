@@ -1,12 +1,6 @@
 //! `image export`: writes or hashes the device that an image makes, through the same engine that serves devices.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 use stratabd::{
@@ -17,7 +11,7 @@ use stratabd::{
         result_file,
     },
 };
-use tokio::task;
+use tokio::{sync::oneshot, task};
 
 use crate::{
     args::{GlobalArgs, ImageArgs, RegistryArgs},
@@ -59,19 +53,16 @@ impl ExportArgs {
                 opened = result_file::record(&spec, service.open(&spec)) => opened?,
                 () = interrupt.wait() => return Err(Failure::new(FailureClass::Internal, "interrupted")),
             };
-            let cancel = Arc::new(AtomicBool::new(false));
-            let canceled = Arc::clone(&cancel);
+            let (held, cancel) = oneshot::channel();
             let reactor = service.reactors().one();
             let mut work = task::spawn_blocking(move || {
                 let progress = Progress::new("exporting", opened.image.geometry().size_bytes);
-                export(&reactor, &Arc::new(opened.image.clone()), &options, &canceled, |done| {
-                    progress.set(done)
-                })
+                export(&reactor, &Arc::new(opened.image.clone()), &options, cancel, |done| progress.set(done))
             });
             let joined = tokio::select! {
                 joined = &mut work => joined,
                 () = interrupt.wait() => {
-                    cancel.store(true, Ordering::Relaxed);
+                    drop(held);
                     work.await
                 }
             };

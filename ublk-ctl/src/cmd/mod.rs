@@ -49,7 +49,7 @@ pub(crate) enum Command {
 /// Work with whole images.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
-    /// Write or hash the device that an image makes; needs no driver
+    /// Write or hash the device that an image makes; needs io_uring (Linux 6.1), but no ublk driver
     Export(image_export::ExportArgs),
 }
 
