@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{
     ImageError,
     decoded::DecodedBlocks,
-    index::{Index, MAX_LAYERS},
+    index::Index,
     layer::{Layer, LayerDescription},
     metrics::{ImageMetrics, ReadMetrics},
     read::Reader,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, SECTOR_BYTES},
-    format::lsmt::Segment,
+    format::lsmt::{LAYER_COUNT_LIMIT, Segment},
     reactor::{Buffer, BufferPool, Reactor},
     source::BlobSource,
 };
@@ -30,6 +30,9 @@ const PAGE_BYTES: u32 = 4096;
 /// Size of requests that costs least; the kernel's read-ahead takes it for a hint.
 const OPTIMAL_BYTES: u32 = 64 << 10;
 
+/// Decoded blocks that an image keeps where nobody says otherwise, in bytes.
+pub const DECODED_CACHE_BYTES: u64 = 64 << 20;
+
 /// What may be chosen about an image.
 #[derive(Debug, Clone)]
 pub struct ImageOptions {
@@ -42,7 +45,7 @@ pub struct ImageOptions {
 impl Default for ImageOptions {
     fn default() -> Self {
         // Upstream allows 128 million segments; the largest images seen have less than one.
-        Self { decoded_cache_bytes: 32 << 20, segment_limit: 32_000_000 }
+        Self { decoded_cache_bytes: DECODED_CACHE_BYTES, segment_limit: 32_000_000 }
     }
 }
 
@@ -69,8 +72,8 @@ impl Image {
         if count == 0 {
             return Err(ImageError::NoLayers);
         }
-        if count > MAX_LAYERS {
-            return Err(ImageError::TooManyLayers { count, limit: MAX_LAYERS });
+        if count > LAYER_COUNT_LIMIT {
+            return Err(ImageError::TooManyLayers { count, limit: LAYER_COUNT_LIMIT });
         }
         let (mut layers, segments) = open_all(reactor, layers, options.segment_limit).await?;
         let sizes = layers.iter().map(|layer| layer.description().virtual_size_bytes);

@@ -14,7 +14,7 @@ mod read;
 mod stack;
 mod superblock;
 
-pub use device::{Image, ImageOptions, ImageQueue};
+pub use device::{DECODED_CACHE_BYTES, Image, ImageOptions, ImageQueue};
 pub use error::{ImageError, LayerError};
 pub use layer::{Compression, DamagedBlock, Layer, LayerDescription, VerifyReport};
 pub use metrics::{ClassMetrics, ImageMetrics, ReadMetrics, SourceClass};

@@ -6,10 +6,8 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::document::{self, DocumentError, ObjectNode};
+pub use crate::format::lsmt::LAYER_COUNT_LIMIT as MAX_LAYERS;
 use crate::format::oci::{Digest, DigestError};
-
-/// As many layers as the format's one-byte layer tag can tell apart.
-pub const MAX_LAYERS: usize = 255;
 
 /// Keys that the top of the document may have.
 const KEYS: [&str; 7] =

@@ -16,6 +16,9 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
+/// Most layers of a stack: a segment names its layer in one byte, and upstream refuses more.
+pub const LAYER_COUNT_LIMIT: usize = 255;
+
 pub use error::{LsmtError, SegmentRule, SlotRule};
 pub use header::{FileKind, Header, SLOT_BYTES, SlotPosition, UserTag};
 pub use layer::{INDEX_SLACK_LIMIT_BYTES, LayerLayout, ReadOnlyLayer, SEGMENT_COUNT_LIMIT};

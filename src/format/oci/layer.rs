@@ -1,9 +1,6 @@
 //! Overlaybd's layers among the blobs of a manifest, recognised by their annotations.
 
-use super::{Descriptor, Digest, LayerRule, Manifest, OciError, Unsupported};
-
-/// Most layers of a stack: upstream refuses more.
-pub const LAYER_COUNT_LIMIT: usize = 255;
+use super::{Descriptor, Digest, LAYER_COUNT_LIMIT, LayerRule, Manifest, OciError, Unsupported};
 
 const BLOB_DIGEST: &str = "containerd.io/snapshot/overlaybd/blob-digest";
 const BLOB_SIZE: &str = "containerd.io/snapshot/overlaybd/blob-size";

@@ -12,8 +12,9 @@ mod platform;
 #[cfg(test)]
 mod tests;
 
+pub use super::lsmt::LAYER_COUNT_LIMIT;
 pub use digest::{Digest, DigestError};
 pub use document::{DOCUMENT_LIMIT_BYTES, Descriptor, Document, Index, MANIFEST_MEDIA_TYPES, Manifest};
 pub use error::{LayerRule, OciError, Unsupported};
-pub use layer::{LAYER_COUNT_LIMIT, Layer};
+pub use layer::Layer;
 pub use platform::Platform;

@@ -13,15 +13,12 @@ pub use extent::{Cursor, Extent, Extents};
 
 use crate::{
     block::{ByteRange, SECTOR_BYTES},
-    format::lsmt::Segment,
+    format::lsmt::{LAYER_COUNT_LIMIT, Segment},
 };
 use joiner::{Joiner, Run};
 pub use mapping::{LAYER_BYTES_LIMIT, Mapping};
 use sweep::sweep;
 use table::Table;
-
-/// Layers of a stack at most: a layer's number has 8 bits and the format reserves one value for the writable layer.
-pub const MAX_LAYERS: usize = 255;
 
 /// The visible segments of a whole stack. Immutable and shared by all queues.
 ///
@@ -39,10 +36,10 @@ impl Index {
     /// What lies past the size is left out; a last part of a sector does not count.
     ///
     /// # Panics
-    /// With more than [`MAX_LAYERS`] layers.
+    /// With more than [`LAYER_COUNT_LIMIT`] layers.
     #[must_use]
     pub fn merge<L: AsRef<[Segment]>>(layers: &[L], size_bytes: u64) -> Self {
-        assert!(layers.len() <= MAX_LAYERS, "the caller has counted the layers");
+        assert!(layers.len() <= LAYER_COUNT_LIMIT, "the caller has counted the layers");
         let size_sectors = size_bytes / SECTOR_BYTES;
         let top_first: Vec<&[Segment]> = layers.iter().rev().map(AsRef::as_ref).collect();
         let total = top_first.iter().map(|segments| segments.len()).sum();

@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::image::DECODED_CACHE_BYTES;
 pub use overlaybd::{OverlaybdConfig, Unmapped};
 pub use read::{ConfigError, Overrides};
 
@@ -143,7 +144,7 @@ pub struct ImageSection {
 
 impl Default for ImageSection {
     fn default() -> Self {
-        Self { decoded_cache_mib: 64 }
+        Self { decoded_cache_mib: u32::try_from(DECODED_CACHE_BYTES >> 20).unwrap_or(u32::MAX) }
     }
 }
 
