@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::telemetry::{Counter, LatencyHistogram};
+use crate::{
+    source::Place,
+    telemetry::{Counter, LatencyHistogram},
+};
 
 /// Where the bytes of a request came from; of several sources the slowest counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -11,15 +14,17 @@ pub enum SourceClass {
     Zero,
     /// The cache of decoded blocks.
     Decoded,
-    /// A local file, or the cache on disk.
+    /// A local file.
     Local,
+    /// The cache on disk.
+    Cache,
     /// A fetch was waited for.
     Registry,
 }
 
 impl SourceClass {
     /// All of them, the fastest first.
-    pub const ALL: [Self; 4] = [Self::Zero, Self::Decoded, Self::Local, Self::Registry];
+    pub const ALL: [Self; 5] = [Self::Zero, Self::Decoded, Self::Local, Self::Cache, Self::Registry];
 
     /// Name in metrics.
     #[must_use]
@@ -27,8 +32,19 @@ impl SourceClass {
         match self {
             Self::Zero => "zero",
             Self::Decoded => "decoded",
-            Self::Local => "cache",
+            Self::Local => "local",
+            Self::Cache => "cache",
             Self::Registry => "registry",
+        }
+    }
+}
+
+impl From<Place> for SourceClass {
+    fn from(place: Place) -> Self {
+        match place {
+            Place::File => Self::Local,
+            Place::Cache => Self::Cache,
+            Place::Origin => Self::Registry,
         }
     }
 }
@@ -67,6 +83,7 @@ pub struct ReadMetrics {
     zero: ClassMetrics,
     decoded: ClassMetrics,
     local: ClassMetrics,
+    cache: ClassMetrics,
     registry: ClassMetrics,
     /// Requests that failed.
     pub errors: Counter,
@@ -80,6 +97,7 @@ impl ReadMetrics {
             SourceClass::Zero => &self.zero,
             SourceClass::Decoded => &self.decoded,
             SourceClass::Local => &self.local,
+            SourceClass::Cache => &self.cache,
             SourceClass::Registry => &self.registry,
         }
     }

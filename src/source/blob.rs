@@ -20,6 +20,17 @@ pub enum Readiness {
     WouldWait,
 }
 
+/// Where the bytes of a blob come from when nothing has to be fetched first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A file that somebody else keeps.
+    File,
+    /// What is remembered of an origin.
+    Cache,
+    /// The origin itself, each time.
+    Origin,
+}
+
 /// Immutable bytes of a known size. Shared by all threads; the reactor that waits is an argument.
 ///
 /// Ranges are checked: bytes past the end are [`SourceError::OutOfBounds`], never zeroes.
@@ -29,6 +40,11 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
 
     /// What to call it in messages: a path, or a repository and digest. Holds no credential.
     fn name(&self) -> &str;
+
+    /// Where its bytes come from, for metrics.
+    fn place(&self) -> Place {
+        Place::Cache
+    }
 
     /// Fills `dest` from `offset` if that needs neither disk nor network.
     ///

@@ -4,7 +4,7 @@ use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use rustix::fs::{Advice, FileType, Mode, OFlags, fadvise, fcntl_setfl, fstat, open};
 
-use super::{BlobSource, LocalFile, LocalFuture, Readiness, SourceError};
+use super::{BlobSource, LocalFile, LocalFuture, Place, Readiness, SourceError};
 use crate::{block::ByteRange, reactor::Reactor};
 
 /// A local file that nobody changes while it is open. Its size is taken at open; if the file shrinks after that,
@@ -84,6 +84,10 @@ impl BlobSource for FileSource {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn place(&self) -> Place {
+        Place::File
     }
 
     fn try_read(&self, offset: u64, dest: &mut [u8]) -> Result<Readiness, SourceError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, stream};
 
 use super::{
-    BlobSource, LocalFuture, Origin, Readiness, SourceError, Urgency, file::check_bounds,
+    BlobSource, LocalFuture, Origin, Place, Readiness, SourceError, Urgency, file::check_bounds,
     origin::check_length,
 };
 use crate::{block::ByteRange, reactor::Reactor};
@@ -58,6 +58,10 @@ impl BlobSource for Uncached {
 
     fn name(&self) -> &str {
         self.origin.name()
+    }
+
+    fn place(&self) -> Place {
+        Place::Origin
     }
 
     fn try_read(&self, offset: u64, dest: &mut [u8]) -> Result<Readiness, SourceError> {
@@ -140,5 +144,6 @@ mod tests {
         let past = reactor.block_on(source.read(&reactor, 2_999_999, &mut dest)).unwrap();
         assert!(matches!(past, Err(SourceError::OutOfBounds { .. })));
         assert_eq!(source.try_read(0, &mut dest).unwrap(), Readiness::WouldWait);
+        assert_eq!(source.place(), Place::Origin);
     }
 }

@@ -102,7 +102,7 @@ impl<'a> Step<'a> {
             let place = (offset, part.len(), at);
             return cut(pieces, rank, table.layout().block_size(), place).ok_or_else(|| failed(outside()));
         }
-        self.class = self.class.max(SourceClass::Local);
+        self.class = self.class.max(layer.source.place().into());
         let range = layer.content.in_blob(ByteRange::between(offset, offset + part.len() as u64));
         match layer.source.try_read(range.start(), part).map_err(|error| failed(error.into()))? {
             Readiness::Done => {}
@@ -181,9 +181,9 @@ impl LayerPass<'_, '_> {
         dest: &mut [u8],
     ) -> Result<(), LayerError> {
         let Some(run) = run else { return Ok(()) };
-        self.step.class = self.step.class.max(SourceClass::Local);
         let pieces = run.trim(pieces);
         let layer = self.blocks.layer;
+        self.step.class = self.step.class.max(layer.source.place().into());
         let len = usize::try_from(run.encoded.len()).map_err(|_| outside())?;
         let encoded = self.encoded.get_mut(..len).ok_or_else(outside)?;
         let start = layer.content.in_blob(run.encoded).start();

@@ -21,7 +21,7 @@ fn latencies<S>(rows: &[(Labels, S)], value: impl Fn(&S) -> Snapshot) -> Vec<(La
 }
 
 /// Reads by source with the labels of `reads` and the source.
-fn by_source<'a>(reads: &'a ReadMetrics, labels: &Labels) -> [(Labels, &'a ClassMetrics); 4] {
+fn by_source<'a>(reads: &'a ReadMetrics, labels: &Labels) -> [(Labels, &'a ClassMetrics); 5] {
     SourceClass::ALL.map(|class| {
         let source = [("source", class.name().to_owned())];
         (labels.iter().cloned().chain(source).collect(), reads.of(class))
