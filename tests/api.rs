@@ -1,16 +1,37 @@
 //! The control API on a real socket, with devices of a frontend that needs no driver.
-#![expect(clippy::unwrap_used, reason = "a test panics where something is not as expected")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    unreachable_pub,
+    dead_code,
+    reason = "a test panics where something is not as expected, reads its own files, and uses a part of the support"
+)]
 
-use std::{path::Path, sync::Arc, time::Duration};
+#[path = "support/registry.rs"]
+mod registry;
+#[path = "support/secure.rs"]
+mod secure;
 
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use registry::{Registry, Serving, push_image};
 use serde_json::{Value, json};
 use stratabd::{
+    block::{BlockDevice, BlockQueue},
     frontend::{AttachRequest, Attachment, Detached, Frontend, FrontendError, NullFrontend},
     image::Image,
     reactor::ReactorHandle,
     server::{
-        api::{ApiLimits, ApiListener, types::FeatureList},
-        config::Config,
+        api::{
+            ApiLimits, ApiListener,
+            types::{AddDevice, FeatureList, ImageSpec},
+        },
+        config::{Config, HostSection},
         daemon::{Daemon, DaemonParts},
         failure::Failure,
         port::{KnownDevice, Port},
@@ -23,7 +44,8 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-struct NullPort(NullFrontend);
+/// Keeps what was attached, so that it can be read as a frontend would.
+struct NullPort(NullFrontend, Mutex<Vec<Arc<Image>>>);
 
 /// The device that somebody seems to have mounted.
 const MOUNTED: &str = "/dev/null-13";
@@ -39,6 +61,7 @@ impl Port for NullPort {
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError> {
+        self.1.lock().unwrap().push(Arc::clone(device));
         self.0.attach(device, request, reactors)
     }
 
@@ -72,9 +95,80 @@ async fn ask(socket: &Path, method: &str, path: &str, body: &Value) -> (u16, Str
 fn daemon(dir: &Path) -> Arc<Daemon> {
     let mut config = Config::default();
     config.cache.enabled = false;
+    start(dir, config).0
+}
+
+fn start(dir: &Path, config: Config) -> (Arc<Daemon>, Arc<Service>, Arc<NullPort>) {
     let service = Service::start(config, tokio::runtime::Handle::current(), || Ok(())).unwrap();
-    let parts = DaemonParts { service, port: Arc::new(NullPort(NullFrontend::new())) };
-    Daemon::new(parts, StateDir::open(&dir.join("state")).unwrap())
+    let port = Arc::new(NullPort(NullFrontend::new(), Mutex::default()));
+    let parts = DaemonParts { service: Arc::clone(&service), port: Arc::clone(&port) as _ };
+    (Daemon::new(parts, StateDir::open(&dir.join("state")).unwrap()), service, port)
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+const READ_BYTES: usize = 64 << 10;
+
+/// Reads the begin of the image that was attached last, as a frontend would.
+async fn read_some(service: &Service, port: &NullPort) {
+    let image = Arc::clone(port.1.lock().unwrap().last().unwrap());
+    let read = service.reactors().one().call(move |reactor| async move {
+        let mut bytes = vec![0; READ_BYTES];
+        image.open_queue(&reactor).unwrap().read(0, &mut bytes).await.unwrap();
+    });
+    read.await.unwrap();
+}
+
+/// The value of the line of `metrics` that begins with `name`, labels included.
+fn value(metrics: &str, name: &str) -> u64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name} is not in\n{metrics}")).parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_count_reads_by_source_and_what_was_fetched_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path(), &Serving::default());
+    let host = registry.address().to_string();
+    push_image(
+        registry.address(),
+        "sample/ext4",
+        "latest",
+        &[std::fs::read(fixture("ext4/L0.zt4k")).unwrap()],
+    );
+    let mut config = Config::default();
+    config.cache.dir = dir.path().join("cache");
+    config.image.decoded_cache_mib = 0;
+    config.registry.hosts.insert(host.clone(), HostSection { plain_http: true, ..HostSection::default() });
+    let (daemon, service, port) = start(dir.path(), config);
+    let local = ImageSpec::Layers(vec![fixture("ext4/L0.z4k")]);
+    let remote = ImageSpec::Reference(format!("{host}/sample/ext4:latest"));
+    for (id, image) in [(5, local), (6, remote)] {
+        daemon.add(AddDevice { image, id: Some(id), queues: None, depth: None }).await.unwrap();
+        read_some(&service, &port).await;
+        read_some(&service, &port).await;
+    }
+    let metrics = daemon.metrics().unwrap();
+    let count = |name: &str, id: u32, source: &str| {
+        value(&metrics, &format!("stratabd_device_read{name}{{device=\"{id}\",source=\"{source}\"}}"))
+    };
+    assert_eq!((count("s_total", 5, "local"), count("s_total", 5, "cache")), (2, 0));
+    assert_eq!(count("_bytes_total", 5, "local"), 2 * READ_BYTES as u64);
+    assert_eq!(count("_duration_seconds_count", 5, "local"), 2);
+    assert_eq!(count("s_total", 6, "cache") + count("s_total", 6, "registry"), 2);
+    assert!(count("s_total", 6, "cache") > 0, "the second read is near");
+    assert!(count("_bytes_total", 6, "cache") > 0);
+    for name in
+        ["cache_hits", "cache_fetches", "cache_fetched_bytes", "registry_requests", "registry_received_bytes"]
+    {
+        assert!(value(&metrics, &format!("stratabd_{name}_total")) > 0, "{name}");
+    }
+    assert_eq!(value(&metrics, "stratabd_registry_retries_total"), 0);
+    assert_eq!(value(&metrics, "stratabd_errors_total"), 0);
+    let reads = daemon.info(5).await.unwrap().reads;
+    assert!(reads.iter().any(|reads| (reads.source.as_str(), reads.requests) == ("local", 2)), "{reads:?}");
 }
 
 /// Long enough for a machine under load.
@@ -124,7 +218,7 @@ async fn a_device_in_use_is_removed_only_by_force() {
     let socket = dir.path().join("s");
     let listener = ApiListener::bind(&socket, 0o600, None).await.unwrap();
     let serving = tokio::spawn(async move { listener.serve(daemon, ApiLimits::default()).await });
-    let layer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lsmt/tiny.lsmt");
+    let layer = fixture("lsmt/tiny.lsmt");
     for id in [12, 13] {
         let wanted = json!({"image": {"layers": [layer]}, "id": id});
         assert_eq!(ask(&socket, "POST", "/v1/devices", &wanted).await.0, 201);
@@ -149,8 +243,7 @@ async fn a_device_lives_its_life_through_the_socket() {
     let listener = ApiListener::bind(&socket, 0o600, None).await.unwrap();
     let serving = tokio::spawn(async move { listener.serve(daemon, ApiLimits::default()).await });
 
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let layers = json!([fixtures.join("ext4/L0.z4k"), fixtures.join("ext4/L1.zt4k")]);
+    let layers = json!([fixture("ext4/L0.z4k"), fixture("ext4/L1.zt4k")]);
     let wanted = json!({"image": {"layers": layers}, "id": 5, "queues": 2, "depth": 16});
     let (status, body) = ask(&socket, "POST", "/v1/devices", &wanted).await;
     let added: Value = serde_json::from_str(&body).unwrap();
