@@ -36,12 +36,16 @@ impl Daemon {
 
     /// Starts it and waits until it says, as to systemd, that it is ready.
     fn start(dir: &Path, arguments: &[&str]) -> Self {
+        Self::start_with(dir, arguments, Stdio::null())
+    }
+
+    fn start_with(dir: &Path, arguments: &[&str], stderr: Stdio) -> Self {
         let notify = dir.join("notify");
         let _ = std::fs::remove_file(&notify);
         let supervisor = UnixDatagram::bind(&notify).unwrap();
         supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut command = Self::command(dir);
-        command.args(arguments).env("NOTIFY_SOCKET", &notify).stderr(Stdio::null());
+        command.args(arguments).env("NOTIFY_SOCKET", &notify).stderr(stderr);
         let daemon = Self { process: command.spawn().unwrap(), socket: dir.join("state/stratabd.sock") };
         let mut message = [0; 256];
         let len = supervisor.recv(&mut message).expect("the daemon says when it is ready");
@@ -151,6 +155,17 @@ fn what_a_client_may_send_is_bounded() {
     let _ = silent.read_to_end(&mut answer);
     assert!(began.elapsed() < PATIENCE, "a client that stops in the middle is cut off");
     assert_eq!(daemon.get("/v1/devices").0, 200, "and others are still served");
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(dir.path(), &[], Stdio::piped());
+    // Each is logged with its path; together they are more than a pipe holds.
+    for _ in 0..40 {
+        assert_eq!(daemon.get(&format!("/{}", "x".repeat(8 << 10))).0, 404);
+    }
+    assert_eq!(daemon.get("/v1/devices").0, 200);
 }
 
 #[test]

@@ -8,7 +8,8 @@ use stratabd::server::{
     daemon::{self, DaemonParts},
     failure::{Failure, FailureClass},
     service::Service,
-    settings, ublk,
+    settings::{self, Log},
+    ublk,
 };
 
 /// Threads for calls that block: few commands run at once, and one that hangs must not stop the others.
@@ -51,7 +52,9 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().run() {
+    // Ends last, and then writes what waits.
+    let mut log = None;
+    match Cli::parse().run(&mut log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!("{}", failure.full_text());
@@ -64,14 +67,15 @@ fn main() -> ExitCode {
 }
 
 impl Cli {
-    fn run(self) -> Result<(), Failure> {
+    fn run(self, log: &mut Option<Log>) -> Result<(), Failure> {
         let config = self.plan()?;
-        settings::start_log(&config.daemon.log_filter, config.daemon.log_format)?;
-        if let Some(file) = &self.overlaybd_config {
-            settings::log_unmapped(file)?;
-        }
+        // Before the log, which has a thread.
         if config.daemon.private_mounts {
             ublk::leave_mount_namespace()?;
+        }
+        *log = Some(settings::start_log(&config.daemon.log_filter, config.daemon.log_format)?);
+        if let Some(file) = &self.overlaybd_config {
+            settings::log_unmapped(file)?;
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(NETWORK_THREADS)

@@ -4,8 +4,10 @@ use std::{
     fs::File,
     io::{self, IsTerminal, Read},
     path::Path,
+    sync::OnceLock,
 };
 
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use super::{
@@ -93,11 +95,31 @@ fn read_whole(path: &Path, opened: io::Result<File>) -> Result<Vec<u8>, Failure>
     Ok(bytes)
 }
 
+/// Lines of the log that wait to be written; those for which there is no room are dropped and counted.
+const WAITING_LINES: usize = 8192;
+
+/// Counts the lines that were dropped.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Lines of the log that were dropped since nobody took them.
+#[must_use]
+pub fn dropped_log_lines() -> u64 {
+    DROPPED.get().map_or(0, |dropped| u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX))
+}
+
+/// The running log; dropping it writes what waits.
+#[derive(Debug)]
+pub struct Log {
+    _writer: WorkerGuard,
+}
+
 /// Starts the log on standard error. `RUST_LOG` wins over `filter`.
+///
+/// A thread of its own writes: reactors log too, and a pipe that nobody reads must not stop the devices.
 ///
 /// # Errors
 /// When the filter cannot be read.
-pub fn start_log(filter: &str, format: LogFormat) -> Result<(), Failure> {
+pub fn start_log(filter: &str, format: LogFormat) -> Result<Log, Failure> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) if !text.is_empty() => text,
         _ => filter.to_owned(),
@@ -106,11 +128,17 @@ pub fn start_log(filter: &str, format: LogFormat) -> Result<(), Failure> {
         Failure::with_source(FailureClass::Usage, format!("{filter:?} is not a log filter"), source)
     })?;
     let colours = io::stderr().is_terminal();
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(parsed).with_writer(io::stderr).with_ansi(colours);
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(WAITING_LINES)
+        .thread_name("log")
+        .finish(io::stderr());
+    let _ = DROPPED.set(writer.error_counter());
+    let builder = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(writer).with_ansi(colours);
     let started = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),
     };
-    started.map_err(|source| Failure::with_source(FailureClass::Internal, "cannot start the log", source))
+    started.map_err(|source| Failure::with_source(FailureClass::Internal, "cannot start the log", source))?;
+    Ok(Log { _writer: guard })
 }

@@ -7,7 +7,7 @@ use stratabd::server::{
     api::types::ImageSpec,
     config::Config,
     failure::{Failure, FailureClass},
-    settings,
+    settings::{self, Log},
 };
 
 use crate::cmd::Command;
@@ -57,7 +57,7 @@ pub(crate) struct GlobalArgs {
 
 impl GlobalArgs {
     /// Starts the log on standard error, of warnings where nothing else is asked for.
-    pub(crate) fn start_log(&self) -> Result<(), Failure> {
+    pub(crate) fn start_log(&self) -> Result<Log, Failure> {
         let filter = match self.verbose {
             0 => "warn",
             1 => "info",

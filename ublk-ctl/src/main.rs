@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let output = Output::new(cli.global.json);
-    match cli.global.start_log().and_then(|()| cli.command.run(&cli.global, &output)) {
+    match cli.global.start_log().and_then(|_log| cli.command.run(&cli.global, &output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.fail(&failure);

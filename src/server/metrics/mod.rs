@@ -5,7 +5,7 @@ mod text;
 
 use std::{fmt, sync::Arc};
 
-use super::{daemon::Served, service::Service};
+use super::{daemon::Served, service::Service, settings::dropped_log_lines};
 use crate::image::ReadMetrics;
 use text::Family;
 
@@ -20,9 +20,11 @@ pub(super) fn render(
 ) -> Result<String, fmt::Error> {
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     let count = u64::try_from(served.len()).unwrap_or(u64::MAX);
+    let dropped = dropped_log_lines();
     let mut all = vec![
         Family::gauges("build_info", "What this process is; always 1", [(version, 1)]),
         Family::gauges("devices", "Devices that are served", [(Vec::new(), count)]),
+        Family::counters("log_dropped_lines", "Lines of the log that nobody took", [(Vec::new(), dropped)]),
     ];
     all.extend(families::of_all_devices(served, retired));
     all.extend(families::of_devices(served));
