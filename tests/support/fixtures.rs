@@ -74,7 +74,12 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    // Tests of the command line tool are one folder down.
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    [package.join("tests/fixtures"), package.join("../tests/fixtures")]
+        .into_iter()
+        .find(|dir| dir.exists())
+        .unwrap()
 }
 
 fn text(path: &Path) -> String {

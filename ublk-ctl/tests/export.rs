@@ -1,5 +1,12 @@
 //! `image export` of what upstream's tools wrote: sound stacks give the manifest's bytes, damaged layers are refused.
-#![expect(clippy::unwrap_used, reason = "a test panics where something is not as expected")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test panics where something is not as expected"
+)]
+
+#[path = "../../tests/support/fixtures.rs"]
+mod fixtures;
 
 use std::{
     fs,
@@ -8,6 +15,7 @@ use std::{
     process::{Command, Output},
 };
 
+use fixtures::{Fixture, tar_members};
 use serde_json::{Value, json};
 
 /// Sums of the whole device, from MANIFEST.md.
@@ -54,6 +62,58 @@ fn every_variant_of_a_stack_has_the_manifests_sum() {
     }
 }
 
+/// Writes the files of `folder`, decompressed, and returns their paths.
+fn unpack(folder: &Path, files: &[(String, Vec<u8>)]) -> Vec<String> {
+    let write = |(name, bytes): &(String, Vec<u8>)| {
+        let path = folder.join(name);
+        fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    files.iter().map(write).collect()
+}
+
+fn sum(dir: &Path, layers: &[String]) -> Result<String, Output> {
+    let layers: Vec<&str> = layers.iter().map(String::as_str).collect();
+    let output = export(&config(dir, &layers), &["--sha256"]);
+    if !output.status.success() {
+        return Err(output);
+    }
+    let done: Value = serde_json::from_slice(&output.stdout).unwrap();
+    Ok(done["sha256"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn layers_without_compression_have_the_manifests_sums_too() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["lsmt/tiny.lsmt", "lsmt/empty.lsmt"] {
+        assert_eq!(sum(dir.path(), &[name.to_owned()]).ok(), Fixture::named(name).flat_sha256, "{name}");
+    }
+    // Its tag means nothing in a plain layer.
+    let tagged = sum(dir.path(), &["corrupt/lsmt-tag-nonzero".to_owned()]).ok();
+    assert_eq!(tagged, Fixture::named("lsmt/tiny.lsmt").flat_sha256);
+    let names = ["lsmt/g0.lsmt.xz", "lsmt/g1.lsmt", "lsmt/g2.lsmt"];
+    let files = names.map(|name| (name.replace('/', "-"), Fixture::named(name).read()));
+    let layers = unpack(dir.path(), &files);
+    let sums = ["be875a5a075c0666", "13202a5a7e9cf0d3", "d3ef24f010a5fbbe"];
+    for (count, start) in (1..).zip(sums) {
+        let sum = sum(dir.path(), &layers[..count]).unwrap();
+        assert!(sum.starts_with(start), "{count} layers: {sum}");
+    }
+}
+
+#[test]
+fn a_stack_may_have_255_layers_and_not_one_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Fixture::named("lsmt/stack256.tar.xz");
+    let archive = stack.read();
+    let files = (0..).zip(tar_members(&archive)).map(|(index, file)| (format!("l{index}"), file.to_vec()));
+    let layers = unpack(dir.path(), &files.collect::<Vec<_>>());
+    assert_eq!(sum(dir.path(), &layers[..255]).ok(), stack.flat_sha256);
+    let refused = sum(dir.path(), &layers).unwrap_err();
+    assert_eq!(refused.status.code(), Some(5));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("256 layers"), "{refused:?}");
+}
+
 #[test]
 fn the_file_is_sparse_and_is_replaced_only_on_request() {
     let dir = tempfile::tempdir().unwrap();
@@ -75,22 +135,25 @@ fn the_file_is_sparse_and_is_replaced_only_on_request() {
 #[test]
 fn a_damaged_layer_is_refused_with_file_offset_and_rule_and_leaves_no_file() {
     let cases = [
-        ("lsmt-header-magic", "offset 0"),
-        ("lsmt-index-disorder", "offset 42512"),
-        ("lsmt-index-moffset-oob", "offset 42496"),
-        ("lsmt-index-size-huge", "offset 46592"),
-        ("lsmt-trailer-magic", "offset 46592"),
-        ("lsmt-trailer-unsealed", "sealed"),
-        ("lsmt-trunc-trailer", "offset 42496"),
-        ("lsmt-version9", "version 9"),
-        ("tar-magic-flip", "magic"),
-        ("zfile-data-flip", "offset 636"),
-        ("zfile-header-digest", "offset 0"),
-        ("zfile-jumptable-flip", "checksum"),
-        ("zfile2-crc-flip", "offset 512"),
-        ("zfile2-trailer-flip", "magic"),
+        ("lsmt-header-magic", 0, "the magic numbers are not those of LSMT"),
+        ("lsmt-index-disorder", 42512, "before sector 1705 where the one before it ends"),
+        ("lsmt-index-moffset-oob", 42496, "is not between sector 8 and the index at sector 83"),
+        ("lsmt-index-size-huge", 46592, "1000001 segments are more than the 1000000 allowed"),
+        ("lsmt-index-size-zero", 46592, "do not fill the space before the trailer"),
+        ("lsmt-trailer-magic", 46592, "the magic numbers are not those of LSMT"),
+        ("lsmt-trailer-unsealed", 46592, "its flags say that it was never sealed"),
+        ("lsmt-trunc-trailer", 42496, "the magic numbers are not those of LSMT"),
+        ("lsmt-version9", 46592, "its major version 9 is not known"),
+        ("tar-magic-flip", 0, "the magic numbers are not those of LSMT"),
+        ("tar-name-flip", 0, "the magic numbers are not those of LSMT"),
+        ("zfile-data-flip", 636, "its checksum is 0xfc6d19b2"),
+        ("zfile-header-digest", 0, "its digest is 0x0b1eaf53"),
+        ("zfile-header-magic", 0, "the magic numbers are not those of LSMT"),
+        ("zfile-jumptable-flip", 341725, "its checksum is 0x3d7ac9d2"),
+        ("zfile2-crc-flip", 512, "its checksum is 0x90bc069e"),
+        ("zfile2-trailer-flip", 116743, "the magic numbers are not those of ZFile"),
     ];
-    for (name, rule) in cases {
+    for (name, offset, rule) in cases {
         let dir = tempfile::tempdir().unwrap();
         let path = config(dir.path(), &[&format!("corrupt/{name}")]);
         let output = export(&path, &["--output", dir.path().join("disk.img").to_str().unwrap()]);
@@ -98,7 +161,9 @@ fn a_damaged_layer_is_refused_with_file_offset_and_rule_and_leaves_no_file() {
         assert_eq!(output.status.code(), Some(5), "{name}: {said}");
         let failure: Value = serde_json::from_str(&said).unwrap();
         let message = failure["error"]["message"].as_str().unwrap();
-        assert!(message.contains(name) && message.contains(rule), "{name}: {message}");
+        assert!(message.contains(name), "{name}: {message}");
+        let place = message.split_once(&format!("at offset {offset}: "));
+        assert!(place.is_some_and(|(_, said)| said.contains(rule)), "{name}: {message}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "{name}: configuration and result alone");
     }
 }
