@@ -1,8 +1,14 @@
 //! A bar for what takes long, on standard error and only for people.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// How often a spinner turns.
+const SPIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Shows how many of `total_bytes` are done; shows nothing where standard error is no terminal.
 #[derive(Debug)]
@@ -19,6 +25,23 @@ impl Progress {
             ProgressStyle::with_template("{msg} {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
         Self { bar: ProgressBar::new(total_bytes).with_style(style).with_message(what) }
+    }
+
+    /// Shows that something goes on whose length nobody knows, and for how long it has.
+    pub(crate) fn waiting(what: &'static str) -> Self {
+        if !io::stderr().is_terminal() {
+            return Self { bar: ProgressBar::hidden() };
+        }
+        let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner());
+        let bar = ProgressBar::new_spinner().with_style(style).with_message(what);
+        bar.enable_steady_tick(SPIN_INTERVAL);
+        Self { bar }
+    }
+
+    /// Says what goes on now.
+    pub(crate) fn say(&self, what: String) {
+        self.bar.set_message(what);
     }
 
     pub(crate) fn set_total(&self, total_bytes: u64) {

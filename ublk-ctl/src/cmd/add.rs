@@ -1,12 +1,13 @@
 //! `add`: makes a block device of an image, through the daemon or in this process.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use clap::{Args, value_parser};
 use stratabd::server::{
     api::types::{AddDevice, DeviceInfo},
     failure::Failure,
     foreground::Foreground,
+    service::Service,
     ublk,
 };
 
@@ -16,11 +17,12 @@ use crate::{
     client::Client,
     engine::Engine,
     interrupt::Interrupt,
-    output::Output,
+    output::{Output, size},
+    progress::Progress,
 };
 
-/// How often a device that is to go is asked whether it is still mounted.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often progress is shown, and a device that is to go is asked whether it is still mounted.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 pub(crate) struct AddArgs {
@@ -54,7 +56,9 @@ impl AddArgs {
             return Err(Failure::new(stratabd::server::failure::FailureClass::Usage, text));
         }
         let client = Client::new(global.config()?.daemon.socket);
+        let waiting = Progress::waiting("attaching");
         let info: DeviceInfo = block_on(client.post("/v1/devices", &request))?;
+        drop(waiting);
         announce(output, &info)
     }
 
@@ -64,7 +68,7 @@ impl AddArgs {
         let drain = Duration::from_millis(config.daemon.drain_timeout_ms);
         Engine::for_serving(config)?.run(|service| async move {
             let mut interrupt = Interrupt::catch()?;
-            let device = Foreground::attach(&service, ublk::port(), &request, interrupt.wait()).await?;
+            let device = attach(&service, &request, interrupt.wait()).await?;
             // The device must go even when its path could not be printed.
             let announced = announce(output, device.info());
             if announced.is_ok() {
@@ -79,6 +83,23 @@ impl AddArgs {
             device.detach(drain).await?;
             announced
         })
+    }
+}
+
+/// Makes the device and shows what is fetched for it meanwhile.
+async fn attach(
+    service: &Service,
+    request: &AddDevice,
+    given_up: impl Future<Output = ()>,
+) -> Result<Foreground, Failure> {
+    let waiting = Progress::waiting("attaching");
+    let metrics = service.factory().registry_metrics();
+    let mut attaching = pin!(Foreground::attach(service, ublk::port(), request, given_up));
+    loop {
+        match tokio::time::timeout(LOOK_INTERVAL, &mut attaching).await {
+            Ok(attached) => return attached,
+            Err(_) => waiting.say(format!("attaching, {} fetched", size(metrics.bytes.get()))),
+        }
     }
 }
 
