@@ -2,7 +2,8 @@
 //!
 //! [`Image::open`] opens 1 to 255 layers concurrently, each a blob behind a [`BlobSource`](crate::source::BlobSource),
 //! and merges their indexes into one. An [`Image`] is shared by all its devices; each of their [queues](ImageQueue) reads on
-//! its own reactor, takes no lock on the way to bytes that are near, and waits only for the blobs that a request needs.
+//! its own reactor, and waits only for the blobs that a request needs. On the way to bytes that are near, only the cache of
+//! decoded blocks takes a lock, that of one shard for a moment.
 
 mod decoded;
 mod device;

@@ -1,4 +1,4 @@
-//! Counters and latency histograms that hot paths may touch, and the set-up of tracing.
+//! Counters and latency histograms that hot paths may touch.
 //!
 //! A module keeps its own [`Counter`]s and [`LatencyHistogram`]s; the server names and renders them. Counting is one
 //! relaxed atomic addition.

@@ -175,7 +175,7 @@ async fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    // Made under a name that nobody looks for, so that there is no moment at which others may connect.
+    // Made under a name that nobody looks for: by its own name it is there only with its permissions.
     let mut hidden = path.as_os_str().to_owned();
     hidden.push(format!(".{}", std::process::id()));
     let _ = fs::remove_file(&hidden);
