@@ -99,6 +99,53 @@ async fn tls_goes_through_a_tunnel_that_sees_only_the_name() {
     assert!(head.contains("Proxy-Authorization: Basic cHU6cHA="), "{head}");
 }
 
+/// A SOCKS5 proxy that leads its first client to `target`, whatever is asked for; sends back what was.
+async fn socks(
+    target: std::net::SocketAddr,
+) -> (std::net::SocketAddr, tokio::sync::oneshot::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, received) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut greeting = [0; 3];
+        client.read_exact(&mut greeting).await.unwrap();
+        assert_eq!(greeting, [5, 1, 0], "version 5, no login");
+        client.write_all(&[5, 0]).await.unwrap();
+        let mut head = [0; 5];
+        client.read_exact(&mut head).await.unwrap();
+        assert_eq!(head[..4], [5, 1, 0, 3], "connect to a name");
+        let mut name = vec![0; usize::from(head[4])];
+        client.read_exact(&mut name).await.unwrap();
+        let port = client.read_u16().await.unwrap();
+        asked.send(format!("{}:{port}", String::from_utf8(name).unwrap())).unwrap();
+        client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await.unwrap();
+        let mut server = TcpStream::connect(target).await.unwrap();
+        let _ = copy_bidirectional(&mut client, &mut server).await;
+    });
+    (address, received)
+}
+
+#[tokio::test]
+async fn a_socks_proxy_is_asked_for_the_port_of_the_scheme() {
+    let data = pattern(SIZE);
+    let registry = Server::start(move |seen, _| partial(&data, seen)).await;
+    for (host, asked) in
+        [("registry.invalid", "registry.invalid:80"), ("registry.invalid:5000", "registry.invalid:5000")]
+    {
+        let (proxy, received) = socks(registry.address).await;
+        let mut config = config(&[]);
+        config.hosts.insert(host.into(), HostConfig { plain_http: true, ..HostConfig::default() });
+        let http = format!("socks5h://{proxy}");
+        config.proxy = ProxyConfig::Explicit { http, https: String::new(), no_proxy: String::new() };
+        let client = client(&config);
+        let repository = Repository::new(host, "team/app", true).unwrap();
+        let blob = client.blob(&repository, digest(), SIZE as u64);
+        assert_eq!(blob.read_range(range(5, 9), Priority::Demand).await.unwrap(), pattern(SIZE)[5..9]);
+        assert_eq!(received.await.unwrap(), asked);
+    }
+}
+
 #[tokio::test]
 async fn a_proxy_that_refuses_is_a_connection_error() {
     let proxy = Server::start(|_, _| reply("407 Proxy Authentication Required", &[], b"")).await;

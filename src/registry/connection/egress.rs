@@ -19,7 +19,7 @@ use hyper_util::client::{
 };
 use tower_service::Service;
 
-use crate::registry::ProxyConfig;
+use crate::registry::{ProxyConfig, Reason, RegistryError};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 type Connecting = Pin<Box<dyn Future<Output = Result<Transport, Cause>> + Send>>;
@@ -28,15 +28,53 @@ type Connecting = Pin<Box<dyn Future<Output = Result<Transport, Cause>> + Send>>
 #[derive(Clone)]
 pub(super) struct Proxies(Option<Arc<Matcher>>);
 
+/// A proxy's URL, and what to call it in messages: the URL itself may hold a password.
+type Named<'a> = (&'static str, &'a str);
+
+/// How proxies can be spoken to.
+const SCHEMES: [&str; 4] = ["http", "https", "socks5", "socks5h"];
+
 impl Proxies {
-    pub(super) fn new(config: &ProxyConfig) -> Self {
-        Self(match config {
-            ProxyConfig::Environment => Some(Arc::new(Matcher::from_env())),
-            ProxyConfig::None => None,
-            ProxyConfig::Explicit { http, https, no_proxy } => Some(Arc::new(
-                Matcher::builder().http(http.clone()).https(https.clone()).no(no_proxy.clone()).build(),
-            )),
-        })
+    pub(super) fn new(config: &ProxyConfig) -> Result<Self, RegistryError> {
+        match config {
+            ProxyConfig::Environment => Self::from_environment(|name| std::env::var(name).ok()),
+            ProxyConfig::None => Ok(Self(None)),
+            ProxyConfig::Explicit { http, https, no_proxy } => {
+                Self::checked(("the proxy for HTTP", http), ("the proxy for HTTPS", https), no_proxy)
+            }
+        }
+    }
+
+    /// By the variables that curl knows, in upper or lower case.
+    fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, RegistryError> {
+        if variable("REQUEST_METHOD").is_some() {
+            // In a CGI program HTTP_PROXY is what the client sent as a header.
+            return Ok(Self(None));
+        }
+        let value = |name: &'static str| {
+            let text = variable(name).or_else(|| variable(&name.to_ascii_lowercase()));
+            text.filter(|text| !text.is_empty()).map(|text| (name, text))
+        };
+        let all = value("ALL_PROXY");
+        let [http, https] = ["HTTP_PROXY", "HTTPS_PROXY"]
+            .map(|name| value(name).or_else(|| all.clone()).unwrap_or((name, String::new())));
+        let no_proxy = value("NO_PROXY").map(|(_, text)| text).unwrap_or_default();
+        Self::checked((http.0, &http.1), (https.0, &https.1), &no_proxy)
+    }
+
+    /// Going out directly where a proxy was wanted would be a leak: a URL that cannot be used is an error.
+    fn checked(http: Named<'_>, https: Named<'_>, no_proxy: &str) -> Result<Self, RegistryError> {
+        for (name, text) in [http, https].into_iter().filter(|(_, text)| !text.is_empty()) {
+            let alone = Matcher::builder().http(text.to_owned()).build();
+            let found = alone.intercept(&Uri::from_static("http://any.invalid/"));
+            if !found.is_some_and(|proxy| is_usable(proxy.uri())) {
+                let what = format!("{name} is no URL of a proxy by {}", SCHEMES.join(", "));
+                let reason = Reason::Configuration { what, source: None };
+                return Err(RegistryError::new("configuration", reason));
+            }
+        }
+        let (http, https, no_proxy) = (http.1.to_owned(), https.1.to_owned(), no_proxy.to_owned());
+        Ok(Self(Some(Arc::new(Matcher::builder().http(http).https(https).no(no_proxy).build()))))
     }
 
     /// The header that a plain request through an HTTP proxy needs; a tunnel has its own.
@@ -78,7 +116,7 @@ impl Egress {
             if let Some((user, password)) = proxy.raw_auth() {
                 socks = socks.with_auth(user.to_owned(), password.to_owned());
             }
-            let connecting = socks.call(target);
+            let connecting = socks.call(with_port(target));
             return Box::pin(async move { Ok(Transport::new(connecting.await?, false)) });
         }
         if target.scheme_str() == Some("https") {
@@ -92,6 +130,23 @@ impl Egress {
         let connecting = self.to_proxy.call(proxy.uri().clone());
         Box::pin(async move { Ok(Transport::new(connecting.await?, true)) })
     }
+}
+
+/// Whether the scheme is one of ours, and nothing but a port stands behind the host.
+fn is_usable(proxy: &Uri) -> bool {
+    let known = proxy.scheme_str().is_some_and(|scheme| SCHEMES.contains(&scheme));
+    let host = proxy.host().unwrap_or_default();
+    let whole = proxy.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    known && proxy.authority().is_some_and(|authority| authority.as_str() == whole)
+}
+
+/// The target with its port named: where it is not, SOCKS takes that of HTTPS for every scheme.
+fn with_port(target: Uri) -> Uri {
+    let named = match (target.host(), target.port(), target.scheme_str()) {
+        (Some(host), None, Some("http")) => format!("http://{host}:80/").parse().ok(),
+        _ => None,
+    };
+    named.unwrap_or(target)
 }
 
 fn socks_address(proxy: &Uri) -> Option<Uri> {
@@ -178,5 +233,47 @@ impl Write for Transport {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.stream).poll_write_vectored(context, parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(variables: &[(&str, &str)]) -> Result<Proxies, RegistryError> {
+        Proxies::from_environment(|name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, text)| (*text).to_owned())
+        })
+    }
+
+    fn proxy_of(variables: &[(&str, &str)], target: &'static str) -> Option<String> {
+        let proxy = from(variables).unwrap().intercept(&Uri::from_static(target));
+        proxy.map(|proxy| proxy.uri().to_string())
+    }
+
+    #[test]
+    fn the_environment_names_proxies_as_for_curl() {
+        let variables = [
+            ("https_proxy", "http://s:1"),
+            ("ALL_PROXY", "socks5h://a:2"),
+            ("HTTP_PROXY", ""),
+            ("NO_PROXY", "near.example"),
+        ];
+        assert_eq!(proxy_of(&variables, "https://r.example/").unwrap(), "http://s:1/");
+        assert_eq!(proxy_of(&variables, "http://r.example/").unwrap(), "socks5h://a:2/");
+        assert_eq!(proxy_of(&variables, "https://x.near.example/"), None);
+        assert_eq!(proxy_of(&[("HTTPS_PROXY", "s:1")], "https://r.example/").unwrap(), "http://s:1/");
+        assert_eq!(proxy_of(&[], "https://r.example/"), None);
+        let cgi = [("REQUEST_METHOD", "GET"), ("HTTP_PROXY", "http://evil:1")];
+        assert_eq!(proxy_of(&cgi, "http://r.example/"), None);
+    }
+
+    #[test]
+    fn a_proxy_that_cannot_be_used_is_an_error_without_its_password() {
+        for bad in ["http://u:hunter2@host:port", "socks4://u:hunter2@h", "http://u:hunter2 @h", "ftp://h"] {
+            let Err(error) = from(&[("HTTPS_PROXY", bad)]) else { panic!("{bad}") };
+            assert!(error.to_string().contains("HTTPS_PROXY"), "{error}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        }
     }
 }

@@ -62,7 +62,7 @@ pub(super) struct Connections {
 
 impl Connections {
     pub(super) fn new(config: &RegistryConfig, system: &RootCertStore) -> Result<Self, RegistryError> {
-        let proxies = Proxies::new(&config.proxy);
+        let proxies = Proxies::new(&config.proxy)?;
         let build = |host: &HostConfig| -> Result<Pool, RegistryError> {
             let mut to_host = tls::client_config(system, host, config.client_identity.as_ref())?;
             to_host.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
