@@ -75,6 +75,7 @@ impl Authorizer {
         url: &Url,
         headers: &HeaderMap,
     ) -> Result<Answer, RegistryError> {
+        let call = call.to(url, repository);
         let flight = self.flight(repository);
         let mut refused: Option<u64> = None;
         let mut refusals = 0;
@@ -178,6 +179,7 @@ impl Authorizer {
                     service: service.as_deref(),
                     scope: scope.as_deref().filter(|scope| !scope.is_empty()).unwrap_or(&pull),
                 };
+                let call = call.to(&request.realm, repository);
                 let token = match token::fetch(exchange, call, &request, &credentials).await {
                     Ok(token) => token,
                     Err(error) if matches!(error.reason(), Reason::Unauthorized { .. }) => {

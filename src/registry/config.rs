@@ -14,7 +14,8 @@ pub struct RegistryConfig {
     pub ca_file: Option<PathBuf>,
     /// Where user names and passwords come from.
     pub credentials: CredentialConfig,
-    /// Client certificate for all hosts that have none of their own (upstream's `certConfig`).
+    /// Client certificate for all registries that have none of their own (upstream's `certConfig`). What a registry leads
+    /// to, storage or a token server elsewhere, never sees it.
     pub client_identity: Option<ClientIdentity>,
     /// Which proxies to use.
     pub proxy: ProxyConfig,

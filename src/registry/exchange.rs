@@ -87,7 +87,7 @@ impl Exchange {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.headers_mut() = headers;
-        let response = self.connections.send(url, request).await?;
+        let response = self.connections.send(url, request, call.is_home).await?;
         tracing::trace!(url = %location::shown(url), status = %response.status(), "answer");
         let answer = Answer { url: url.clone(), response, _permits: permits };
         if let Some(wait) = answer.retry_after() {

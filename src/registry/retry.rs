@@ -3,8 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep, timeout_at};
+use url::Url;
 
-use super::{Limits, Priority, Reason, RegistryError, RegistryMetrics, Retry};
+use super::{Limits, Priority, Reason, RegistryError, RegistryMetrics, Repository, Retry};
 
 /// The longest `Retry-After` that is believed; a hostile server must not switch a node off. Deadlines are shorter.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
@@ -14,6 +15,8 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 pub(super) struct Call {
     pub(super) priority: Priority,
     pub(super) deadline: Instant,
+    /// Whether it is to the registry of the repository itself, which may see the certificate meant for registries.
+    pub(super) is_home: bool,
 }
 
 impl Call {
@@ -22,8 +25,13 @@ impl Call {
         Self { priority: Priority::Demand, ..self }
     }
 
+    /// The same, to `url` on behalf of `repository`.
+    pub(super) fn to(self, url: &Url, repository: &Repository) -> Self {
+        Self { is_home: url.origin() == repository.origin(), ..self }
+    }
+
     pub(super) fn start(limits: &Limits, priority: Priority) -> Self {
-        Self { priority, deadline: Instant::now() + limits.deadline() }
+        Self { priority, deadline: Instant::now() + limits.deadline(), is_home: false }
     }
 }
 

@@ -4,13 +4,13 @@ use futures_util::future::join_all;
 use stratabd::{
     format::oci::{Digest, Platform},
     registry::{
-        Client, Fault, HostConfig, ImageReference, LocationError, Priority, Reason, RegistryError,
-        RemoteBlob, Repository,
+        Client, Fault, HostConfig, ImageReference, LocationError, Priority, Reason, RegistryConfig,
+        RegistryError, RemoteBlob, Repository,
     },
 };
 
 use crate::{
-    script::{client, pattern, range},
+    script::{Server, client, pattern, range, reply},
     site::{REPOSITORY, Site},
 };
 
@@ -117,6 +117,21 @@ async fn certificates_of_clients_are_shown(site: &Site, digest: Digest) {
     assert!(matches!(error.reason(), Reason::Status { status: 400, .. }), "{error:?}");
     config.client_identity = Some(site.client_identity());
     first_byte(&client(&config), site.mutual, digest).await.unwrap();
+
+    // A host that a registry has led to gets its own certificate and not the one for registries.
+    let target = format!("https://{}/v2/{REPOSITORY}/blobs/{digest}", site.mutual);
+    let location = format!("Location: {target}");
+    let leading = Server::start(move |_, _| reply("307 Temporary Redirect", &[&location], b"")).await;
+    let plain = HostConfig { plain_http: true, ..HostConfig::default() };
+    config.hosts.insert(leading.address.to_string(), plain);
+    let read = |config: &RegistryConfig| {
+        let repository = Repository::new(&leading.address.to_string(), REPOSITORY, true).unwrap();
+        client(config).blob(&repository, digest, SIZE as u64).read_range(range(0, 1), Priority::Demand)
+    };
+    let error = read(&config).await.unwrap_err();
+    assert!(matches!(error.reason(), Reason::Status { status: 400, .. }), "{error:?}");
+    config.hosts.get_mut(&site.mutual.to_string()).unwrap().client_identity = Some(site.client_identity());
+    read(&config).await.unwrap();
 }
 
 async fn a_downgrade_is_refused_unless_configured(site: &Site, digest: Digest) {

@@ -28,7 +28,7 @@ use url::Url;
 use egress::{Egress, Proxies, Transport};
 use failure::ConnectTimeout;
 
-use super::{HostConfig, Limits, Reason, RegistryConfig, RegistryError, location};
+use super::{ClientIdentity, HostConfig, Limits, Reason, RegistryConfig, RegistryError, location};
 
 /// Head and buffered body of an HTTP/1 answer. It bounds hostile heads, and is large enough to read a body in big steps.
 const MAX_HTTP1_BUFFER_BYTES: usize = 256 << 10;
@@ -50,10 +50,18 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 type Pool = legacy::Client<Dialer, Full<Bytes>>;
 
+/// The connections to a host, or to all that are not configured.
+struct Pools {
+    /// As a registry: with the client certificate that is shared by all registries.
+    home: Pool,
+    /// As whatever a registry has led to, which gets only a certificate of its own.
+    away: Pool,
+}
+
 /// All connections of one client.
 pub(super) struct Connections {
-    by_host: HashMap<String, (HostConfig, Pool)>,
-    other: Pool,
+    by_host: HashMap<String, (HostConfig, Pools)>,
+    other: Pools,
     proxies: Proxies,
     user_agent: HeaderValue,
     /// Until the head of an answer is there, connecting included.
@@ -63,17 +71,23 @@ pub(super) struct Connections {
 impl Connections {
     pub(super) fn new(config: &RegistryConfig, system: &RootCertStore) -> Result<Self, RegistryError> {
         let proxies = Proxies::new(&config.proxy)?;
-        let build = |host: &HostConfig| -> Result<Pool, RegistryError> {
-            let mut to_host = tls::client_config(system, host, config.client_identity.as_ref())?;
+        let build = |host: &HostConfig, shared: Option<&ClientIdentity>| -> Result<Pool, RegistryError> {
+            let mut to_host = tls::client_config(system, host, shared)?;
             to_host.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
             let to_proxy = tls::client_config(system, &HostConfig::default(), None)?;
             let egress = Egress::new(proxies.clone(), tcp(), to_proxy);
             let https = HttpsConnector::from((egress, to_host));
             Ok(pool(Dialer { https, timeout: config.limits.connect_timeout() }, &config.limits))
         };
+        let both = |host: &HostConfig| -> Result<Pools, RegistryError> {
+            let away = build(host, None)?;
+            let shared = config.client_identity.as_ref().filter(|_| host.client_identity.is_none());
+            let home = if shared.is_some() { build(host, shared)? } else { away.clone() };
+            Ok(Pools { home, away })
+        };
         let mut by_host = HashMap::new();
         for (name, host) in &config.hosts {
-            by_host.insert(name.to_ascii_lowercase(), (host.clone(), build(host)?));
+            by_host.insert(name.to_ascii_lowercase(), (host.clone(), both(host)?));
         }
         let user_agent = HeaderValue::from_str(&config.user_agent).map_err(|error| {
             let what = "user_agent is not a header value".to_owned();
@@ -81,7 +95,7 @@ impl Connections {
         })?;
         Ok(Self {
             by_host,
-            other: build(&HostConfig::default())?,
+            other: both(&HostConfig::default())?,
             proxies,
             user_agent,
             head_timeout: config.limits.connect_timeout() + config.limits.stall_timeout(),
@@ -98,11 +112,12 @@ impl Connections {
         location::parse(&format!("http://{host}/")).is_ok_and(|url| self.may_be_plain(&url))
     }
 
-    /// Sends one request and waits for the head of its answer.
+    /// Sends one request and waits for the head of its answer. `is_home` says that `url` is the registry's own.
     pub(super) async fn send(
         &self,
         url: &Url,
         mut request: Request<Full<Bytes>>,
+        is_home: bool,
     ) -> Result<Response<Incoming>, RegistryError> {
         let fail = |reason| RegistryError::new(location::shown(url), reason);
         let uri =
@@ -115,14 +130,15 @@ impl Connections {
             headers.insert(header::PROXY_AUTHORIZATION, authorization);
         }
         *request.uri_mut() = uri;
-        let pool = self.host(url).map_or(&self.other, |(_, pool)| pool);
+        let pools = self.host(url).map_or(&self.other, |(_, pools)| pools);
+        let pool = if is_home { &pools.home } else { &pools.away };
         match timeout(self.head_timeout, pool.request(request)).await {
             Ok(answer) => answer.map_err(|error| fail(failure::reason(error, location::authority(url)))),
             Err(_) => Err(fail(Reason::Timeout { what: "answer", limit: self.head_timeout })),
         }
     }
 
-    fn host(&self, url: &Url) -> Option<&(HostConfig, Pool)> {
+    fn host(&self, url: &Url) -> Option<&(HostConfig, Pools)> {
         let name = url.host_str()?;
         let port = url.port_or_known_default()?;
         self.by_host.get(&format!("{name}:{port}")).or_else(|| self.by_host.get(name))
