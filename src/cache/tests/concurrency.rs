@@ -150,7 +150,7 @@ fn a_read_that_waits_for_the_disk_notices_that_its_grains_were_taken_meanwhile()
         let mut dest = [0; 4096];
         let mut hit = Box::pin(entry.hit(&bench.reactor, range, &mut dest));
         if futures_util::poll!(hit.as_mut()).is_ready() {
-            eprintln!("skipped in part: {} lies in memory, so no read of it waits", dir.path().display());
+            skipped(&format!("in part: {} lies in memory, so no read of it waits", dir.path().display()));
             return true;
         }
         // The read is not submitted before this thread's next turn: the hole and the return of the grains come first.

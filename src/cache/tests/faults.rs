@@ -223,7 +223,7 @@ impl SmallDisk {
         match rustix::mount::mount(c"tmpfs", dir.path(), c"tmpfs", flags, size) {
             Ok(()) => Some(Self(dir)),
             Err(error) => {
-                eprintln!("skipped: mounting a small tmpfs needs root ({error})");
+                skipped(&format!("mounting a small tmpfs needs root ({error})"));
                 None
             }
         }
