@@ -1,13 +1,14 @@
 //! A blob read through the cache.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures_util::future::try_join_all;
 
 use super::{
     entry::{Entry, Ticket},
     flight::Landed,
-    grain::{GRAIN_BYTES, bytes_of, grains_of},
+    grain::{GRAIN_BYTES, RunSet, bytes_of, grains_of},
+    holdings::lock,
 };
 use crate::{
     block::ByteRange,
@@ -22,16 +23,21 @@ const ATTEMPTS: u32 = 4;
 /// Ranges given to one call of fetch with less between them are fetched as one: a request costs more than the gap.
 const JOIN_BYTES: u64 = 4 * GRAIN_BYTES;
 
+/// Ranges that were fetched and not read that are remembered; a reader that goes away leaves some behind.
+const MOST_MISSED: usize = 1024;
+
 /// A blob that is read from the cache, and from its origin where the cache does not have it.
 #[derive(Debug)]
 pub struct CachedBlob {
     entry: Arc<Entry>,
     origin: Arc<dyn Origin>,
+    /// Bytes that a fetch has counted as missed. The read that it was for comes next, and is no hit.
+    missed: Mutex<RunSet>,
 }
 
 impl CachedBlob {
     pub(super) fn new(entry: Arc<Entry>, origin: Arc<dyn Origin>) -> Self {
-        Self { entry, origin }
+        Self { entry, origin, missed: Mutex::default() }
     }
 
     /// Whether all of the blob is present, so that no read needs the origin.
@@ -55,7 +61,7 @@ impl CachedBlob {
     /// Fetches under way.
     #[cfg(test)]
     pub(super) fn in_flight(&self) -> usize {
-        super::holdings::lock(&self.entry.flights).len()
+        lock(&self.entry.flights).len()
     }
 
     /// After a hit: lets a stream that waited for this read go on.
@@ -90,15 +96,38 @@ impl CachedBlob {
         try_join_all(landed).await.map(drop)
     }
 
-    async fn fill(&self, reactor: &Reactor, range: ByteRange, dest: &mut [u8]) -> Result<(), SourceError> {
+    /// Counts `ranges`, which were not present, as missed.
+    fn count_missed(&self, ranges: &[ByteRange]) {
+        self.entry.shared.metrics.misses.inc_by(ranges.len() as u64);
+        let mut missed = lock(&self.missed);
+        if missed.len() > MOST_MISSED {
+            *missed = RunSet::default();
+        }
+        ranges.iter().for_each(|range| missed.insert(range.start()..range.end()));
+    }
+
+    /// Counts a read of `range`, unless it was counted when it was fetched.
+    fn count_read(&self, range: ByteRange, was_present: bool) {
+        let bytes = range.start()..range.end();
+        let mut missed = lock(&self.missed);
         let metrics = &self.entry.shared.metrics;
-        if self.entry.hit(reactor, range, dest).await {
+        if missed.touches(&bytes) {
+            missed.remove(bytes);
+        } else if was_present {
             metrics.hits.inc();
+        } else {
+            metrics.misses.inc();
+        }
+    }
+
+    async fn fill(&self, reactor: &Reactor, range: ByteRange, dest: &mut [u8]) -> Result<(), SourceError> {
+        let was_present = self.entry.hit(reactor, range, dest).await;
+        self.count_read(range, was_present);
+        if was_present {
             self.entry.note_read(range);
             self.tell_streams(range);
             return Ok(());
         }
-        metrics.misses.inc();
         let mut fill = Fill { blob: self, reactor, at: range.start(), end: range.end(), rest: dest };
         let mut attempts = 0;
         while fill.at < fill.end {
@@ -250,6 +279,7 @@ impl BlobSource for CachedBlob {
         let whole = ByteRange::between(0, entry.size_bytes);
         let mut wanted: Vec<ByteRange> = ranges.iter().map(|range| range.intersect(whole)).collect();
         wanted.retain(|range| !range.is_empty() && !entry.ledger.presence().holds(&grains_of(*range)));
+        self.count_missed(&wanted);
         wanted.sort_by_key(|range| range.start());
         wanted.dedup_by(|next, last| {
             let near = next.start() <= last.end().saturating_add(JOIN_BYTES);

@@ -109,6 +109,24 @@ fn a_sequential_reader_soon_finds_its_bytes_there_before_it() {
 }
 
 #[test]
+fn a_cold_read_is_a_miss_and_no_hit() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(config(dir.path()));
+    let origin = TestOrigin::new(MIB, 9, NONE);
+    let blob = bench.blob(&origin);
+    // As the engine reads: two runs that meet are brought near as one and read one after the other.
+    bench.reactor.block_on(blob.fetch(&[ByteRange::between(100, 20_000)])).unwrap().unwrap();
+    bench.settle(&blob);
+    bench.read(&blob, 100, 5000).unwrap();
+    bench.read(&blob, 5100, 14_900).unwrap();
+    let counts = || (bench.cache.metrics().hits.get(), bench.cache.metrics().misses.get());
+    assert_eq!(counts(), (0, 1));
+    bench.read(&blob, 100, 5000).unwrap();
+    assert_eq!(blob.try_read(100, &mut [0; 64]).unwrap(), Readiness::Done);
+    assert_eq!(counts(), (2, 1));
+}
+
+#[test]
 fn a_range_past_the_end_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::new(config(dir.path()));
