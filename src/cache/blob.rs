@@ -308,7 +308,11 @@ impl Drop for CachedBlob {
             let entry = Arc::clone(&self.entry);
             self.entry.shared.handle.spawn(move |reactor| {
                 let reactor = reactor.clone();
-                async move { entry.sync(&reactor).await }
+                async move {
+                    if let Err(error) = entry.sync(&reactor).await {
+                        tracing::debug!(%error, blob = %entry.key, "a cache entry was closed before it was durable");
+                    }
+                }
             });
         }
     }

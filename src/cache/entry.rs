@@ -1,6 +1,7 @@
 //! One blob in the cache: its files, its record, the fetches under way, and what to fetch next.
 
 use std::{
+    io,
     ops::Range,
     sync::{
         Arc, Mutex,
@@ -225,12 +226,18 @@ impl Entry {
     }
 
     /// Makes durable what is not yet.
-    pub(super) async fn sync(&self, reactor: &Reactor) {
-        if self.ledger.is_dirty()
-            && let Err(error) = self.ledger.sync(&self.on(reactor)).await
-        {
-            self.shared.disk_failed(&self.key, &error);
+    pub(super) async fn sync(&self, reactor: &Reactor) -> io::Result<()> {
+        if !self.ledger.is_dirty() {
+            return Ok(());
         }
+        let synced = self.ledger.sync(&self.on(reactor)).await;
+        // A peer that holds the maps is no fault of the disk.
+        if let Err(error) = &synced
+            && error.kind() != io::ErrorKind::WouldBlock
+        {
+            self.shared.disk_failed(&self.key, error);
+        }
+        synced
     }
 
     /// Regions that hold grains and were last used before `clock`, coldest first.

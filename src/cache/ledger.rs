@@ -43,6 +43,8 @@ pub(super) struct Ledger {
     boot: [u8; 16],
     incarnations: [u32; 2],
     outstanding: Mutex<Outstanding>,
+    /// Held during a sync: who comes meanwhile wants more to be durable than that one may have begun with.
+    sync_turn: futures_util::lock::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +103,7 @@ impl Ledger {
             boot,
             incarnations: [boot_incarnation, durable_incarnation],
             outstanding: Mutex::new(Outstanding { pending, ..Outstanding::default() }),
+            sync_turn: futures_util::lock::Mutex::new(()),
         })
     }
 
@@ -108,9 +111,10 @@ impl Ledger {
         &self.presence
     }
 
-    /// Whether a sync has something to do.
+    /// Whether a sync has something to do, or to wait for.
     pub(super) fn is_dirty(&self) -> bool {
-        !self.outstanding().pending.is_empty()
+        let outstanding = self.outstanding();
+        !outstanding.pending.is_empty() || !outstanding.syncing.is_empty()
     }
 
     /// Writes grains to the data file and records them. `offset` is a multiple of a grain, and so is the end, or it is
@@ -164,14 +168,18 @@ impl Ledger {
     ///
     /// # Errors
     /// When the data could not be made durable: then it may be lost already, and the grains are not present any more.
-    /// When the durable map could not be written, the next sync tries again.
+    /// When the durable map could not be written, or not be locked ([`io::ErrorKind::WouldBlock`]): the next sync tries
+    /// again.
     pub(super) async fn sync(&self, medium: &impl Medium) -> io::Result<()> {
+        let _turn = self.sync_turn.lock().await;
         {
             let mut outstanding = self.outstanding();
-            if !outstanding.syncing.is_empty() {
+            // A sync that was dropped half-way has left its part behind.
+            let pending = std::mem::take(&mut outstanding.pending);
+            pending.runs().for_each(|run| outstanding.syncing.insert(run));
+            if outstanding.syncing.is_empty() {
                 return Ok(());
             }
-            outstanding.syncing = std::mem::take(&mut outstanding.pending);
         }
         let synced = medium.sync_data().await;
         if let Err(error) = synced {
@@ -191,15 +199,16 @@ impl Ledger {
                 self.change(medium, MapKind::Durable, &runs, true)
             })
             .await;
-        let is_recorded = matches!(recorded, Some(Ok(())));
+        let recorded = recorded.unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()));
         {
             let mut outstanding = self.outstanding();
             let synced = std::mem::take(&mut outstanding.syncing);
-            if !is_recorded {
+            if recorded.is_err() {
                 synced.runs().for_each(|run| outstanding.pending.insert(run));
             }
         }
-        if is_recorded { medium.sync_map(MapKind::Durable).await } else { recorded.unwrap_or(Ok(())) }
+        recorded?;
+        medium.sync_map(MapKind::Durable).await
     }
 
     /// Takes grains away in memory at once, from any thread; [`Ledger::settle`] brings it to the disk. Returns how many

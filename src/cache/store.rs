@@ -110,13 +110,14 @@ impl Cache {
     /// is only what was fetched in the last interval.
     ///
     /// # Errors
-    /// When the cache's thread has ended.
+    /// When the disk fails or a map cannot be had for some blob, which the others do not suffer from; when the cache's
+    /// thread has ended.
     pub fn sync(&self) -> impl Future<Output = Result<(), CacheError>> + Send + 'static + use<> {
         let shared = Arc::clone(&self.shared);
         async move {
             let handle = shared.handle.clone();
             let synced = handle.call(move |reactor| async move { sync_all(&shared, &reactor).await });
-            synced.await.map_err(|_| CacheError::Closed)
+            synced.await.map_err(|_| CacheError::Closed)?
         }
     }
 
@@ -149,19 +150,26 @@ async fn tend(reactor: Reactor, shared: Weak<Holdings>) {
         reactor.sleep(interval).await;
         let Some(shared) = shared.upgrade() else { return };
         let tick = shared.clock.fetch_add(1, Ordering::Relaxed);
-        sync_all(&shared, &reactor).await;
+        if let Err(error) = sync_all(&shared, &reactor).await {
+            tracing::debug!(%error, "the cache is not durable yet");
+        }
         if shared.is_full() || tick.is_multiple_of(COUNT_TICKS) {
             evict::start(&shared);
         }
     }
 }
 
-async fn sync_all(shared: &Holdings, reactor: &Reactor) {
+async fn sync_all(shared: &Holdings, reactor: &Reactor) -> Result<(), CacheError> {
+    let mut outcome = Ok(());
     for entry in shared.open_entries() {
-        entry.sync(reactor).await;
+        if let Err(source) = entry.sync(reactor).await {
+            let path = shared.blobs_dir.join(entry.key.path());
+            outcome = Err(CacheError::Io { path, action: "make durable the data in", source });
+        }
         // Only the order of eviction depends on it.
         let _ = entry.files.note_use();
     }
+    outcome
 }
 
 fn boot_id() -> io::Result<[u8; 16]> {

@@ -118,6 +118,22 @@ fn who_joins_a_fetch_that_fails_gets_one_of_its_own() {
 }
 
 #[test]
+fn a_sync_that_cannot_reach_the_disk_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(config(dir.path()));
+    let origin = TestOrigin::new(MIB, 23, Duration::ZERO);
+    let blob = bench.blob(&origin);
+    bench.read(&blob, 0, 4096).unwrap();
+    bench.settle(&blob);
+    // As a peer that is stopped while it holds the maps: no mark can become durable.
+    let other = Bench::new(config(dir.path()));
+    let held = other.cache.shared.locks(&blob.entry().key).maps().unwrap().unwrap();
+    assert!(bench.reactor.block_on(bench.cache.sync()).unwrap().is_err());
+    drop(held);
+    bench.sync();
+}
+
+#[test]
 fn wrong_bytes_are_forgotten_in_memory_and_on_disk_and_fetched_again() {
     let dir = tempfile::tempdir().unwrap();
     let origin = TestOrigin::new(MIB, 13, Duration::ZERO);
