@@ -46,6 +46,7 @@ pub(super) async fn drive(
     flight: Arc<Flight>,
     sender: oneshot::Sender<Outcome>,
 ) {
+    let _underway = Underway { entry: &entry, flight: &flight };
     let fetched = fetch(&reactor, &entry, &*origin, &flight).await;
     let (outcome, stored) = match fetched {
         Ok(Some(fetched)) => {
@@ -64,7 +65,18 @@ pub(super) async fn drive(
     if let Some(fetched) = stored {
         store(&reactor, &entry, &flight, &fetched).await;
     }
-    lock(&entry.flights).remove(&flight);
+}
+
+/// Takes the flight out at its end, also if that is a panic: nobody could wait for it any more.
+struct Underway<'a> {
+    entry: &'a Entry,
+    flight: &'a Arc<Flight>,
+}
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        lock(&self.entry.flights).remove(self.flight);
+    }
 }
 
 /// Bytes, and what is held until they are on disk.

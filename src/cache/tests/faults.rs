@@ -118,6 +118,21 @@ fn who_joins_a_fetch_that_fails_gets_one_of_its_own() {
 }
 
 #[test]
+fn a_fetch_that_panics_leaves_nothing_for_others_to_wait_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(config(dir.path()));
+    let origin = TestOrigin::new(MIB, 22, Duration::ZERO);
+    let blob = bench.blob(&origin);
+    origin.set(Mood::Panics);
+    bench.reactor.block_on(blob.fetch(&[ByteRange::between(0, 4096)])).unwrap().unwrap();
+    bench.settle(&blob);
+    origin.set(Mood::Good);
+    assert!(bench.read(&blob, 0, 4096).unwrap() == origin.content[..4096]);
+    bench.settle(&blob);
+    assert!(blob.present_bytes() > 0, "what is fetched now is kept");
+}
+
+#[test]
 fn a_sync_that_cannot_reach_the_disk_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::new(config(dir.path()));

@@ -24,6 +24,7 @@ pub(super) enum Mood {
     Short,
     Long,
     Hangs,
+    Panics,
     /// Right in length, wrong in content.
     Lies,
 }
@@ -111,6 +112,7 @@ impl Origin for TestOrigin {
                 Mood::Long => Ok(content.slice(start - 1..end)),
                 Mood::Lies => Ok(vec![0x55; end - start].into()),
                 Mood::Hangs => std::future::pending().await,
+                Mood::Panics => panic!("an origin with a bug"),
                 Mood::Fails => Err(SourceError::Remote {
                     name: "test/origin".into(),
                     offset: range.start(),
