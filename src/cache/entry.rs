@@ -5,7 +5,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -47,6 +47,8 @@ pub(super) struct Entry {
     pub(super) files: EntryFiles,
     pub(super) ledger: Ledger,
     pub(super) flights: Mutex<Flights>,
+    /// Whether it is being held against its digest.
+    pub(super) verifying: AtomicBool,
     streams: Mutex<Streams>,
     /// For each stream the offset at which it wants to be told of a hit.
     triggers: [AtomicU64; STREAMS],
@@ -80,6 +82,7 @@ impl Entry {
             files,
             ledger,
             flights: Mutex::default(),
+            verifying: AtomicBool::new(false),
             streams: Mutex::new(Streams::new(size_bytes)),
             triggers: [const { AtomicU64::new(NO_TRIGGER) }; STREAMS],
             earned_bytes: AtomicU64::new(0),

@@ -18,6 +18,7 @@ use super::{
     holdings::lock,
     ledger::Grains,
     lock::Held,
+    verify,
 };
 use crate::{
     block::ByteRange,
@@ -172,6 +173,7 @@ async fn store(reactor: &Reactor, entry: &Arc<Entry>, flight: &Flight, fetched: 
             if shared.is_count_old() {
                 evict::start(shared);
             }
+            verify::start(entry);
         }
         Err(error) => {
             shared.disk_failed(&entry.key, &error);

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512, digest::DynDigest};
 
 use super::CacheError;
 
@@ -36,6 +36,19 @@ impl BlobKey {
     /// A hash of the key, of one length for all algorithms.
     pub(super) fn hash(&self) -> [u8; 32] {
         Sha256::digest(self.to_string()).into()
+    }
+
+    /// The hash that the blob is named by, in hexadecimal digits.
+    pub(super) fn digits(&self) -> &str {
+        &self.digits
+    }
+
+    /// What computes that hash.
+    pub(super) fn hasher(&self) -> Box<dyn DynDigest> {
+        match self.algorithm {
+            "sha512" => Box::new(Sha512::new()),
+            _ => Box::new(Sha256::new()),
+        }
     }
 
     /// The algorithms that have folders of their own.

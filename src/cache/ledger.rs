@@ -13,16 +13,22 @@ use std::{
     collections::BTreeMap,
     io,
     ops::Range,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use futures_channel::oneshot;
 
 use super::{
     grain::{RunSet, bytes_of, grains_of},
-    map_file::{Bits, MAP_SECTOR_BYTES, MapHeader, MapKind, SECTOR_GRAINS, decode_map, sector_count},
+    map_file::{
+        Bits, MAP_SECTOR_BYTES, MapHeader, MapKind, SECTOR_GRAINS, decode_map, is_verified, sector_count,
+        with_verified,
+    },
     medium::Medium,
-    presence::Presence,
+    presence::{Generation, Presence},
 };
 use crate::block::ByteRange;
 
@@ -45,6 +51,8 @@ pub(super) struct Ledger {
     outstanding: Mutex<Outstanding>,
     /// Held during a sync: who comes meanwhile wants more to be durable than that one may have begun with.
     sync_turn: futures_util::lock::Mutex<()>,
+    /// Whether all of it was held against its digest, and nothing was taken away since.
+    verified: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -97,7 +105,10 @@ impl Ledger {
             presence.set(&run);
             pending.remove(run);
         }
+        // It was said of all the grains together: one that has come back since was not looked at.
+        let verified = is_verified(&medium.read_sector(MapKind::Durable, 0)?) && presence.is_complete();
         Ok(Self {
+            verified: AtomicBool::new(verified),
             presence,
             size_bytes,
             boot,
@@ -109,6 +120,38 @@ impl Ledger {
 
     pub(super) fn presence(&self) -> &Presence {
         &self.presence
+    }
+
+    /// Whether all of it is known to be what its digest says.
+    pub(super) fn is_verified(&self) -> bool {
+        self.verified.load(Ordering::Acquire)
+    }
+
+    /// Notes that all of it was found right, if nothing was taken away since `generation`. To be called after a sync.
+    ///
+    /// # Errors
+    /// When that cannot be made durable.
+    pub(super) async fn set_verified(&self, medium: &impl Medium, generation: Generation) -> io::Result<()> {
+        {
+            // Under the lock that refuting takes: a refutation comes before this and is seen, or after it.
+            let _outstanding = self.outstanding();
+            if !self.presence.unchanged(generation) {
+                return Ok(());
+            }
+            self.verified.store(true, Ordering::Release);
+        }
+        let marked = medium.locked(|| self.mark_verified(medium, self.is_verified())).await;
+        marked.unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))?;
+        medium.sync_map(MapKind::Durable).await
+    }
+
+    /// Changes the header of the durable map where it does not say so yet. The caller holds the lock on the maps.
+    fn mark_verified(&self, medium: &impl Medium, verified: bool) -> io::Result<()> {
+        let header = medium.read_sector(MapKind::Durable, 0)?;
+        match with_verified(&header, verified).filter(|_| is_verified(&header) != verified) {
+            Some(changed) => medium.write_sector(MapKind::Durable, 0, &changed),
+            None => Ok(()),
+        }
     }
 
     /// Whether a sync has something to do, or to wait for.
@@ -218,6 +261,7 @@ impl Ledger {
         outstanding.refuted.insert(grains.clone());
         outstanding.pending.remove(grains.clone());
         outstanding.syncing.remove(grains.clone());
+        self.verified.store(false, Ordering::Release);
         self.presence.clear(grains)
     }
 
@@ -226,6 +270,7 @@ impl Ledger {
         let settled = medium
             .locked(|| {
                 let runs: Vec<Grains> = self.outstanding().refuted.runs().collect();
+                self.mark_verified(medium, false)?;
                 // A grain may have come back since; the map of this boot says so, and is then a little behind.
                 self.change(medium, MapKind::Durable, &runs, false)?;
                 self.change(medium, MapKind::Boot, &runs, false)?;

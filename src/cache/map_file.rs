@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! header  0 magic "STRATMAP" | 8 version u32 | 12 kind u32 | 16 blob size u64 | 24 grain bytes u64
-//!         32 key [32] | 64 incarnation u32 | 68 zeroes | 508 crc32c of the bytes before
+//!         32 key [32] | 64 incarnation u32 | 68 verified u32 | 72 zeroes | 508 crc32c of the bytes before
 //! sector  0 magic "BITS" | 4 index u32 | 8 incarnation u32 | 12 stamp [16] | 28 bits [480] | 508 crc32c
 //! ```
 //!
@@ -24,6 +24,7 @@ pub(super) const SECTOR_GRAINS: u64 = BITS_BYTES as u64 * 8;
 const HEADER_MAGIC: &[u8; 8] = b"STRATMAP";
 const SECTOR_MAGIC: &[u8; 4] = b"BITS";
 const VERSION: u32 = 1;
+const VERIFIED_AT: usize = 68;
 const CRC_AT: usize = MAP_SECTOR_BYTES - 4;
 
 /// One sector of a map file.
@@ -102,6 +103,19 @@ impl MapHeader {
     fn is_of(&self, wanted: &Self) -> bool {
         Self { incarnation: wanted.incarnation, ..*self } == *wanted
     }
+}
+
+/// Whether a header says that the whole blob was held against its digest and found right; older headers do not.
+pub(super) fn is_verified(header: &RawSector) -> bool {
+    MapHeader::decode(header).is_ok() && number(header, VERIFIED_AT) == Some(1)
+}
+
+/// The same header, saying so or not; `None` if it is no header.
+pub(super) fn with_verified(header: &RawSector, verified: bool) -> Option<RawSector> {
+    MapHeader::decode(header).ok()?;
+    let mut raw = Writer(*header);
+    raw.put(VERIFIED_AT, &u32::from(verified).to_le_bytes());
+    Some(raw.seal())
 }
 
 /// The bits of one sector.
@@ -286,5 +300,17 @@ mod tests {
         let other = MapHeader { key: [4; 32], ..header() };
         assert_eq!(decode_map(&map(), &other, &STAMP), Err(MapError::Foreign));
         assert_eq!(decode_map(&map()[..511], &header(), &STAMP), Err(MapError::Short));
+    }
+
+    #[test]
+    fn a_header_says_whether_its_blob_was_verified_and_is_otherwise_the_same() {
+        let raw = header().encode();
+        assert!(!is_verified(&raw));
+        let verified = with_verified(&raw, true).unwrap();
+        assert!(is_verified(&verified) && MapHeader::decode(&verified) == Ok(header()));
+        assert_eq!(with_verified(&verified, false), Some(raw));
+        let mut torn = verified;
+        torn[70] ^= 1;
+        assert!(!is_verified(&torn) && with_verified(&torn, true).is_none());
     }
 }

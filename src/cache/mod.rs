@@ -8,8 +8,9 @@
 //! bring what is missing; `stream` decides how much; `lock` keeps processes apart; `evict` keeps the limit. A disk
 //! that fails or is full makes the cache slower, never wrong: reads go on with the bytes as they arrive.
 //!
-//! What is present is only as true as its origin: single ranges of a blob cannot be checked against its digest. The
-//! checksums of the formats above are, and what they refute is forgotten by [`BlobSource::invalidate`].
+//! What is present is only as true as its origin as long as parts are missing: single ranges of a blob cannot be checked
+//! against its digest. The checksums of the formats above are, and what they refute is forgotten by
+//! [`BlobSource::invalidate`]. Once a blob is whole, `verify` holds it against its digest.
 //!
 //! [`BlobSource::invalidate`]: crate::source::BlobSource::invalidate
 
@@ -39,6 +40,7 @@ mod store;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use blob::CachedBlob;
 pub use config::CacheConfig;

@@ -16,6 +16,7 @@ use super::{
     ledger::Ledger,
     map_file::{MAP_SECTOR_BYTES, MapHeader},
     medium::Medium,
+    verify,
 };
 use crate::reactor::Reactor;
 
@@ -63,6 +64,8 @@ pub(super) async fn open_entry(
     using.keep();
     let entry = Arc::new(Entry::new(key.clone(), size_bytes, Arc::clone(shared), files, ledger));
     lock(&shared.entries).insert(key, Arc::downgrade(&entry));
+    // It may have been completed by a process that ended before it could look.
+    verify::start(&entry);
     Ok(entry)
 }
 

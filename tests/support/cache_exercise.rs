@@ -15,6 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256, Sha512};
 use stratabd::{
     block::ByteRange,
     cache::{Cache, CacheConfig, CachedBlob},
@@ -53,14 +54,13 @@ struct Life {
     _thread: ReactorThread,
 }
 
-fn open(dir: &Path, origin: &Arc<Memory>, digit: &str, limit_bytes: u64) -> Life {
+fn open(dir: &Path, origin: &Arc<Memory>, digest: &str, limit_bytes: u64) -> Life {
     let thread = ReactorThread::start("cache", ReactorConfig::default(), || Ok(())).unwrap();
     let config =
         CacheConfig { sync_interval: Duration::from_millis(20), ..CacheConfig::new(dir, limit_bytes) };
     let cache = Cache::open(config, thread.handle()).unwrap();
     let reactor = Reactor::new(&ReactorConfig::default()).unwrap();
-    let digest = format!("sha256:{}", digit.repeat(64));
-    let blob = reactor.block_on(cache.blob(&digest, Arc::clone(origin) as _)).unwrap().unwrap();
+    let blob = reactor.block_on(cache.blob(digest, Arc::clone(origin) as _)).unwrap().unwrap();
     Life { cache, reactor, blob, _thread: thread }
 }
 
@@ -99,10 +99,16 @@ impl Life {
 pub(crate) fn exercise_cache(dir: &Path) {
     let mut random = fastrand::Rng::with_seed(1);
     let content: Bytes = (0..SIZE).map(|_| random.u8(1..)).collect();
+    // Two names of one content, which is held against its digest when it is whole.
+    let name = |algorithm: &str, hash: &[u8]| {
+        let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{algorithm}:{digits}")
+    };
+    let [one, other] = [name("sha256", &Sha256::digest(&content)), name("sha512", &Sha512::digest(&content))];
     let origin = Arc::new(Memory { content, asked_bytes: AtomicU64::new(0) });
     let roomy = 1 << 30;
     {
-        let life = open(dir, &origin, "a", roomy);
+        let life = open(dir, &origin, &one, roomy);
         life.read_all(&origin, Duration::ZERO);
         life.until("all is present", || life.blob.is_complete());
         for _ in 0..200 {
@@ -114,7 +120,7 @@ pub(crate) fn exercise_cache(dir: &Path) {
         assert_eq!(origin.asked_bytes.load(Ordering::SeqCst), SIZE as u64, "nothing is fetched twice");
     }
     {
-        let life = open(dir, &origin, "a", roomy);
+        let life = open(dir, &origin, &one, roomy);
         assert!(life.blob.is_complete(), "what was fetched is there again");
         life.read_all(&origin, Duration::ZERO);
         assert_eq!(origin.asked_bytes.load(Ordering::SeqCst), SIZE as u64);
@@ -125,16 +131,15 @@ pub(crate) fn exercise_cache(dir: &Path) {
     }
     {
         // Holes: the blob is open and larger than the limit.
-        let life = open(dir, &origin, "a", 6 << 20);
+        let life = open(dir, &origin, &one, 6 << 20);
         life.read_all(&origin, Duration::from_millis(3));
         life.until("cold regions have gone", || life.cache.metrics().evicted_bytes.get() >= 4 << 20);
         life.read_all(&origin, Duration::ZERO);
     }
     // Removal: another blob is open, and this one is not.
-    let life = open(dir, &origin, "b", 6 << 20);
+    let life = open(dir, &origin, &other, 6 << 20);
     life.read_all(&origin, Duration::from_millis(3));
-    let digest = format!("sha256:{}", "a".repeat(64));
     life.until("the other blob has gone", || {
-        life.reactor.block_on(life.cache.known_size(&digest)).unwrap().unwrap().is_none()
+        life.reactor.block_on(life.cache.known_size(&one)).unwrap().unwrap().is_none()
     });
 }

@@ -118,6 +118,49 @@ fn who_joins_a_fetch_that_fails_gets_one_of_its_own() {
 }
 
 #[test]
+fn a_blob_that_is_whole_and_not_that_of_its_digest_is_forgotten_and_fetched_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = TestOrigin::new(MIB + 5, 24, Duration::ZERO);
+    let bench = Bench::new(config(dir.path()));
+    let blob = bench.blob(&origin);
+    origin.set(Mood::Lies);
+    bench.read(&blob, 0, 4096).unwrap();
+    bench.settle(&blob);
+    origin.set(Mood::Good);
+    bench.read(&blob, 4096, MIB + 5 - 4096).unwrap();
+    bench.until("all of it is forgotten", || blob.present_bytes() == 0);
+    assert!(bench.read(&blob, 0, MIB + 5).unwrap() == origin.content);
+    bench.until("it was verified", || blob.entry().ledger.is_verified());
+    assert!(blob.is_complete());
+}
+
+#[test]
+fn a_blob_that_was_verified_is_not_hashed_again_until_something_of_it_was_taken_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = TestOrigin::new(MIB, 25, Duration::ZERO);
+    {
+        let bench = Bench::new(config(dir.path()));
+        let blob = bench.blob(&origin);
+        bench.read(&blob, 0, MIB).unwrap();
+        bench.until("it was verified", || blob.entry().ledger.is_verified());
+        bench.until("that is on disk", || !blob.entry().verifying.load(std::sync::atomic::Ordering::Acquire));
+    }
+    let data =
+        std::fs::File::options().write(true).open(file_of(dir.path(), &origin.digest, "data")).unwrap();
+    data.write_all_at(&[0xAA; 100], 500_000).unwrap();
+    {
+        let bench = Bench::new(config(dir.path()));
+        let blob = bench.blob(&origin);
+        assert!(blob.entry().ledger.is_verified(), "remembered");
+        // A refutation elsewhere: what comes back is looked at together with the rest.
+        assert!(blob.invalidate(ByteRange::between(0, 4096)));
+        assert!(!blob.entry().ledger.is_verified());
+        bench.read(&blob, 0, 4096).unwrap();
+        bench.until("the damage is found", || blob.present_bytes() == 0);
+    }
+}
+
+#[test]
 fn a_fetch_that_panics_leaves_nothing_for_others_to_wait_for() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::new(config(dir.path()));
