@@ -60,6 +60,10 @@ pub trait BlockQueue: 'static {
     /// After a failure the durability of those writes is unknown.
     fn flush(&self) -> impl Future<Output = Result<(), BlockError>>;
 
+    /// Counts a request to this queue that failed though no call failed: one that was refused before, given up meanwhile, or
+    /// whose data could not be handed over.
+    fn count_failure(&self) {}
+
     /// Makes `len` bytes at `offset` read as zeroes; a discard may end here too.
     ///
     /// # Errors

@@ -250,6 +250,10 @@ impl<Q: BlockQueue> BlockQueue for FaultyQueue<Q> {
         }
     }
 
+    fn count_failure(&self) {
+        self.inner.count_failure();
+    }
+
     async fn flush(&self) -> Result<(), BlockError> {
         match self.trouble(Op::Flush, 0, 0).await {
             Outcome::Whole => self.inner.flush().await,

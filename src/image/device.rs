@@ -177,6 +177,10 @@ impl BlockQueue for ImageQueue {
         Ok(())
     }
 
+    fn count_failure(&self) {
+        self.reader.count_failure();
+    }
+
     async fn write_zeroes(&self, _offset: u64, _len: u64) -> Result<(), BlockError> {
         Err(BlockError::new(ErrorKind::ReadOnly, "the image is read-only"))
     }

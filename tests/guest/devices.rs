@@ -117,6 +117,10 @@ impl<Q: BlockQueue> BlockQueue for NotingQueue<Q> {
         self.inner.write(offset, data).await
     }
 
+    fn count_failure(&self) {
+        self.note("failure", 0, 0);
+    }
+
     async fn flush(&self) -> Result<(), BlockError> {
         self.note("flush", 0, 0);
         self.inner.flush().await

@@ -70,6 +70,8 @@ fn a_panicking_engine_fails_its_request_and_no_other() {
         assert_eq!(node.read(8192, 4096).unwrap_err().raw_os_error(), Some(EIO));
     }
     assert!(node.read(0, 8192).unwrap() == pattern(MIB, 1)[..8192]);
+    let failures = device.take().into_iter().filter(|(name, ..)| *name == "failure").count();
+    assert_eq!(failures, 100, "requests that panicked are counted");
     drop(node);
     assert_eq!(attachment.detach(DEADLINE).unwrap(), Detached::Complete);
 }

@@ -44,19 +44,16 @@ impl Abort {
         }
     }
 
-    /// Drives `work` until it is done or given up. A panic of the engine fails this request and no other: the tag must be
-    /// answered, or the device could never be removed.
-    pub(super) async fn guard<T>(
-        &self,
-        work: impl Future<Output = Result<T, BlockError>>,
-    ) -> Result<T, BlockError> {
+    /// Drives `work` until it is done or given up, which is an error. A panic of the engine gives up this request and no
+    /// other: the tag must be answered, or the device could never be removed.
+    pub(super) async fn guard<T>(&self, work: impl Future<Output = T>) -> Result<T, BlockError> {
         let mut work = pin!(work);
         poll_fn(|cx| {
             if self.is_set() {
                 return Poll::Ready(Err(BlockError::new(ErrorKind::Gone, "the device is being removed")));
             }
             match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
-                Ok(polled) => polled,
+                Ok(polled) => polled.map(Ok),
                 Err(_) => Poll::Ready(Err(BlockError::new(ErrorKind::Io, "the engine panicked"))),
             }
         })

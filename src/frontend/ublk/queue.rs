@@ -151,10 +151,12 @@ impl<Q: BlockQueue> Queue<Q> {
     /// Serves the request that the tag now describes; returns what to commit: a count of bytes or a negative errno.
     async fn answer(&self, tag: u16) -> i32 {
         let descriptor = self.memory.descriptor(tag);
-        let outcome = match descriptor.check(&self.plan.geometry, self.plan.max_io_bytes) {
+        let guarded = match descriptor.check(&self.plan.geometry, self.plan.max_io_bytes) {
             Ok(work) => self.abort.guard(self.perform(tag, work)).await,
             Err(error) => Err(BlockError::with_source(error.kind(), "a request breaks a rule", error)),
         };
+        // What the engine itself returns it has counted.
+        let outcome = guarded.inspect_err(|_| self.engine.count_failure()).flatten();
         match outcome {
             Ok(count) => i32::try_from(count).expect("the largest request is 32 MiB"),
             Err(error) => {
@@ -172,7 +174,8 @@ impl<Q: BlockQueue> Queue<Q> {
                     CopyMode::User => {
                         let pool = self.reactor.request_buffers();
                         let data = self.engine.read_pooled(offset, len as usize, pool).await?;
-                        transfer::deliver(&self.file, abi::data_position(self.plan.queue, tag), &data)?;
+                        transfer::deliver(&self.file, abi::data_position(self.plan.queue, tag), &data)
+                            .inspect_err(|_| self.engine.count_failure())?;
                     }
                     // The driver takes what is in a tag's buffer by itself.
                     CopyMode::TagBuffer => self.engine.read(offset, self.data_of_tag(tag, len)?).await?,
@@ -183,7 +186,8 @@ impl<Q: BlockQueue> Queue<Q> {
                 match self.plan.copy {
                     CopyMode::User => {
                         let mut data = acquire(self.reactor.request_buffers(), len as usize).await?;
-                        transfer::collect(&self.file, abi::data_position(self.plan.queue, tag), &mut data)?;
+                        transfer::collect(&self.file, abi::data_position(self.plan.queue, tag), &mut data)
+                            .inspect_err(|_| self.engine.count_failure())?;
                         self.engine.write(offset, &data).await?;
                     }
                     CopyMode::TagBuffer => self.engine.write(offset, self.data_of_tag(tag, len)?).await?,

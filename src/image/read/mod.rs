@@ -121,10 +121,15 @@ impl Reader {
                 Ok(value)
             }
             Err(error) => {
-                self.metrics.errors.inc();
+                self.count_failure();
                 Err(error)
             }
         }
+    }
+
+    /// Counts a request that failed.
+    pub(super) fn count_failure(&self) {
+        self.metrics.errors.inc();
     }
 
     /// Reads step by step; with `leave`, up to the first that would wait for bytes from afar.
