@@ -6,6 +6,8 @@ use std::{
     thread,
 };
 
+use futures_util::future::{FutureExt, select_all};
+
 use super::{
     config::ReactorSection,
     failure::{Failure, FailureClass},
@@ -74,6 +76,14 @@ impl Reactors {
             .collect()
     }
 
+    /// Returns when a reactor has ended, which none does by itself unless its ring has failed. Its devices hang from then on, and
+    /// it must not be chosen again.
+    pub fn any_ended(&self) -> impl Future<Output = ()> + use<> {
+        // These never return, and are cancelled by the reactor's end.
+        let calls = self.threads.iter().map(|thread| thread.handle().call(|_| std::future::pending::<()>()));
+        select_all(calls.collect::<Vec<_>>()).map(drop)
+    }
+
     /// One reactor, the next in turn.
     ///
     /// # Panics
@@ -92,6 +102,17 @@ fn mebibytes(count: u32) -> usize {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn the_end_of_a_reactor_is_noticed() {
+        let section = ReactorSection { threads: 2, ..ReactorSection::default() };
+        let mut reactors = Reactors::start(&section, || Ok(())).unwrap();
+        let mut ended = reactors.any_ended();
+        let patience = std::time::Duration::from_millis(50);
+        assert!(tokio::time::timeout(patience, &mut ended).await.is_err(), "all of them run");
+        reactors.threads.pop().unwrap().stop().unwrap();
+        ended.await;
+    }
+
     #[test]
     fn queues_spread_over_all_threads() {
         let section = ReactorSection { threads: 2, ..ReactorSection::default() };
@@ -99,7 +120,6 @@ mod tests {
         assert_eq!(reactors.choose(5).len(), 5);
         let names = reactors.choose(2).into_iter().map(|handle| {
             let name = handle.call(|_| async { thread::current().name().unwrap_or_default().to_owned() });
-            futures_util::FutureExt::now_or_never(async {}).unwrap();
             tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(name).unwrap()
         });
         let mut names: Vec<String> = names.collect();

@@ -53,6 +53,7 @@ pub async fn run(parts: DaemonParts) -> Result<(), Failure> {
     let listener = ApiListener::bind(&config.daemon.socket, mode, metrics).await.map_err(|source| {
         Failure::with_source(FailureClass::Internal, "cannot offer the control API", source)
     })?;
+    let reactors_ended = daemon.service.reactors().any_ended();
     let serving = async {
         if config.daemon.reattach {
             daemon.reattach().await?;
@@ -63,6 +64,10 @@ pub async fn run(parts: DaemonParts) -> Result<(), Failure> {
     };
     tokio::select! {
         failed = serving => return failed,
+        // The devices of that thread hang for as long as this process lives; the service manager starts the next one.
+        () = reactors_ended => {
+            return Err(Failure::new(FailureClass::Internal, "a thread that serves devices has failed"));
+        }
         () = signals.wait() => {}
     }
     notify(&[NotifyState::Stopping]);
