@@ -91,22 +91,13 @@ pub struct AttachRequest {
     pub depth: u16,
     /// Largest request in bytes; a multiple of 4096.
     pub max_io_bytes: u32,
-    /// Whether the device waits for a new server when this process dies, instead of failing its requests.
-    pub recoverable: bool,
     /// When to give up; a driver that hangs otherwise takes the caller with it.
     pub deadline: Duration,
 }
 
 impl Default for AttachRequest {
     fn default() -> Self {
-        Self {
-            id: None,
-            queues: 1,
-            depth: 64,
-            max_io_bytes: 1 << 20,
-            recoverable: false,
-            deadline: Duration::from_secs(30),
-        }
+        Self { id: None, queues: 1, depth: 64, max_io_bytes: 1 << 20, deadline: Duration::from_secs(30) }
     }
 }
 
@@ -119,8 +110,6 @@ pub struct AttachmentInfo {
     pub depth: u16,
     /// Largest request in bytes.
     pub max_io_bytes: u32,
-    /// Whether a new server can take it over.
-    pub recoverable: bool,
 }
 
 /// How far a device has gone when [`Attachment::detach`] returns.

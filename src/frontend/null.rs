@@ -85,7 +85,6 @@ impl Frontend for NullFrontend {
             queues: request.queues,
             depth: request.depth,
             max_io_bytes: request.max_io_bytes,
-            recoverable: false,
         };
         let path = PathBuf::from(format!("/dev/null-{id}"));
         let mut attachment =

@@ -80,7 +80,7 @@ impl Ublk {
             max_io_buf_bytes: request.max_io_bytes,
             dev_id: request.id.unwrap_or(u32::MAX),
             ublksrv_pid: i32::try_from(std::process::id()).expect("process ids are positive ints"),
-            flags: features.to_ask_for(copy, request.recoverable).bits(),
+            flags: features.to_ask_for(copy).bits(),
             ..abi::ublksrv_ctrl_dev_info::default()
         };
         let reply = control.run(Command::add(request.id, &wanted), deadline.remaining())?;

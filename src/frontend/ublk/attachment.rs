@@ -56,7 +56,6 @@ impl UblkAttachment {
                 queues: granted.nr_hw_queues,
                 depth: granted.queue_depth,
                 max_io_bytes: granted.max_io_buf_bytes,
-                recoverable: features.recoverable(),
             },
             features,
             control,

@@ -81,31 +81,6 @@ impl Command {
         Self { name: "GET_DEV_INFO2", operation: abi::UBLK_U_CMD_GET_DEV_INFO2, ..command }.showing_path()
     }
 
-    /// Begins to take over a device whose server has died; EBUSY while anything of that is left.
-    #[expect(
-        dead_code,
-        reason = "the driver's interface in one place; taking over comes with the state directory"
-    )]
-    pub(super) fn start_recovery(id: u32) -> Self {
-        Self::new("START_USER_RECOVERY", abi::UBLK_U_CMD_START_USER_RECOVERY, Some(id))
-    }
-
-    /// Ends it: the process `server_pid` has fetched all tags, or is about to.
-    #[expect(
-        dead_code,
-        reason = "the driver's interface in one place; taking over comes with the state directory"
-    )]
-    pub(super) fn end_recovery(id: u32, server_pid: u64) -> Self {
-        let command = Self::new("END_USER_RECOVERY", abi::UBLK_U_CMD_END_USER_RECOVERY, Some(id));
-        Self { data: server_pid, ..command }
-    }
-
-    /// Changes the size of a device, in sectors. Where UPDATE_SIZE is offered.
-    #[expect(dead_code, reason = "the driver's interface in one place; resizing comes with writable images")]
-    pub(super) fn update_size(id: u32, sectors: u64) -> Self {
-        Self { data: sectors, ..Self::new("UPDATE_SIZE", abi::UBLK_U_CMD_UPDATE_SIZE, Some(id)) }
-    }
-
     /// Adds the path by which the driver checks that the caller may use an unprivileged device.
     pub(super) fn showing_path(self) -> Self {
         let path = self.id.map(|id| format!("/dev/ublkc{id}\0").into_bytes());

@@ -70,22 +70,12 @@ impl Features {
     }
 
     /// What to ask for at ADD: what the device is for, and what makes it safer, where this driver offers it.
-    pub(super) fn to_ask_for(self, copy: CopyMode, recoverable: bool) -> Self {
-        let mut wanted = u64::from(abi::UBLK_F_NO_AUTO_PART_SCAN) | u64::from(abi::UBLK_F_UPDATE_SIZE);
+    pub(super) fn to_ask_for(self, copy: CopyMode) -> Self {
+        let mut wanted = u64::from(abi::UBLK_F_NO_AUTO_PART_SCAN);
         if copy == CopyMode::User {
             wanted |= u64::from(abi::UBLK_F_USER_COPY);
         }
-        if recoverable {
-            wanted |= u64::from(abi::UBLK_F_USER_RECOVERY)
-                | u64::from(abi::UBLK_F_USER_RECOVERY_REISSUE)
-                | u64::from(abi::UBLK_F_QUIESCE);
-        }
         Self(wanted & self.0)
-    }
-
-    /// Whether a device that was granted these can be taken over after the death of its server.
-    pub(super) fn recoverable(self) -> bool {
-        self.has(abi::UBLK_F_USER_RECOVERY) && self.has(abi::UBLK_F_USER_RECOVERY_REISSUE)
     }
 
     /// Whether a device whose server dies while it holds *every* tag stays for ever, and with it whoever waits for it.
@@ -120,10 +110,8 @@ mod tests {
     #[test]
     fn only_what_the_driver_offers_is_asked_for() {
         let old = Features::new(0x1fe);
-        assert_eq!(old.to_ask_for(CopyMode::User, false).names(), ["USER_COPY"]);
-        assert_eq!(old.to_ask_for(CopyMode::TagBuffer, false).bits(), 0);
-        assert!(old.to_ask_for(CopyMode::User, true).recoverable());
-        assert!(!Features::new(0).to_ask_for(CopyMode::User, true).recoverable());
+        assert_eq!(old.to_ask_for(CopyMode::User).names(), ["USER_COPY"]);
+        assert_eq!(old.to_ask_for(CopyMode::TagBuffer).bits(), 0);
         assert!(old.needs_a_spare_tag() && !Features::new(0x3fff).needs_a_spare_tag());
     }
 }
