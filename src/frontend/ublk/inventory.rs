@@ -1,13 +1,19 @@
 //! All devices of the driver, whoever made them: what they are, and their removal.
 
-use std::{collections::BTreeSet, fs, io, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use rustix::io::Errno;
 
 use super::{
     Ublk, abi,
     command::Command,
-    control::{Control, Reply},
+    control::{Control, Pending, Reply},
     deadline::Deadline,
     features::Features,
     node,
@@ -168,14 +174,7 @@ fn ids() -> io::Result<BTreeSet<u32>> {
 fn device(control: &Control, id: u32) -> Result<DeviceInfo, FrontendError> {
     let info = information(control, id)?;
     let features = Features::new(info.flags);
-    let ask = Command::get_params(id, params::room());
-    let ask = if features.has(abi::UBLK_F_UNPRIVILEGED_DEV) { ask.showing_path() } else { ask };
-    // The driver answers this one under a lock that a device on its way out may hold for long.
-    let shape = match control.run(ask, SHAPE_DEADLINE) {
-        Ok(reply) => params::decode(&reply.payload),
-        Err(error @ FrontendError::NoSuchDevice(_)) => return Err(error),
-        Err(_) => None,
-    };
+    let shape = shape(control, id, features)?;
     Ok(DeviceInfo {
         id,
         path: node::block_path(id),
@@ -189,6 +188,30 @@ fn device(control: &Control, id: u32) -> Result<DeviceInfo, FrontendError> {
         features,
         shape,
     })
+}
+
+/// Asks for the shape. The driver answers under a lock that a device on its way out may hold for long, and until then the
+/// question keeps a thread: it is not asked again meanwhile.
+fn shape(control: &Control, id: u32, features: Features) -> Result<Option<Shape>, FrontendError> {
+    static UNANSWERED: Mutex<BTreeMap<u32, Pending>> = Mutex::new(BTreeMap::new());
+    let unanswered = || UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
+    // The answer may be that of an earlier device of this number, and is of no use.
+    if unanswered().get(&id).is_some_and(|pending| pending.wait(Duration::ZERO).is_none()) {
+        return Ok(None);
+    }
+    unanswered().remove(&id);
+    let ask = Command::get_params(id, params::room());
+    let ask = if features.has(abi::UBLK_F_UNPRIVILEGED_DEV) { ask.showing_path() } else { ask };
+    let pending = control.start(ask)?;
+    match pending.wait(SHAPE_DEADLINE) {
+        Some(Ok(reply)) => Ok(params::decode(&reply.payload)),
+        Some(Err(error @ FrontendError::NoSuchDevice(_))) => Err(error),
+        Some(Err(_)) => Ok(None),
+        None => {
+            unanswered().insert(id, pending);
+            Ok(None)
+        }
+    }
 }
 
 fn information(control: &Control, id: u32) -> Result<abi::ublksrv_ctrl_dev_info, FrontendError> {
