@@ -9,6 +9,14 @@
 
 #[path = "support/bare.rs"]
 mod bare;
+#[path = "../tests/support/layer_writer.rs"]
+#[expect(dead_code, unreachable_pub, reason = "the writer is shared with the tests, which use more of it")]
+#[expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "as in tests, what fails has nothing to recover"
+)]
+mod layer_writer;
 mod support;
 #[path = "support/synthetic.rs"]
 mod synthetic;
@@ -17,6 +25,7 @@ use std::{io::Write, os::fd::OwnedFd, sync::Arc};
 
 use bare::Bare;
 use futures_util::future::join_all;
+use layer_writer::{Algorithm, zfile};
 use stratabd::{
     block::{BlockDevice, BlockQueue, SECTOR_BYTES},
     format::{
@@ -28,7 +37,7 @@ use stratabd::{
     source::{BlobSource, FileSource},
 };
 use support::{paired, verdict};
-use synthetic::{Codec, PAGE};
+use synthetic::PAGE;
 
 /// Pages of the device: 64 MiB.
 const PAGES: usize = 16_384;
@@ -38,7 +47,7 @@ const DEPTH: usize = 32;
 /// A layer to measure.
 struct Case {
     name: &'static str,
-    codec: Option<Codec>,
+    codec: Option<Algorithm>,
     /// Sectors by which the data misses the boundaries of the blocks.
     skew: usize,
     /// Largest time of the engine for one of the bare read.
@@ -48,9 +57,9 @@ struct Case {
 const CASES: [Case; 5] = [
     Case { name: "raw", codec: None, skew: 0, aim: 1.5 },
     Case { name: "raw, off the page", codec: None, skew: 3, aim: 1.5 },
-    Case { name: "lz4 4 KiB", codec: Some(Codec::Lz4), skew: 0, aim: 1.25 },
-    Case { name: "lz4 4 KiB, in two blocks", codec: Some(Codec::Lz4), skew: 3, aim: 1.25 },
-    Case { name: "zstd 4 KiB", codec: Some(Codec::Zstd), skew: 0, aim: 1.25 },
+    Case { name: "lz4 4 KiB", codec: Some(Algorithm::Lz4), skew: 0, aim: 1.25 },
+    Case { name: "lz4 4 KiB, in two blocks", codec: Some(Algorithm::Lz4), skew: 3, aim: 1.25 },
+    Case { name: "zstd 4 KiB", codec: Some(Algorithm::Zstd), skew: 0, aim: 1.25 },
 ];
 
 fn main() {
@@ -76,7 +85,7 @@ fn measure(reactor: &Reactor, case: &Case) {
     let (blob, table) = match case.codec {
         None => (content, None),
         Some(codec) => {
-            let file = synthetic::compress(&content, codec, PAGE);
+            let file = zfile(&content, codec, PAGE);
             let table = bare::table(&file);
             (file, Some(table))
         }
@@ -99,7 +108,7 @@ fn measure(reactor: &Reactor, case: &Case) {
             (place, table.as_ref().map_or_else(Vec::new, |table| of_page(table, place)))
         })
         .collect();
-    let mut libraries = Bare::new(case.codec.unwrap_or(Codec::Lz4));
+    let mut libraries = Bare::new(case.codec.unwrap_or(Algorithm::Lz4));
     let (mut encoded, mut dest) = (vec![0; 3 * PAGE], vec![0; 2 * PAGE]);
     let [bare, one, many] = paired([
         &mut || read_bare(&file, &plan, &mut libraries, &mut encoded, &mut dest),

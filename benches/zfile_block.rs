@@ -2,13 +2,22 @@
 //!
 //! `cargo bench --bench zfile_block`
 
+#[path = "../tests/support/layer_writer.rs"]
+#[expect(dead_code, unreachable_pub, reason = "the writer is shared with the tests, which use more of it")]
+#[expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "as in tests, what fails has nothing to recover"
+)]
+mod layer_writer;
 mod support;
 
 use std::hint::black_box;
 
 use stratabd::format::{
     crc,
-    zfile::{Algorithm, BLOCK_CRC_SEED, Decoder, Flags, Header, JumpTable, SLOT_BYTES, Start},
+    zfile::{Algorithm, BLOCK_CRC_SEED, Decoder, JumpTable, SLOT_BYTES, Start},
 };
 use support::{paired, verdict};
 
@@ -98,38 +107,19 @@ fn content() -> Vec<u8> {
 }
 
 fn zfile(algorithm: Algorithm, block_size: u32) -> (Vec<u8>, JumpTable) {
-    let content = content();
-    let mut file = vec![0; SLOT_BYTES];
-    let mut index = Vec::new();
-    for block in content.chunks(usize::try_from(block_size).expect("a block fits in memory")) {
-        let compressed = match algorithm {
-            Algorithm::Lz4 => lz4::block::compress(block, None, false),
-            Algorithm::Zstd => zstd::bulk::compress(block, 3),
-        };
-        let compressed = compressed.expect("text can be compressed");
-        let encoded_bytes = u32::try_from(compressed.len() + 4).expect("a block is small");
-        index.extend(encoded_bytes.to_le_bytes());
-        let checksum = crc::raw(BLOCK_CRC_SEED, &compressed);
-        file.extend(compressed);
-        file.extend(checksum.to_le_bytes());
-    }
-    let header = Header {
-        flags: Flags::HEADER.union(Flags::DATA).union(Flags::FINAL).union(Flags::DIGESTS),
-        index_offset: file.len() as u64,
-        index_count: index.len() as u64 / 4,
-        content_bytes: CONTENT_BYTES as u64,
-        index_crc: crc::raw(0, &index),
-        block_size,
-        algorithm: if algorithm == Algorithm::Lz4 { 1 } else { 2 },
-        level: 0,
-        uses_dictionary: false,
-        dictionary_bytes: 0,
-        verify: true,
+    let packed_by = match algorithm {
+        Algorithm::Lz4 => layer_writer::Algorithm::Lz4,
+        Algorithm::Zstd => layer_writer::Algorithm::Zstd,
     };
-    let size_bytes = file.len() as u64 + index.len() as u64;
-    let Ok(Start::Complete(layout)) = Start::decode(&header.encode(), size_bytes) else {
+    let block_bytes = usize::try_from(block_size).expect("a block fits in memory");
+    let file = layer_writer::zfile(&content(), packed_by, block_bytes);
+    let slot = file.get(..SLOT_BYTES).expect("there is a header");
+    let Ok(Start::Complete(layout)) = Start::decode(slot, file.len() as u64) else {
         panic!("the header is final and sound");
     };
-    let table = JumpTable::decode(layout, &index).expect("the table is sound");
+    let [start, end] = [layout.index_range().start(), layout.index_range().end()]
+        .map(|at| usize::try_from(at).expect("the file is in memory"));
+    let index = file.get(start..end).expect("the table is in the file");
+    let table = JumpTable::decode(layout, index).expect("the table is sound");
     (file, table)
 }

@@ -8,6 +8,14 @@
 
 #[path = "support/bare.rs"]
 mod bare;
+#[path = "../tests/support/layer_writer.rs"]
+#[expect(dead_code, unreachable_pub, reason = "the writer is shared with the tests, which use more of it")]
+#[expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "as in tests, what fails has nothing to recover"
+)]
+mod layer_writer;
 #[path = "support/memory.rs"]
 mod memory;
 mod support;
@@ -17,6 +25,7 @@ mod synthetic;
 use std::sync::Arc;
 
 use bare::Bare;
+use layer_writer::{Algorithm, zfile};
 use memory::MemoryBlob;
 use stratabd::{
     block::{BlockDevice, BlockQueue},
@@ -25,7 +34,7 @@ use stratabd::{
     reactor::{Reactor, ReactorConfig},
 };
 use support::{paired, verdict};
-use synthetic::{Codec, PAGE};
+use synthetic::PAGE;
 
 /// Pages of the device: 32 MiB.
 const PAGES: usize = 8192;
@@ -51,17 +60,17 @@ fn main() {
         "", "random 4 KiB", "sequential 1 MiB", "warm random 4 KiB"
     );
     let reactor = Reactor::new(&ReactorConfig::default()).expect("io_uring");
-    for (codec, name) in [(Codec::Lz4, "lz4"), (Codec::Zstd, "zstd")] {
+    for (codec, name) in [(Algorithm::Lz4, "lz4"), (Algorithm::Zstd, "zstd")] {
         for kib in [4, 8, 16, 32, 64] {
             measure(&reactor, codec, name, kib << 10);
         }
     }
 }
 
-fn measure(reactor: &Reactor, codec: Codec, name: &str, block_bytes: usize) {
+fn measure(reactor: &Reactor, codec: Algorithm, name: &str, block_bytes: usize) {
     let mut random = fastrand::Rng::with_seed(7);
     let content = synthetic::lsmt(&synthetic::pages(PAGES, &mut random), false, 0, &mut random);
-    let file = synthetic::compress(&content, codec, block_bytes);
+    let file = zfile(&content, codec, block_bytes);
     let table = bare::table(&file);
     let plain = open(reactor, &file, 0);
     let cached = open(reactor, &file, CACHE_BYTES);
@@ -111,7 +120,7 @@ fn open(reactor: &Reactor, file: &[u8], decoded_cache_bytes: u64) -> ImageQueue 
 /// Nanoseconds of all reads, bare and through the engine.
 fn compare(
     reactor: &Reactor,
-    codec: Codec,
+    codec: Algorithm,
     table: &JumpTable,
     file: &[u8],
     queue: &ImageQueue,

@@ -8,7 +8,7 @@ use stratabd::{
     },
 };
 
-use super::synthetic::Codec;
+use super::layer_writer::Algorithm;
 
 /// The table of a ZFile in memory.
 pub(crate) fn table(file: &[u8]) -> JumpTable {
@@ -33,12 +33,12 @@ pub(crate) fn slice(file: &[u8], range: ByteRange) -> &[u8] {
 
 /// The bare libraries, contexts reused.
 pub(crate) struct Bare {
-    codec: Codec,
+    codec: Algorithm,
     zstd: zstd::bulk::Decompressor<'static>,
 }
 
 impl Bare {
-    pub(crate) fn new(codec: Codec) -> Self {
+    pub(crate) fn new(codec: Algorithm) -> Self {
         Self { codec, zstd: zstd::bulk::Decompressor::new().expect("a context") }
     }
 
@@ -47,8 +47,8 @@ impl Bare {
         let (compressed, sum) = encoded.split_last_chunk().expect("a checksum");
         assert_eq!(crc::raw(BLOCK_CRC_SEED, compressed), u32::from_le_bytes(*sum));
         match self.codec {
-            Codec::Zstd => self.zstd.decompress_to_buffer(compressed, dest).expect("a block"),
-            Codec::Lz4 => {
+            Algorithm::Zstd => self.zstd.decompress_to_buffer(compressed, dest).expect("a block"),
+            Algorithm::Lz4 => {
                 let room = dest.len() as i32;
                 lz4::block::decompress_to_buffer(compressed, Some(room), dest).expect("a block")
             }

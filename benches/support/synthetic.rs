@@ -1,22 +1,11 @@
-//! Layers made up for a bench: an LSMT file over data of a chosen order, as it is or in a ZFile.
+//! Layers made up for a bench: an LSMT file over data of a chosen order.
 
-use stratabd::format::{
-    crc,
-    lsmt::{FileKind, Header, SLOT_BYTES, Segment, SlotPosition, UserTag},
-    zfile::{self, BLOCK_CRC_SEED, Flags},
-};
+use stratabd::format::lsmt::{FileKind, Header, SLOT_BYTES, Segment, SlotPosition, UserTag};
 
 const SECTOR: usize = 512;
 
 /// The unit that is placed anywhere in the file: a page.
 pub(crate) const PAGE: usize = 4096;
-
-/// How a layer is compressed.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Codec {
-    Lz4,
-    Zstd,
-}
 
 /// A device of `pages` pages of data that compresses to about a half.
 pub(crate) fn pages(count: usize, random: &mut fastrand::Rng) -> Vec<u8> {
@@ -68,41 +57,4 @@ pub(crate) fn lsmt(data: &[u8], scattered: bool, skew: usize, random: &mut fastr
     content.extend_from_slice(&Header { position: SlotPosition::Trailer, ..header }.encode());
     content.splice(..SLOT_BYTES, header.encode());
     content
-}
-
-/// A ZFile of `content` with checksums, its header rewritten at the end.
-pub(crate) fn compress(content: &[u8], codec: Codec, block_bytes: usize) -> Vec<u8> {
-    let mut file = vec![0; zfile::SLOT_BYTES];
-    let mut table = Vec::new();
-    let mut compressor = zstd::bulk::Compressor::new(3).expect("level 3 exists");
-    for block in content.chunks(block_bytes) {
-        let encoded = match codec {
-            Codec::Zstd => compressor.compress(block).expect("it has a buffer of the right size"),
-            Codec::Lz4 => {
-                lz4::block::compress(block, None, false).expect("it has a buffer of the right size")
-            }
-        };
-        let sum = crc::raw(BLOCK_CRC_SEED, &encoded);
-        table.extend_from_slice(&(encoded.len() as u32 + 4).to_le_bytes());
-        file.extend_from_slice(&encoded);
-        file.extend_from_slice(&sum.to_le_bytes());
-    }
-    let header = zfile::Header {
-        flags: Flags::HEADER.union(Flags::DATA).union(Flags::FINAL).union(Flags::DIGESTS),
-        index_offset: file.len() as u64,
-        index_count: (table.len() / 4) as u64,
-        content_bytes: content.len() as u64,
-        index_crc: crc::raw(0, &table),
-        block_size: block_bytes as u32,
-        algorithm: if codec == Codec::Zstd { 2 } else { 1 },
-        level: 0,
-        uses_dictionary: false,
-        dictionary_bytes: 0,
-        verify: true,
-    };
-    file.extend_from_slice(&table);
-    let trailer = Flags::DATA.union(Flags::SEALED).union(Flags::DIGESTS);
-    file.extend_from_slice(&zfile::Header { flags: trailer, ..header }.encode());
-    file.splice(..zfile::SLOT_BYTES, header.encode());
-    file
 }
