@@ -20,5 +20,7 @@ mod redirects;
 mod script;
 #[path = "registry/site.rs"]
 mod site;
+#[expect(dead_code, reason = "each test binary uses a part of the support")]
+mod support;
 #[path = "registry/transport.rs"]
 mod transport;

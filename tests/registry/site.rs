@@ -2,16 +2,20 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use sha2::{Digest as _, Sha256};
 use stratabd::{
     format::oci::Digest,
     registry::{ClientIdentity, CredentialConfig, HostConfig, RegistryConfig},
+};
+
+use crate::support::{
+    registry::{Registry, Serving},
+    secure::{free_address, wait_for_port},
 };
 
 /// The repository that everything is pushed to.
@@ -27,21 +31,22 @@ pub(crate) struct Site {
     pub(crate) mutual: SocketAddr,
     pub(crate) downgrade: SocketAddr,
     pub(crate) plain: SocketAddr,
-    children: Vec<Child>,
+    processes: Option<(Registry, Child)>,
 }
 
 impl Site {
     pub(crate) fn start() -> Self {
         let home = tempfile::tempdir().unwrap();
-        let [registry, front, storage, mutual, downgrade, plain] = ports();
-        let mut site =
-            Self { home, registry, front, storage, mutual, downgrade, plain, children: Vec::new() };
+        let [registry, front, storage, mutual, downgrade, plain] = std::array::from_fn(|_| free_address());
+        let mut site = Self { home, registry, front, storage, mutual, downgrade, plain, processes: None };
         site.make_certificates();
         run(Command::new("htpasswd").args(["-Bbc", &site.file("htpasswd"), "user", "pass:word"]));
-        site.start_registry();
-        site.start_nginx();
-        for address in [registry, front, storage, mutual, downgrade, plain] {
-            wait_for(address);
+        let tls = Some((site.path("server.pem"), site.path("server.key")));
+        let serving = Serving { tls, htpasswd: Some(site.path("htpasswd")) };
+        let served = Registry::start_at(site.home.path(), &serving, registry);
+        site.processes = Some((served, site.start_nginx()));
+        for address in [front, storage, mutual, downgrade, plain] {
+            wait_for_port(address);
         }
         site
     }
@@ -131,25 +136,7 @@ impl Site {
         }
     }
 
-    fn start_registry(&mut self) {
-        let (registry, home) = (self.registry, self.home.path().display());
-        let config = format!(
-            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {home}/store}}}}\n\
-             http: {{addr: '{registry}', tls: {{certificate: {home}/server.pem, key: {home}/server.key}}}}\n\
-             auth: {{htpasswd: {{realm: test, path: {home}/htpasswd}}}}\n"
-        );
-        fs::write(self.path("registry.yml"), config).unwrap();
-        let child = Command::new("docker-registry")
-            .args(["serve", &self.file("registry.yml")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.children.push(child);
-    }
-
-    fn start_nginx(&mut self) {
+    fn start_nginx(&self) -> Child {
         let Self { registry, front, storage, mutual, downgrade, plain, .. } = self;
         let home = self.home.path().display();
         let blob = r#""^/v2/.+/blobs/sha256:((..).+)$""#;
@@ -157,7 +144,7 @@ impl Site {
         let serve = format!(
             "location ~ \"^/blob/((..).+)$\" {{ if ($http_authorization) {{ return 400; }}\n\
              if ($arg_sig != secret) {{ return 403; }}\n\
-             alias {home}/store/docker/registry/v2/blobs/sha256/$2/$1/data; }}"
+             alias {home}/storage/docker/registry/v2/blobs/sha256/$2/$1/data; }}"
         );
         let pass = format!(
             "auth_basic test; auth_basic_user_file {home}/nginx-htpasswd;\n\
@@ -185,40 +172,26 @@ impl Site {
              server {{ listen {plain}; {serve} }}\n\
              server {{ listen {mutual} ssl; ssl_client_certificate {home}/ca.pem; ssl_verify_client on;\n\
                location = /auth {{ default_type application/json; return 200 '{auths}'; }}\n\
-               location ~ {blob} {{ alias {home}/store/docker/registry/v2/blobs/sha256/$2/$1/data; }} }}\n}}\n"
+               location ~ {blob} {{ alias {home}/storage/docker/registry/v2/blobs/sha256/$2/$1/data; }} }}\n}}\n"
         );
         fs::write(self.path("nginx.conf"), config).unwrap();
         // nginx knows fewer hashes than the registry.
         run(Command::new("htpasswd").args(["-mbc", &self.file("nginx-htpasswd"), "user", "pass:word"]));
-        let child = Command::new("nginx")
+        Command::new("nginx")
             .args(["-p", &self.file(""), "-c", &self.file("nginx.conf"), "-e", &self.file("error.log")])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap();
-        self.children.push(child);
+            .unwrap()
     }
 }
 
 impl Drop for Site {
     fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some((_, nginx)) = &mut self.processes {
+            let _ = nginx.kill();
+            let _ = nginx.wait();
         }
-    }
-}
-
-fn ports<const N: usize>() -> [SocketAddr; N] {
-    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap())
-}
-
-fn wait_for(address: SocketAddr) {
-    let begun = Instant::now();
-    while let Err(error) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{address}: {error}");
-        std::thread::park_timeout(Duration::from_millis(20));
     }
 }
 
