@@ -32,9 +32,6 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// The filler that writers pad an index with; readers drop it wherever it stands.
-    pub const PADDING: Self = Self { span: OFFSET_MASK, place: 0 };
-
     /// The segment of these fields, or `None` where the length is zero or more than [`SEGMENT_LENGTH_LIMIT`], or the
     /// last sector of device or file does not fit its bits.
     #[must_use]
@@ -126,21 +123,6 @@ impl Segment {
     pub fn is_padding(self) -> bool {
         self.offset() == OFFSET_MASK
     }
-
-    /// The part inside the device's sectors `start..end`, or `None` where there is none.
-    ///
-    /// Trimming the front moves the place in the file along, except for a zeroed segment, which has none. Right for
-    /// every segment of [`Segment::new`] and of a layer; one of [`Segment::decode`] has to be checked before.
-    #[must_use]
-    #[inline]
-    pub fn clip(self, start: u64, end: u64) -> Option<Self> {
-        let from = self.offset().max(start);
-        let length = self.end().min(end).checked_sub(from).filter(|length| *length > 0)?;
-        let trimmed = from.saturating_sub(self.offset());
-        let moved = if self.zeroed() { 0 } else { trimmed };
-        // The trim is shorter than the segment, and the segment ends inside the range of its fields.
-        Some(Self { span: from | length << OFFSET_BITS, place: self.place.wrapping_add(moved) })
-    }
 }
 
 #[cfg(test)]
@@ -160,10 +142,10 @@ mod tests {
     }
 
     #[test]
-    fn padding_has_the_bytes_that_writers_use() {
+    fn padding_is_known_by_the_bytes_that_writers_use() {
         let bytes = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(Segment::PADDING.encode(), bytes);
         assert!(Segment::decode(&bytes).is_padding());
+        assert!(!Segment::decode(&[0; 16]).is_padding());
     }
 
     #[test]
@@ -176,15 +158,5 @@ mod tests {
         assert_eq!(Segment::new(0, 1, 1 << 55, true, 0), None);
         assert_eq!(Segment::new(0, 2, (1 << 55) - 2, false, 0), None);
         assert_eq!(Segment::new(u64::MAX, 1, u64::MAX, false, 0), None);
-    }
-
-    #[test]
-    fn clipping_moves_the_place_of_data_and_not_of_zeroes() {
-        let data = Segment::new(100, 50, 8, false, 3).unwrap();
-        assert_eq!(data.clip(110, 120), Segment::new(110, 10, 18, false, 3));
-        assert_eq!(data.clip(0, 101), Segment::new(100, 1, 8, false, 3));
-        assert_eq!(data.clip(150, 200), None);
-        let zeroes = Segment::new(100, 50, 8, true, 3).unwrap();
-        assert_eq!(zeroes.clip(110, u64::MAX), Segment::new(110, 40, 8, true, 3));
     }
 }
