@@ -1,10 +1,6 @@
 //! The test support itself: the proxy must really do what the fault tests rely on.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a failure of the set-up is a failure of the test"
-)]
+#![expect(clippy::unwrap_used, reason = "a failure of the set-up is a failure of the test")]
 
 #[expect(dead_code, reason = "each test binary uses a part of the support")]
 mod support;
