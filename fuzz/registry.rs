@@ -6,7 +6,8 @@ use stratabd::{
     block::ByteRange,
     registry::{
         Challenge, ContentRange, Credentials, DockerConfig, ImageReference, MAX_SKIP_BYTES, MAX_URL_BYTES,
-        Repository, locate, parse_challenge, parse_retry_after, parse_token, resolve_location, shown,
+        Repository, locate, parse_challenge, parse_helper_answer, parse_retry_after, parse_service_answer,
+        parse_token, resolve_location, shown,
     },
 };
 
@@ -79,15 +80,36 @@ pub fn registry_docker_config(input: &[u8]) {
     let Ok(config) = DockerConfig::parse(config) else { return };
     for host in ["r.example:5000", "registry-1.docker.io"] {
         let found = config.credentials(host, repository);
-        if let Credentials::Basic { password, .. } = &found {
-            // No form of the secret shows, unless it is the name of the type itself.
-            let shown = format!("{found:?}");
-            let mark = "password: Secret(..)";
-            assert!(shown.contains(mark) || password.expose().is_empty(), "{shown}");
-        }
+        check_secrecy(&found);
         if let Some((_, server)) = config.helper(host, repository) {
             assert!(!server.is_empty());
         }
+    }
+}
+
+/// No form of a secret shows, unless it is the name of the type itself.
+fn check_secrecy(credentials: &Credentials) {
+    if let Credentials::Basic { password, .. } = credentials {
+        let shown = format!("{credentials:?}");
+        assert!(shown.contains("password: Secret(..)") || password.expose().is_empty(), "{shown}");
+    }
+}
+
+/// The input is what a credential helper wrote.
+pub fn registry_program_answer(input: &[u8]) {
+    if let Some(found) = parse_helper_answer(input) {
+        check_secrecy(&found);
+        let is_token = matches!(&found, Credentials::Basic { username, .. } if username == "<token>");
+        assert!(found != Credentials::Anonymous && !is_token);
+    }
+}
+
+/// The input is a credential service's answer.
+pub fn registry_service_answer(input: &[u8]) {
+    match parse_service_answer(input) {
+        Ok(Some(config)) => check_secrecy(&config.credentials("r.example:5000", "team/app")),
+        Ok(None) => {}
+        Err(line) => assert!(line <= input.len() + 1),
     }
 }
 

@@ -1,8 +1,10 @@
 //! The fuzz targets of the files that operators and upstream's snapshotter write.
 
 use stratabd::server::{
+    api::types::AddDevice,
     config::{Config, OverlaybdConfig, Overrides},
     image_config::{ImageConfig, MAX_LAYERS},
+    state::Record,
 };
 
 use super::check_message;
@@ -41,6 +43,29 @@ pub fn server_overlaybd_config(input: &[u8]) {
             theirs.apply(&mut config);
             // What is not taken over is listed, by a pointer into the document.
             assert!(theirs.unmapped.iter().all(|unmapped| unmapped.pointer.starts_with('/')));
+        }
+        Err(error) => check_message(&error),
+    }
+}
+
+/// The input is a device's record in the state directory.
+pub fn server_record(input: &[u8]) {
+    match Record::decode(input) {
+        Ok(record) => {
+            let again = serde_json::to_vec(&Record::new(record.id, record.request.clone()));
+            let again = Record::decode(&again.expect("a record can be written"));
+            assert_eq!(again.expect("what was written can be read"), record);
+        }
+        Err(error) => check_message(&error),
+    }
+}
+
+/// The input is the body of `POST /v1/devices`.
+pub fn server_api_request(input: &[u8]) {
+    match serde_json::from_slice::<AddDevice>(input) {
+        Ok(request) => {
+            let again = serde_json::to_vec(&request).expect("a request can be written");
+            assert_eq!(serde_json::from_slice::<AddDevice>(&again).ok(), Some(request));
         }
         Err(error) => check_message(&error),
     }

@@ -23,6 +23,7 @@ use stratabd::{
         zfile::{self, Decoder, JumpTable, Layout, Start, ZfileError},
     },
     frontend::ublk::{Descriptor, Work},
+    image::superblock,
 };
 
 #[path = "registry.rs"]
@@ -32,15 +33,18 @@ mod server;
 
 pub use registry::{
     registry_challenge, registry_content_range, registry_docker_config, registry_location,
-    registry_reference, registry_retry_after, registry_token,
+    registry_program_answer, registry_reference, registry_retry_after, registry_service_answer,
+    registry_token,
 };
-pub use server::{server_config, server_image_config, server_overlaybd_config};
+pub use server::{
+    server_api_request, server_config, server_image_config, server_overlaybd_config, server_record,
+};
 
 /// A name, and what is called with the bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 24] = [
     ("tar_envelope", tar_envelope),
     ("zfile_header", zfile_header),
     ("zfile_jump_table", zfile_jump_table),
@@ -55,9 +59,14 @@ pub const TARGETS: [Target; 19] = [
     ("registry_reference", registry_reference),
     ("registry_location", registry_location),
     ("registry_token", registry_token),
+    ("registry_program_answer", registry_program_answer),
+    ("registry_service_answer", registry_service_answer),
     ("server_config", server_config),
     ("server_image_config", server_image_config),
     ("server_overlaybd_config", server_overlaybd_config),
+    ("server_record", server_record),
+    ("server_api_request", server_api_request),
+    ("image_superblock", image_superblock),
     ("cache_map", cache_map),
     ("ublk_descriptor", ublk_descriptor),
 ];
@@ -291,6 +300,14 @@ pub fn oci_manifest(input: &[u8]) {
             }
         }
         Err(error) => check_message(&error),
+    }
+}
+
+/// The input is the start of a device, and at the same time what lies where btrfs has its superblock.
+pub fn image_superblock(input: &[u8]) {
+    for bytes in [superblock::block_bytes(input), superblock::btrfs_block_bytes(input)].into_iter().flatten()
+    {
+        assert!(bytes.is_power_of_two() && (512..=65_536).contains(&bytes), "{bytes}");
     }
 }
 

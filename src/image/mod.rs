@@ -13,7 +13,7 @@ mod layer;
 mod metrics;
 mod read;
 mod stack;
-mod superblock;
+pub mod superblock;
 
 pub use device::{DECODED_CACHE_BYTES, Image, ImageOptions, ImageQueue};
 pub use error::{ImageError, LayerError};

@@ -3,22 +3,25 @@
 use crate::block::SECTOR_BYTES;
 
 /// First bytes of the device that [`block_bytes`] wants: all but btrfs keep their superblock in here.
-pub(super) const HEAD_BYTES: usize = 4096;
+pub const HEAD_BYTES: usize = 4096;
 
-/// Where the superblock of btrfs is, and how much of it [`btrfs_block_bytes`] wants, in bytes.
-pub(super) const BTRFS_OFFSET: u64 = 64 << 10;
-pub(super) const BTRFS_BYTES: usize = 512;
+/// Where the superblock of btrfs is, in bytes from the start of the device.
+pub const BTRFS_OFFSET: u64 = 64 << 10;
+/// How much of it [`btrfs_block_bytes`] wants, in bytes.
+pub const BTRFS_BYTES: usize = 512;
 
 /// Largest block of a file system that is believed.
 const LARGEST_BYTES: u32 = 64 << 10;
 
 /// The smallest unit in which the file system at the start of the device reads and writes: an ext, erofs or xfs one.
-pub(super) fn block_bytes(head: &[u8]) -> Option<u32> {
+#[must_use]
+pub fn block_bytes(head: &[u8]) -> Option<u32> {
     ext(head).or_else(|| erofs(head)).or_else(|| xfs(head)).filter(|bytes| is_sound(*bytes))
 }
 
 /// The same of a btrfs, given [`BTRFS_BYTES`] at [`BTRFS_OFFSET`].
-pub(super) fn btrfs_block_bytes(superblock: &[u8]) -> Option<u32> {
+#[must_use]
+pub fn btrfs_block_bytes(superblock: &[u8]) -> Option<u32> {
     let magic = superblock.get(64..)?.starts_with(b"_BHRfS_M");
     let size = u32::from_le_bytes(*superblock.get(144..)?.first_chunk()?);
     Some(size).filter(|bytes| magic && is_sound(*bytes))

@@ -36,7 +36,10 @@ pub use challenge::{Challenge, MAX_CHALLENGE_BYTES, MAX_CHALLENGE_PARAMETERS, pa
 pub use client::{Client, MAX_REDIRECTS, Reply};
 pub use config::{ClientIdentity, CredentialConfig, HostConfig, Limits, ProxyConfig, RegistryConfig};
 pub use content_range::{ContentRange, ContentRangeError};
-pub use credentials::{Credentials, CredentialsError, DockerConfig, MAX_DOCKER_CONFIG_BYTES};
+pub use credentials::{
+    Credentials, CredentialsError, DockerConfig, MAX_DOCKER_CONFIG_BYTES, parse_helper_answer,
+    parse_service_answer,
+};
 pub use error::{Fault, Reason, RegistryError, Retry};
 pub use location::{MAX_URL_BYTES, Repository, resolve_location, shown};
 pub use manifest::ImageManifest;

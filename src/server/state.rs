@@ -34,6 +34,21 @@ impl Record {
     pub fn new(id: u32, request: AddDevice) -> Self {
         Self { version: RECORD_VERSION, id, request }
     }
+
+    /// Reads a record as it was saved.
+    ///
+    /// # Errors
+    /// When it is none, or one of another version.
+    pub fn decode(bytes: &[u8]) -> io::Result<Self> {
+        let record: Self = serde_json::from_slice(bytes)?;
+        if record.version != RECORD_VERSION {
+            return Err(io::Error::other(format!(
+                "record version {} is not {RECORD_VERSION}",
+                record.version
+            )));
+        }
+        Ok(record)
+    }
 }
 
 /// Why the state directory cannot be used.
@@ -174,11 +189,7 @@ fn has_extension(path: &Path, wanted: &str) -> bool {
 fn read_record(path: &Path) -> io::Result<Record> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_RECORD_BYTES).read_to_end(&mut bytes)?;
-    let record: Record = serde_json::from_slice(&bytes)?;
-    if record.version != RECORD_VERSION {
-        return Err(io::Error::other(format!("record version {} is not {RECORD_VERSION}", record.version)));
-    }
-    Ok(record)
+    Record::decode(&bytes)
 }
 
 #[cfg(test)]

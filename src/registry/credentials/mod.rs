@@ -10,7 +10,9 @@ use rustls::RootCertStore;
 use url::Url;
 
 pub use docker_config::{DockerConfig, MAX_DOCKER_CONFIG_BYTES};
+pub use program::parse_helper_answer;
 use service::CredentialService;
+pub use service::parse_service_answer;
 
 use super::{CredentialConfig, RegistryError, Repository, Secret};
 

@@ -65,12 +65,18 @@ pub(super) async fn ask(
         let nothing = String::from_utf8_lossy(&output).contains(NOT_FOUND);
         return if nothing { Ok(None) } else { Err(fail("failed", None)) };
     }
-    let answer: Answer =
-        serde_json::from_slice(&output).map_err(|_| fail("wrote something else than its protocol", None))?;
-    Ok(Some(match answer.username.as_str() {
+    parse_helper_answer(&output).map(Some).ok_or_else(|| fail("wrote something else than its protocol", None))
+}
+
+/// Reads what a helper wrote; `None` where it is something else than its protocol.
+#[must_use]
+pub fn parse_helper_answer(output: &[u8]) -> Option<Credentials> {
+    // Why it cannot be read is not told, since the reason may quote the secret.
+    let answer: Answer = serde_json::from_slice(output).ok()?;
+    Some(match answer.username.as_str() {
         TOKEN_USER => Credentials::IdentityToken(answer.secret),
         _ => Credentials::Basic { username: answer.username, password: answer.secret },
-    }))
+    })
 }
 
 async fn converse(mut child: Child, server: &str) -> io::Result<(bool, Vec<u8>)> {

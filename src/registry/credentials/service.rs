@@ -62,6 +62,15 @@ pub(super) fn tls(
     tls::client_config(&base, &host, None)
 }
 
+/// Reads a service's answer: the logins that it gives out, or `None` where it says that it has failed.
+///
+/// # Errors
+/// The line at which it is no such document; more may quote a secret.
+pub fn parse_service_answer(body: &[u8]) -> Result<Option<DockerConfig>, usize> {
+    let answer: Answer = serde_json::from_slice(body).map_err(|error| error.line())?;
+    Ok(answer.success.then(|| answer.data.unwrap_or_default()))
+}
+
 impl CredentialService {
     pub(super) fn http(
         service_url: &str,
@@ -103,12 +112,9 @@ impl CredentialService {
         let body = timeout(self.timeout, exchange).await.unwrap_or_else(|_| {
             Err(self.fail(format!("did not answer within {} ms", self.timeout.as_millis()), None))
         })?;
-        let answer: Answer = serde_json::from_slice(&body)
-            .map_err(|error| CredentialsError::Document { origin: self.name(), line: error.line() })?;
-        if !answer.success {
-            return Err(self.fail("answered success = false".to_owned(), None));
-        }
-        Ok(answer.data.unwrap_or_default())
+        parse_service_answer(&body)
+            .map_err(|line| CredentialsError::Document { origin: self.name(), line })?
+            .ok_or_else(|| self.fail("answered success = false".to_owned(), None))
     }
 
     async fn send(&self, remote_url: &Url) -> Result<Response<Incoming>, CredentialsError> {
