@@ -12,8 +12,9 @@ use stratabd::server::{
     ublk,
 };
 
-/// Threads for calls that block: few commands run at once, and one that hangs must not stop the others.
-const CONTROL_THREADS: usize = 16;
+/// Threads for calls that block: the daemon's work on devices takes at most 16 of them, so that the network finds names and
+/// credentials while the driver hangs. They start when they are needed and end when they are not.
+const BLOCKING_THREADS: usize = 64;
 
 /// Threads for the network and the control API.
 const NETWORK_THREADS: usize = 2;
@@ -79,7 +80,7 @@ impl Cli {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(NETWORK_THREADS)
-            .max_blocking_threads(CONTROL_THREADS)
+            .max_blocking_threads(BLOCKING_THREADS)
             .thread_name("stratabd-net")
             .enable_all()
             .build()

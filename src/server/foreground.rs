@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     api::types::{AddDevice, DeviceInfo},
-    blocking::blocking,
+    blocking::device_work,
     daemon::{OpenedDevice, Served},
     failure::{Failure, FailureClass},
     port::Port,
@@ -49,10 +49,10 @@ impl Foreground {
     /// Whether somebody has it mounted.
     ///
     /// # Errors
-    /// Never in practice: asking does not fail.
+    /// Where the thread that asks has ended.
     pub async fn is_in_use(&self) -> Result<bool, Failure> {
         let (port, path) = (Arc::clone(&self.port), self.info().path.clone());
-        blocking(move || Ok(port.is_claimed(&path))).await
+        device_work(move || Ok(port.is_claimed(&path))).await
     }
 
     /// Removes it, whoever uses it.
@@ -60,6 +60,6 @@ impl Foreground {
     /// # Errors
     /// When it cannot be removed within `timeout`.
     pub async fn detach(self, timeout: Duration) -> Result<Detached, Failure> {
-        blocking(move || self.served.detach(timeout, CLOSE_PATIENCE)).await
+        device_work(move || self.served.detach(timeout, CLOSE_PATIENCE)).await
     }
 }

@@ -9,7 +9,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::Daemon;
+use super::{Daemon, device_work};
 use crate::{
     frontend::Detached,
     server::{
@@ -90,7 +90,7 @@ impl Daemon {
         }
         let known = {
             let port = Arc::clone(&self.port);
-            super::blocking(move || port.known()).await?
+            device_work(move || port.known()).await?
         };
         let is_foreign = |record: &Record| {
             known.iter().any(|device| device.id == record.id && device.server_pid.is_some())
@@ -125,7 +125,7 @@ impl Daemon {
     async fn clear(&self, id: u32, limit: Duration) -> Result<(), Failure> {
         for _ in 0..CLEAR_ATTEMPTS {
             let port = Arc::clone(&self.port);
-            match super::blocking(move || port.remove_orphan(id, limit)).await? {
+            match device_work(move || port.remove_orphan(id, limit)).await? {
                 Detached::Complete => return Ok(()),
                 Detached::HeldOpen => {
                     tracing::warn!(id, "a program has what is left of the device open, or has it mounted");

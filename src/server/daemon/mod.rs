@@ -17,7 +17,7 @@ use table::Table;
 
 use super::{
     api::types::{AddDevice, DeviceInfo, DeviceState, FeatureList},
-    blocking::{blocking, broken_task},
+    blocking::{broken_task, device_work},
     config::Config,
     failure::{Failure, FailureClass},
     metrics,
@@ -90,7 +90,7 @@ impl Daemon {
         if let Err(stopping) = self.table.insert(&served) {
             drop(changing);
             let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
-            blocking(move || served.detach(limit, Duration::ZERO)).await?;
+            device_work(move || served.detach(limit, Duration::ZERO)).await?;
             return Err(stopping);
         }
         if let Err(error) = self.state.save(&Record::new(info.id, request)) {
@@ -124,7 +124,7 @@ impl Daemon {
     pub async fn refuse_in_use(&self, id: u32) -> Result<(), Failure> {
         let Some(info) = self.table.info(id) else { return Ok(()) };
         let port = Arc::clone(&self.port);
-        let asked = blocking(move || Ok(port.is_claimed(&info.path)));
+        let asked = device_work(move || Ok(port.is_claimed(&info.path)));
         let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
         match tokio::time::timeout(limit, asked).await {
             Ok(Ok(false)) => Ok(()),
@@ -169,7 +169,7 @@ impl Daemon {
     ) -> Result<Detached, Failure> {
         let id = served.info.id;
         let detaching = Arc::clone(&served);
-        let detached = blocking(move || detaching.detach(limit, patience)).await;
+        let detached = device_work(move || detaching.detach(limit, patience)).await;
         if matches!(&detached, Err(failure) if failure.class() == FailureClass::Conflict) {
             return detached;
         }
@@ -205,7 +205,7 @@ impl Daemon {
             infos.insert(record.id, of_record(&record));
         }
         let port = Arc::clone(&self.port);
-        for known in blocking(move || port.known()).await? {
+        for known in device_work(move || port.known()).await? {
             let image = infos.get(&known.id).and_then(|info| info.image.clone());
             infos.insert(known.id, of_kernel(known, image));
         }
@@ -237,7 +237,7 @@ impl Daemon {
     /// Where there is no driver, or it may not be used.
     pub async fn features(&self) -> Result<FeatureList, Failure> {
         let port = Arc::clone(&self.port);
-        blocking(move || port.features()).await
+        device_work(move || port.features()).await
     }
 
     /// All metrics as text.

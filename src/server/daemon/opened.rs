@@ -12,7 +12,7 @@ use crate::{
     reactor::ReactorHandle,
     server::{
         api::types::{AddDevice, DeviceInfo, DeviceState, ImageSpec},
-        blocking::blocking,
+        blocking::device_work,
         config::{MAX_DEPTH, MAX_QUEUES},
         factory::OpenImage,
         failure::{Failure, FailureClass},
@@ -63,7 +63,7 @@ impl OpenedDevice {
         let Self { request, image, pinned, wanted, reactors } = self;
         let device = Arc::new(image.image.for_device());
         let (attaching, counted) = (Arc::clone(port), Arc::clone(&device));
-        let attachment = blocking(move || {
+        let attachment = device_work(move || {
             let attached = attaching.attach(&counted, &wanted, &reactors);
             attached.map_err(|error| failure_of_frontend("cannot make a device", error))
         })

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Daemon, blocking};
+use super::{Daemon, device_work};
 use crate::frontend::Detached;
 use crate::server::{
     api::types::{DeviceInfo, DeviceState, ImageSpec},
@@ -36,7 +36,7 @@ impl Daemon {
         let info = self.orphan(id).await?.info;
         let port = Arc::clone(&self.port);
         let timeout = Duration::from_millis(self.config().device.detach_timeout_ms);
-        let removed = blocking(move || port.remove_orphan(id, timeout)).await?;
+        let removed = device_work(move || port.remove_orphan(id, timeout)).await?;
         self.forget(id);
         tracing::info!(id, held_open = removed == Detached::HeldOpen, "orphan removed");
         Ok(DeviceInfo { held_open: removed == Detached::HeldOpen, ..info })
@@ -46,7 +46,7 @@ impl Daemon {
     async fn orphan(&self, id: u32) -> Result<Orphan, Failure> {
         let record = self.records()?.into_iter().find(|record| record.id == id);
         let port = Arc::clone(&self.port);
-        let known = blocking(move || port.known()).await?.into_iter().find(|known| known.id == id);
+        let known = device_work(move || port.known()).await?.into_iter().find(|known| known.id == id);
         let image = record.as_ref().map(|record| record.request.image.clone());
         let orphan = match (known, record) {
             (Some(known), _) => Orphan { is_unstarted: known.is_unstarted, info: of_kernel(known, image) },
