@@ -1,7 +1,6 @@
 //! The control API on a real socket, with devices of a frontend that needs no driver.
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     clippy::disallowed_methods,
     unreachable_pub,
     dead_code,

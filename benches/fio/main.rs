@@ -14,7 +14,7 @@ mod measure;
 mod support;
 mod targets;
 
-use std::{collections::BTreeMap, fs, path::Path, time::Instant};
+use std::{collections::BTreeMap, fs, io::Read, path::Path, time::Instant};
 
 use measure::{JOBS, Job, Sample};
 use support::{
@@ -70,7 +70,9 @@ fn run(dir: &Path, rounds: usize) {
     let storage = tempfile::tempdir().unwrap();
     let registry = Registry::start(storage.path(), &Serving::default());
     let (repository, tag) = targets::IMAGE.split_once(':').unwrap();
-    push_image(registry.address(), repository, tag, &[fs::read(dir.join("lz4.layer")).unwrap()]);
+    let mut layer = Vec::new();
+    fs::File::open(dir.join("lz4.layer")).unwrap().read_to_end(&mut layer).unwrap();
+    push_image(registry.address(), repository, tag, &[layer]);
     let targets = targets::all(dir, registry.address());
     let mut attach: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     let mut samples: BTreeMap<(&str, &str), Vec<Sample>> = BTreeMap::new();

@@ -4,9 +4,10 @@
 use std::sync::OnceLock;
 
 /// Items that are allocated together: a page or two.
-pub(super) const CHUNK_ITEMS: u64 = 512;
+pub(super) const CHUNK_ITEMS: u64 = CHUNK_LEN as u64;
+const CHUNK_LEN: usize = 512;
 
-type Chunk<T> = Box<[T; CHUNK_ITEMS as usize]>;
+type Chunk<T> = Box<[T; CHUNK_LEN]>;
 
 /// Atomic numbers, all zero at first.
 #[derive(Debug)]

@@ -1,9 +1,5 @@
 //! The command line: exit codes, JSON and messages, by running the program.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test panics where something is not as expected"
-)]
+#![expect(clippy::unwrap_used, reason = "a test panics where something is not as expected")]
 
 use std::{
     fs,

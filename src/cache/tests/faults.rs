@@ -53,7 +53,7 @@ fn a_registry_that_hangs_does_not_hold_up_reads_from_another() {
     hanging.set(Mood::Hangs);
     let read = bench.reactor.block_on(async {
         let reads = [(); 20].iter().zip(0_u64..).map(|(_, index)| {
-            let (blob, start) = (&blobs[0], index * 3 << 20);
+            let (blob, start) = (&blobs[0], (index * 3) << 20);
             async move { blob.fetch(&[ByteRange::between(start, start + 4096)]).await }
         });
         let mut stuck = Box::pin(futures_util::future::join_all(reads));
