@@ -76,11 +76,12 @@ impl Reactors {
             .collect()
     }
 
-    /// Returns when a reactor has ended, which none does by itself unless its ring has failed. Its devices hang from then on, and
-    /// it must not be chosen again.
+    /// Returns when a reactor has ended, which none does by itself unless its ring has failed. Its devices hang from then on, or
+    /// no image can be opened, and it must not be chosen again.
     pub fn any_ended(&self) -> impl Future<Output = ()> + use<> {
         // These never return, and are cancelled by the reactor's end.
-        let calls = self.threads.iter().map(|thread| thread.handle().call(|_| std::future::pending::<()>()));
+        let threads = self.threads.iter().chain([&self.opener]);
+        let calls = threads.map(|thread| thread.handle().call(|_| std::future::pending::<()>()));
         select_all(calls.collect::<Vec<_>>()).map(drop)
     }
 
