@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use crate::{
     frame::{in_guest, output_of},
+    registry::RANDOM,
+    support::registry::{Registry, Serving, push_image},
     tree,
 };
 
@@ -162,12 +164,9 @@ fn two_devices_of_one_image_share_it_and_sigterm_removes_both() {
     let paths =
         [0, 1].map(|_| daemon.json(&["create", "--config", &config])["path"].as_str().unwrap().to_owned());
     assert_ne!(paths[0], paths[1]);
-    let threads = || fs::read_dir(format!("/proc/{}/task", daemon.process.id())).unwrap().count();
-    let before = threads();
     for path in &paths {
         compare_tree(path, &dir.path().join("mount"), "ext4/tree-0..1.jsonl");
     }
-    assert!(threads() <= before + 1, "threads grow with use");
     let mut stream = std::os::unix::net::UnixStream::connect(dir.path().join("stratabd.sock")).unwrap();
     std::io::Write::write_all(&mut stream, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         .unwrap();
@@ -180,6 +179,78 @@ fn two_devices_of_one_image_share_it_and_sigterm_removes_both() {
     for path in &paths {
         assert!(!Path::new(path).exists(), "{path} is left");
     }
+}
+
+#[test]
+fn threads_do_not_grow_with_devices() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let threads = || fs::read_dir(format!("/proc/{}/task", daemon.process.id())).unwrap().count();
+    let before = threads();
+    let config = config(dir.path(), 2);
+    for _ in 0..24 {
+        let added = daemon.json(&["add", "--config", &config, "--queues", "2"]);
+        let mut file = fs::File::open(added["path"].as_str().unwrap()).unwrap();
+        file.read_exact(&mut [0; 1 << 16]).unwrap();
+    }
+    // A few of the runtime's and of the kernel's wait some seconds for more work.
+    let deadline = Instant::now() + PATIENCE;
+    while threads() > before + 4 {
+        assert!(Instant::now() < deadline, "{before} threads without a device, {} with 24", threads());
+        std::thread::yield_now();
+    }
+    assert_eq!(daemon.end("-TERM"), Some(0));
+}
+
+#[test]
+fn sigterm_ends_a_daemon_whose_reads_and_adds_wait_for_a_registry() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path(), &Serving::default());
+    let address = registry.address();
+    push_image(address, "team/app", "v1", &RANDOM.blobs());
+    let plain = format!("registry.hosts.\"{address}\".plain_http=true");
+    let settings = ["--set", &plain, "--set", "cache.enabled=false", "--set", "daemon.drain_timeout_ms=8000"];
+    let daemon = Daemon::start_with(&dir.path().join("state"), &settings);
+    let image = format!("{address}/team/app:v1");
+    let added = daemon.json(&["add", &image]);
+    let (path, size_bytes) =
+        (added["path"].as_str().unwrap().to_owned(), added["size_bytes"].as_u64().unwrap());
+    // From here on the registry takes requests and answers none.
+    registry.signal("-STOP");
+    let reader = {
+        let path = path.clone();
+        std::thread::spawn(move || std::io::copy(&mut fs::File::open(path)?, &mut std::io::sink()))
+    };
+    let mut adding = Command::new("ublk-ctl")
+        .arg("--socket")
+        .arg(dir.path().join("state/stratabd.sock"))
+        .args(["add", &image, "--id", "9"])
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let is_adding = || daemon.json(&["list"]).to_string().contains("attaching");
+    let in_flight = format!("/sys/block/{}/inflight", path.trim_start_matches("/dev/"));
+    let is_reading = || fs::read_to_string(&in_flight).unwrap().split_whitespace().any(|count| count != "0");
+    while !is_adding() || !is_reading() {
+        assert!(Instant::now() < deadline, "nothing waits for the registry");
+    }
+    assert!(!reader.is_finished());
+    let began = Instant::now();
+    assert_eq!(daemon.end("-TERM"), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+    assert!(!Path::new(&path).exists());
+    assert_ne!(ended(&mut adding), Some(0), "a daemon that is stopping has made a device");
+    // A device that has gone ends early, with an error or without.
+    assert!(
+        reader.join().unwrap().map_or(true, |count| count < size_bytes),
+        "where did the bytes come from?"
+    );
 }
 
 #[test]

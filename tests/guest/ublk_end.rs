@@ -47,14 +47,38 @@ fn fifty_devices_come_and_go_and_leave_nothing() {
         let request = AttachRequest { queues: 2, ..AttachRequest::default() };
         let device = Arc::new(memory(MIB, 1));
         let attachment = Ublk::with_copy(mode).attach(&device, &request, &reactors.handles()).unwrap();
-        assert_eq!(attachment.id(), 0, "the number of the last device is free again");
+        // The kernel forgets a device a moment before it gives the number back.
+        assert!(attachment.id() < 2, "the number of the last device is not free again");
         assert!(Direct::open(attachment.path(), false).read(0, MIB).unwrap() == pattern(MIB, 1));
         assert_eq!(attachment.detach(DEADLINE).unwrap(), Detached::Complete);
         assert_eq!(Arc::strong_count(&device), 1, "a queue has outlived its device");
     };
+    // All at once, from as many threads.
+    let together = |count: u32| {
+        let attach = &|number: u32| {
+            let mode = if number.is_multiple_of(2) { CopyMode::User } else { CopyMode::TagBuffer };
+            let request = AttachRequest { queues: 2, ..AttachRequest::default() };
+            let device = Arc::new(memory(MIB, number.into()));
+            Ublk::with_copy(mode).attach(&device, &request, &reactors.handles()).unwrap()
+        };
+        let attachments: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..count).map(|number| scope.spawn(move || attach(number))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for (number, attachment) in (0..).zip(&attachments) {
+            assert!(Direct::open(attachment.path(), false).read(0, MIB).unwrap() == pattern(MIB, number));
+        }
+        thread::scope(|scope| {
+            for attachment in attachments {
+                scope.spawn(move || assert_eq!(attachment.detach(DEADLINE).unwrap(), Detached::Complete));
+            }
+        });
+    };
     (0..3).for_each(cycle);
+    together(4);
     let before = holdings();
-    (0..50).for_each(cycle);
+    (0..10).for_each(cycle);
+    together(50);
     let began = Instant::now();
     // Threads of commands end a moment after their answers.
     while holdings() != before && began.elapsed() < DEADLINE {
@@ -160,13 +184,9 @@ fn a_device_that_another_removes_is_seen_to_have_ended() {
 
 const SERVE: &str = "STRATABD_TEST_SERVES";
 
-/// Not a test of its own: the process that the next test kills. It must not use its own device, for a process that waits
-/// for itself cannot be killed.
-#[test]
-fn a_server_for_the_next_test() {
-    if !in_guest() || env::var_os(SERVE).is_none() {
-        return;
-    }
+/// The process that the test below kills: the same test, told so. It must not use its own device, for a process that waits for
+/// itself cannot be killed.
+fn serve_until_killed() -> ! {
     let reactors = Reactors::start(1);
     let (device, plan) = faulty(MIB);
     plan.add(Fault::at(Op::Read, ByteRange::between(0, u64::MAX), Trouble::Hang));
@@ -188,8 +208,11 @@ fn a_device_whose_server_is_killed_under_full_load_can_be_removed() {
     if !in_guest() {
         return;
     }
+    if env::var_os(SERVE).is_some() {
+        serve_until_killed();
+    }
     let mut server = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "ublk_end::a_server_for_the_next_test", "--nocapture"])
+        .args(["--exact", thread::current().name().unwrap(), "--nocapture"])
         .env(SERVE, "1")
         .stdout(Stdio::piped())
         .spawn()

@@ -66,6 +66,12 @@ impl Registry {
         self.address
     }
 
+    /// Sends it a signal, such as `-STOP`.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.process.id().to_string()]).status();
+        assert!(status.unwrap().success(), "kill {signal}");
+    }
+
     /// Ends the process at once.
     pub fn stop(&mut self) {
         let _ = self.process.kill();
