@@ -108,15 +108,6 @@ fn ended(process: &mut Child) -> Option<i32> {
     }
 }
 
-/// Mounts `device` at `point`, compares all that `list` has, and unmounts.
-fn compare_tree(device: &str, point: &Path, list: &str) {
-    fs::create_dir_all(point).unwrap();
-    let shown = point.to_str().unwrap();
-    output_of("mount", &["-t", "ext4", "-o", "ro,noload", device, shown]);
-    tree::compare(point, &fixtures().join(list));
-    output_of("umount", &[shown]);
-}
-
 #[test]
 fn a_device_of_the_daemon_shows_upstreams_file_tree_and_goes_again() {
     if !in_guest() {
@@ -128,7 +119,7 @@ fn a_device_of_the_daemon_shows_upstreams_file_tree_and_goes_again() {
     assert!(features["names"].to_string().contains("USER_COPY"), "{features}");
     let added = daemon.json(&["add", "--config", &config(dir.path(), 3), "--queues", "2"]);
     let path = added["path"].as_str().unwrap();
-    compare_tree(path, &dir.path().join("mount"), "ext4/tree-0..2.jsonl");
+    tree::compare_device(Path::new(path), &fixtures().join("ext4/tree-0..2.jsonl"));
     let list = daemon.json(&["list"]);
     assert_eq!(list["devices"][0]["state"], "live", "{list}");
     let info = daemon.json(&["info", path]);
@@ -141,6 +132,7 @@ fn a_device_of_the_daemon_shows_upstreams_file_tree_and_goes_again() {
     };
     assert!(bytes(&info) > 0, "{info}");
     let point = dir.path().join("mount");
+    fs::create_dir(&point).unwrap();
     output_of("mount", &["-t", "ext4", "-o", "ro,noload", path, point.to_str().unwrap()]);
     let refused = daemon.ctl(&["del", path]);
     assert_eq!(refused.status.code(), Some(7), "a device that is mounted is left alone: {refused:?}");
@@ -165,7 +157,7 @@ fn two_devices_of_one_image_share_it_and_sigterm_removes_both() {
         [0, 1].map(|_| daemon.json(&["create", "--config", &config])["path"].as_str().unwrap().to_owned());
     assert_ne!(paths[0], paths[1]);
     for path in &paths {
-        compare_tree(path, &dir.path().join("mount"), "ext4/tree-0..1.jsonl");
+        tree::compare_device(Path::new(path), &fixtures().join("ext4/tree-0..1.jsonl"));
     }
     let mut stream = std::os::unix::net::UnixStream::connect(dir.path().join("stratabd.sock")).unwrap();
     std::io::Write::write_all(&mut stream, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -269,7 +261,7 @@ fn what_a_killed_daemon_leaves_is_attached_again_by_the_next_one() {
         (&list["devices"][0]["id"], &list["devices"][0]["state"]),
         (&Value::from(11), &Value::from("live"))
     );
-    compare_tree("/dev/ublkb11", &dir.path().join("mount"), "ext4/tree-0..2.jsonl");
+    tree::compare_device(Path::new("/dev/ublkb11"), &fixtures().join("ext4/tree-0..2.jsonl"));
     next.json(&["del", "--all"]);
     assert_eq!(next.end("-TERM"), Some(0));
 }
@@ -289,7 +281,7 @@ fn the_foreground_command_serves_until_it_is_told_to_end() {
         let mut path = String::new();
         BufReader::new(server.stdout.take().unwrap()).read_line(&mut path).unwrap();
         let path = path.trim().to_owned();
-        compare_tree(&path, &dir.path().join("mount"), "ext4/tree-0..2.jsonl");
+        tree::compare_device(Path::new(&path), &fixtures().join("ext4/tree-0..2.jsonl"));
         output_of("kill", &[signal, &server.id().to_string()]);
         assert_eq!(ended(&mut server), Some(0));
         assert!(!Path::new(&path).exists());

@@ -257,7 +257,7 @@ fn two_devices_of_one_daemon_fetch_each_byte_once_and_the_second_asks_for_nothin
     let root = tempfile::tempdir().unwrap();
     let counted = Counted::start(root.path(), &WHOLE);
     let host = counted.proxy.address();
-    let daemon = Daemon::start(&root.path().join("daemon"), &host);
+    let daemon = Daemon::start(&root.path().join("daemon"), &host, &[]);
     // A tag may mean another image tomorrow, and is asked for each time; a digest never does.
     let image = format!("{host}/team/app@{}", counted.digest);
     let first = daemon.add(&image);

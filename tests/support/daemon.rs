@@ -15,8 +15,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts one whose state and cache lie below `dir`, and which speaks plain HTTP to `host`.
-    pub fn start(dir: &Path, host: &str) -> Self {
+    /// Starts one whose state and cache lie below `dir`, and which speaks plain HTTP to `host`; `set` has other settings.
+    pub fn start(dir: &Path, host: &str, set: &[&str]) -> Self {
         fs::create_dir_all(dir).unwrap();
         let settings = dir.join("stratabd.toml");
         fs::write(&settings, format!("[registry.hosts.\"{host}\"]\nplain_http = true\n")).unwrap();
@@ -24,6 +24,7 @@ impl Daemon {
         let mut command = Command::new("stratabd");
         command.arg("--config").arg(&settings).arg("--state-dir").arg(&state);
         command.arg("--cache-dir").arg(dir.join("cache"));
+        command.args(set.iter().flat_map(|setting| ["--set", *setting]));
         let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap());
         let mut line = String::new();
