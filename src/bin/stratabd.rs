@@ -12,6 +12,10 @@ use stratabd::server::{
     ublk,
 };
 
+/// The C library's allocator asks the kernel for each page that a serving thread keeps, such as a decoded block.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Threads for calls that block: the daemon's work on devices takes at most 16 of them, so that the network finds names and
 /// credentials while the driver hangs. They start when they are needed and end when they are not.
 const BLOCKING_THREADS: usize = 64;
