@@ -137,12 +137,14 @@ fn checked(url: Url) -> Result<Url, LocationError> {
     Ok(url)
 }
 
-/// Whether registries take `name` as that of a repository.
+/// Whether registries take `name` as that of a repository: the grammar of the distribution specification, which joins
+/// letters and digits by one point, one or two underscores, or hyphens.
 pub(super) fn is_repository(name: &str) -> bool {
-    let is_part = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-            && part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
-    };
+    let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let joins =
+        |between: &str| matches!(between, "." | "_" | "__") || between.bytes().all(|byte| byte == b'-');
+    let is_part =
+        |part: &str| part.starts_with(is_word) && part.ends_with(is_word) && part.split(is_word).all(joins);
     name.len() <= MAX_REPOSITORY_BYTES && name.split('/').all(is_part)
 }
 
@@ -158,6 +160,9 @@ mod tests {
         let digest = Digest::from_hash([7; 32]);
         let url = repository.blob_url(digest);
         assert_eq!(url.as_str(), format!("http://reg.example:5000/v2/a/b/blobs/{digest}"));
+        for good in ["a", "0", "a.b", "a_b", "a__b", "a--b/c-d.e"] {
+            assert!(Repository::from_blob_url(&format!("https://h/v2/{good}/blobs")).is_ok(), "{good}");
+        }
         for bad in [
             "",
             "/v2/a/blobs",
@@ -166,6 +171,9 @@ mod tests {
             "https://h/v2/blobs",
             "https://h/v2//blobs",
             "https://h/v2/a/../b/%2e%2e/blobs",
+            "https://h/v2/a../b/blobs",
+            "https://h/v2/a-/blobs",
+            "https://h/v2/a___b/blobs",
             "https://h/v2/a/blobs?x=y",
             "https://u:p@h/v2/a/blobs",
         ] {
