@@ -16,7 +16,7 @@ use super::{
     RegistryMetrics, RemoteBlob, Repository,
     authorize::Authorizer,
     blob,
-    connection::tls,
+    connection::Authorities,
     credentials::CredentialSource,
     exchange::{Answer, Exchange},
     location, manifest,
@@ -63,9 +63,12 @@ impl Client {
     /// [`Reason::Configuration`] where files that `config` names are missing or unusable.
     pub fn new(config: &RegistryConfig, runtime: Handle) -> Result<Self, RegistryError> {
         let _entered = runtime.enter();
-        let system = tls::trusted_roots(config.ca_file.as_deref())?;
-        let exchange = Exchange::new(config, &system)?;
-        let authorizer = Authorizer::new(CredentialSource::new(&config.credentials, &system)?);
+        let trusted = match &config.ca_file {
+            Some(file) => Authorities::of_system().with_file(file)?,
+            None => Authorities::of_system(),
+        };
+        let exchange = Exchange::new(config, &trusted)?;
+        let authorizer = Authorizer::new(CredentialSource::new(&config.credentials, &trusted)?);
         Ok(Self { shared: Arc::new(Shared { exchange, authorizer, runtime: runtime.clone() }) })
     }
 

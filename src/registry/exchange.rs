@@ -10,14 +10,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use rustls::RootCertStore;
 use tokio::time::Instant;
 use url::{Origin, Url};
 
 use super::{
     Limits, Reason, RegistryConfig, RegistryError, RegistryMetrics,
     budget::{Budget, Permit},
-    connection::Connections,
+    connection::{Authorities, Connections},
     location,
     retry::{Call, parse_retry_after},
 };
@@ -53,10 +52,10 @@ pub(super) struct Answer {
 }
 
 impl Exchange {
-    pub(super) fn new(config: &RegistryConfig, system: &RootCertStore) -> Result<Self, RegistryError> {
+    pub(super) fn new(config: &RegistryConfig, trusted: &Authorities) -> Result<Self, RegistryError> {
         let limits = config.limits.clone();
         Ok(Self {
-            connections: Connections::new(config, system)?,
+            connections: Connections::new(config, trusted)?,
             budget: Budget::new(limits.concurrent_requests, limits.prefetches()),
             shares: Mutex::default(),
             limits,

@@ -1,5 +1,6 @@
 //! Pooled connections: HTTP/1.1 with keep-alive, HTTP/2 where the host offers it, one pool for each configured host.
 
+mod authorities;
 mod egress;
 mod failure;
 pub(super) mod tls;
@@ -20,17 +21,18 @@ use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::RootCertStore;
 use tokio::time::timeout;
 use tower_service::Service;
 use url::Url;
 
+pub(super) use authorities::Authorities;
 use egress::{Egress, Proxies, Transport};
 use failure::ConnectTimeout;
 
 use super::{ClientIdentity, HostConfig, Limits, Reason, RegistryConfig, RegistryError, location};
 
 /// Head and buffered body of an HTTP/1 answer. It bounds hostile heads, and is large enough to read a body in big steps.
+/// hyper looks at it between reads, so a head of a few times this may still be taken when it arrives in one piece.
 const MAX_HTTP1_BUFFER_BYTES: usize = 256 << 10;
 /// Storage sends some 20 header fields.
 const MAX_HEADERS: usize = 128;
@@ -69,12 +71,12 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(config: &RegistryConfig, system: &RootCertStore) -> Result<Self, RegistryError> {
+    pub(super) fn new(config: &RegistryConfig, trusted: &Authorities) -> Result<Self, RegistryError> {
         let proxies = Proxies::new(&config.proxy)?;
         let build = |host: &HostConfig, shared: Option<&ClientIdentity>| -> Result<Pool, RegistryError> {
-            let mut to_host = tls::client_config(system, host, shared)?;
+            let mut to_host = tls::client_config(trusted, host, shared)?;
             to_host.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-            let to_proxy = tls::client_config(system, &HostConfig::default(), None)?;
+            let to_proxy = tls::client_config(trusted, &HostConfig::default(), None)?;
             let egress = Egress::new(proxies.clone(), tcp(), to_proxy);
             let https = HttpsConnector::from((egress, to_host));
             Ok(pool(Dialer { https, timeout: config.limits.connect_timeout() }, &config.limits))

@@ -1,43 +1,23 @@
-//! TLS: the system's and configured authorities, client certificates, and no verification only where configured.
+//! TLS of one host: authorities, client certificates, and no verification only where configured.
 
 use std::{fs::File, io::Read as _, path::Path, sync::Arc};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
 };
 
+use super::Authorities;
 use crate::registry::{ClientIdentity, HostConfig, Reason, RegistryError};
 
 /// A bundle of all public authorities is a quarter of this.
 const MAX_PEM_BYTES: u64 = 1 << 20;
 
-/// The authorities of the system. None at all is no error here: private ones may be configured.
-fn system_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    for error in &found.errors {
-        tracing::warn!(%error, "cannot read some of the system's certificate authorities");
-    }
-    let (taken, ignored) = roots.add_parsable_certificates(found.certs);
-    tracing::debug!(taken, ignored, "system certificate authorities");
-    roots
-}
-
-/// The system's certificate authorities, and those of `ca_file`.
-pub(in crate::registry) fn trusted_roots(ca_file: Option<&Path>) -> Result<RootCertStore, RegistryError> {
-    let mut roots = system_roots();
-    if let Some(ca_file) = ca_file {
-        add_authorities(&mut roots, ca_file)?;
-    }
-    Ok(roots)
-}
-
 /// The TLS settings for one host, without ALPN.
 pub(in crate::registry) fn client_config(
-    system: &RootCertStore,
+    trusted: &Authorities,
     host: &HostConfig,
     shared_identity: Option<&ClientIdentity>,
 ) -> Result<ClientConfig, RegistryError> {
@@ -45,15 +25,12 @@ pub(in crate::registry) fn client_config(
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| configuration("TLS versions", error))?;
-    let builder = if host.skip_verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider)))
-    } else {
-        let mut roots = system.clone();
-        if let Some(ca_file) = &host.ca_file {
-            add_authorities(&mut roots, ca_file)?;
-        }
-        builder.with_root_certificates(roots)
+    let verifier = match &host.ca_file {
+        _ if host.skip_verify => Arc::new(Unverified(provider)),
+        Some(ca_file) => trusted.clone().with_file(ca_file)?.verifier(provider),
+        None => trusted.clone().verifier(provider),
     };
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let Some(identity) = host.client_identity.as_ref().or(shared_identity) else {
         return Ok(builder.with_no_client_auth());
     };
@@ -65,14 +42,7 @@ pub(in crate::registry) fn client_config(
         .map_err(|error| unusable("client certificate", &identity.cert_file, error))
 }
 
-fn add_authorities(roots: &mut RootCertStore, file: &Path) -> Result<(), RegistryError> {
-    for certificate in certificates(file)? {
-        roots.add(certificate).map_err(|error| unusable("ca_file", file, error))?;
-    }
-    Ok(())
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryError> {
+pub(super) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryError> {
     let text = read(file)?;
     let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match parsed {
@@ -94,7 +64,11 @@ fn read(file: &Path) -> Result<Vec<u8>, RegistryError> {
     Ok(text)
 }
 
-fn unusable(role: &str, file: &Path, error: impl std::error::Error + Send + Sync + 'static) -> RegistryError {
+pub(super) fn unusable(
+    role: &str,
+    file: &Path,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> RegistryError {
     configuration(&format!("{}: unusable {role}", file.display()), error)
 }
 

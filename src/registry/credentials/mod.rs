@@ -6,7 +6,6 @@ mod service;
 
 use std::{fmt, io, path::PathBuf, time::Duration};
 
-use rustls::RootCertStore;
 use url::Url;
 
 pub use docker_config::{DockerConfig, MAX_DOCKER_CONFIG_BYTES};
@@ -14,7 +13,7 @@ pub use program::parse_helper_answer;
 use service::CredentialService;
 pub use service::parse_service_answer;
 
-use super::{CredentialConfig, RegistryError, Repository, Secret};
+use super::{CredentialConfig, RegistryError, Repository, Secret, connection::Authorities};
 
 /// What to show to a registry or its token server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +93,7 @@ pub(super) enum CredentialSource {
 }
 
 impl CredentialSource {
-    pub(super) fn new(config: &CredentialConfig, system: &RootCertStore) -> Result<Self, RegistryError> {
+    pub(super) fn new(config: &CredentialConfig, trusted: &Authorities) -> Result<Self, RegistryError> {
         Ok(match config {
             CredentialConfig::None => Self::None,
             CredentialConfig::File { path, helper_dirs } => {
@@ -104,7 +103,7 @@ impl CredentialSource {
                 Self::Service(CredentialService::http(url, None, Duration::from_millis(*timeout_ms))?)
             }
             CredentialConfig::Https { url, timeout_ms, client_identity, server_ca_file } => {
-                let tls = service::tls(client_identity.as_ref(), server_ca_file.as_deref(), system)?;
+                let tls = service::tls(client_identity.as_ref(), server_ca_file.as_deref(), trusted)?;
                 Self::Service(CredentialService::http(url, Some(tls), Duration::from_millis(*timeout_ms))?)
             }
             CredentialConfig::Uds { path, timeout_ms } => {

@@ -14,7 +14,7 @@ use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo},
 };
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use serde::Deserialize;
 use tokio::{net::UnixStream, time::timeout};
 use url::Url;
@@ -22,7 +22,7 @@ use url::Url;
 use super::{CredentialsError, DockerConfig, MAX_DOCKER_CONFIG_BYTES};
 use crate::registry::{
     ClientIdentity, HostConfig, Reason, RegistryError,
-    connection::tls,
+    connection::{Authorities, tls},
     location::{self, shown},
 };
 
@@ -51,15 +51,15 @@ struct Answer {
 pub(super) fn tls(
     identity: Option<&ClientIdentity>,
     ca_file: Option<&Path>,
-    system: &RootCertStore,
+    trusted: &Authorities,
 ) -> Result<ClientConfig, RegistryError> {
-    let base = if ca_file.is_some() { RootCertStore::empty() } else { system.clone() };
+    let trusted = if ca_file.is_some() { Authorities::none() } else { trusted.clone() };
     let host = HostConfig {
         ca_file: ca_file.map(Path::to_owned),
         client_identity: identity.cloned(),
         ..HostConfig::default()
     };
-    tls::client_config(&base, &host, None)
+    tls::client_config(&trusted, &host, None)
 }
 
 /// Reads a service's answer: the logins that it gives out, or `None` where it says that it has failed.
@@ -85,7 +85,7 @@ impl CredentialService {
             })?;
         let tls = match tls {
             Some(tls) => tls,
-            None => tls::client_config(&RootCertStore::empty(), &HostConfig::default(), None)?,
+            None => tls::client_config(&Authorities::none(), &HostConfig::default(), None)?,
         };
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);

@@ -1,0 +1,146 @@
+//! Certificate authorities: those of files, and the system's, which are read with the first handshake that needs them.
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+use rustls::{
+    DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::{
+        VerifierBuilderError, WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+
+use super::tls::{certificates, unusable};
+use crate::registry::RegistryError;
+
+/// Whom to trust. A clone shares the system's authorities.
+///
+/// The system's are read late because they are hundreds of files: a device over local layers, and a registry without TLS,
+/// should not wait for them. Those of a file are read at once, so that a mistake is told at start.
+#[derive(Clone)]
+pub(in crate::registry) struct Authorities {
+    system: Option<Arc<OnceLock<RootCertStore>>>,
+    added: RootCertStore,
+}
+
+impl Authorities {
+    /// The system's.
+    pub(in crate::registry) fn of_system() -> Self {
+        Self { system: Some(Arc::default()), added: RootCertStore::empty() }
+    }
+
+    /// No one yet.
+    pub(in crate::registry) fn none() -> Self {
+        Self { system: None, added: RootCertStore::empty() }
+    }
+
+    /// These, and those of the PEM file `file`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or holds no usable certificate.
+    pub(in crate::registry) fn with_file(mut self, file: &Path) -> Result<Self, RegistryError> {
+        for certificate in certificates(file)? {
+            self.added.add(certificate).map_err(|error| unusable("ca_file", file, error))?;
+        }
+        Ok(self)
+    }
+
+    /// Checks servers' certificates against these authorities.
+    pub(super) fn verifier(self, provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
+        Arc::new(Verifier { authorities: self, provider, built: OnceLock::new() })
+    }
+
+    fn all(&self) -> RootCertStore {
+        let mut all = self.added.clone();
+        if let Some(system) = &self.system {
+            all.roots.extend_from_slice(&system.get_or_init(system_roots).roots);
+        }
+        all
+    }
+}
+
+/// The authorities of the system. None at all is no error here: private ones may be configured.
+fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "cannot read some of the system's certificate authorities");
+    }
+    let (taken, ignored) = roots.add_parsable_certificates(found.certs);
+    tracing::debug!(taken, ignored, "system certificate authorities");
+    roots
+}
+
+/// The usual verifier, built with the first certificate that is shown.
+struct Verifier {
+    authorities: Authorities,
+    provider: Arc<CryptoProvider>,
+    built: OnceLock<Result<Arc<WebPkiServerVerifier>, VerifierBuilderError>>,
+}
+
+impl Verifier {
+    fn build(&self) -> Result<Arc<WebPkiServerVerifier>, VerifierBuilderError> {
+        let roots = Arc::new(self.authorities.all());
+        WebPkiServerVerifier::builder_with_provider(roots, self.provider.clone()).build()
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.built.get_or_init(|| self.build()) {
+            Ok(usual) => usual.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now),
+            Err(error) => Err(rustls::Error::General(format!("no certificate authorities: {error}"))),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier").field("is_built", &self.built.get().is_some()).finish_non_exhaustive()
+    }
+}
