@@ -36,6 +36,7 @@ impl Target {
 pub(super) struct Running {
     path: PathBuf,
     server: Option<Child>,
+    detach: Command,
 }
 
 impl Running {
@@ -54,13 +55,11 @@ impl Running {
     }
 
     /// Detaches it.
-    pub(super) fn stop(self) {
-        match self.server {
-            Some(mut server) => {
-                let _ = Command::new("kill").args(["-TERM", &server.id().to_string()]).status();
-                let _ = server.wait();
-            }
-            None => drop(Command::new("losetup").arg("-d").arg(&self.path).status()),
+    pub(super) fn stop(mut self) {
+        let status = self.detach.status().unwrap();
+        assert!(status.success(), "{:?}: {status}", self.detach);
+        if let Some(mut server) = self.server {
+            let _ = server.wait();
         }
         // A server may be gone before its device is.
         pause(Duration::from_millis(300));
@@ -111,7 +110,9 @@ fn rublk(name: &'static str, id: u32, arguments: Vec<String>) -> Target {
             .expect("rublk is installed");
         let path = PathBuf::from(format!("/dev/ublkb{id}"));
         wait_for(&path);
-        Running { path, server: Some(server) }
+        // A signal to the server would leave the device's number taken.
+        let detach = command("rublk", &["del", "-n", &id.to_string()]);
+        Running { path, server: Some(server), detach }
     };
     Target { name, is_spent_by_a_job: false, start: Box::new(start) }
 }
@@ -120,7 +121,8 @@ fn kernel_loop(file: PathBuf) -> Target {
     let start = move || {
         let output = Command::new("losetup").args(["-r", "-f", "--show"]).arg(&file).output().unwrap();
         let path = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
-        Running { path, server: None }
+        let detach = command("losetup", &["-d", &path.display().to_string()]);
+        Running { path, server: None, detach }
     };
     Target { name: "kernel loop", is_spent_by_a_job: false, start: Box::new(start) }
 }
@@ -171,7 +173,14 @@ fn serve(arguments: &[&str]) -> Running {
         .expect("ublk-ctl is installed");
     let mut path = String::new();
     BufReader::new(server.stdout.take().unwrap()).read_line(&mut path).unwrap();
-    Running { path: PathBuf::from(path.trim()), server: Some(server) }
+    let detach = command("kill", &["-TERM", &server.id().to_string()]);
+    Running { path: PathBuf::from(path.trim()), server: Some(server), detach }
+}
+
+fn command(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).stdout(Stdio::null());
+    command
 }
 
 fn wait_for(path: &Path) {
