@@ -17,6 +17,8 @@ mod cache_exercise;
 mod daemon;
 #[path = "guest/devices.rs"]
 mod devices;
+#[path = "guest/direct.rs"]
+mod direct;
 #[path = "guest/frame.rs"]
 mod frame;
 #[path = "guest/large.rs"]
@@ -29,7 +31,6 @@ mod registry;
 mod registry_faults;
 #[path = "guest/smoke.rs"]
 mod smoke;
-#[expect(dead_code, reason = "each test binary uses a part of the support")]
 mod support;
 #[path = "guest/tree.rs"]
 mod tree;

@@ -1,7 +1,9 @@
 //! The two traits at the seam: a shared device, and its thread-local queue.
 
+use std::{future::ready, rc::Rc};
+
 use super::{BlockError, ErrorKind, Geometry};
-use crate::reactor::{Buffer, BufferPool, Reactor};
+use crate::reactor::{Buffer, BufferPool, BufferSlot, Reactor};
 
 /// A device that any thread may hold and any reactor may serve.
 pub trait BlockDevice: Send + Sync + 'static {
@@ -10,6 +12,11 @@ pub trait BlockDevice: Send + Sync + 'static {
 
     /// Size, block sizes and abilities. Constant while the device is open.
     fn geometry(&self) -> Geometry;
+
+    /// Whether [`BlockQueue::read_to_slot`] may ever succeed, for to register the pages of every request has a price.
+    fn reads_to_slots(&self) -> bool {
+        false
+    }
 
     /// Opens a queue on `reactor`; called once for each hardware queue, on the reactor's own thread.
     ///
@@ -29,6 +36,13 @@ pub trait BlockQueue: 'static {
     /// # Errors
     /// On an error the content of `dest` is unspecified and must not reach the caller.
     fn read(&self, offset: u64, dest: &mut [u8]) -> impl Future<Output = Result<(), BlockError>>;
+
+    /// Has the kernel read the `len` bytes at `offset` into the pages of a request, which its driver has put into `slot`: where
+    /// all of them lie, as they are, in one file. Returns whether it has; if not, what the pages hold is unspecified, and
+    /// [`BlockQueue::read_pooled`] is to be asked, which also tells what has failed.
+    fn read_to_slot(&self, _offset: u64, _len: u32, _slot: &Rc<BufferSlot>) -> impl Future<Output = bool> {
+        ready(false)
+    }
 
     /// Returns the `len` bytes at `offset` in a buffer of `pool`, which other devices share. An engine whose bytes may be far
     /// away must hold no buffer while it waits for them, or one slow origin would keep all from being served.

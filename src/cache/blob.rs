@@ -1,6 +1,9 @@
 //! A blob read through the cache.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex},
+};
 
 use futures_util::future::try_join_all;
 
@@ -13,7 +16,10 @@ use super::{
 use crate::{
     block::ByteRange,
     reactor::Reactor,
-    source::{BlobSource, LocalFuture, Origin, Readiness, SourceError, Urgency, check_bounds, check_length},
+    source::{
+        BlobSource, DirectMark, LocalFuture, Origin, Readiness, SourceError, Urgency, check_bounds,
+        check_length,
+    },
 };
 
 /// How often a read that makes no progress is begun again, be it that grains were taken away under it or that a fetch
@@ -65,6 +71,11 @@ impl CachedBlob {
     }
 
     /// After a hit: lets a stream that waited for this read go on.
+    fn count_hit(&self, range: ByteRange) {
+        self.entry.shared.metrics.hits.inc();
+        self.tell_streams(range);
+    }
+
     fn tell_streams(&self, range: ByteRange) {
         if self.entry.is_awaited(range) {
             drop(self.entry.request(&self.origin, range));
@@ -252,10 +263,25 @@ impl BlobSource for CachedBlob {
         let range = check_bounds(self.name(), self.entry.size_bytes, offset, dest.len())?;
         let readiness = self.entry.try_hit(range, dest);
         if readiness == Readiness::Done {
-            self.entry.shared.metrics.hits.inc();
-            self.tell_streams(range);
+            self.count_hit(range);
         }
         Ok(readiness)
+    }
+
+    fn file(&self) -> Option<&Arc<OwnedFd>> {
+        self.entry.files.data.for_ring()
+    }
+
+    fn begin_direct(&self, range: ByteRange) -> Option<DirectMark> {
+        self.entry.begin_direct(range)
+    }
+
+    fn end_direct(&self, range: ByteRange, mark: DirectMark) -> bool {
+        let held = self.entry.end_direct(range, mark);
+        if held {
+            self.count_hit(range);
+        }
+        held
     }
 
     fn read<'a>(

@@ -17,13 +17,14 @@ use super::{
     holdings::{Holdings, lock},
     key::BlobKey,
     ledger::{Grains, Ledger},
+    presence::Generation,
     sparse::Sparse,
     stream::{NO_TRIGGER, STREAMS, Streams},
 };
 use crate::{
     block::ByteRange,
     reactor::Reactor,
-    source::{Origin, Readiness, Urgency},
+    source::{DirectMark, Origin, Readiness, Urgency},
 };
 
 /// Largest fetch: at 100 MB/s it takes 10 ms, about a round trip; a larger range goes in parts, side by side.
@@ -105,6 +106,22 @@ impl Entry {
             // What a failed read means is for the waiting one to find.
             Ok(_) | Err(_) => Readiness::WouldWait,
         }
+    }
+
+    /// A mark for a read of `range` straight from the data file, if all of it is present.
+    pub(super) fn begin_direct(&self, range: ByteRange) -> Option<DirectMark> {
+        let presence = self.ledger.presence();
+        let generation = presence.generation();
+        presence.holds(&grains_of(range)).then_some(DirectMark(generation.0))
+    }
+
+    /// Whether `range` was present all the while since `mark`.
+    pub(super) fn end_direct(&self, range: ByteRange, mark: DirectMark) -> bool {
+        let held = self.ledger.presence().unchanged(Generation(mark.0));
+        if held {
+            self.note_read(range);
+        }
+        held
     }
 
     /// Fills `dest` from the data file; says whether its bytes were present all the while.

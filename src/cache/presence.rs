@@ -29,7 +29,7 @@ pub(super) struct Presence {
 
 /// The state of presence that a read began with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Generation(u64);
+pub(super) struct Generation(pub(super) u64);
 
 impl Presence {
     /// An empty map for a blob of `size_bytes`, which the caller has bounded.

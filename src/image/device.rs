@@ -1,6 +1,6 @@
 //! An open image as a block device.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, rc::Rc, sync::Arc};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, SECTOR_BYTES},
     format::lsmt::{LAYER_COUNT_LIMIT, Segment},
-    reactor::{Buffer, BufferPool, Reactor},
+    reactor::{Buffer, BufferPool, BufferSlot, Reactor},
     source::BlobSource,
 };
 
@@ -147,6 +147,10 @@ impl BlockDevice for Image {
         self.geometry
     }
 
+    fn reads_to_slots(&self) -> bool {
+        self.stack.layers.iter().any(|layer| layer.content.blocks.is_none() && layer.source.file().is_some())
+    }
+
     fn open_queue(&self, reactor: &Reactor) -> Result<ImageQueue, BlockError> {
         Ok(ImageQueue {
             reader: Reader::new(Arc::clone(&self.stack), Arc::clone(&self.reads), reactor.clone()),
@@ -163,6 +167,10 @@ pub struct ImageQueue {
 impl BlockQueue for ImageQueue {
     async fn read(&self, offset: u64, dest: &mut [u8]) -> Result<(), BlockError> {
         self.reader.read(offset, dest).await
+    }
+
+    async fn read_to_slot(&self, offset: u64, len: u32, slot: &Rc<BufferSlot>) -> bool {
+        self.reader.read_to_slot(offset, len, slot).await
     }
 
     async fn read_pooled(&self, offset: u64, len: usize, pool: &BufferPool) -> Result<Buffer, BlockError> {

@@ -87,6 +87,8 @@ pub struct ReadMetrics {
     registry: ClassMetrics,
     /// Requests that failed.
     pub errors: Counter,
+    /// Requests whose bytes the kernel has moved from a file to the request by itself. They are counted in their class too.
+    pub direct: Counter,
 }
 
 impl ReadMetrics {
@@ -111,6 +113,7 @@ impl ReadMetrics {
             mine.latency.absorb(&theirs.latency.snapshot());
         }
         self.errors.inc_by(other.errors.get());
+        self.direct.inc_by(other.direct.get());
     }
 
     pub(super) fn served(&self, class: SourceClass, bytes: u64, took: Duration) {

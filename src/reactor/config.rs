@@ -1,5 +1,7 @@
 //! Limits of one reactor.
 
+use super::slots::MOST_SLOTS;
+
 /// Sizes that bound a reactor's memory. The defaults serve a laptop and a server with dozens of devices.
 #[derive(Debug, Clone)]
 pub struct ReactorConfig {
@@ -12,6 +14,8 @@ pub struct ReactorConfig {
     /// Bytes of buffers for operations below a request that may be out at once: so many for compressed blocks, and as
     /// many again for disk reads.
     pub io_buffer_bytes: usize,
+    /// Requests whose pages drivers may register at once for reads by the kernel alone; at most 16384.
+    pub buffer_slots: u16,
 }
 
 impl Default for ReactorConfig {
@@ -21,6 +25,7 @@ impl Default for ReactorConfig {
             completion_entries: 4096,
             request_buffer_bytes: 32 << 20,
             io_buffer_bytes: 32 << 20,
+            buffer_slots: MOST_SLOTS,
         }
     }
 }

@@ -20,6 +20,7 @@ mod inbox;
 mod operation;
 mod ring;
 mod running;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -28,4 +29,5 @@ pub use buffer::{Buffer, BufferError, BufferPool};
 pub use config::ReactorConfig;
 pub use inbox::ReactorHandle;
 pub use running::Reactor;
+pub use slots::BufferSlot;
 pub use thread::ReactorThread;

@@ -12,7 +12,7 @@ use std::{
 
 use io_uring::types::Timespec;
 
-use super::{Buffer, ring::Ring};
+use super::{Buffer, BufferSlot, ring::Ring};
 
 /// What the kernel may touch while an operation is in flight, and so must stay until its completion.
 pub(super) enum Held {
@@ -20,6 +20,11 @@ pub(super) enum Held {
     Transfer(Buffer, Arc<OwnedFd>),
     /// A file without memory.
     File(#[expect(dead_code, reason = "held, not read")] Arc<OwnedFd>),
+    /// A file, and the place of the pages that it is read into, which are a driver's.
+    Slot(
+        #[expect(dead_code, reason = "held, not read")] Arc<OwnedFd>,
+        #[expect(dead_code, reason = "held, not read")] Rc<BufferSlot>,
+    ),
     /// The file of a driver command, and the memory that the driver may touch until it answers.
     Command(#[expect(dead_code, reason = "held, not read")] Arc<OwnedFd>, Option<Rc<dyn Any>>),
     /// The time of a timer, on the heap so that it does not move.
@@ -41,7 +46,7 @@ impl Held {
             Self::Transfer(buffer, file) => std::mem::forget((buffer, file)),
             Self::Time(time) => std::mem::forget(time),
             Self::Command(_, memory) => std::mem::forget(memory),
-            Self::File(_) | Self::Gone => {}
+            Self::File(_) | Self::Slot(..) | Self::Gone => {}
         }
     }
 }

@@ -59,6 +59,11 @@ impl Ring {
         }))
     }
 
+    /// Gives the ring an empty table for `count` buffers.
+    pub(super) fn register_slots(&self, count: u16) -> io::Result<()> {
+        self.uring.borrow().submitter().register_buffers_sparse(u32::from(count))
+    }
+
     /// Puts an operation on the ring; the next turn of the loop submits it.
     ///
     /// # Safety

@@ -7,6 +7,7 @@ use std::{
     fmt, io,
     os::fd::{AsRawFd, OwnedFd},
     pin::pin,
+    ptr,
     rc::Rc,
     sync::{
         Arc,
@@ -20,12 +21,13 @@ use io_uring::{opcode, types};
 use rustix::fs::FallocateFlags;
 
 use super::{
-    Buffer, BufferPool, ReactorConfig, ReactorHandle,
+    Buffer, BufferPool, BufferSlot, ReactorConfig, ReactorHandle,
     contain::contain,
     executor::{Executor, is_own_thread},
     inbox::{Inbox, Message},
     operation::{Completion, Held},
     ring::Ring,
+    slots::Slots,
 };
 
 /// The kernel takes a time that does not fit its signed nanoseconds for an error; nobody waits a century.
@@ -48,6 +50,7 @@ struct Inner {
     request_buffers: BufferPool,
     block_buffers: BufferPool,
     io_buffers: BufferPool,
+    slots: Rc<Slots>,
     stopping: Cell<bool>,
 }
 
@@ -65,6 +68,7 @@ impl Reactor {
             request_buffers: BufferPool::new(config.request_buffer_bytes),
             block_buffers: BufferPool::new(config.io_buffer_bytes),
             io_buffers: BufferPool::new(config.io_buffer_bytes),
+            slots: Slots::new(config.buffer_slots),
             stopping: Cell::new(false),
         });
         Ok(Self { inner, owns: true })
@@ -118,6 +122,34 @@ impl Reactor {
         // until the completion; the length is the buffer's.
         let started = unsafe { self.inner.ring.start(entry, Held::Transfer(buffer, Arc::clone(file))) };
         finish_transfer(started).await
+    }
+
+    /// A place for the pages of a driver's requests; `None` where all are taken, or the kernel has no table of them.
+    #[must_use]
+    pub fn buffer_slot(&self) -> Option<Rc<BufferSlot>> {
+        self.inner.slots.take(&self.inner.ring).map(Rc::new)
+    }
+
+    /// Reads `len` bytes from `file` at `offset` to the start of the buffer that a driver has put into `slot`; returns the
+    /// count, which is short at the end of the file.
+    ///
+    /// # Errors
+    /// The kernel's answer; EFAULT where there is no buffer, or it is shorter, or not one to read into.
+    pub async fn read_to_slot(
+        &self,
+        file: &Arc<OwnedFd>,
+        offset: u64,
+        slot: &Rc<BufferSlot>,
+        len: u32,
+    ) -> io::Result<usize> {
+        // The address of a driver's buffer counts from its start.
+        let entry = opcode::ReadFixed::new(types::Fd(file.as_raw_fd()), ptr::null_mut(), len, slot.index())
+            .offset(offset)
+            .build();
+        // SAFETY: the entry points to no memory of this program: only drivers put buffers into the table, and theirs are the
+        // kernel's own pages. The place is held, so that it becomes no other request's before the read has been submitted.
+        let started = unsafe { self.inner.ring.start(entry, Held::Slot(Arc::clone(file), Rc::clone(slot))) };
+        started.await.0.map(|count| count as usize)
     }
 
     /// Writes all of `buffer` to `file` at `offset`, as far as one system call goes; returns the count.
@@ -180,7 +212,8 @@ impl Reactor {
         let _ = started.await;
     }
 
-    /// Sends the driver command `operation` with its 16-byte argument to `file` and returns the driver's answer.
+    /// Sends the driver command `operation` with its 16-byte argument, and the entry's `address`, which may be any number that
+    /// the driver wants, to `file` and returns the driver's answer.
     /// `memory` is held until then, also when the future is dropped: it owns what the argument points to.
     ///
     /// The file is not registered with the ring, which would save a reference count: up to Linux 6.12 a file leaves the
@@ -191,16 +224,20 @@ impl Reactor {
     /// The driver's answer where negative.
     ///
     /// # Safety
-    /// Every address in `argument` that the driver may use leads into memory which `memory` owns, which does not move,
+    /// Every address in `argument` and `address` that the driver may use leads into memory which `memory` owns, which does not move,
     /// and which nothing else uses before the answer in a way that the driver's access would break.
     pub async unsafe fn command(
         &self,
         file: &Arc<OwnedFd>,
         operation: u32,
         argument: [u8; 16],
+        address: u64,
         memory: Option<&Rc<dyn Any>>,
     ) -> io::Result<u32> {
-        let entry = opcode::UringCmd16::new(types::Fd(file.as_raw_fd()), operation).cmd(argument).build();
+        let entry = opcode::UringCmd16::new(types::Fd(file.as_raw_fd()), operation)
+            .cmd(argument)
+            .addr(Some(address))
+            .build();
         let held = Held::Command(Arc::clone(file), memory.map(Rc::clone));
         // SAFETY: the argument is copied into the entry; what it points to is held, by the caller's promise.
         let started = unsafe { self.inner.ring.start(entry, held) };

@@ -254,7 +254,7 @@ fn an_abandoned_command_holds_its_file_and_memory_until_the_driver_has_answered(
         .block_on(async {
             {
                 // SAFETY: /dev/null takes any command and looks at no argument.
-                let mut command = Box::pin(unsafe { reactor.command(&null, 0, [0; 16], Some(&memory)) });
+                let mut command = Box::pin(unsafe { reactor.command(&null, 0, [0; 16], 0, Some(&memory)) });
                 assert!(futures_util::poll!(command.as_mut()).is_pending());
             }
             assert_eq!((Arc::strong_count(&null), Rc::strong_count(&memory)), (2, 2));
@@ -311,4 +311,38 @@ fn wakers_called_from_many_threads_never_lose_a_wake_up() {
         }
     });
     assert_eq!(sum.unwrap(), 3 * (0..20_000_u64).sum::<u64>());
+}
+
+#[test]
+fn places_for_buffers_are_few_and_come_back_and_an_empty_one_cannot_be_read_into() {
+    let reactor = Reactor::new(&ReactorConfig { buffer_slots: 2, ..ReactorConfig::default() }).unwrap();
+    let first = reactor.buffer_slot().unwrap();
+    let second = reactor.buffer_slot().unwrap();
+    assert_ne!(first.index(), second.index());
+    assert!(reactor.buffer_slot().is_none());
+    let index = first.index();
+    drop(first);
+    assert_eq!(reactor.buffer_slot().unwrap().index(), index);
+    let file = file(b"content");
+    let read = reactor.block_on(reactor.read_to_slot(&file, 0, &second, 4)).unwrap();
+    assert_eq!(read.unwrap_err().raw_os_error(), Some(rustix::io::Errno::FAULT.raw_os_error()));
+    let none = Reactor::new(&ReactorConfig { buffer_slots: 0, ..ReactorConfig::default() }).unwrap();
+    assert!(none.buffer_slot().is_none());
+}
+
+#[test]
+fn a_place_is_held_until_the_read_into_it_has_been_answered() {
+    let reactor = reactor();
+    let slot = reactor.buffer_slot().unwrap();
+    let file = file(b"content");
+    reactor
+        .block_on(async {
+            let mut read = Box::pin(reactor.read_to_slot(&file, 0, &slot, 4));
+            assert!(futures_util::poll!(read.as_mut()).is_pending());
+            drop(read);
+            assert_eq!(Rc::strong_count(&slot), 2);
+            reactor.sleep(Duration::from_millis(20)).await;
+            assert_eq!(Rc::strong_count(&slot), 1);
+        })
+        .unwrap();
 }

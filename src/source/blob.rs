@@ -1,6 +1,6 @@
 //! The contract of a blob: fixed size, fixed bytes, read by range.
 
-use std::{fmt, io, pin::Pin, sync::Arc};
+use std::{fmt, io, os::fd::OwnedFd, pin::Pin, sync::Arc};
 
 use crate::{
     block::{BlockError, ByteRange, ErrorKind},
@@ -31,6 +31,10 @@ pub enum Place {
     Origin,
 }
 
+/// A number by which a source knows whether its file has changed since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectMark(pub u64);
+
 /// Immutable bytes of a known size. Shared by all threads; the reactor that waits is an argument.
 ///
 /// Ranges are checked: bytes past the end are [`SourceError::OutOfBounds`], never zeroes.
@@ -51,6 +55,22 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     /// # Errors
     /// As [`BlobSource::read`].
     fn try_read(&self, offset: u64, dest: &mut [u8]) -> Result<Readiness, SourceError>;
+
+    /// The local file that has the blob's bytes, as far as it has them, at their own offsets, where the ring can read it without
+    /// a helper thread. Not to be read but between [`BlobSource::begin_direct`] and [`BlobSource::end_direct`].
+    fn file(&self) -> Option<&Arc<OwnedFd>> {
+        None
+    }
+
+    /// Whether [`BlobSource::file`] has all of `range`: a mark to end the read of it with, if so.
+    fn begin_direct(&self, _range: ByteRange) -> Option<DirectMark> {
+        None
+    }
+
+    /// Whether what was read of `range` since `mark` was right; counts it as read.
+    fn end_direct(&self, _range: ByteRange, _mark: DirectMark) -> bool {
+        false
+    }
 
     /// Fills `dest` from `offset`, waiting for disk or network on `reactor`.
     ///

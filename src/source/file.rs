@@ -4,7 +4,7 @@ use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use rustix::fs::{Advice, FileType, Mode, OFlags, fadvise, fcntl_setfl, fstat, open};
 
-use super::{BlobSource, LocalFile, LocalFuture, Place, Readiness, SourceError};
+use super::{BlobSource, DirectMark, LocalFile, LocalFuture, Place, Readiness, SourceError};
 use crate::{block::ByteRange, reactor::Reactor};
 
 /// A local file that nobody changes while it is open. Its size is taken at open; if the file shrinks after that,
@@ -94,6 +94,19 @@ impl BlobSource for FileSource {
         self.check(offset, dest.len())?;
         let len = dest.len();
         self.file.try_read(offset, dest).map_err(|error| self.failed(offset, len, error))
+    }
+
+    fn file(&self) -> Option<&Arc<OwnedFd>> {
+        self.file.for_ring()
+    }
+
+    fn begin_direct(&self, range: ByteRange) -> Option<DirectMark> {
+        // The file does not change; if it has become shorter the read does, too.
+        (range.end() <= self.size_bytes).then_some(DirectMark(0))
+    }
+
+    fn end_direct(&self, _range: ByteRange, _mark: DirectMark) -> bool {
+        true
     }
 
     fn read<'a>(

@@ -54,7 +54,11 @@ impl LocalFile {
             .ok()
             .and_then(|stat| u32::try_from(stat.f_type).ok())
             .is_some_and(|kind| MEMORY_FILE_SYSTEMS.contains(&kind));
-        let nowait = if in_memory { Nowait::Plain } else { Nowait::Flag };
+        let nowait = match in_memory {
+            true => Nowait::Plain,
+            false if refuses_nowait(&file) => Nowait::Never,
+            false => Nowait::Flag,
+        };
         Self { file: Arc::new(file), nowait: AtomicU8::new(nowait as u8) }
     }
 
@@ -62,6 +66,13 @@ impl LocalFile {
     #[must_use]
     pub fn file(&self) -> &Arc<OwnedFd> {
         &self.file
+    }
+
+    /// The file itself where the ring serves what is in the page cache at once, and waits for the rest without a thread.
+    /// Others it gives to a helper thread, which a read by this program is faster than.
+    #[must_use]
+    pub fn for_ring(&self) -> Option<&Arc<OwnedFd>> {
+        (self.nowait.load(Ordering::Relaxed) == Nowait::Flag as u8).then_some(&self.file)
     }
 
     /// Fills `dest` from `offset` if all of it is in memory.
@@ -124,6 +135,11 @@ impl LocalFile {
         }
         Ok(())
     }
+}
+
+fn refuses_nowait(file: &OwnedFd) -> bool {
+    let first = preadv2(file, &mut [io::IoSliceMut::new(&mut [0])], 0, ReadWriteFlags::NOWAIT);
+    first == Err(Errno::OPNOTSUPP)
 }
 
 fn is_transient(error: &io::Error) -> bool {

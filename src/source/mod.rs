@@ -7,7 +7,7 @@ mod origin;
 mod registry_origin;
 mod uncached;
 
-pub use blob::{BlobSource, LocalFuture, Place, Readiness, SourceError};
+pub use blob::{BlobSource, DirectMark, LocalFuture, Place, Readiness, SourceError};
 pub use file::{FileSource, check_bounds, open_regular};
 pub use local_file::LocalFile;
 pub use origin::{BoxFuture, Origin, Urgency, WrongLength, check_length};

@@ -235,6 +235,37 @@ fn wrong_bytes_still_in_flight_are_not_remembered() {
 }
 
 #[test]
+fn a_direct_read_counts_only_where_its_bytes_were_there_all_the_while() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(config(dir.path()));
+    let origin = TestOrigin::new(MIB, 15, Duration::ZERO);
+    let blob = bench.blob(&origin);
+    let range = ByteRange::between(8192, 12_288);
+    assert_eq!(blob.begin_direct(range), None, "nothing is there yet");
+    assert!(bench.read(&blob, 0, MIB).unwrap() == origin.content);
+    // A read may be answered before its bytes are on disk.
+    let there = || async {
+        loop {
+            match blob.begin_direct(range) {
+                Some(mark) => return mark,
+                None => bench.reactor.sleep(Duration::from_millis(1)).await,
+            }
+        }
+    };
+    let mark = bench.reactor.block_on(there()).unwrap();
+    if let Some(file) = blob.file() {
+        let mut direct = [0; 4096];
+        rustix::io::pread(file, &mut direct, range.start()).unwrap();
+        assert!(direct == origin.content[8192..12_288]);
+    }
+    assert!(blob.end_direct(range, mark));
+    let mark = blob.begin_direct(range).unwrap();
+    assert!(blob.invalidate(range));
+    assert!(!blob.end_direct(range, mark));
+    assert_eq!(blob.begin_direct(range), None);
+}
+
+#[test]
 fn a_data_file_cut_under_the_cache_costs_a_fetch_and_no_error() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::new(config(dir.path()));

@@ -9,21 +9,21 @@
 use std::mem::size_of;
 
 pub(super) use libublk::sys::{
-    UBLK_ATTR_FUA, UBLK_ATTR_READ_ONLY, UBLK_ATTR_VOLATILE_CACHE, UBLK_F_AUTO_BUF_REG, UBLK_F_BATCH_IO,
-    UBLK_F_BUF_REG_OFF_DAEMON, UBLK_F_CMD_IOCTL_ENCODE, UBLK_F_INTEGRITY, UBLK_F_NEED_GET_DATA,
-    UBLK_F_NO_AUTO_PART_SCAN, UBLK_F_PER_IO_DAEMON, UBLK_F_QUIESCE, UBLK_F_SAFE_STOP_DEV, UBLK_F_SHMEM_ZC,
-    UBLK_F_SUPPORT_ZERO_COPY, UBLK_F_UNPRIVILEGED_DEV, UBLK_F_UPDATE_SIZE, UBLK_F_URING_CMD_COMP_IN_TASK,
-    UBLK_F_USER_COPY, UBLK_F_USER_RECOVERY, UBLK_F_USER_RECOVERY_FAIL_IO, UBLK_F_USER_RECOVERY_REISSUE,
-    UBLK_F_ZONED, UBLK_IO_BUF_BITS, UBLK_IO_F_FUA, UBLK_IO_F_INTEGRITY, UBLK_IO_F_NEED_REG_BUF,
-    UBLK_IO_F_SHMEM_ZC, UBLK_IO_OP_DISCARD, UBLK_IO_OP_FLUSH, UBLK_IO_OP_READ, UBLK_IO_OP_WRITE,
-    UBLK_IO_OP_WRITE_ZEROES, UBLK_MAX_NR_QUEUES, UBLK_MAX_QUEUE_DEPTH, UBLK_PARAM_TYPE_BASIC,
-    UBLK_PARAM_TYPE_DEVT, UBLK_PARAM_TYPE_DISCARD, UBLK_QID_OFF, UBLK_S_DEV_DEAD, UBLK_S_DEV_FAIL_IO,
-    UBLK_S_DEV_LIVE, UBLK_S_DEV_QUIESCED, UBLK_TAG_OFF, UBLK_U_CMD_ADD_DEV, UBLK_U_CMD_DEL_DEV,
-    UBLK_U_CMD_DEL_DEV_ASYNC, UBLK_U_CMD_GET_DEV_INFO, UBLK_U_CMD_GET_DEV_INFO2, UBLK_U_CMD_GET_FEATURES,
-    UBLK_U_CMD_GET_PARAMS, UBLK_U_CMD_SET_PARAMS, UBLK_U_CMD_START_DEV, UBLK_U_CMD_STOP_DEV,
-    UBLK_U_IO_COMMIT_AND_FETCH_REQ, UBLK_U_IO_FETCH_REQ, UBLKSRV_IO_BUF_OFFSET, ublk_param_basic,
-    ublk_param_devt, ublk_param_discard, ublk_params, ublksrv_ctrl_cmd, ublksrv_ctrl_dev_info,
-    ublksrv_io_cmd, ublksrv_io_desc,
+    UBLK_ATTR_FUA, UBLK_ATTR_READ_ONLY, UBLK_ATTR_VOLATILE_CACHE, UBLK_AUTO_BUF_REG_FALLBACK,
+    UBLK_F_AUTO_BUF_REG, UBLK_F_BATCH_IO, UBLK_F_BUF_REG_OFF_DAEMON, UBLK_F_CMD_IOCTL_ENCODE,
+    UBLK_F_INTEGRITY, UBLK_F_NEED_GET_DATA, UBLK_F_NO_AUTO_PART_SCAN, UBLK_F_PER_IO_DAEMON, UBLK_F_QUIESCE,
+    UBLK_F_SAFE_STOP_DEV, UBLK_F_SHMEM_ZC, UBLK_F_SUPPORT_ZERO_COPY, UBLK_F_UNPRIVILEGED_DEV,
+    UBLK_F_UPDATE_SIZE, UBLK_F_URING_CMD_COMP_IN_TASK, UBLK_F_USER_COPY, UBLK_F_USER_RECOVERY,
+    UBLK_F_USER_RECOVERY_FAIL_IO, UBLK_F_USER_RECOVERY_REISSUE, UBLK_F_ZONED, UBLK_IO_BUF_BITS,
+    UBLK_IO_F_FUA, UBLK_IO_F_INTEGRITY, UBLK_IO_F_NEED_REG_BUF, UBLK_IO_F_SHMEM_ZC, UBLK_IO_OP_DISCARD,
+    UBLK_IO_OP_FLUSH, UBLK_IO_OP_READ, UBLK_IO_OP_WRITE, UBLK_IO_OP_WRITE_ZEROES, UBLK_MAX_NR_QUEUES,
+    UBLK_MAX_QUEUE_DEPTH, UBLK_PARAM_TYPE_BASIC, UBLK_PARAM_TYPE_DEVT, UBLK_PARAM_TYPE_DISCARD, UBLK_QID_OFF,
+    UBLK_S_DEV_DEAD, UBLK_S_DEV_FAIL_IO, UBLK_S_DEV_LIVE, UBLK_S_DEV_QUIESCED, UBLK_TAG_OFF,
+    UBLK_U_CMD_ADD_DEV, UBLK_U_CMD_DEL_DEV, UBLK_U_CMD_DEL_DEV_ASYNC, UBLK_U_CMD_GET_DEV_INFO,
+    UBLK_U_CMD_GET_DEV_INFO2, UBLK_U_CMD_GET_FEATURES, UBLK_U_CMD_GET_PARAMS, UBLK_U_CMD_SET_PARAMS,
+    UBLK_U_CMD_START_DEV, UBLK_U_CMD_STOP_DEV, UBLK_U_IO_COMMIT_AND_FETCH_REQ, UBLK_U_IO_FETCH_REQ,
+    UBLKSRV_IO_BUF_OFFSET, ublk_auto_buf_reg, ublk_param_basic, ublk_param_devt, ublk_param_discard,
+    ublk_params, ublksrv_ctrl_cmd, ublksrv_ctrl_dev_info, ublksrv_io_cmd, ublksrv_io_desc,
 };
 
 /// Bytes between the starts of two queues' descriptors in the character device's mapping: room for the most tags.
@@ -36,6 +36,17 @@ pub(super) const LARGEST_IO_BYTES: u32 = 1 << UBLK_IO_BUF_BITS;
 /// Where in the character device the data of a request begins, for user copy.
 pub(super) fn data_position(queue: u16, tag: u16) -> u64 {
     u64::from(UBLKSRV_IO_BUF_OFFSET) + (u64::from(queue) << UBLK_QID_OFF) + (u64::from(tag) << UBLK_TAG_OFF)
+}
+
+/// The number by which a command for a tag asks that the pages of its next request be put into the ring's table at `index`: a
+/// `struct ublk_auto_buf_reg`. Where that is impossible the request comes all the same, with UBLK_IO_F_NEED_REG_BUF.
+pub(super) fn registration(index: u16) -> u64 {
+    let registration = ublk_auto_buf_reg {
+        index,
+        flags: u8::try_from(UBLK_AUTO_BUF_REG_FALLBACK).expect("a flag of eight"),
+        ..ublk_auto_buf_reg::default()
+    };
+    u64::from_ne_bytes(bytes_of(&registration).try_into().expect("the struct has 8 bytes"))
 }
 
 /// A struct of the driver's interface that can be taken for its bytes.
@@ -56,6 +67,8 @@ unsafe impl Plain for ublk_param_basic {}
 unsafe impl Plain for ublk_param_discard {}
 // SAFETY: 4 * 4 = 16 bytes of integers.
 unsafe impl Plain for ublk_param_devt {}
+// SAFETY: 2 + 1 + 1 + 4 = 8 bytes of integers at their natural places.
+unsafe impl Plain for ublk_auto_buf_reg {}
 // SAFETY: an integer.
 unsafe impl Plain for u32 {}
 // SAFETY: an integer.

@@ -46,7 +46,8 @@ impl Frontend for Ublk {
         }
         let deadline = Deadline::after(request.deadline);
         let (control, features) = super::inventory::connect(&deadline)?;
-        let mut attachment = self.add(control, features, request, &deadline)?;
+        let wanted = features.to_ask_for(self.copy.unwrap_or(CopyMode::User), device.reads_to_slots());
+        let mut attachment = Self::add(control, features, wanted, request, &deadline)?;
         // From here on, dropping the attachment removes what has been made.
         attachment.run(
             Command::set_params(attachment.id, params::encode(&geometry, attachment.info.max_io_bytes)),
@@ -62,13 +63,12 @@ impl Frontend for Ublk {
 impl Ublk {
     /// Makes the device, and takes what was granted for what it is.
     fn add(
-        &self,
         control: Control,
         features: Features,
+        wanted: Features,
         request: &AttachRequest,
         deadline: &Deadline,
     ) -> Result<UblkAttachment, FrontendError> {
-        let copy = self.copy.unwrap_or(CopyMode::User);
         let depth = if features.needs_a_spare_tag() {
             request.depth.max(LEAST_DEPTH_WITH_SPARE)
         } else {
@@ -80,7 +80,7 @@ impl Ublk {
             max_io_buf_bytes: request.max_io_bytes,
             dev_id: request.id.unwrap_or(u32::MAX),
             ublksrv_pid: i32::try_from(std::process::id()).expect("process ids are positive ints"),
-            flags: features.to_ask_for(copy).bits(),
+            flags: wanted.bits(),
             ..abi::ublksrv_ctrl_dev_info::default()
         };
         let reply = control.run(Command::add(request.id, &wanted), deadline.remaining())?;
@@ -92,6 +92,11 @@ impl Ublk {
             return Err(wrong("another number than was asked for"));
         }
         let attachment = UblkAttachment::new(control, &granted);
+        let flags = Features::new(granted.flags);
+        if flags.has(abi::UBLK_F_AUTO_BUF_REG) && !flags.has(abi::UBLK_F_USER_COPY) {
+            // Requests that cannot be read into directly could not be served.
+            return Err(wrong("registration of pages without user copy"));
+        }
         if !(1..=request.queues).contains(&granted.nr_hw_queues) {
             return Err(wrong("the number of queues"));
         }

@@ -86,6 +86,7 @@ impl UblkAttachment {
             max_io_bytes: self.info.max_io_bytes,
             geometry,
             copy: self.copy,
+            registers: self.features.has(abi::UBLK_F_AUTO_BUF_REG),
             fetch: self.control.operation(abi::UBLK_U_IO_FETCH_REQ),
             commit: self.control.operation(abi::UBLK_U_IO_COMMIT_AND_FETCH_REQ),
         }

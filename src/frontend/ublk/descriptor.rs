@@ -86,6 +86,14 @@ impl DescriptorError {
 }
 
 impl Descriptor {
+    /// It without the driver's word on the registration of its pages, and whether they are registered: of a device that asks
+    /// for it.
+    #[must_use]
+    pub fn registered(self) -> (Self, bool) {
+        let unregistered = self.op_flags & abi::UBLK_IO_F_NEED_REG_BUF;
+        (Self { op_flags: self.op_flags & !unregistered, ..self }, unregistered == 0)
+    }
+
     /// Checks it against the device; `max_io_bytes` is the largest request for data that was announced.
     ///
     /// # Errors

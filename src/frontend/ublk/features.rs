@@ -69,11 +69,15 @@ impl Features {
         named.chain(numbered).collect()
     }
 
-    /// What to ask for at ADD: what the device is for, and what makes it safer, where this driver offers it.
-    pub(super) fn to_ask_for(self, copy: CopyMode) -> Self {
+    /// What to ask for at ADD: what the device is for, and what makes it safer, where this driver offers it. `to_slots` says
+    /// that some requests may be read into by the kernel alone.
+    pub(super) fn to_ask_for(self, copy: CopyMode, to_slots: bool) -> Self {
         let mut wanted = u64::from(abi::UBLK_F_NO_AUTO_PART_SCAN);
         if copy == CopyMode::User {
             wanted |= u64::from(abi::UBLK_F_USER_COPY);
+            if to_slots {
+                wanted |= u64::from(abi::UBLK_F_AUTO_BUF_REG);
+            }
         }
         Self(wanted & self.0)
     }
@@ -110,8 +114,11 @@ mod tests {
     #[test]
     fn only_what_the_driver_offers_is_asked_for() {
         let old = Features::new(0x1fe);
-        assert_eq!(old.to_ask_for(CopyMode::User).names(), ["USER_COPY"]);
-        assert_eq!(old.to_ask_for(CopyMode::TagBuffer).bits(), 0);
+        assert_eq!(old.to_ask_for(CopyMode::User, true).names(), ["USER_COPY"]);
+        assert_eq!(old.to_ask_for(CopyMode::TagBuffer, true).bits(), 0);
+        let new = Features::new(0x3fff);
+        assert_eq!(new.to_ask_for(CopyMode::User, true).names(), ["USER_COPY", "AUTO_BUF_REG"]);
+        assert_eq!(new.to_ask_for(CopyMode::User, false).names(), ["USER_COPY"]);
         assert!(old.needs_a_spare_tag() && !Features::new(0x3fff).needs_a_spare_tag());
     }
 }

@@ -22,11 +22,14 @@ use super::{abi, abort::Abort, descriptor::Work, features::CopyMode, memory::Que
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, acquire},
     frontend::FrontendError,
-    reactor::Reactor,
+    reactor::{BufferSlot, Reactor},
 };
 
 /// Failed requests are logged as warnings no more often than this, and otherwise for debugging only.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// An index that no table has: what a tag without a place says.
+const NO_SLOT: u16 = u16::MAX;
 
 /// What a queue is, before it is opened on its reactor.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +40,8 @@ pub(super) struct QueuePlan {
     pub(super) max_io_bytes: u32,
     pub(super) geometry: Geometry,
     pub(super) copy: CopyMode,
+    /// Whether the driver puts the pages of requests into the ring's table of buffers.
+    pub(super) registers: bool,
     /// FETCH and COMMIT_AND_FETCH as this driver numbers them.
     pub(super) fetch: u32,
     pub(super) commit: u32,
@@ -49,6 +54,14 @@ pub(super) struct Common {
     pub(super) abort: Arc<Abort>,
     /// Sends nothing: its receiver learns that all queues have gone when all senders have.
     pub(super) serving: mpsc::Sender<Infallible>,
+}
+
+/// One tag, and the place in the ring's table for the pages of its requests.
+struct Tag {
+    number: u16,
+    slot: Option<Rc<BufferSlot>>,
+    /// What its commands say of that place.
+    registration: u64,
 }
 
 struct Queue<Q> {
@@ -107,7 +120,12 @@ pub(super) fn open<D: BlockDevice>(
     Ok(())
 }
 
-async fn serve_tag<Q: BlockQueue>(queue: Rc<Queue<Q>>, tag: u16) {
+async fn serve_tag<Q: BlockQueue>(queue: Rc<Queue<Q>>, number: u16) {
+    let mut tag = Tag { number, slot: None, registration: 0 };
+    if queue.plan.registers {
+        tag.slot = queue.reactor.buffer_slot();
+        tag.registration = abi::registration(tag.slot.as_ref().map_or(NO_SLOT, |slot| slot.index()));
+    }
     queue.abort.join().await;
     if queue.abort.is_set() {
         // Removed before it was started: the driver would keep the command.
@@ -116,7 +134,7 @@ async fn serve_tag<Q: BlockQueue>(queue: Rc<Queue<Q>>, tag: u16) {
     let mut operation = queue.plan.fetch;
     let mut result = 0;
     loop {
-        match queue.exchange(operation, tag, result).await {
+        match queue.exchange(operation, &tag, result).await {
             Ok(0) => {}
             Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => return,
             outcome => {
@@ -125,34 +143,47 @@ async fn serve_tag<Q: BlockQueue>(queue: Rc<Queue<Q>>, tag: u16) {
                 tracing::error!(
                     device,
                     queue,
-                    tag,
+                    tag = tag.number,
                     ?outcome,
                     "the driver answered what it must not: tag lost"
                 );
                 return;
             }
         }
-        result = queue.answer(tag).await;
+        result = queue.answer(&tag).await;
         operation = queue.plan.commit;
     }
 }
 
 impl<Q: BlockQueue> Queue<Q> {
     /// Gives the tag to the driver, with the result of its last request, and waits for its next request.
-    async fn exchange(&self, operation: u32, tag: u16, result: i32) -> io::Result<u32> {
-        let command =
-            abi::ublksrv_io_cmd { q_id: self.plan.queue, tag, result, addr: self.memory.data_address(tag) };
+    async fn exchange(&self, operation: u32, tag: &Tag, result: i32) -> io::Result<u32> {
+        let command = abi::ublksrv_io_cmd {
+            q_id: self.plan.queue,
+            tag: tag.number,
+            result,
+            addr: self.memory.data_address(tag.number),
+        };
         let argument = abi::bytes_of(&command).try_into().expect("the struct has 16 bytes");
         // SAFETY: the address is zero or that of the tag's own buffer, which lies in what is held, and which only this tag's
-        // task borrows, and only between two of these commands.
-        unsafe { self.reactor.command(&self.file, operation, argument, self.buffers.as_ref()) }.await
+        // task borrows, and only between two of these commands. The registration is no address.
+        unsafe {
+            self.reactor.command(&self.file, operation, argument, tag.registration, self.buffers.as_ref())
+        }
+        .await
     }
 
     /// Serves the request that the tag now describes; returns what to commit: a count of bytes or a negative errno.
-    async fn answer(&self, tag: u16) -> i32 {
-        let descriptor = self.memory.descriptor(tag);
+    async fn answer(&self, tag: &Tag) -> i32 {
+        let mut descriptor = self.memory.descriptor(tag.number);
+        let mut slot = None;
+        if self.plan.registers {
+            let registered;
+            (descriptor, registered) = descriptor.registered();
+            slot = tag.slot.as_ref().filter(|_| registered);
+        }
         let guarded = match descriptor.check(&self.plan.geometry, self.plan.max_io_bytes) {
-            Ok(work) => self.abort.guard(self.perform(tag, work)).await,
+            Ok(work) => self.abort.guard(self.perform(tag.number, slot, work)).await,
             Err(error) => Err(BlockError::with_source(error.kind(), "a request breaks a rule", error)),
         };
         // What the engine itself returns it has counted.
@@ -160,16 +191,21 @@ impl<Q: BlockQueue> Queue<Q> {
         match outcome {
             Ok(count) => i32::try_from(count).expect("the largest request is 32 MiB"),
             Err(error) => {
-                self.report(tag, &error, || format!("{descriptor:?}"));
+                self.report(tag.number, &error, || format!("{descriptor:?}"));
                 // An errno is a small positive number, so that this cannot overflow.
                 -error.kind().errno().raw_os_error()
             }
         }
     }
 
-    async fn perform(&self, tag: u16, work: Work) -> Result<u32, BlockError> {
+    async fn perform(&self, tag: u16, slot: Option<&Rc<BufferSlot>>, work: Work) -> Result<u32, BlockError> {
         match work {
             Work::Read { offset, len } => {
+                if let Some(slot) = slot
+                    && self.engine.read_to_slot(offset, len, slot).await
+                {
+                    return Ok(len);
+                }
                 match self.plan.copy {
                     CopyMode::User => {
                         let pool = self.reactor.request_buffers();

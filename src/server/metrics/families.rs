@@ -11,6 +11,8 @@ use crate::{
     telemetry::{Counter, Snapshot},
 };
 
+const DIRECT_READS: &str = "Reads that the kernel moved from a file to the request by itself";
+
 /// One value for each label set.
 fn each<S>(rows: &[(Labels, S)], value: impl Fn(&S) -> u64) -> Vec<(Labels, u64)> {
     rows.iter().map(|(labels, stats)| (labels.clone(), value(stats))).collect()
@@ -34,6 +36,7 @@ pub(super) fn of_devices(served: &[Arc<Served>]) -> Vec<Family> {
     let rows: Vec<_> =
         served.iter().flat_map(|served| by_source(served.device.reads(), &named(served))).collect();
     let errors = served.iter().map(|served| (named(served), served.device.reads().errors.get()));
+    let direct = served.iter().map(|served| (named(served), served.device.reads().direct.get()));
     let shows = served.iter().map(|served| {
         let image = [("image", served.image.name.clone())];
         (named(served).into_iter().chain(image).collect(), 1)
@@ -43,6 +46,7 @@ pub(super) fn of_devices(served: &[Arc<Served>]) -> Vec<Family> {
         Family::counters("device_reads", "Reads of a device by source", each(&rows, |m| m.requests.get())),
         Family::byte_counters("device_read", "Bytes read by source", each(&rows, |m| m.bytes.get())),
         Family::counters("device_errors", "Failed reads of a device", errors),
+        Family::counters("device_direct_reads", DIRECT_READS, direct),
         Family::durations(
             "device_read_duration",
             "How long reads of a device took by source",
@@ -61,6 +65,7 @@ pub(super) fn of_all_devices(served: &[Arc<Served>], retired: &ReadMetrics) -> V
         Family::counters("reads", "Reads of all devices by source", each(&rows, |m| m.requests.get())),
         Family::byte_counters("read", "Bytes read by source", each(&rows, |m| m.bytes.get())),
         one("errors", "Failed reads of all devices", &total.errors),
+        one("direct_reads", DIRECT_READS, &total.direct),
         Family::durations(
             "read_duration",
             "How long reads of all devices took by source",
