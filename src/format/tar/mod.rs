@@ -1,7 +1,10 @@
 //! The tar envelope that makes a registry take an overlaybd blob for a layer.
 //!
 //! Two forms exist: a plain ustar header of 512 bytes before the payload, and three blocks: a pax header, its one-block
-//! body that holds the size, and the file's header. What follows the payload is padding that no reader needs.
+//! body that holds the size, and the file's header. What follows the payload is padding that no reader needs. The longer
+//! form is the one that is written.
+
+mod writer;
 
 use super::field::Fields;
 use crate::block::ByteRange;

@@ -1,6 +1,8 @@
 //! Tests of the tar envelope against the golden header of the specification and against hostile ones.
 #![expect(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 
+use proptest::prelude::*;
+
 use super::*;
 
 const PAYLOAD: u64 = 1058;
@@ -141,4 +143,22 @@ fn a_payload_past_the_end_is_refused() {
     put(&mut file, 124, b"         35 ");
     seal(&mut file, 0);
     assert_eq!(Envelope::detect(&file, SIZE), outside(SIZE, u64::MAX));
+}
+
+#[test]
+fn the_golden_head_is_written_byte_for_byte() {
+    assert_eq!(Envelope::head(PAYLOAD), golden()[..1536]);
+    assert_eq!(Envelope::tail(PAYLOAD).len(), 512 * 3 - 1058 + 1024);
+    assert_eq!(Envelope::tail(1024).len(), 1024);
+}
+
+proptest! {
+    #[test]
+    fn an_envelope_that_is_written_is_found_again(payload_len in 1_u64..1 << 60) {
+        let mut head = Envelope::head(payload_len);
+        prop_assert_eq!(head.len() as u64, Envelope::HEAD_BYTES);
+        head.resize(HEAD_BYTES, 7);
+        let found = Envelope::detect(&head, payload_len + 1536).unwrap();
+        prop_assert_eq!(found, Some(Envelope { payload_offset: 1536, payload_len }));
+    }
 }

@@ -14,7 +14,7 @@ fn put(file: &mut [u8], at: usize, bytes: &[u8]) {
 }
 
 /// The example of the specification: 4096 zeroes in LZ4, with a header that was rewritten.
-fn golden() -> Vec<u8> {
+pub(super) fn golden() -> Vec<u8> {
     let mut slot = b"ZFile\x00\x01\x00tuji.yyf@Alibaba\x60\x00\x00\x00\x4d\x37\x96\x70".to_vec();
     slot.extend(b"\x1b\0\0\0\0\0\0\0\x1e\x02\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x00\x10\0\0\0\0\0\0");
     slot.extend(b"\xa9\xc0\x65\xdb\0\0\0\0\x00\x10\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\x01");
@@ -30,7 +30,7 @@ fn golden() -> Vec<u8> {
 }
 
 /// The golden file as tools that cannot seek leave it: the header is provisional and the trailer counts.
-fn golden_with_trailer() -> Vec<u8> {
+pub(super) fn golden_with_trailer() -> Vec<u8> {
     let mut file = golden();
     let provisional = Header {
         flags: Flags::from_bits(0x13),
