@@ -4,7 +4,7 @@ use std::{error::Error, fmt, io};
 
 use serde::{Deserialize, Serialize};
 
-use crate::source::SourceError;
+use crate::{offline::OfflineError, source::SourceError};
 
 /// What kind of failure it is. The exit codes of `ublk-ctl` and the status codes of the control API follow from it;
 /// both are part of the interface and do not change.
@@ -141,6 +141,23 @@ pub fn class_of_data_error(error: &(dyn Error + 'static)) -> FailureClass {
         cause = error.source();
     }
     FailureClass::Image
+}
+
+impl From<OfflineError> for Failure {
+    fn from(error: OfflineError) -> Self {
+        let class = match &error {
+            OfflineError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                FailureClass::NotFound
+            }
+            OfflineError::Exists(_) | OfflineError::NotReplaceable(_) => FailureClass::Conflict,
+            OfflineError::Nameless(_) | OfflineError::Encode { .. } => FailureClass::Usage,
+            OfflineError::Tar { .. } | OfflineError::Zfile { .. } | OfflineError::Layer { .. } => {
+                FailureClass::Image
+            }
+            _ => FailureClass::Internal,
+        };
+        Self::with_source(class, error.to_string(), error)
+    }
 }
 
 impl fmt::Display for Failure {

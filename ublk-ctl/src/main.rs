@@ -5,6 +5,7 @@ mod client;
 mod cmd;
 mod engine;
 mod interrupt;
+mod offline;
 mod output;
 mod progress;
 

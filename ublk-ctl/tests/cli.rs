@@ -44,6 +44,7 @@ fn each_kind_of_failure_has_its_exit_code_and_says_what_is_wrong() {
     let writable = write("rw.json", r#"{"lowers":[{"file":"/a"}],"upper":{"data":"d","index":"i"}}"#);
     let settings = write("s.toml", "[cache]\nsize_mb = 1\n");
     let text = write("text", "not a layer");
+    let layer = fixture("ext4/L1.z32kt").to_str().unwrap().to_owned();
     let nowhere = dir.path().join("no.sock").to_str().unwrap().to_owned();
     let cases: &[(&[&str], i32, &str)] = &[
         (&["--help"], 0, ""),
@@ -71,6 +72,11 @@ fn each_kind_of_failure_has_its_exit_code_and_says_what_is_wrong() {
         (&["image", "export", "--sha256", "UPPER/case"], 2, "not an image reference"),
         (&["layer", "inspect", &text], 5, "text"),
         (&["layer", "verify", "/nowhere/l"], 3, "/nowhere/l"),
+        (&["layer", "compress", "/nowhere/l", "/nowhere/out"], 3, "/nowhere/l"),
+        (&["layer", "compress", &text, "/nowhere/out"], 5, "not a sealed overlaybd layer"),
+        (&["layer", "compress", &text, "/nowhere/out", "--block-size", "5000"], 2, "--block-size"),
+        (&["layer", "extract", &layer, &text], 7, "--force"),
+        (&["layer", "extract", &layer, "/nowhere/out"], 3, "/nowhere/out"),
         (&["list", "--socket", &nowhere], 8, "systemctl start stratabd"),
         (&["ls", "--socket", &nowhere], 8, "no stratabd"),
         (&["delete", "0", "--socket", &nowhere], 8, "no stratabd"),
@@ -171,6 +177,28 @@ fn a_layer_says_what_it_is_and_that_it_is_sound() {
 }
 
 #[test]
+fn a_layer_is_extracted_and_compressed_to_what_upstream_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (plain, packed) = (path("plain"), path("packed"));
+    let upstreams = fixture("ext4/L1.z32kt");
+    let done = run(&["layer", "extract", upstreams.to_str().unwrap(), &plain, "--json"]);
+    let done: Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!(done["output_bytes"], 2_502_656);
+    let form = ["--block-size", "32768", "--tar", "--threads", "3"];
+    let ended = run(&[&["layer", "compress", &plain, &packed][..], &form].concat());
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    assert!(ended.out.starts_with(&packed), "{}", ended.out);
+    let compared = Command::new("cmp").arg(&packed).arg(&upstreams).status().unwrap();
+    assert!(compared.success(), "they differ");
+    // The other way round the output is there already.
+    let ended = run(&["layer", "compress", &plain, &packed, "--algorithm", "zstd"]);
+    assert_eq!(ended.code, 7);
+    assert_eq!(run(&["layer", "compress", &plain, &packed, "--algorithm", "zstd", "--force"]).code, 0);
+    assert_eq!(run(&["layer", "verify", &packed]).code, 0);
+}
+
+#[test]
 fn a_reader_that_has_gone_is_no_failure() {
     let mut child = Command::new(PROGRAM)
         .args(["completions", "bash"])
@@ -189,8 +217,18 @@ fn completions_and_manual_pages_know_every_command() {
     let script = run(&["completions", "bash"]).out;
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(run(&["man", dir.path().to_str().unwrap()]).code, 0);
-    for command in ["add", "del", "list", "info", "features", "image-export", "layer-inspect", "layer-verify"]
-    {
+    for command in [
+        "add",
+        "del",
+        "list",
+        "info",
+        "features",
+        "image-export",
+        "layer-compress",
+        "layer-extract",
+        "layer-inspect",
+        "layer-verify",
+    ] {
         let page = dir.path().join(format!("ublk-ctl-{command}.1"));
         assert!(page.exists(), "{} is missing", page.display());
         let last = command.rsplit('-').next().unwrap();

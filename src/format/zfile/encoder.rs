@@ -120,7 +120,7 @@ impl Encoder {
     }
 }
 
-fn library(error: std::io::Error) -> EncodeError {
+fn library(error: impl fmt::Display) -> EncodeError {
     EncodeError::Library(error.to_string())
 }
 

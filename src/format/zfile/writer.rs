@@ -65,6 +65,12 @@ impl Writer {
         self.content_bytes
     }
 
+    /// Bytes of the file that the blocks take so far.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> u64 {
+        self.encoded_bytes
+    }
+
     /// What follows the last block.
     #[must_use]
     pub fn finish(self) -> Tail {

@@ -6,6 +6,8 @@ mod del;
 mod features;
 mod image_export;
 mod info;
+mod layer_compress;
+mod layer_extract;
 mod layer_inspect;
 mod layer_verify;
 mod list;
@@ -56,6 +58,10 @@ pub(crate) enum ImageCommand {
 /// Work with single layer files.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LayerCommand {
+    /// Compress a layer file, or compress it in another way
+    Compress(layer_compress::CompressArgs),
+    /// Take a layer out of its compression and envelope
+    Extract(layer_extract::ExtractArgs),
     /// Show what a layer file says of itself
     Inspect(layer_inspect::InspectArgs),
     /// Read all of a layer file and check everything that can be checked
@@ -72,6 +78,8 @@ impl Command {
             Self::Info(args) => args.run(global, output),
             Self::Features(args) => args.run(global, output),
             Self::Image(ImageCommand::Export(args)) => args.run(global, output),
+            Self::Layer(LayerCommand::Compress(args)) => args.run(output),
+            Self::Layer(LayerCommand::Extract(args)) => args.run(output),
             Self::Layer(LayerCommand::Inspect(args)) => args.run(global, output),
             Self::Layer(LayerCommand::Verify(args)) => args.run(global, output),
             Self::Completions(args) => args.run(),

@@ -1,0 +1,159 @@
+//! The LSMT file inside a layer file, whether it lies there as it is, compressed, enveloped, or both.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::{FileExt, MetadataExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::OfflineError;
+use crate::{
+    block::ByteRange,
+    format::{
+        lsmt::{self, LayerLayout},
+        tar::{self, Envelope},
+        zfile::{self, Decoder, JumpTable, Layout, Start, is_zfile},
+    },
+};
+
+/// A file whose content can be read. Clones share it; each thread has its own.
+#[derive(Debug, Clone)]
+pub(super) struct Content {
+    path: Arc<PathBuf>,
+    file: Arc<File>,
+    /// The LSMT file, or the ZFile around it.
+    payload: ByteRange,
+    table: Option<Arc<JumpTable>>,
+}
+
+/// What one thread reads with.
+#[derive(Debug, Default)]
+pub(super) struct Bench {
+    decoder: Decoder,
+    encoded: Vec<u8>,
+    block: Vec<u8>,
+}
+
+impl Content {
+    /// Opens the layer file at `path` and checks all that stands around its blocks.
+    pub(super) fn open(path: &Path) -> Result<Self, OfflineError> {
+        let file = File::open(path).map_err(OfflineError::io(path, "open it"))?;
+        let size = file.metadata().map_err(OfflineError::io(path, "open it"))?.size();
+        let whole = Self {
+            path: Arc::new(path.to_owned()),
+            file: Arc::new(file),
+            payload: ByteRange::between(0, size),
+            table: None,
+        };
+        let head = whole.bytes(ByteRange::between(0, size.min(tar::HEAD_BYTES as u64)))?;
+        let detected = Envelope::detect(&head, size);
+        let envelope = detected.map_err(|source| OfflineError::Tar { path: path.to_owned(), source })?;
+        let payload = envelope.and_then(|found| ByteRange::new(found.payload_offset, found.payload_len).ok());
+        let inner = Self { payload: payload.unwrap_or(whole.payload), ..whole };
+        let slot = inner.bytes(inner.part(0, zfile::SLOT_BYTES as u64))?;
+        if !is_zfile(&slot) {
+            return Ok(inner);
+        }
+        let table = inner.open_table(&slot)?;
+        Ok(Self { table: Some(Arc::new(table)), ..inner })
+    }
+
+    /// Opens the layer file at `path` and makes sure that it has a sealed layer.
+    pub(super) fn open_layer(path: &Path) -> Result<Self, OfflineError> {
+        let content = Self::open(path)?;
+        let size = content.size_bytes();
+        let wrong = |source| OfflineError::Layer { path: path.to_owned(), source };
+        let trailer = LayerLayout::trailer_range(size).map_err(wrong)?;
+        let mut bench = Bench::default();
+        let mut slots = [vec![0; lsmt::SLOT_BYTES], vec![0; lsmt::SLOT_BYTES]];
+        let [header, last] = &mut slots;
+        content.read(&mut bench, 0, header)?;
+        content.read(&mut bench, trailer.start(), last)?;
+        LayerLayout::decode(header, last, size).map_err(wrong)?;
+        Ok(content)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of the content.
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.table.as_ref().map_or(self.payload.len(), |table| table.layout().content_bytes())
+    }
+
+    /// Fills `dest` from `offset` of the content; all of it must lie inside.
+    pub(super) fn read(&self, bench: &mut Bench, offset: u64, dest: &mut [u8]) -> Result<(), OfflineError> {
+        let Some(table) = &self.table else {
+            let at = self.payload.start().saturating_add(offset);
+            return self.file.read_exact_at(dest, at).map_err(OfflineError::io(&self.path, "read it"));
+        };
+        let size = u64::from(table.layout().block_size());
+        let (mut at, mut rest) = (offset, dest);
+        while !rest.is_empty() {
+            let number = u32::try_from(at / size).unwrap_or(u32::MAX);
+            self.decode(bench, table, number)?;
+            let from = usize::try_from(at % size).unwrap_or(usize::MAX);
+            let bytes = bench.block.get(from..).unwrap_or_default();
+            let count = bytes.len().min(rest.len());
+            let (Some((part, left)), Some(bytes)) = (rest.split_at_mut_checked(count), bytes.get(..count))
+            else {
+                return Err(self.ended());
+            };
+            part.copy_from_slice(bytes);
+            rest = left;
+            at = at.saturating_add(count as u64);
+        }
+        Ok(())
+    }
+
+    /// Decodes a block into the bench.
+    fn decode(&self, bench: &mut Bench, table: &JumpTable, number: u32) -> Result<(), OfflineError> {
+        let wrong = |source| OfflineError::Zfile { path: self.path.to_path_buf(), source };
+        let layout = table.layout();
+        let block = table.block(number).ok_or_else(|| self.ended())?;
+        bench.encoded.resize(usize::try_from(block.encoded.len()).unwrap_or(0), 0);
+        bench.block.resize(usize::try_from(block.content.len()).unwrap_or(0), 0);
+        let at = self.payload.start().saturating_add(block.encoded.start());
+        self.file.read_exact_at(&mut bench.encoded, at).map_err(OfflineError::io(&self.path, "read it"))?;
+        bench.decoder.decode(layout, &block, &bench.encoded, &mut bench.block).map_err(wrong)
+    }
+
+    /// What a read past the end of the content comes to.
+    fn ended(&self) -> OfflineError {
+        OfflineError::io(&self.path, "read it")(io::ErrorKind::UnexpectedEof.into())
+    }
+
+    fn open_table(&self, slot: &[u8]) -> Result<JumpTable, OfflineError> {
+        let wrong = |source| OfflineError::Zfile { path: self.path.to_path_buf(), source };
+        let size = self.payload.len();
+        let layout = match Start::decode(slot, size).map_err(wrong)? {
+            Start::Complete(layout) => layout,
+            Start::TrailerAt(range) => {
+                let trailer = self.bytes(self.part(range.start(), range.len()))?;
+                Layout::from_trailer(&trailer, size).map_err(wrong)?
+            }
+        };
+        let index = layout.index_range();
+        // Checked against the size of the file when the layout was decoded.
+        let index = self.bytes(self.part(index.start(), index.len()))?;
+        JumpTable::decode(layout, &index).map_err(wrong)
+    }
+
+    /// `len` bytes at `offset` of the payload, as far as it goes.
+    fn part(&self, offset: u64, len: u64) -> ByteRange {
+        let start = self.payload.start().saturating_add(offset).min(self.payload.end());
+        ByteRange::between(start, start.saturating_add(len).min(self.payload.end()))
+    }
+
+    /// Bytes of the file, which the caller knows to be few.
+    fn bytes(&self, range: ByteRange) -> Result<Vec<u8>, OfflineError> {
+        let mut bytes = vec![0; usize::try_from(range.len()).unwrap_or(0)];
+        self.file
+            .read_exact_at(&mut bytes, range.start())
+            .map_err(OfflineError::io(&self.path, "read it"))?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,83 @@
+//! Why a tool made nothing.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use crate::format::{
+    lsmt::LsmtError,
+    tar::TarError,
+    zfile::{EncodeError, ZfileError},
+};
+
+/// What kept a tool from its output. The text names the file, and the message of the source the offset and the rule.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OfflineError {
+    /// A file cannot be opened, read, written or named.
+    #[error("{path}: cannot {action}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Something of that name is there, and was not to be replaced.
+    #[error("{0}: exists already (--force replaces it)")]
+    Exists(PathBuf),
+    /// Only a regular file may be replaced.
+    #[error("{0}: not a regular file, which alone can be replaced")]
+    NotReplaceable(PathBuf),
+    /// The output's path ends in no name.
+    #[error("{0}: not the name of a file")]
+    Nameless(PathBuf),
+    /// The envelope of the input is wrong.
+    #[error("{path}: damaged tar envelope")]
+    Tar {
+        /// The file.
+        path: PathBuf,
+        /// The rule.
+        source: TarError,
+    },
+    /// The input is compressed and damaged.
+    #[error("{path}: damaged ZFile")]
+    Zfile {
+        /// The file.
+        path: PathBuf,
+        /// The rule.
+        source: ZfileError,
+    },
+    /// The input is no sealed layer, or is damaged.
+    #[error("{path}: not a sealed overlaybd layer")]
+    Layer {
+        /// The file.
+        path: PathBuf,
+        /// The rule.
+        source: LsmtError,
+    },
+    /// The output cannot be written in this form.
+    #[error("{path}: cannot be compressed so")]
+    Encode {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: EncodeError,
+    },
+    /// Whoever started it has ended it.
+    #[error("interrupted")]
+    Cancelled,
+    /// A thread of the tool has panicked.
+    #[error("a thread of the tool has failed")]
+    Thread,
+}
+
+impl OfflineError {
+    /// A system's answer about `path`, for `map_err`.
+    pub(super) fn io(path: &Path, action: &'static str) -> impl Fn(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path: path.clone(), action, source }
+    }
+}

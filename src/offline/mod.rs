@@ -1,0 +1,47 @@
+//! The offline toolbox: makes layer files from layer files, with plain reads and writes and some threads.
+//!
+//! Every tool streams: memory is some chunks for each thread and four bytes for each compressed block, however large the
+//! layer. The output has its name only when it is complete and on disk; until then, and when the tool fails or is
+//! interrupted, nothing of that name is touched.
+
+mod compress;
+mod content;
+mod error;
+mod extract;
+mod part_file;
+mod pipeline;
+
+use std::{
+    num::NonZeroUsize,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+pub use compress::{CompressOptions, Compressed, compress};
+pub use error::OfflineError;
+pub use extract::{ExtractOptions, Extracted, extract};
+pub use part_file::PartFile;
+
+/// How whoever started a tool follows it and ends it.
+#[derive(Debug, Default)]
+pub struct Watch<P> {
+    /// Is told the bytes of the content that are done and those that there are.
+    pub progress: P,
+    /// Ends the tool, soon, when it is set.
+    pub cancelled: AtomicBool,
+}
+
+impl<P: Fn(u64, u64)> Watch<P> {
+    fn tell(&self, done_bytes: u64, total_bytes: u64) -> Result<(), OfflineError> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(OfflineError::Cancelled);
+        }
+        (self.progress)(done_bytes, total_bytes);
+        Ok(())
+    }
+}
+
+/// As many threads as there are processors for this process.
+#[must_use]
+pub fn default_threads() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}

@@ -1,0 +1,227 @@
+//! The offline tools: layers that change their form as upstream's tools would write it, and outputs whole or not at all.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics fails")]
+
+#[path = "support/fixtures.rs"]
+#[expect(dead_code, reason = "each test binary uses a part of the support")]
+mod fixtures;
+#[path = "support/layer_writer.rs"]
+#[expect(dead_code, unreachable_pub, reason = "each test binary uses a part of the support")]
+#[expect(clippy::cast_possible_truncation, reason = "the layers of tests are small")]
+mod layer_writer;
+
+use std::{
+    fs,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use fixtures::Fixture;
+use stratabd::{
+    format::zfile::{Algorithm, BlockFormat},
+    offline::{CompressOptions, ExtractOptions, OfflineError, Watch, compress, extract},
+};
+
+fn quiet() -> Watch<fn(u64, u64)> {
+    Watch { progress: |_, _| {}, cancelled: false.into() }
+}
+
+fn options(algorithm: Algorithm, block_size: u32, tar: bool, threads: usize) -> CompressOptions {
+    let format = BlockFormat::new(algorithm, block_size).unwrap();
+    CompressOptions { format, tar, threads: NonZeroUsize::new(threads).unwrap(), overwrite: false }
+}
+
+fn extraction(threads: usize) -> ExtractOptions {
+    ExtractOptions { threads: NonZeroUsize::new(threads).unwrap(), overwrite: false }
+}
+
+/// A folder with one file of these bytes.
+fn file_of(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("layer");
+    fs::write(&path, bytes).unwrap();
+    (dir, path)
+}
+
+/// The names in a folder, hidden ones too.
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut fs::File::open(path).unwrap(), &mut bytes).unwrap();
+    bytes
+}
+
+/// Words between runs of noise, in a layer with holes.
+fn sample() -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut flat = Vec::new();
+    while flat.len() < 3 << 20 {
+        match random.u8(0..3) {
+            0 => flat.extend((0..5000).map(|_| random.u8(..))),
+            1 => flat.extend(b"the same words over and over ".iter().cycle().take(9000)),
+            _ => flat.resize(flat.len() + 20_000, 0),
+        }
+    }
+    flat.truncate(3 << 20);
+    layer_writer::lsmt_of(&flat)
+}
+
+#[test]
+fn a_compressed_layer_is_what_upstreams_commit_makes_of_the_same_layer() {
+    for (plain, packed, block_size, tar) in [
+        ("ext4/L0.lsmt.xz", "ext4/L0.z4k", 4096, false),
+        ("ext4/L0.lsmt.xz", "ext4/L0.z4kmt", 4096, false),
+        ("ext4/L0.lsmt.xz", "ext4/L0.zt4k", 4096, true),
+        ("ext4/L0.lsmt.xz", "ext4/L0.z16k", 16_384, false),
+        ("ext4/L1.lsmt.xz", "ext4/L1.z4k", 4096, false),
+        ("ext4/L1.lsmt.xz", "ext4/L1.zt4k", 4096, true),
+        ("ext4/L1.lsmt.xz", "ext4/L1.z32kt", 32_768, true),
+    ] {
+        let plain = Fixture::named(plain).read();
+        let upstreams = Fixture::named(packed).read();
+        let (dir, path) = file_of(&plain);
+        let output = dir.path().join("out");
+        let done = compress(&path, &output, &options(Algorithm::Lz4, block_size, tar, 3), &quiet()).unwrap();
+        assert!(bytes(&output) == upstreams, "{packed}");
+        assert_eq!((done.content_bytes, done.output_bytes), (plain.len() as u64, upstreams.len() as u64));
+        let back = dir.path().join("back");
+        extract(&output, &back, &extraction(2), &quiet()).unwrap();
+        assert!(bytes(&back) == plain, "{packed}");
+    }
+}
+
+#[test]
+fn every_form_of_a_layer_of_upstream_is_taken_out_of_it() {
+    for (plain, packed) in [
+        ("ext4/L0.lsmt.xz", "ext4/L0.zstd4k"),
+        ("ext4/L0.lsmt.xz", "ext4/L0.zstd64kt"),
+        ("ext4/L0.lsmt.xz", "ext4/L0.z64k"),
+        ("ext4/L1.lsmt.xz", "ext4/L1.zstd8k"),
+    ] {
+        let (dir, path) = file_of(&Fixture::named(packed).read());
+        let output = dir.path().join("out");
+        extract(&path, &output, &extraction(3), &quiet()).unwrap();
+        assert!(bytes(&output) == Fixture::named(plain).read(), "{packed}");
+    }
+}
+
+#[test]
+fn any_number_of_threads_makes_the_same_bytes_and_any_form_becomes_any_other() {
+    let layer = sample();
+    let (dir, path) = file_of(&layer);
+    let mut last = path;
+    let mut number = 0;
+    for algorithm in [Algorithm::Lz4, Algorithm::Zstd] {
+        for (block_size, tar) in [(4096, false), (8192, true), (32_768, false)] {
+            let outputs = [1, 2, 7].map(|threads| {
+                number += 1;
+                let output = dir.path().join(format!("out{number}"));
+                compress(&last, &output, &options(algorithm, block_size, tar, threads), &quiet()).unwrap();
+                output
+            });
+            assert!(bytes(&outputs[0]) == bytes(&outputs[1]) && bytes(&outputs[0]) == bytes(&outputs[2]));
+            let back = dir.path().join(format!("back{number}"));
+            extract(&outputs[0], &back, &extraction(4), &quiet()).unwrap();
+            assert!(bytes(&back) == layer, "{algorithm:?} {block_size} {tar}");
+            // The next one begins with this form.
+            last = outputs.into_iter().next().unwrap();
+        }
+    }
+}
+
+#[test]
+fn progress_goes_up_to_the_whole_and_an_empty_layer_is_one() {
+    let (dir, path) = file_of(&sample());
+    let told = AtomicU64::new(0);
+    let watch = Watch {
+        progress: |done: u64, total: u64| {
+            assert!(told.swap(done, Ordering::Relaxed) < done && done <= total);
+        },
+        cancelled: false.into(),
+    };
+    let done =
+        compress(&path, &dir.path().join("out"), &options(Algorithm::Lz4, 4096, true, 2), &watch).unwrap();
+    assert_eq!(told.load(Ordering::Relaxed), done.content_bytes);
+
+    let empty = Fixture::named("lsmt/empty.lsmt").read();
+    let (dir, path) = file_of(&empty);
+    let (packed, back) = (dir.path().join("packed"), dir.path().join("back"));
+    compress(&path, &packed, &options(Algorithm::Zstd, 65_536, true, 2), &quiet()).unwrap();
+    extract(&packed, &back, &extraction(1), &quiet()).unwrap();
+    assert!(bytes(&back) == empty);
+}
+
+#[test]
+fn what_is_there_is_replaced_only_on_request_and_as_a_whole() {
+    let (dir, path) = file_of(&sample());
+    let output = dir.path().join("out");
+    fs::write(&output, "precious").unwrap();
+    let options = options(Algorithm::Lz4, 4096, false, 2);
+    let refused = compress(&path, &output, &options, &quiet()).unwrap_err();
+    assert!(matches!(refused, OfflineError::Exists(_)), "{refused}");
+    assert_eq!(bytes(&output), b"precious");
+    compress(&path, &output, &CompressOptions { overwrite: true, ..options }, &quiet()).unwrap();
+    assert_ne!(bytes(&output), b"precious");
+    // Its own input, too: what is read stays until all of the new file is there.
+    let before = bytes(&path);
+    compress(&path, &path, &CompressOptions { overwrite: true, ..options }, &quiet()).unwrap();
+    assert!(bytes(&path) == bytes(&output));
+    extract(&path, &path, &ExtractOptions { overwrite: true, ..extraction(2) }, &quiet()).unwrap();
+    assert!(bytes(&path) == before);
+    for odd in [dir.path().to_owned(), PathBuf::from("/dev/null"), dir.path().join("..")] {
+        let refused = compress(&path, &odd, &CompressOptions { overwrite: true, ..options }, &quiet());
+        assert!(matches!(refused, Err(OfflineError::NotReplaceable(_))), "{odd:?}");
+    }
+    assert_eq!(names(dir.path()), ["layer", "out"]);
+}
+
+#[test]
+fn whatever_goes_wrong_leaves_nothing_and_names_file_and_rule() {
+    let noise: Vec<u8> = {
+        let mut random = fastrand::Rng::with_seed(9);
+        (0..1 << 20).map(|_| random.u8(..)).collect()
+    };
+    let incompressible = layer_writer::lsmt_of(&noise);
+    let mut damaged = layer_writer::zfile(&sample(), layer_writer::Algorithm::Lz4, 4096);
+    damaged[100_000] ^= 1;
+    let mut cut = layer_writer::tar(&damaged);
+    cut.truncate(200_000);
+    for (input, block_size, wanted) in [
+        (&incompressible, 65_536, "use blocks of 32 KiB or less"),
+        (&damaged, 4096, "checksum"),
+        (&cut, 4096, "envelope"),
+        (&noise, 4096, "not a sealed overlaybd layer"),
+        (&Vec::new(), 4096, "not a sealed overlaybd layer"),
+    ] {
+        let (dir, path) = file_of(input);
+        let output = dir.path().join("out");
+        let failed =
+            compress(&path, &output, &options(Algorithm::Lz4, block_size, true, 2), &quiet()).unwrap_err();
+        let cause = std::error::Error::source(&failed).map_or_else(String::new, ToString::to_string);
+        let text = format!("{failed}: {cause}");
+        assert!(text.contains(wanted) && text.contains(path.to_str().unwrap()), "{text}");
+        if wanted != "use blocks of 32 KiB or less" {
+            assert!(extract(&path, &output, &extraction(2), &quiet()).is_err());
+        }
+        assert_eq!(names(dir.path()), ["layer"]);
+    }
+}
+
+#[test]
+fn a_tool_that_is_ended_leaves_nothing() {
+    let (dir, path) = file_of(&sample());
+    let watch = quiet();
+    watch.cancelled.store(true, Ordering::Relaxed);
+    let output = dir.path().join("out");
+    let ended = compress(&path, &output, &options(Algorithm::Lz4, 4096, true, 2), &watch);
+    assert!(matches!(ended, Err(OfflineError::Cancelled)));
+    let ended = extract(&path, &output, &extraction(2), &watch);
+    assert!(matches!(ended, Err(OfflineError::Cancelled)));
+    assert_eq!(names(dir.path()), ["layer"]);
+}

@@ -1,0 +1,42 @@
+//! Runs an offline tool: with a bar, and until the user ends it.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use stratabd::{
+    offline::{OfflineError, Watch},
+    server::failure::{Failure, FailureClass},
+};
+use tokio::task;
+
+use crate::{block_on, interrupt::Interrupt, progress::Progress};
+
+/// What a tool is followed with.
+pub(crate) type Follow = Watch<Box<dyn Fn(u64, u64) + Send + Sync>>;
+
+/// Does `work` on a thread of its own; an interruption ends it, and it has then made nothing.
+pub(crate) fn run<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce(&Follow) -> Result<T, OfflineError> + Send + 'static,
+) -> Result<T, Failure> {
+    block_on(async {
+        let mut interrupt = Interrupt::catch()?;
+        let bar = Progress::new(what, 0);
+        let progress = Box::new(move |done_bytes, total_bytes| {
+            bar.set_total(total_bytes);
+            bar.set(done_bytes);
+        });
+        let follow: Arc<Follow> = Arc::new(Watch { progress, cancelled: false.into() });
+        let its = Arc::clone(&follow);
+        let mut working = task::spawn_blocking(move || work(&its));
+        let ended = tokio::select! {
+            ended = &mut working => ended,
+            () = interrupt.wait() => {
+                follow.cancelled.store(true, Ordering::Relaxed);
+                working.await
+            }
+        };
+        let ended = ended
+            .map_err(|source| Failure::with_source(FailureClass::Internal, "the tool has failed", source))?;
+        ended.map_err(Failure::from)
+    })
+}
