@@ -2,9 +2,8 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::Read,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -13,19 +12,24 @@ use serde_json::Value;
 use crate::{
     frame::{in_guest, output_of},
     registry::RANDOM,
-    support::registry::{Registry, Serving, push_image},
+    support::{
+        daemon::{Daemon, plain_http},
+        device::Attached,
+        process::ended,
+        registry::{Registry, Serving, push_image},
+    },
     tree,
 };
 
 const STACK: [&str; 3] = ["ext4/L0.zt4k", "ext4/L1.z32kt", "ext4/L2.zt4k"];
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     std::env::var("STRATABD_FIXTURES").unwrap_or_else(|_| "/fixtures".to_owned()).into()
 }
 
 /// A configuration of the first `count` layers in a folder of its own.
-fn config(dir: &Path, count: usize) -> String {
+pub(crate) fn config(dir: &Path, count: usize) -> String {
     let lowers: Vec<Value> =
         STACK[..count].iter().map(|name| serde_json::json!({"file": fixtures().join(name)})).collect();
     let path = dir.join(format!("config-{count}.json"));
@@ -33,79 +37,9 @@ fn config(dir: &Path, count: usize) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// A daemon with the socket and the state in a folder of their own.
-pub(crate) struct Daemon {
-    process: Child,
-    dir: PathBuf,
-}
-
-impl Daemon {
-    fn start(dir: &Path) -> Self {
-        Self::start_with(dir, &["--set", "cache.enabled=false", "--private-mounts"])
-    }
-
-    /// Starts it with further arguments and waits until it is ready.
-    pub(crate) fn start_with(dir: &Path, arguments: &[&str]) -> Self {
-        let mut process = Command::new("stratabd")
-            .arg("--state-dir")
-            .arg(dir)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap());
-        loop {
-            let mut line = String::new();
-            assert_ne!(lines.read_line(&mut line).unwrap(), 0, "the daemon has ended");
-            eprint!("{line}");
-            if line.contains("ready") {
-                break;
-            }
-        }
-        std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::stderr()));
-        Self { process, dir: dir.to_owned() }
-    }
-
-    pub(crate) fn ctl(&self, arguments: &[&str]) -> Output {
-        Command::new("ublk-ctl")
-            .arg("--socket")
-            .arg(self.dir.join("stratabd.sock"))
-            .args(arguments)
-            .output()
-            .unwrap()
-    }
-
-    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
-        let output = self.ctl(&[arguments, &["--json"]].concat());
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// Signals it and waits for its end.
-    pub(crate) fn end(mut self, signal: &str) -> Option<i32> {
-        output_of("kill", &[signal, &self.process.id().to_string()]);
-        ended(&mut self.process)
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn ended(process: &mut Child) -> Option<i32> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = process.try_wait().unwrap() {
-            return status.code();
-        }
-        assert!(Instant::now() < deadline, "the process does not end");
-        #[expect(clippy::disallowed_methods, reason = "a test waits for a child process")]
-        std::thread::sleep(Duration::from_millis(20));
-    }
+/// A daemon that serves files.
+pub(crate) fn start(dir: &Path) -> Daemon {
+    Daemon::start(dir, &["cache.enabled=false", "daemon.private_mounts=true"])
 }
 
 #[test]
@@ -114,7 +48,7 @@ fn a_device_of_the_daemon_shows_upstreams_file_tree_and_goes_again() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path());
+    let daemon = start(dir.path());
     let features = daemon.json(&["features"]);
     assert!(features["names"].to_string().contains("USER_COPY"), "{features}");
     let added = daemon.json(&["add", "--config", &config(dir.path(), 3), "--queues", "2"]);
@@ -151,25 +85,20 @@ fn two_devices_of_one_image_share_it_and_sigterm_removes_both() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path());
+    let daemon = start(dir.path());
     let config = config(dir.path(), 2);
-    let paths =
-        [0, 1].map(|_| daemon.json(&["create", "--config", &config])["path"].as_str().unwrap().to_owned());
+    let paths = [0, 1].map(|_| daemon.add(&["--config", &config]));
     assert_ne!(paths[0], paths[1]);
     for path in &paths {
-        tree::compare_device(Path::new(path), &fixtures().join("ext4/tree-0..1.jsonl"));
+        tree::compare_device(path, &fixtures().join("ext4/tree-0..1.jsonl"));
     }
-    let mut stream = std::os::unix::net::UnixStream::connect(dir.path().join("stratabd.sock")).unwrap();
-    std::io::Write::write_all(&mut stream, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        .unwrap();
-    let mut metrics = String::new();
-    stream.read_to_string(&mut metrics).unwrap();
+    let metrics = daemon.metrics();
     let images: Vec<_> = metrics.lines().filter(|line| line.starts_with("stratabd_device_image{")).collect();
     let image = |line: &str| line.split("image=").nth(1).map(str::to_owned);
     assert_eq!((images.len(), image(images[0])), (2, image(images[1])), "{images:?}");
     assert_eq!(daemon.end("-TERM"), Some(0));
     for path in &paths {
-        assert!(!Path::new(path).exists(), "{path} is left");
+        assert!(!path.exists(), "{} is left", path.display());
     }
 }
 
@@ -179,13 +108,12 @@ fn threads_do_not_grow_with_devices() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path());
-    let threads = || fs::read_dir(format!("/proc/{}/task", daemon.process.id())).unwrap().count();
+    let daemon = start(dir.path());
+    let threads = || fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap().count();
     let before = threads();
     let config = config(dir.path(), 2);
     for _ in 0..24 {
-        let added = daemon.json(&["add", "--config", &config, "--queues", "2"]);
-        let mut file = fs::File::open(added["path"].as_str().unwrap()).unwrap();
+        let mut file = fs::File::open(daemon.add(&["--config", &config, "--queues", "2"])).unwrap();
         file.read_exact(&mut [0; 1 << 16]).unwrap();
     }
     // A few of the runtime's and of the kernel's wait some seconds for more work.
@@ -206,9 +134,8 @@ fn sigterm_ends_a_daemon_whose_reads_and_adds_wait_for_a_registry() {
     let registry = Registry::start(dir.path(), &Serving::default());
     let address = registry.address();
     push_image(address, "team/app", "v1", &RANDOM.blobs());
-    let plain = format!("registry.hosts.\"{address}\".plain_http=true");
-    let settings = ["--set", &plain, "--set", "cache.enabled=false", "--set", "daemon.drain_timeout_ms=8000"];
-    let daemon = Daemon::start_with(&dir.path().join("state"), &settings);
+    let settings = [&plain_http(address), "cache.enabled=false", "daemon.drain_timeout_ms=8000"];
+    let daemon = Daemon::start(dir.path(), &settings);
     let image = format!("{address}/team/app:v1");
     let added = daemon.json(&["add", &image]);
     let (path, size_bytes) =
@@ -219,12 +146,7 @@ fn sigterm_ends_a_daemon_whose_reads_and_adds_wait_for_a_registry() {
         let path = path.clone();
         std::thread::spawn(move || std::io::copy(&mut fs::File::open(path)?, &mut std::io::sink()))
     };
-    let mut adding = Command::new("ublk-ctl")
-        .arg("--socket")
-        .arg(dir.path().join("state/stratabd.sock"))
-        .args(["add", &image, "--id", "9"])
-        .spawn()
-        .unwrap();
+    let mut adding = daemon.command(&["add", &image, "--id", "9"]).spawn().unwrap();
     let deadline = Instant::now() + PATIENCE;
     let is_adding = || daemon.json(&["list"]).to_string().contains("attaching");
     let in_flight = format!("/sys/block/{}/inflight", path.trim_start_matches("/dev/"));
@@ -251,11 +173,11 @@ fn what_a_killed_daemon_leaves_is_attached_again_by_the_next_one() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path());
+    let daemon = start(dir.path());
     let added = daemon.json(&["add", "--config", &config(dir.path(), 3), "--id", "11"]);
     assert_eq!(added["path"], "/dev/ublkb11");
     daemon.end("-KILL");
-    let next = Daemon::start(dir.path());
+    let next = start(dir.path());
     let list = next.json(&["list"]);
     assert_eq!(
         (&list["devices"][0]["id"], &list["devices"][0]["state"]),
@@ -273,17 +195,10 @@ fn the_foreground_command_serves_until_it_is_told_to_end() {
     }
     let dir = tempfile::tempdir().unwrap();
     for signal in ["-INT", "-TERM"] {
-        let mut server = Command::new("ublk-ctl")
-            .args(["add", "--foreground", "--no-cache", "--config", &config(dir.path(), 3)])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut path = String::new();
-        BufReader::new(server.stdout.take().unwrap()).read_line(&mut path).unwrap();
-        let path = path.trim().to_owned();
-        tree::compare_device(Path::new(&path), &fixtures().join("ext4/tree-0..2.jsonl"));
-        output_of("kill", &[signal, &server.id().to_string()]);
-        assert_eq!(ended(&mut server), Some(0));
-        assert!(!Path::new(&path).exists());
+        let mut device = Attached::add(&["--no-cache", "--config", &config(dir.path(), 3)]);
+        tree::compare_device(device.path(), &fixtures().join("ext4/tree-0..2.jsonl"));
+        device.signal(signal);
+        assert_eq!(device.ended(), Some(0));
+        assert!(!device.path().exists());
     }
 }

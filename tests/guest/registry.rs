@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     frame::in_guest,
     support::{
-        daemon::Daemon,
+        daemon::{Daemon, plain_http},
         device::Attached,
         fault_proxy::FaultProxy,
         registry::{Registry, Serving, push_image},
@@ -257,18 +257,18 @@ fn two_devices_of_one_daemon_fetch_each_byte_once_and_the_second_asks_for_nothin
     let root = tempfile::tempdir().unwrap();
     let counted = Counted::start(root.path(), &WHOLE);
     let host = counted.proxy.address();
-    let daemon = Daemon::start(&root.path().join("daemon"), &host, &[]);
+    let daemon = Daemon::start(root.path(), &[&plain_http(&host)]);
     // A tag may mean another image tomorrow, and is asked for each time; a digest never does.
     let image = format!("{host}/team/app@{}", counted.digest);
-    let first = daemon.add(&image);
+    let first = daemon.add(&[&image]);
     let before = counted.proxy.requests();
-    let second = daemon.add(&image);
+    let second = daemon.add(&[&image]);
     assert_eq!(counted.proxy.requests(), before, "requests to attach the second device");
     assert_all_are(&WHOLE, &[&first, &second]);
     let (fetched, blobs) = (counted.fetched(), counted.blob_bytes);
     println!("{fetched} bytes fetched for blobs of {blobs}");
     assert!(fetched <= blobs, "{fetched} bytes fetched for blobs of {blobs}");
     let before = counted.proxy.requests();
-    WHOLE.assert_is(&daemon.add(&image));
+    WHOLE.assert_is(&daemon.add(&[&image]));
     assert_eq!(counted.proxy.requests(), before, "requests for what is cached");
 }

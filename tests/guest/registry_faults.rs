@@ -12,7 +12,7 @@ use std::{
 use crate::{
     frame::in_guest,
     support::{
-        daemon::Daemon,
+        daemon::{Daemon, plain_http},
         device::Attached,
         fault_proxy::{Behaviour, Fault, FaultProxy},
         layer_writer::{Algorithm, lsmt, tar, zfile},
@@ -96,8 +96,10 @@ impl Bench {
     fn serve(&mut self, set: &[&str]) -> (Daemon, PathBuf) {
         self.round += 1;
         let host = self.proxy.address();
-        let daemon = Daemon::start(&self.root.path().join(format!("daemon-{}", self.round)), &host, set);
-        let device = daemon.add(&format!("{host}/test:latest"));
+        let plain = plain_http(&host);
+        let settings = [&[plain.as_str()], set].concat();
+        let daemon = Daemon::start(&self.root.path().join(format!("daemon-{}", self.round)), &settings);
+        let device = daemon.add(&[&format!("{host}/test:latest")]);
         (daemon, device)
     }
 

@@ -1,65 +1,104 @@
-//! A daemon with the registries and the cache of a test, for the tests that run where ublk is.
+//! A daemon as a process of its own, for the tests that run where ublk is.
 
 use std::{
-    fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
+
+use serde_json::Value;
+
+use super::process::{self, Said};
 
 /// A running `stratabd`; dropping it ends it, and with it all of its devices.
 pub struct Daemon {
     process: Child,
     socket: PathBuf,
+    is_ended: bool,
+}
+
+/// The setting that makes a daemon speak plain HTTP to `host`.
+pub fn plain_http(host: impl std::fmt::Display) -> String {
+    format!("registry.hosts.\"{host}\".plain_http=true")
 }
 
 impl Daemon {
-    /// Starts one whose state and cache lie below `dir`, and which speaks plain HTTP to `host`; `set` has other settings.
-    pub fn start(dir: &Path, host: &str, set: &[&str]) -> Self {
-        fs::create_dir_all(dir).unwrap();
-        let settings = dir.join("stratabd.toml");
-        fs::write(&settings, format!("[registry.hosts.\"{host}\"]\nplain_http = true\n")).unwrap();
+    /// Starts one whose state, socket and cache lie below `dir`, with settings as `key=value`, and waits until it is ready.
+    pub fn start(dir: &Path, settings: &[&str]) -> Self {
         let state = dir.join("state");
         let mut command = Command::new("stratabd");
-        command.arg("--config").arg(&settings).arg("--state-dir").arg(&state);
-        command.arg("--cache-dir").arg(dir.join("cache"));
-        command.args(set.iter().flat_map(|setting| ["--set", *setting]));
+        command.arg("--state-dir").arg(&state).arg("--cache-dir").arg(dir.join("cache"));
+        command.args(settings.iter().flat_map(|setting| ["--set", *setting]));
         let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("ready") {
-            line.clear();
-            assert_ne!(lines.read_line(&mut line).unwrap(), 0, "the daemon has ended");
-            eprint!("{line}");
-        }
-        // The rest of what it says must not fill the pipe.
-        std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::stderr()));
-        Self { process, socket: state.join("stratabd.sock") }
+        Said::listen(process.stderr.take().unwrap()).wait_for("ready");
+        Self { process, socket: state.join("stratabd.sock"), is_ended: false }
     }
 
-    /// Makes a device of `image` and returns its path.
-    pub fn add(&self, image: &str) -> PathBuf {
-        let output =
-            Command::new("ublk-ctl").arg("--socket").arg(&self.socket).args(["add", image]).output().unwrap();
-        assert!(output.status.success(), "add {image}: {}", String::from_utf8_lossy(&output.stderr));
-        PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+    /// The number of its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
-    /// The counter or gauge of this name that has no labels.
-    pub fn metric(&self, name: &str) -> u64 {
+    /// The tool, told to talk to this daemon.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("ublk-ctl");
+        command.arg("--socket").arg(&self.socket).args(arguments);
+        command
+    }
+
+    /// What the tool answers to `arguments`.
+    pub fn ctl(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// As [`Daemon::ctl`], for what must succeed.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.ctl(&[arguments, &["--json"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Makes a device as `arguments` say and returns its path.
+    pub fn add(&self, arguments: &[&str]) -> PathBuf {
+        self.json(&[&["add"], arguments].concat())["path"].as_str().unwrap().into()
+    }
+
+    /// All metrics.
+    pub fn metrics(&self) -> String {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// The counter or gauge of this name that has no labels.
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = self.metrics();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: &str) {
+        process::signal(&self.process, signal);
+    }
+
+    /// Sends it a signal and waits for its end; returns its status, None where a signal has ended it.
+    pub fn end(mut self, signal: &str) -> Option<i32> {
+        self.signal(signal);
+        self.is_ended = true;
+        process::ended(&mut self.process)
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
+        if self.is_ended {
+            return;
+        }
+        self.signal("-TERM");
         let status = self.process.wait();
         if !std::thread::panicking() {
             assert!(status.unwrap().success(), "the daemon did not end well");

@@ -6,10 +6,14 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use super::process::{self, Said};
+
 /// A device served by `ublk-ctl add --foreground`; dropping it detaches it.
 pub struct Attached {
     server: Child,
     path: PathBuf,
+    said: Said,
+    is_ended: bool,
 }
 
 impl Attached {
@@ -24,26 +28,48 @@ impl Attached {
             .expect("ublk-ctl is installed");
         let mut path = String::new();
         BufReader::new(server.stdout.take().unwrap()).read_line(&mut path).unwrap();
+        let mut stderr = server.stderr.take().unwrap();
         if path.is_empty() {
             let mut complaint = String::new();
-            let _ = server.stderr.take().unwrap().read_to_string(&mut complaint);
+            let _ = stderr.read_to_string(&mut complaint);
             panic!("ublk-ctl add {arguments:?}: {complaint}");
         }
-        // The rest of what it says must not fill the pipe.
-        let mut stderr = server.stderr.take().unwrap();
-        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::stderr()));
-        Self { server, path: PathBuf::from(path.trim()) }
+        Self { server, path: PathBuf::from(path.trim()), said: Said::listen(stderr), is_ended: false }
     }
 
     /// The block device.
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// The number of the process that serves it.
+    pub fn pid(&self) -> u32 {
+        self.server.id()
+    }
+
+    /// What the process says.
+    pub fn said(&self) -> &Said {
+        &self.said
+    }
+
+    /// Sends the process a signal.
+    pub fn signal(&self, signal: &str) {
+        process::signal(&self.server, signal);
+    }
+
+    /// Waits for the end of the process; returns its status, None where a signal has ended it.
+    pub fn ended(&mut self) -> Option<i32> {
+        self.is_ended = true;
+        process::ended(&mut self.server)
+    }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-TERM", &self.server.id().to_string()]).status();
+        if self.is_ended {
+            return;
+        }
+        self.signal("-TERM");
         let status = self.server.wait();
         if !std::thread::panicking() {
             assert!(status.unwrap().success(), "the server of {} did not end well", self.path.display());

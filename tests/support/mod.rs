@@ -11,5 +11,6 @@ pub mod daemon;
 pub mod device;
 pub mod fault_proxy;
 pub mod layer_writer;
+pub mod process;
 pub mod registry;
 pub mod secure;
