@@ -40,3 +40,5 @@ mod ublk;
 mod ublk_end;
 #[path = "guest/ublk_engine.rs"]
 mod ublk_engine;
+#[path = "guest/ways_out.rs"]
+mod ways_out;

@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use futures_util::future::{FutureExt, select_all};
+use futures_util::future::select_all;
 
 use super::{
     config::ReactorSection,
@@ -76,13 +76,25 @@ impl Reactors {
             .collect()
     }
 
-    /// Returns when a reactor has ended, which none does by itself unless its ring has failed. Its devices hang from then on, or
-    /// no image can be opened, and it must not be chosen again.
-    pub fn any_ended(&self) -> impl Future<Output = ()> + use<> {
+    /// Waits for `work`, and gives it up when a reactor has ended, which none does by itself unless its ring has failed. Its
+    /// devices hang from then on, or no image can be opened, and it must not be chosen again.
+    ///
+    /// # Errors
+    /// Those of `work`, and [`FailureClass::Internal`] where a reactor has ended.
+    pub fn while_all_run<T, W>(&self, work: W) -> impl Future<Output = Result<T, Failure>> + use<T, W>
+    where
+        W: Future<Output = Result<T, Failure>>,
+    {
         // These never return, and are cancelled by the reactor's end.
         let threads = self.threads.iter().chain([&self.opener]);
         let calls = threads.map(|thread| thread.handle().call(|_| std::future::pending::<()>()));
-        select_all(calls.collect::<Vec<_>>()).map(drop)
+        let ended = select_all(calls.collect::<Vec<_>>());
+        async move {
+            tokio::select! {
+                done = work => done,
+                _ = ended => Err(Failure::new(FailureClass::Internal, "a thread that serves devices has failed")),
+            }
+        }
     }
 
     /// One reactor, the next in turn.
@@ -101,17 +113,19 @@ fn mebibytes(count: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[tokio::test]
     async fn the_end_of_a_reactor_is_noticed() {
         let section = ReactorSection { threads: 2, ..ReactorSection::default() };
         let mut reactors = Reactors::start(&section, || Ok(())).unwrap();
-        let mut ended = reactors.any_ended();
-        let patience = std::time::Duration::from_millis(50);
-        assert!(tokio::time::timeout(patience, &mut ended).await.is_err(), "all of them run");
+        let work = tokio::time::sleep(std::time::Duration::from_millis(50));
+        reactors.while_all_run(work.map(Ok)).await.unwrap();
+        let watched = reactors.while_all_run(std::future::pending::<Result<(), Failure>>());
         reactors.threads.pop().unwrap().stop().unwrap();
-        ended.await;
+        assert_eq!(watched.await.unwrap_err().class(), FailureClass::Internal);
     }
 
     #[test]

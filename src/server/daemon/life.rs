@@ -53,7 +53,6 @@ pub async fn run(parts: DaemonParts) -> Result<(), Failure> {
     let listener = ApiListener::bind(&config.daemon.socket, mode, metrics).await.map_err(|source| {
         Failure::with_source(FailureClass::Internal, "cannot offer the control API", source)
     })?;
-    let reactors_ended = daemon.service.reactors().any_ended();
     let serving = async {
         if config.daemon.reattach {
             daemon.reattach().await?;
@@ -62,14 +61,14 @@ pub async fn run(parts: DaemonParts) -> Result<(), Failure> {
         tracing::info!(socket = %config.daemon.socket.display(), "ready");
         match listener.serve(Arc::clone(&daemon), ApiLimits::default()).await {}
     };
-    tokio::select! {
-        failed = serving => return failed,
-        // The devices of that thread hang for as long as this process lives; the service manager starts the next one.
-        () = reactors_ended => {
-            return Err(Failure::new(FailureClass::Internal, "a thread that serves devices has failed"));
+    let until_told = async {
+        tokio::select! {
+            failed = serving => failed,
+            () = signals.wait() => Ok(()),
         }
-        () = signals.wait() => {}
-    }
+    };
+    // The devices of a thread that has failed hang for as long as this process lives; the service manager starts the next one.
+    daemon.service.reactors().while_all_run(until_told).await?;
     notify(&[NotifyState::Stopping]);
     tracing::info!("stopping");
     drop(listener);

@@ -70,18 +70,11 @@ impl AddArgs {
             let mut interrupt = Interrupt::catch()?;
             let device = attach(&service, &request, interrupt.wait()).await?;
             // The device must go even when its path could not be printed.
-            let announced = announce(output, device.info());
-            if announced.is_ok() {
-                interrupt.wait().await;
-                if device.is_in_use().await? {
-                    output.note(
-                        "the device is in use: unmount it, or interrupt again to fail all of its users",
-                    );
-                    unused(&device, &mut interrupt).await?;
-                }
-            }
-            device.detach(drain).await?;
-            announced
+            let served = match announce(output, device.info()) {
+                Ok(()) => service.reactors().while_all_run(until_told(&device, &mut interrupt, output)).await,
+                failed => failed,
+            };
+            served.and(device.detach(drain).await.map(drop))
         })
     }
 }
@@ -103,9 +96,14 @@ async fn attach(
     }
 }
 
-/// Waits until nobody has the device mounted, or the user insists.
-async fn unused(device: &Foreground, interrupt: &mut Interrupt) -> Result<(), Failure> {
+/// Waits for a signal, and then until nobody has the device mounted or the user insists.
+async fn until_told(device: &Foreground, interrupt: &mut Interrupt, output: &Output) -> Result<(), Failure> {
+    interrupt.wait().await;
+    let mut told = false;
     while device.is_in_use().await? {
+        if !std::mem::replace(&mut told, true) {
+            output.note("the device is in use: unmount it, or interrupt again to fail all of its users");
+        }
         tokio::select! {
             () = interrupt.wait() => break,
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
