@@ -9,7 +9,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Daemon, device_work};
+use super::{Daemon, blocking, device_work};
 use crate::{
     frontend::Detached,
     server::{
@@ -44,10 +44,13 @@ pub struct DaemonParts {
 pub async fn run(parts: DaemonParts) -> Result<(), Failure> {
     let config = parts.service.config().clone();
     let mut signals = Signals::catch()?;
-    let state = StateDir::open(&config.daemon.state_dir).map_err(|source| {
-        Failure::with_source(FailureClass::Conflict, "cannot use the state directory", source)
-    })?;
-    let daemon = Daemon::new(parts, state);
+    let dir = config.daemon.state_dir.clone();
+    let state = blocking(move || {
+        StateDir::open(&dir).map_err(|source| {
+            Failure::with_source(FailureClass::Conflict, "cannot use the state directory", source)
+        })
+    });
+    let daemon = Daemon::new(parts, state.await?);
     let mode = config.socket_mode().unwrap_or(0o600);
     let metrics = config.daemon.metrics_listen.parse().ok();
     let listener = ApiListener::bind(&config.daemon.socket, mode, metrics).await.map_err(|source| {
@@ -83,7 +86,7 @@ impl Daemon {
     /// # Errors
     /// When the records cannot be listed.
     pub async fn reattach(self: &Arc<Self>) -> Result<(), Failure> {
-        let records = self.records()?;
+        let records = self.records().await?;
         if records.is_empty() {
             return Ok(());
         }

@@ -17,14 +17,14 @@ use table::Table;
 
 use super::{
     api::types::{AddDevice, DeviceInfo, DeviceState, FeatureList},
-    blocking::{broken_task, device_work},
+    blocking::{blocking, broken_task, device_work},
     config::Config,
     failure::{Failure, FailureClass},
     metrics,
     port::Port,
     result_file,
     service::Service,
-    state::{Record, StateDir},
+    state::{Record, StateDir, StateError},
 };
 use crate::{
     frontend::{CLOSE_PATIENCE, Detached},
@@ -35,7 +35,7 @@ use crate::{
 pub struct Daemon {
     service: Arc<Service>,
     port: Arc<dyn Port>,
-    state: StateDir,
+    state: Arc<StateDir>,
     table: Table,
     /// Read by whoever makes a device, from before the driver is asked until the table has it. Whoever has it to write knows
     /// that each device that this process serves is in the table.
@@ -53,7 +53,7 @@ impl Daemon {
         Arc::new(Self {
             service: parts.service,
             port: parts.port,
-            state,
+            state: Arc::new(state),
             table: Table::default(),
             making: tokio::sync::RwLock::default(),
             changing: tokio::sync::Mutex::default(),
@@ -93,13 +93,10 @@ impl Daemon {
             device_work(move || served.detach(limit, Duration::ZERO)).await?;
             return Err(stopping);
         }
-        if let Err(error) = self.state.save(&Record::new(info.id, request)) {
+        let record = Record::new(info.id, request);
+        if let Err(failure) = self.on_disk("cannot write a record", move |state| state.save(&record)).await {
             // The device works; only the next process will not know what it was made of.
-            tracing::error!(
-                id = info.id,
-                error = super::failure::full_text(&error),
-                "a device has no record"
-            );
+            tracing::error!(id = info.id, error = failure.full_text(), "a device has no record");
         }
         drop(changing);
         tracing::info!(id = info.id, image = %served.request.image, path = %info.path.display(), "device attached");
@@ -175,23 +172,24 @@ impl Daemon {
         }
         self.retired.absorb(served.device.reads());
         let _changing = self.changing.lock().await;
-        let is_last = self.table.remove(&served);
         match &detached {
             Ok(_) => {
-                if is_last {
-                    self.forget(id);
+                // Before it leaves the table: whoever waits for its end may end the process then.
+                if self.table.has(&served) {
+                    self.forget(id).await;
                 }
                 tracing::info!(id, "device removed");
             }
             // Its record stays, so that it is listed as an orphan and can be removed as one.
             Err(failure) => tracing::error!(id, error = failure.full_text(), "a device could not be removed"),
         }
+        self.table.remove(&served);
         detached
     }
 
-    fn forget(&self, id: u32) {
-        if let Err(error) = self.state.forget(id) {
-            tracing::error!(id, error = super::failure::full_text(&error), "a record is left behind");
+    async fn forget(&self, id: u32) {
+        if let Err(failure) = self.on_disk("cannot remove a record", move |state| state.forget(id)).await {
+            tracing::error!(id, error = failure.full_text(), "a record is left behind");
         }
     }
 
@@ -201,7 +199,7 @@ impl Daemon {
     /// When the driver is there and cannot be asked, or the records cannot be listed.
     pub async fn list(&self) -> Result<Vec<DeviceInfo>, Failure> {
         let mut infos: BTreeMap<u32, DeviceInfo> = BTreeMap::new();
-        for record in self.records()? {
+        for record in self.records().await? {
             infos.insert(record.id, of_record(&record));
         }
         let port = Arc::clone(&self.port);
@@ -250,10 +248,21 @@ impl Daemon {
         })
     }
 
-    fn records(&self) -> Result<Vec<Record>, Failure> {
-        self.state.records().map_err(|source| {
-            Failure::with_source(FailureClass::Internal, "cannot read the records of devices", source)
+    async fn records(&self) -> Result<Vec<Record>, Failure> {
+        self.on_disk("cannot read the records of devices", StateDir::records).await
+    }
+
+    /// Does `work` with the state directory; `failed` is what is said where it cannot be done.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        failed: &'static str,
+        work: impl FnOnce(&StateDir) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let state = Arc::clone(&self.state);
+        blocking(move || {
+            work(&state).map_err(|source| Failure::with_source(FailureClass::Internal, failed, source))
         })
+        .await
     }
 }
 

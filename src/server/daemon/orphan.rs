@@ -37,14 +37,14 @@ impl Daemon {
         let port = Arc::clone(&self.port);
         let timeout = Duration::from_millis(self.config().device.detach_timeout_ms);
         let removed = device_work(move || port.remove_orphan(id, timeout)).await?;
-        self.forget(id);
+        self.forget(id).await;
         tracing::info!(id, held_open = removed == Detached::HeldOpen, "orphan removed");
         Ok(DeviceInfo { held_open: removed == Detached::HeldOpen, ..info })
     }
 
     /// What the kernel or a record says of `id`, which no process may serve.
     async fn orphan(&self, id: u32) -> Result<Orphan, Failure> {
-        let record = self.records()?.into_iter().find(|record| record.id == id);
+        let record = self.records().await?.into_iter().find(|record| record.id == id);
         let port = Arc::clone(&self.port);
         let known = device_work(move || port.known()).await?.into_iter().find(|known| known.id == id);
         let image = record.as_ref().map(|record| record.request.image.clone());

@@ -133,17 +133,18 @@ impl Table {
         }
     }
 
-    /// Takes `served` out; returns false where its number is another's by now, since the kernel gives it away as soon as the
-    /// device has gone.
-    pub(super) fn remove(&self, served: &Arc<Served>) -> bool {
+    /// Whether `served` is here; its number may be another's by now, since the kernel gives it away as soon as the device
+    /// has gone.
+    pub(super) fn has(&self, served: &Arc<Served>) -> bool {
+        self.lock().has(served)
+    }
+
+    /// Takes `served` out, if it is here.
+    pub(super) fn remove(&self, served: &Arc<Served>) {
         let mut places = self.lock();
-        let id = served.info.id;
-        let is_same = |place: &Place| place.served().is_some_and(|other| Arc::ptr_eq(other, served));
-        let same = places.by_id.get(&id).is_some_and(is_same);
-        if same {
-            places.by_id.remove(&id);
+        if places.has(served) {
+            places.by_id.remove(&served.info.id);
         }
-        same
     }
 
     /// What is to be shown of each, by number.
@@ -169,6 +170,11 @@ impl Table {
 }
 
 impl Places {
+    fn has(&self, served: &Arc<Served>) -> bool {
+        let place = self.by_id.get(&served.info.id).and_then(Place::served);
+        place.is_some_and(|other| Arc::ptr_eq(other, served))
+    }
+
     fn check_open(&self) -> Result<(), Failure> {
         match self.closed {
             true => {

@@ -3,7 +3,7 @@
 use std::{
     path::Path,
     sync::{Arc, Mutex, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::*;
@@ -136,6 +136,28 @@ async fn a_device_is_made_listed_and_removed_and_leaves_no_record() {
     assert!(!dir.path().join("devices/0.json").exists());
     assert_eq!(daemon.remove(0, true).await.unwrap_err().class(), FailureClass::NotFound);
     assert_eq!(daemon.info(0).await.unwrap_err().class(), FailureClass::NotFound);
+}
+
+#[tokio::test]
+async fn a_state_directory_that_hangs_holds_up_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = daemon(dir.path(), NullFrontend::new(), Vec::new());
+    // Who reads it waits for a writer, who comes when the runtime's thread was seen to be free, or after a while.
+    let fifo = dir.path().join("devices/3.json");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let (free, is_free) = mpsc::channel::<()>();
+    let writer = std::thread::spawn(move || {
+        let _ = is_free.recv_timeout(Duration::from_secs(10));
+        std::fs::File::options().write(true).open(fifo).map(drop)
+    });
+    let began = Instant::now();
+    let listed = tokio::time::timeout(Duration::from_millis(50), daemon.list()).await;
+    let waited = began.elapsed();
+    drop(free);
+    writer.join().unwrap().unwrap();
+    assert!(listed.is_err(), "the record was not read");
+    assert!(waited < Duration::from_secs(5), "the runtime's only thread has waited {waited:?} for a file");
 }
 
 #[tokio::test(flavor = "multi_thread")]
