@@ -106,7 +106,15 @@ pub(crate) struct Server {
 impl Server {
     /// Answers the n-th request, counted from 0, by `script(request, n)`.
     pub(crate) async fn start(script: impl Fn(&Seen, usize) -> Step + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0", script).await
+    }
+
+    /// As [`Server::start`], on `address`.
+    pub(crate) async fn start_at(
+        address: &str,
+        script: impl Fn(&Seen, usize) -> Step + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let load = Arc::new(Load::default());

@@ -1,10 +1,14 @@
 //! Proxies, connections that are reused, and hosts that cannot be reached.
 
-use std::{net::TcpListener as StdListener, time::Duration};
+use std::{
+    net::TcpListener as StdListener,
+    process::{Child, Command},
+    time::Duration,
+};
 
 use stratabd::{
     format::oci::Platform,
-    registry::{HostConfig, Priority, ProxyConfig, Reason, Repository},
+    registry::{Client, HostConfig, Priority, ProxyConfig, Reason, Repository},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
@@ -14,6 +18,7 @@ use tokio::{
 use crate::{
     script::{Server, blob, client, config, digest, partial, pattern, range, reply},
     site::{REPOSITORY, Site},
+    support::secure::{free_address, wait_for_port},
 };
 
 const SIZE: usize = 10_000;
@@ -143,6 +148,72 @@ async fn a_socks_proxy_is_asked_for_the_port_of_the_scheme() {
         let blob = client.blob(&repository, digest(), SIZE as u64);
         assert_eq!(blob.read_range(range(5, 9), Priority::Demand).await.unwrap(), pattern(SIZE)[5..9]);
         assert_eq!(received.await.unwrap(), asked);
+    }
+}
+
+/// Debian's microsocks with a login, `pu` and `pp`.
+struct MicroSocks {
+    process: Child,
+    address: std::net::SocketAddr,
+    log: tempfile::NamedTempFile,
+}
+
+impl MicroSocks {
+    fn start() -> Self {
+        let (address, log) = (free_address(), tempfile::NamedTempFile::new().unwrap());
+        let process = Command::new("microsocks")
+            .args(["-i", "127.0.0.1", "-p", &address.port().to_string(), "-u", "pu", "-P", "pp"])
+            .stderr(log.reopen().unwrap())
+            .spawn()
+            .expect("microsocks is installed");
+        wait_for_port(address);
+        Self { process, address, log }
+    }
+
+    /// Whether it was told to connect to `target`.
+    fn was_asked_for(&self, target: &str) -> bool {
+        std::fs::read_to_string(self.log.path()).unwrap().contains(&format!("connected to {target}\n"))
+    }
+}
+
+impl Drop for MicroSocks {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_socks_proxy_wants_its_login_and_resolves_the_names_that_it_is_to() {
+    let (site, socks, data) = (Site::start(), MicroSocks::start(), pattern(SIZE));
+    let digest = site.push(&data);
+    // Where that name leads first, be it IPv6.
+    let plain = Server::start_at("localhost:0", move |seen, _| partial(&data, seen)).await;
+    let (ip, port) = (plain.address.ip(), plain.address.port());
+    let name = format!("localhost:{port}");
+    let client_by = |scheme: &str, login: &str| {
+        let mut config = site.config();
+        config.limits.max_tries = 1;
+        config.hosts.insert(name.clone(), HostConfig { plain_http: true, ..HostConfig::default() });
+        let proxy = format!("{scheme}://{login}@{}", socks.address);
+        config.proxy = ProxyConfig::Explicit { http: proxy.clone(), https: proxy, no_proxy: String::new() };
+        client(&config)
+    };
+    let read = async |client: &Client, host: &str, is_plain| {
+        let repository = Repository::new(host, REPOSITORY, is_plain).unwrap();
+        let blob = client.blob(&repository, digest, SIZE as u64);
+        blob.read_range(range(5, 9), Priority::Demand).await
+    };
+    let registry = site.registry.to_string();
+    for (scheme, asked) in [("socks5h", &name), ("socks5", &format!("{ip}:{port}"))] {
+        assert!(!socks.was_asked_for(asked), "{scheme}");
+        let client = client_by(scheme, "pu:pp");
+        assert_eq!(read(&client, &registry, false).await.unwrap(), pattern(SIZE)[5..9], "{scheme}");
+        assert_eq!(read(&client, &name, true).await.unwrap(), pattern(SIZE)[5..9], "{scheme}");
+        assert!(socks.was_asked_for(&registry) && socks.was_asked_for(asked), "{scheme}");
+        let error = read(&client_by(scheme, "pu:no"), &registry, false).await.unwrap_err();
+        assert!(matches!(error.reason(), Reason::Connect { .. }), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("pu:no"), "{error:?}");
     }
 }
 
