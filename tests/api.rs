@@ -164,6 +164,19 @@ async fn metrics_count_reads_by_source_and_what_was_fetched_for_them() {
     {
         assert!(value(&metrics, &format!("stratabd_{name}_total")) > 0, "{name}");
     }
+    let info = daemon.info(6).await.unwrap();
+    let fetched = info.layers[0].fetched.unwrap();
+    assert!(fetched.fetches > 0 && fetched.bytes > 0, "{fetched:?}");
+    assert_eq!((fetched.retries, fetched.failures), (0, 0));
+    assert_eq!(fetched.fetches, value(&metrics, "stratabd_cache_fetches_total"), "nothing else was fetched");
+    let image = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("stratabd_device_image{device=\"6\",image=")?.strip_suffix("} 1"));
+    let of_image =
+        |name: &str| value(&metrics, &format!("stratabd_image_{name}_total{{image={}}}", image.unwrap()));
+    assert_eq!((of_image("fetches"), of_image("fetched_bytes")), (fetched.fetches, fetched.bytes));
+    assert_eq!((of_image("fetch_retries"), of_image("failed_fetches")), (0, 0));
+    assert_eq!(daemon.info(5).await.unwrap().layers[0].fetched, None, "a file of this machine");
     assert_eq!(value(&metrics, "stratabd_registry_retries_total"), 0);
     assert_eq!(value(&metrics, "stratabd_errors_total"), 0);
     let reads = daemon.info(5).await.unwrap().reads;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    Priority, Reason, RegistryError, Reply, Repository, body,
+    BlobMetrics, Priority, Reason, RegistryError, Reply, Repository, body,
     client::{Shared, is_redirect},
     exchange::Answer,
     flight::{Flight, Turn},
@@ -37,6 +37,7 @@ struct Blob {
     host: String,
     size_bytes: u64,
     route: Flight<Route>,
+    metrics: BlobMetrics,
 }
 
 /// Where the bytes are.
@@ -75,6 +76,12 @@ impl RemoteBlob {
     #[must_use]
     pub fn host(&self) -> &str {
         &self.0.host
+    }
+
+    /// What it has counted.
+    #[must_use]
+    pub fn metrics(&self) -> &BlobMetrics {
+        &self.0.metrics
     }
 
     /// Reads exactly the bytes of `range`, at most [`MAX_READ_BYTES`]. Await the answer on any executor.
@@ -119,7 +126,8 @@ impl Blob {
     fn new(shared: Arc<Shared>, repository: Repository, digest: Digest, size_bytes: u64) -> Self {
         let url = repository.blob_url(digest);
         let (name, host) = (location::shown(&url), repository.host());
-        Self { shared, repository, digest, url, name, host, size_bytes, route: Flight::new() }
+        let (route, metrics) = (Flight::new(), BlobMetrics::default());
+        Self { shared, repository, digest, url, name, host, size_bytes, route, metrics }
     }
 
     async fn read(&self, range: ByteRange, priority: Priority) -> Result<Bytes, RegistryError> {
@@ -133,11 +141,20 @@ impl Blob {
         let call = self.shared.start(priority);
         let exchange = &self.shared.exchange;
         let headers = range_header(range);
-        let bytes = retry::run(&exchange.limits, &exchange.metrics, call, &self.name, || {
+        self.metrics.fetches.inc();
+        let mut is_first = true;
+        let read = retry::run(&exchange.limits, &exchange.metrics, call, &self.name, || {
+            if !std::mem::take(&mut is_first) {
+                self.metrics.retries.inc();
+            }
             self.attempt(call, range, &headers)
-        })
-        .await?;
-        exchange.metrics.bytes.inc_by(range.len());
+        });
+        let bytes = read.await.inspect_err(|_| {
+            self.metrics.failures.inc();
+        })?;
+        for metrics in [&exchange.metrics.bytes, &self.metrics.bytes] {
+            metrics.inc_by(range.len());
+        }
         Ok(bytes)
     }
 

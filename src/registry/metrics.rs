@@ -1,4 +1,4 @@
-//! What the client counts.
+//! What the client counts, of all it does and of single blobs.
 
 use crate::telemetry::Counter;
 
@@ -29,6 +29,19 @@ pub struct RegistryMetrics {
     pub credential_errors: Counter,
     /// As above: configuration, or a caller that asked for what is not there.
     pub other_errors: Counter,
+}
+
+/// Counters of one [`RemoteBlob`](super::RemoteBlob) and its clones, also counted by the client.
+#[derive(Debug, Default)]
+pub struct BlobMetrics {
+    /// Ranges that were asked for, each once however often it was tried.
+    pub fetches: Counter,
+    /// Tries of them after the first.
+    pub retries: Counter,
+    /// Those that could not be had.
+    pub failures: Counter,
+    /// Verified bytes handed to callers.
+    pub bytes: Counter,
 }
 
 impl RegistryMetrics {

@@ -43,7 +43,7 @@ pub use credentials::{
 pub use error::{Fault, Reason, RegistryError, Retry};
 pub use location::{MAX_URL_BYTES, Repository, resolve_location, shown};
 pub use manifest::ImageManifest;
-pub use metrics::RegistryMetrics;
+pub use metrics::{BlobMetrics, RegistryMetrics};
 pub use parse_error::{ChallengeError, LocationError, ReferenceError};
 pub use range_answer::{Extent, MAX_SKIP_BYTES, locate};
 pub use reference::{ImageReference, MAX_REFERENCE_BYTES};

@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 use sha2::{Digest, Sha256};
 
 use super::{
-    api::types::{ImageSpec, LayerInfo},
+    api::types::{FetchCount, ImageSpec, LayerInfo},
     blocking::blocking,
     config::Config,
     failure::{Failure, FailureClass, class_of_data_error},
@@ -23,8 +23,9 @@ use crate::{
     cache::CacheMetrics,
     image::{Image, ImageMetrics, ImageOptions, LayerDescription},
     reactor::ReactorHandle,
-    registry::{Client, RegistryMetrics},
+    registry::{BlobMetrics, Client, RegistryMetrics, RemoteBlob},
     source::BlobSource,
+    telemetry::Counter,
 };
 
 /// An image that is open, shared by all devices made of the same layers.
@@ -34,9 +35,39 @@ pub struct OpenImage {
     pub name: String,
     /// The engine.
     pub image: Image,
-    /// Layers, lowest first.
-    pub layers: Vec<LayerInfo>,
+    /// Layers, lowest first, with nothing counted.
+    layers: Vec<LayerInfo>,
+    /// In the same order, what counts the requests for them.
+    remote: Vec<Option<RemoteBlob>>,
     retired: Arc<ImageMetrics>,
+}
+
+impl OpenImage {
+    /// Layers, lowest first, with what was fetched of each so far.
+    #[must_use]
+    pub fn layers(&self) -> Vec<LayerInfo> {
+        let counted = self.layers.iter().zip(&self.remote);
+        counted
+            .map(|(layer, remote)| LayerInfo { fetched: remote.as_ref().map(fetched), ..layer.clone() })
+            .collect()
+    }
+
+    /// What was fetched so far of all layers.
+    #[must_use]
+    pub fn fetched(&self) -> FetchCount {
+        self.remote.iter().flatten().map(fetched).fold(FetchCount::default(), |sum, blob| FetchCount {
+            fetches: sum.fetches + blob.fetches,
+            retries: sum.retries + blob.retries,
+            failures: sum.failures + blob.failures,
+            bytes: sum.bytes + blob.bytes,
+        })
+    }
+}
+
+fn fetched(blob: &RemoteBlob) -> FetchCount {
+    let BlobMetrics { fetches, retries, failures, bytes } = blob.metrics();
+    let [fetches, retries, failures, bytes] = [fetches, retries, failures, bytes].map(Counter::get);
+    FetchCount { fetches, retries, failures, bytes }
 }
 
 impl Drop for OpenImage {
@@ -151,8 +182,9 @@ impl Factory {
         if let Some(open) = shelf.upgrade() {
             return Ok(open);
         }
-        let sources = try_join_all(places.iter().map(|place| self.sources.open(place))).await?;
-        let open = Arc::new(self.open_image(reactor, name, sources).await?);
+        let opened = try_join_all(places.iter().map(|place| self.sources.open(place))).await?;
+        let (sources, remote) = opened.into_iter().unzip();
+        let open = Arc::new(self.open_image(reactor, name, sources, remote).await?);
         *shelf = Arc::downgrade(&open);
         Ok(open)
     }
@@ -162,6 +194,7 @@ impl Factory {
         reactor: &ReactorHandle,
         name: String,
         sources: Vec<Arc<dyn BlobSource>>,
+        remote: Vec<Option<RemoteBlob>>,
     ) -> Result<OpenImage, Failure> {
         let options = self.options.clone();
         let opened = reactor
@@ -173,7 +206,7 @@ impl Factory {
         })?;
         let layers = image.layers().map(describe).collect();
         let retired = Arc::clone(&self.retired);
-        Ok(OpenImage { name, image, layers, retired })
+        Ok(OpenImage { name, image, layers, remote, retired })
     }
 
     fn shelf(&self, key: Vec<LayerIdentity>) -> Shelf {
@@ -202,5 +235,10 @@ fn describe(layer: &LayerDescription) -> LayerInfo {
         words.push(format!("{name} in blocks of {} bytes", compression.block_bytes));
     }
     words.push(format!("{} segments", layer.segments));
-    LayerInfo { name: layer.name.clone(), size_bytes: layer.blob_bytes, description: words.join(", ") }
+    LayerInfo {
+        name: layer.name.clone(),
+        size_bytes: layer.blob_bytes,
+        description: words.join(", "),
+        fetched: None,
+    }
 }

@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use stratabd::registry::{Priority, Reason};
+use stratabd::{
+    registry::{BlobMetrics, Priority, Reason},
+    telemetry::Counter,
+};
 
 use crate::script::{After, Server, Step, blob, block_on, client, config, partial, pattern, range, reply};
 
@@ -96,6 +99,8 @@ async fn retry_after_is_waited_for_by_every_reader_of_the_host() {
     assert!(begun.elapsed() >= Duration::from_millis(1000));
     first.await.unwrap();
     assert_eq!((server.count(), client.metrics().retries.get()), (4, 1));
+    let BlobMetrics { fetches, retries, failures, bytes } = blob.metrics();
+    assert_eq!([fetches, retries, failures, bytes].map(Counter::get), [3, 1, 0, 3]);
 }
 
 #[tokio::test]

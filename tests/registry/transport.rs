@@ -243,10 +243,12 @@ async fn nobody_listening_is_retried_and_then_a_connection_error() {
     let address = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let client = client(&config(&[address]));
     let repository = Repository::new(&address.to_string(), "team/app", true).unwrap();
-    let read = client.blob(&repository, digest(), 10).read_range(range(0, 1), Priority::Demand).await;
-    let error = read.unwrap_err();
+    let blob = client.blob(&repository, digest(), 10);
+    let error = blob.read_range(range(0, 1), Priority::Demand).await.unwrap_err();
     assert!(matches!(error.reason(), Reason::Connect { .. }), "{error:?}");
     assert_eq!(client.metrics().retries.get(), 3);
+    let counted = blob.metrics();
+    assert_eq!((counted.fetches.get(), counted.retries.get(), counted.failures.get()), (1, 3, 1));
 }
 
 #[tokio::test]

@@ -140,6 +140,22 @@ pub struct LayerInfo {
     /// What else is known, in words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+    /// What was asked of its registry; missing for files of this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetched: Option<FetchCount>,
+}
+
+/// What reads of an image have begun to fetch. Its devices share what was fetched, so that none of them can be named for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchCount {
+    /// Ranges that were asked for, each once however often it was tried.
+    pub fetches: u64,
+    /// Tries of them after the first.
+    pub retries: u64,
+    /// Those that could not be had.
+    pub failures: u64,
+    /// Bytes that came.
+    pub bytes: u64,
 }
 
 /// `GET /v1/devices`.

@@ -157,7 +157,7 @@ impl Table {
         let place = places.by_id.get(&id)?;
         let mut info = place.info(id);
         if let Some(served) = place.served() {
-            info.layers = served.image.layers.clone();
+            info.layers = served.image.layers();
             info.reads = read_counts(served.device.reads());
         }
         Some(info)

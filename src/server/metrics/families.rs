@@ -90,7 +90,24 @@ pub(super) fn of_images(served: &[Arc<Served>], retired: &ImageMetrics) -> Vec<F
         let tables = image.image.index_bytes().saturating_add(image.image.tables_bytes());
         u64::try_from(tables).unwrap_or(u64::MAX)
     };
+    let fetched: Vec<_> = images.iter().map(|image| (named(image), image.fetched())).collect();
     vec![
+        Family::counters(
+            "image_fetches",
+            "Ranges asked of registries by reads of an image",
+            each(&fetched, |f| f.fetches),
+        ),
+        Family::byte_counters("image_fetched", "Bytes that came for them", each(&fetched, |f| f.bytes)),
+        Family::counters(
+            "image_fetch_retries",
+            "Tries of them after the first",
+            each(&fetched, |f| f.retries),
+        ),
+        Family::counters(
+            "image_failed_fetches",
+            "Those that could not be had",
+            each(&fetched, |f| f.failures),
+        ),
         one("decoded_blocks", "Compressed blocks that were decoded", &total.decoded_blocks),
         one("damaged_blocks", "Compressed blocks that were found damaged", &total.damaged_blocks),
         Family::gauges(

@@ -15,7 +15,7 @@ use crate::{
     cache::{Cache, CacheConfig, CacheMetrics},
     format::oci::Digest,
     reactor::{ReactorConfig, ReactorThread},
-    registry::{Client, Repository},
+    registry::{Client, RemoteBlob, Repository},
     source::{BlobSource, FileSource, RegistryOrigin, Uncached},
 };
 
@@ -38,16 +38,20 @@ impl Sources {
         Self { client, section, cache: OnceCell::new() }
     }
 
-    /// A source of the layer at `place`. A blob whose size neither its description nor the cache tells costs one request.
-    pub(super) async fn open(&self, place: &LayerPlace) -> Result<Arc<dyn BlobSource>, Failure> {
+    /// A source of the layer at `place`, and what counts the requests for it where it is remote. A blob whose size neither its description nor the cache tells costs one request.
+    pub(super) async fn open(
+        &self,
+        place: &LayerPlace,
+    ) -> Result<(Arc<dyn BlobSource>, Option<RemoteBlob>), Failure> {
         match place {
             LayerPlace::Local(path) => {
                 let path = path.clone();
                 let open = move || FileSource::open(&path).map_err(|source| unreadable(&path, source));
-                Ok(Arc::new(blocking(open).await?))
+                Ok((Arc::new(blocking(open).await?), None))
             }
             LayerPlace::Remote { repository, digest, size_bytes } => {
-                self.remote(repository, *digest, *size_bytes).await
+                let (source, blob) = self.remote(repository, *digest, *size_bytes).await?;
+                Ok((source, Some(blob)))
             }
         }
     }
@@ -72,7 +76,7 @@ impl Sources {
         repository: &Repository,
         digest: Digest,
         size_bytes: Option<u64>,
-    ) -> Result<Arc<dyn BlobSource>, Failure> {
+    ) -> Result<(Arc<dyn BlobSource>, RemoteBlob), Failure> {
         let open = async || {
             let section = self.section.clone();
             blocking(move || Ok(open_cache(&section))).await.ok().flatten()
@@ -91,13 +95,13 @@ impl Sources {
                 .await
                 .map_err(|error| failure_of_registry("cannot ask for the size of a layer", error))?,
         };
-        let origin = Arc::new(RegistryOrigin::new(blob));
-        let Some(cache) = cache else { return Ok(Arc::new(Uncached::new(origin))) };
+        let origin = Arc::new(RegistryOrigin::new(blob.clone()));
+        let Some(cache) = cache else { return Ok((Arc::new(Uncached::new(origin)), blob)) };
         match cache.blob(&name, Arc::clone(&origin) as _).await {
-            Ok(cached) => Ok(cached),
+            Ok(cached) => Ok((cached, blob)),
             Err(error) => {
                 tracing::warn!(error = full_text(&error), "a layer is read without the cache");
-                Ok(Arc::new(Uncached::new(origin)))
+                Ok((Arc::new(Uncached::new(origin)), blob))
             }
         }
     }

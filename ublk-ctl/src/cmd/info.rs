@@ -2,7 +2,7 @@
 
 use clap::Args;
 use stratabd::server::{
-    api::types::DeviceInfo,
+    api::types::{DeviceInfo, FetchCount},
     failure::{Failure, FailureClass},
 };
 
@@ -45,6 +45,12 @@ impl InfoArgs {
             for (index, layer) in info.layers.iter().enumerate() {
                 let text = format!("{} ({}) {}", layer.name, size(layer.size_bytes), layer.description);
                 rows.push(vec![format!("layer {index}"), text]);
+                rows.extend(layer.fetched.map(|fetched| {
+                    let FetchCount { fetches, retries, failures, bytes } = fetched;
+                    let text =
+                        format!("{fetches} ({}), {retries} tries again, {failures} failed", size(bytes));
+                    vec![format!("layer {index} fetches"), text]
+                }));
             }
             table(&rows)
         })
