@@ -123,12 +123,15 @@ impl Factory {
         reactor: &ReactorHandle,
         spec: &ImageSpec,
     ) -> Result<(Arc<OpenImage>, ImageSpec), Failure> {
-        let opened = match spec {
+        let (places, pinned) = match spec {
             ImageSpec::Reference(text) => {
                 let (places, pinned) = self.references.layers(text).await?;
-                return Ok((self.open_places(reactor, places).await?, ImageSpec::Reference(pinned)));
+                (places, ImageSpec::Reference(pinned))
             }
-            ImageSpec::Layers(paths) => self.open_places(reactor, layers::of_files(paths)?).await,
+            ImageSpec::Layers(paths) => {
+                let paths = paths.clone();
+                (blocking(move || layers::of_files(&paths)).await?, spec.clone())
+            }
             ImageSpec::Config(path) => {
                 let path = path.clone();
                 let client = self.client.clone();
@@ -139,10 +142,10 @@ impl Factory {
                             .map_err(|error| failure_of_registry("cannot use repoBlobUrl", error))
                     })
                 });
-                self.open_places(reactor, places.await?).await
+                (places.await?, spec.clone())
             }
         };
-        Ok((opened?, spec.clone()))
+        Ok((self.open_places(reactor, places).await?, pinned))
     }
 
     /// What the registry client has counted.
@@ -171,11 +174,7 @@ impl Factory {
         reactor: &ReactorHandle,
         places: Vec<LayerPlace>,
     ) -> Result<Arc<OpenImage>, Failure> {
-        let (places, key) = blocking(move || {
-            let key = places.iter().map(LayerPlace::identity).collect::<Result<Vec<_>, _>>()?;
-            Ok((places, key))
-        })
-        .await?;
+        let key: Vec<_> = places.iter().map(LayerPlace::identity).collect();
         let name = name_of(&key);
         let shelf = self.shelf(key);
         let mut shelf = shelf.lock().await;

@@ -18,7 +18,12 @@ use crate::{format::oci::Digest, registry::Repository};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LayerPlace {
     /// A file of this machine.
-    Local(PathBuf),
+    Local {
+        /// Its path.
+        path: PathBuf,
+        /// What it was when it was found.
+        seen: FileIdentity,
+    },
     /// A blob of a registry.
     Remote {
         /// Where it lies.
@@ -33,13 +38,8 @@ pub enum LayerPlace {
 /// What tells one layer from another. Layers with the same identity have the same bytes, had in the same way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LayerIdentity {
-    /// A file, as it was when it was looked at.
-    File {
-        /// Device and inode.
-        inode: (u64, u64),
-        /// Size in bytes and time of the last change of content or attributes in nanoseconds.
-        version: (u64, i128),
-    },
+    /// A file, as it was when it was found.
+    File(FileIdentity),
     /// A blob, and the repository that is asked for it: another one may be reachable where this is not.
     Blob {
         /// Where it lies.
@@ -49,24 +49,32 @@ pub enum LayerIdentity {
     },
 }
 
+/// One state of one file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FileIdentity {
+    /// Device and inode.
+    inode: (u64, u64),
+    /// Size in bytes and time of the last change of content or attributes in nanoseconds.
+    version: (u64, i128),
+}
+
 impl LayerPlace {
+    /// The file at `path`, if it is there.
+    fn local(path: &Path) -> io::Result<Self> {
+        let found = fs::metadata(path)?;
+        let changed = i128::from(found.ctime()) * 1_000_000_000 + i128::from(found.ctime_nsec());
+        let seen = FileIdentity { inode: (found.dev(), found.ino()), version: (found.size(), changed) };
+        Ok(Self::Local { path: path.to_owned(), seen })
+    }
+
     /// What tells it from others.
-    ///
-    /// # Errors
-    /// When a file is not there or cannot be looked at.
-    pub fn identity(&self) -> Result<LayerIdentity, Failure> {
+    #[must_use]
+    pub fn identity(&self) -> LayerIdentity {
         match self {
             Self::Remote { repository, digest, .. } => {
-                Ok(LayerIdentity::Blob { repository: repository.clone(), digest: *digest })
+                LayerIdentity::Blob { repository: repository.clone(), digest: *digest }
             }
-            Self::Local(path) => {
-                let found = fs::metadata(path).map_err(|source| unreadable(path, source))?;
-                let changed = i128::from(found.ctime()) * 1_000_000_000 + i128::from(found.ctime_nsec());
-                Ok(LayerIdentity::File {
-                    inode: (found.dev(), found.ino()),
-                    version: (found.size(), changed),
-                })
-            }
+            Self::Local { seen, .. } => LayerIdentity::File(seen.clone()),
         }
     }
 }
@@ -120,9 +128,10 @@ fn place(
     repository: &impl Fn(&str) -> Result<Repository, Failure>,
 ) -> Result<LayerPlace, Failure> {
     for candidate in lower.local_candidates() {
-        // Whether it can be read is found when it is opened: one that exists is never passed over.
-        if fs::exists(&candidate).unwrap_or(true) {
-            return Ok(LayerPlace::Local(candidate));
+        // One that exists is never passed over, also where it cannot be read.
+        match LayerPlace::local(&candidate) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found.map_err(|source| unreadable(&candidate, source)),
         }
     }
     let Some(digest) = lower.digest else {
@@ -140,16 +149,17 @@ fn place(
     })
 }
 
-/// Checks a list of layer files.
+/// Looks at each of a list of layer files.
 ///
 /// # Errors
-/// When there are none, or too many.
+/// When there are none, or too many, or one is not there or cannot be looked at.
 pub fn of_files(paths: &[PathBuf]) -> Result<Vec<LayerPlace>, Failure> {
     if paths.is_empty() || paths.len() > MAX_LAYERS {
         let text = format!("an image has 1 to {MAX_LAYERS} layers, not {}", paths.len());
         return Err(Failure::new(FailureClass::Usage, text));
     }
-    Ok(paths.iter().cloned().map(LayerPlace::Local).collect())
+    let find = |path: &PathBuf| LayerPlace::local(path).map_err(|source| unreadable(path, source));
+    paths.iter().map(find).collect()
 }
 
 #[cfg(test)]
@@ -181,7 +191,8 @@ mod tests {
         assert_eq!(of_config(&config, repository).unwrap(), [remote]);
         for name in ["overlaybd.sealed", ".commit", "overlaybd.commit", "no"] {
             fs::write(dir.path().join(name), b"x").unwrap();
-            assert_eq!(of_config(&config, repository).unwrap(), [LayerPlace::Local(dir.path().join(name))]);
+            let found = of_config(&config, repository).unwrap();
+            assert_eq!(found, of_files(&[dir.path().join(name)]).unwrap(), "{name}");
         }
     }
 
@@ -203,10 +214,9 @@ mod tests {
             digest: format!("sha256:{}", "a".repeat(64)).parse().unwrap(),
             size_bytes,
         };
-        let identity = |place: LayerPlace| place.identity().unwrap();
-        let dead = identity(of("https://dead/v2/a/blobs", None));
-        assert_ne!(dead, identity(of("https://alive/v2/a/blobs", None)));
-        assert_eq!(dead, identity(of("https://dead/v2/a/blobs", Some(9))));
+        let dead = of("https://dead/v2/a/blobs", None).identity();
+        assert_ne!(dead, of("https://alive/v2/a/blobs", None).identity());
+        assert_eq!(dead, of("https://dead/v2/a/blobs", Some(9)).identity());
     }
 
     #[test]
@@ -214,11 +224,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         fs::write(&path, b"one").unwrap();
-        let place = LayerPlace::Local(path.clone());
-        let before = place.identity().unwrap();
-        assert_eq!(before, place.identity().unwrap());
+        let identity = || LayerPlace::local(&path).unwrap().identity();
+        let before = identity();
+        assert_eq!(before, identity());
         fs::write(dir.path().join("b"), b"two").unwrap();
         fs::rename(dir.path().join("b"), &path).unwrap();
-        assert_ne!(before, place.identity().unwrap());
+        assert_ne!(before, identity());
     }
 }

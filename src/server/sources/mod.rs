@@ -44,7 +44,7 @@ impl Sources {
         place: &LayerPlace,
     ) -> Result<(Arc<dyn BlobSource>, Option<RemoteBlob>), Failure> {
         match place {
-            LayerPlace::Local(path) => {
+            LayerPlace::Local { path, .. } => {
                 let path = path.clone();
                 let open = move || FileSource::open(&path).map_err(|source| unreadable(&path, source));
                 Ok((Arc::new(blocking(open).await?), None))
