@@ -1,11 +1,6 @@
 //! `layer compress`: a sealed layer as a ZFile, in an envelope where that is wanted.
 
-use std::{
-    io::{BufWriter, Write},
-    num::NonZeroUsize,
-    os::unix::fs::FileExt,
-    path::Path,
-};
+use std::{io::Write, num::NonZeroUsize, os::unix::fs::FileExt, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +61,7 @@ pub fn compress<P: Fn(u64, u64)>(
     let part = PartFile::create(output, options.overwrite)?;
     let written = OfflineError::io(output, "write it");
     let refused = |source| OfflineError::Encode { path: input.to_owned(), source };
-    let mut to = BufWriter::with_capacity(1 << 20, part.file());
+    let mut to = part.file();
     let start = if options.tar { Envelope::HEAD_BYTES } else { 0 };
     let mut writer = Writer::new(options.format);
     // Replaced at the end; until then it is no tar, so that nobody takes the file for whole.
@@ -91,8 +86,6 @@ pub fn compress<P: Fn(u64, u64)>(
         false => (Vec::new(), Vec::new()),
     };
     [&tail.index, &tail.trailer, &end].iter().try_for_each(|bytes| to.write_all(bytes)).map_err(&written)?;
-    to.flush().map_err(&written)?;
-    drop(to);
     part.file().write_all_at(&[head, tail.header].concat(), 0).map_err(&written)?;
     part.finish()?;
     let around = start.saturating_add(end.len() as u64);

@@ -1,10 +1,6 @@
 //! `layer extract`: the LSMT file of a layer as it is, out of its envelope and decompressed.
 
-use std::{
-    io::{BufWriter, Write},
-    num::NonZeroUsize,
-    path::Path,
-};
+use std::{io::Write, num::NonZeroUsize, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +43,7 @@ pub fn extract<P: Fn(u64, u64)>(
     let total_bytes = content.size_bytes();
     let part = PartFile::create(output, options.overwrite)?;
     let written = OfflineError::io(output, "write it");
-    let mut to = BufWriter::with_capacity(1 << 20, part.file());
+    let mut to = part.file();
     let threads = workers(options.threads, || {
         let (content, mut bench) = (content.clone(), Bench::default());
         Ok(move |offset: u64| {
@@ -63,8 +59,6 @@ pub fn extract<P: Fn(u64, u64)>(
         done_bytes = done_bytes.saturating_add(chunk.len() as u64);
         watch.tell(done_bytes, total_bytes)
     })?;
-    to.flush().map_err(&written)?;
-    drop(to);
     part.finish()?;
     Ok(Extracted { output_bytes: total_bytes })
 }

@@ -32,9 +32,8 @@ impl Reactors {
     /// # Errors
     /// When a thread or a ring cannot be had, or `prepare` fails.
     pub fn start(section: &ReactorSection, prepare: fn() -> io::Result<()>) -> Result<Self, Failure> {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
         let count = match usize::from(section.threads) {
-            0 => processors.min(DEFAULT_THREADS),
+            0 => Self::default_threads(),
             count => count,
         };
         let config = ReactorConfig {
@@ -53,6 +52,12 @@ impl Reactors {
             .map_err(failed)?;
         let opener = ReactorThread::start("opener", config, || Ok(())).map_err(failed)?;
         Ok(Self { threads, opener, next: AtomicUsize::new(0) })
+    }
+
+    /// Threads where the configuration leaves it open, on this machine.
+    #[must_use]
+    pub fn default_threads() -> usize {
+        thread::available_parallelism().map_or(1, usize::from).min(DEFAULT_THREADS)
     }
 
     /// The reactor on which images are opened: to decode and merge the indexes of large ones takes a tenth of a second and

@@ -5,6 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use stratabd::server::{
     config::Config,
     failure::{Failure, FailureClass},
+    reactors::Reactors,
     service::Service,
     ublk,
 };
@@ -23,15 +24,20 @@ pub(crate) struct Engine {
 impl Engine {
     /// For commands that only read images.
     pub(crate) fn for_reading(config: Config) -> Result<Self, Failure> {
-        Self::start(config, || Ok(()))
+        Self::start(config, 1, || Ok(()))
     }
 
-    /// For a device of the kernel.
-    pub(crate) fn for_serving(config: Config) -> Result<Self, Failure> {
-        Self::start(config, ublk::prepare_thread)
+    /// For a device of the kernel with so many queues.
+    pub(crate) fn for_serving(config: Config, queues: u16) -> Result<Self, Failure> {
+        Self::start(config, queues, ublk::prepare_thread)
     }
 
-    fn start(config: Config, prepare: fn() -> io::Result<()>) -> Result<Self, Failure> {
+    /// With `threads` that serve, unless the configuration has a number of its own.
+    fn start(mut config: Config, threads: u16, prepare: fn() -> io::Result<()>) -> Result<Self, Failure> {
+        let threads = usize::from(threads).min(Reactors::default_threads());
+        if config.reactors.threads == 0 {
+            config.reactors.threads = u16::try_from(threads).unwrap_or(1);
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("ublk-ctl-net")

@@ -66,7 +66,8 @@ impl AddArgs {
         let mut config = global.config()?;
         self.registry.apply(&mut config);
         let drain = Duration::from_millis(config.daemon.drain_timeout_ms);
-        Engine::for_serving(config)?.run(|service| async move {
+        let queues = request.queues.unwrap_or(config.device.queues);
+        Engine::for_serving(config, queues)?.run(|service| async move {
             let mut interrupt = Interrupt::catch()?;
             let device = attach(&service, &request, interrupt.wait()).await?;
             // The device must go even when its path could not be printed.
