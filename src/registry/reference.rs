@@ -6,8 +6,12 @@ use oci_spec::distribution::Reference;
 
 use super::{ReferenceError, location::is_repository};
 
-/// A registry name, a repository of 255 bytes, a tag of 128 and a digest fit well below.
+/// A registry name, a repository of 255 bytes, a tag of 128 and a digest fit well below, so that a short reference is still one
+/// when what it leaves out is written down.
 pub const MAX_REFERENCE_BYTES: usize = 1024;
+
+/// A name in the DNS (RFC 1035, section 2.3.4), a colon and a port.
+const MAX_REGISTRY_BYTES: usize = 253 + 1 + 5;
 
 /// The name of an image. `busybox` means `docker.io/library/busybox:latest`, as in docker and containerd.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +64,10 @@ impl FromStr for ImageReference {
         if !is_repository(parsed.repository()) {
             return Err(ReferenceError::Syntax("the repository has parts other than [a-z0-9._-]".to_owned()));
         }
+        if parsed.registry().len() > MAX_REGISTRY_BYTES {
+            let text = format!("the registry's name has more than {MAX_REGISTRY_BYTES} bytes");
+            return Err(ReferenceError::Syntax(text));
+        }
         Ok(Self(parsed))
     }
 }
@@ -90,7 +98,10 @@ mod tests {
     #[test]
     fn what_is_no_reference_is_refused() {
         let long = "a".repeat(MAX_REFERENCE_BYTES + 1);
-        for bad in ["", "r.example/UPPER", "UPPER/case", "a b", "r.example/a:", "a@sha256:12", "../x", &long]
+        // With its tag it would be too long to be read back.
+        let host = format!("{}example/a", "r.".repeat(507));
+        for bad in
+            ["", "r.example/UPPER", "UPPER/case", "a b", "r.example/a:", "a@sha256:12", "../x", &long, &host]
         {
             assert!(bad.parse::<ImageReference>().is_err(), "{bad}");
         }
