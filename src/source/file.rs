@@ -209,6 +209,14 @@ mod tests {
     }
 
     #[test]
+    fn reads_leave_the_access_time_of_a_file_of_ours_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, _) = source_in(dir.path(), &pattern(1));
+        let flags = rustix::fs::fcntl_getfl(&**source.file.file()).unwrap();
+        assert!(flags.contains(OFlags::NOATIME), "{flags:?}");
+    }
+
+    #[test]
     fn a_file_system_without_nowait_is_remembered_and_read_through_the_ring() {
         // procfs has no RWF_NOWAIT for this file and is no memory file system by its type.
         let file = std::fs::File::open("/proc/version").unwrap();

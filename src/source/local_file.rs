@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::fstatfs,
+    fs::{OFlags, fcntl_getfl, fcntl_setfl, fstatfs},
     io::{Errno, ReadWriteFlags, preadv2},
 };
 
@@ -54,6 +54,10 @@ impl LocalFile {
             .ok()
             .and_then(|stat| u32::try_from(stat.f_type).ok())
             .is_some_and(|kind| MEMORY_FILE_SYSTEMS.contains(&kind));
+        // Else each read looks at the clock, and some write the time down. Only the file's owner and root may; others do without.
+        if let Ok(flags) = fcntl_getfl(&file) {
+            let _ = fcntl_setfl(&file, flags | OFlags::NOATIME);
+        }
         let nowait = match in_memory {
             true => Nowait::Plain,
             false if refuses_nowait(&file) => Nowait::Never,
