@@ -90,11 +90,11 @@ fn measure(reactor: &Reactor, case: &Case) {
             (file, Some(table))
         }
     };
-    let mut file = tempfile::tempfile().expect("a file");
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(&blob).expect("room for the layer");
-    let file: OwnedFd = file.into();
-    let again = file.try_clone().expect("a descriptor");
-    let source = FileSource::new(again, case.name.to_owned()).expect("a regular file");
+    // Opened by its path, as the daemon does: what is set for the engine's reads is not set for the bare ones.
+    let source = FileSource::open(file.path()).expect("a regular file");
+    let file: OwnedFd = file.into_file().into();
     let layers: Vec<Arc<dyn BlobSource>> = vec![Arc::new(source)];
     let options = ImageOptions { decoded_cache_bytes: 0, ..ImageOptions::default() };
     let image = reactor.block_on(Image::open(reactor, layers, options)).expect("the reactor runs");
