@@ -6,6 +6,7 @@
 //! gives it back while it waits for the fetch, and then begins again with everything near.
 
 mod blocks;
+mod direct;
 mod piece;
 mod scratch;
 mod step;
@@ -178,6 +179,9 @@ impl Reader {
             .ok()
             .filter(|range| range.end() <= self.stack.index.size_bytes())
             .ok_or_else(|| BlockError::new(ErrorKind::Invalid, "a read past the end of the device"))?;
+        if let Some(class) = self.read_directly(range, dest) {
+            return Ok(Progress::Served(class));
+        }
         let keep_whole = len <= CACHED_REQUEST_BYTES;
         let mut class = SourceClass::Zero;
         let (mut at, mut rest) = (range.start(), dest);

@@ -1,0 +1,75 @@
+//! The short way of a read: one extent that lies in memory, as raw bytes or in a single block.
+//!
+//! Most small reads are such ones, and the steps' lists and runs would cost them more than the search of the index does.
+
+use super::{
+    Reader,
+    blocks::{BlockRun, Blocks},
+    piece::Piece,
+    scratch::{Scratch, with_scratch},
+};
+use crate::{
+    block::ByteRange,
+    format::zfile::JumpTable,
+    image::{decoded::BlockKey, index::Extent, layer::Layer, metrics::SourceClass},
+    source::Readiness,
+};
+
+impl Reader {
+    /// Fills `dest` with `range`, which is as long, if that can be done the short way. What is the matter where it cannot
+    /// is for the steps to find.
+    // Apart from the steps, whose code would fill the processor's nearest cache for instructions.
+    #[inline(never)]
+    pub(super) fn read_directly(&self, range: ByteRange, dest: &mut [u8]) -> Option<SourceClass> {
+        let mut cursor = self.cursor.get();
+        let extent = self.stack.index.resolve(range, &mut cursor).next();
+        self.cursor.set(cursor);
+        let Some(Extent::Data { layer: rank, offset, len }) = extent else { return None };
+        if len != range.len() {
+            return None;
+        }
+        let layer = self.stack.layer(rank)?;
+        if let Some(table) = &layer.content.blocks {
+            return self.read_block(layer, table, rank, offset, dest);
+        }
+        let start = layer.content.start.saturating_add(offset);
+        ready(layer, start, dest).then(|| layer.source.place().into())
+    }
+
+    /// Fills `dest` with the bytes at `offset` of a compressed layer, if they lie in one block.
+    fn read_block(
+        &self,
+        layer: &Layer,
+        table: &JumpTable,
+        rank: u8,
+        offset: u64,
+        dest: &mut [u8],
+    ) -> Option<SourceClass> {
+        let size = table.layout().block_size();
+        let key = BlockKey { layer: rank, block: u32::try_from(offset >> size.trailing_zeros()).ok()? };
+        let within = u32::try_from(offset & u64::from(size - 1)).ok()?;
+        let len = u32::try_from(dest.len()).ok().filter(|len| *len <= size - within)?;
+        let piece = Piece { key, within, len, dest: 0 };
+        if let Some(block) = self.stack.decoded.as_ref().and_then(|decoded| decoded.get(key)) {
+            return piece.copy(&block, dest).map(|()| SourceClass::Decoded);
+        }
+        let run = BlockRun::of(table, key)?;
+        with_scratch(|Scratch { encoded, workbench, .. }| {
+            let encoded = encoded.get_mut(..usize::try_from(run.encoded.len()).ok()?)?;
+            if !ready(layer, layer.content.in_blob(run.encoded).start(), encoded) {
+                return None;
+            }
+            let blocks = Blocks { stack: &self.stack, layer, table, keep_whole: true };
+            let decoded = blocks.decode(&run, encoded, &[piece], workbench, dest);
+            matches!(decoded, Ok(None)).then(|| {
+                blocks.count(1);
+                layer.source.place().into()
+            })
+        })
+    }
+}
+
+/// Whether all bytes at `offset` of the blob were in memory, and are in `dest` now.
+fn ready(layer: &Layer, offset: u64, dest: &mut [u8]) -> bool {
+    matches!(layer.source.try_read(offset, dest), Ok(Readiness::Done))
+}
