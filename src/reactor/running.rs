@@ -52,6 +52,7 @@ struct Inner {
     io_buffers: BufferPool,
     slots: Rc<Slots>,
     stopping: Cell<bool>,
+    turns: Cell<u64>,
 }
 
 impl Reactor {
@@ -70,6 +71,7 @@ impl Reactor {
             io_buffers: BufferPool::new(config.io_buffer_bytes),
             slots: Slots::new(config.buffer_slots),
             stopping: Cell::new(false),
+            turns: Cell::new(0),
         });
         Ok(Self { inner, owns: true })
     }
@@ -83,6 +85,13 @@ impl Reactor {
     /// Drives `future` on this thread, next to all others.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         self.inner.executor.spawn(Box::pin(future));
+    }
+
+    /// The number of the loop's turn. Between two moments of the same turn the thread has neither slept nor taken up anything
+    /// new from the kernel.
+    #[must_use]
+    pub fn turn_number(&self) -> u64 {
+        self.inner.turns.get()
     }
 
     /// Buffers for the data of block requests. Acquire one of these before one of [`Reactor::io_buffers`], never after.
@@ -251,6 +260,8 @@ impl Reactor {
     /// # Errors
     /// A failure of the ring itself, after which the reactor is of no use, or that the reactor has ended.
     pub fn block_on<F: Future>(&self, future: F) -> io::Result<F::Output> {
+        // The caller may have slept since the last time.
+        self.count_turn();
         let mut future = pin!(future);
         let main = Arc::new(MainWake { inbox: Arc::clone(&self.inner.inbox), woken: AtomicBool::new(true) });
         let waker = Waker::from(Arc::clone(&main));
@@ -295,7 +306,12 @@ impl Reactor {
         let busy = inner.executor.has_ready() || inner.stopping.get() || more_to_do();
         let turned = inner.ring.turn(!busy && inner.inbox.may_sleep());
         inner.inbox.awake();
+        self.count_turn();
         turned
+    }
+
+    fn count_turn(&self) {
+        self.inner.turns.set(self.inner.turns.get().wrapping_add(1));
     }
 
     /// Takes no more work, drops all tasks and waits for the kernel. The second time there is nothing left to do.

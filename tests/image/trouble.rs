@@ -234,3 +234,25 @@ fn a_second_read_comes_from_the_decoded_blocks() {
     assert_eq!(image.metrics().decoded_blocks.get(), blocks);
     assert_eq!(image.reads().of(SourceClass::Decoded).requests.get(), before + 1);
 }
+
+#[test]
+fn the_time_of_a_read_begins_after_whatever_the_reactor_waited_for_before() {
+    const PAUSE: Duration = Duration::from_millis(300);
+    let reactor = reactor();
+    let source = MemoryBlob::new(LAYER, Fixture::named(LAYER).read(), Behaviour::Warm);
+    let image = open(&reactor, vec![source], 0);
+    let queue = image.open_queue(&reactor).unwrap();
+    let mut dest = vec![0; 4096];
+    for _ in 0..2 {
+        let reading = async {
+            queue.read(0, &mut dest).await.unwrap();
+            reactor.sleep(PAUSE).await;
+            queue.read(0, &mut dest).await.unwrap();
+        };
+        reactor.block_on(reading).unwrap();
+        std::thread::sleep(PAUSE);
+    }
+    let counted = SourceClass::ALL.map(|class| image.reads().of(class).latency.snapshot());
+    assert_eq!(counted.iter().flat_map(|class| &class.buckets).sum::<u64>(), 4);
+    assert!(u128::from(counted.iter().map(|class| class.sum_ns).sum::<u64>()) < PAUSE.as_nanos());
+}

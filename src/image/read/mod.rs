@@ -58,16 +58,18 @@ pub(super) struct Reader {
     metrics: Arc<ReadMetrics>,
     reactor: Reactor,
     cursor: Cell<Cursor>,
+    /// When the last read ended, and the reactor's turn then.
+    ended: Cell<Option<(u64, Instant)>>,
 }
 
 impl Reader {
     pub(super) fn new(stack: Arc<Stack>, metrics: Arc<ReadMetrics>, reactor: Reactor) -> Self {
-        Self { stack, metrics, reactor, cursor: Cell::default() }
+        Self { stack, metrics, reactor, cursor: Cell::default(), ended: Cell::default() }
     }
 
     /// Fills `dest` with the bytes at `offset` of the device.
     pub(super) async fn read(&self, offset: u64, dest: &mut [u8]) -> Result<(), BlockError> {
-        let (began, len) = (Instant::now(), dest.len() as u64);
+        let (began, len) = (self.begin(), dest.len() as u64);
         let outcome = match self.read_steps(offset, dest, false).await {
             Ok(Progress::Served(class)) => Ok(((), class)),
             Ok(Progress::Far(_)) => Err(no_progress()),
@@ -83,7 +85,7 @@ impl Reader {
         len: usize,
         pool: &BufferPool,
     ) -> Result<Buffer, BlockError> {
-        let began = Instant::now();
+        let began = self.begin();
         let outcome = self.read_rounds(offset, len, pool).await;
         self.count(began, len as u64, outcome)
     }
@@ -144,6 +146,14 @@ impl Reader {
         }
     }
 
+    /// When a read that starts now began. What starts after another read of the same turn was there before that turn, and has
+    /// waited for it at least since the other one ended; so a full queue reads the clock once a request.
+    fn begin(&self) -> Instant {
+        let turn = self.reactor.turn_number();
+        let ended = self.ended.get().filter(|(other, _)| *other == turn);
+        ended.map_or_else(Instant::now, |(_, ended)| ended)
+    }
+
     fn count<T>(
         &self,
         began: Instant,
@@ -152,7 +162,9 @@ impl Reader {
     ) -> Result<T, BlockError> {
         match outcome {
             Ok((value, class)) => {
-                self.metrics.served(class, len, began.elapsed());
+                let ended = Instant::now();
+                self.ended.set(Some((self.reactor.turn_number(), ended)));
+                self.metrics.served(class, len, ended.saturating_duration_since(began));
                 Ok(value)
             }
             Err(error) => {
