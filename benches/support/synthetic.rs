@@ -7,9 +7,10 @@ const SECTOR: usize = 512;
 /// The unit that is placed anywhere in the file: a page.
 pub(crate) const PAGE: usize = 4096;
 
-/// A device of `pages` pages of data that compresses to about a half.
+/// A device of `pages` pages of data that compresses to about a half, as those of programs and texts do, also in blocks of one
+/// page: so few words that they come again within it.
 pub(crate) fn pages(count: usize, random: &mut fastrand::Rng) -> Vec<u8> {
-    let words: Vec<[u8; 12]> = (0..512).map(|_| std::array::from_fn(|_| random.u8(..))).collect();
+    let words: Vec<[u8; 12]> = (0..40).map(|_| std::array::from_fn(|_| random.u8(..))).collect();
     let mut data = Vec::with_capacity(count * PAGE + 12);
     while data.len() < count * PAGE {
         if random.u8(0..3) == 0 {

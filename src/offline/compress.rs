@@ -1,6 +1,6 @@
 //! `layer compress`: a sealed layer as a ZFile, in an envelope where that is wanted.
 
-use std::{io::Write, num::NonZeroUsize, os::unix::fs::FileExt, path::Path};
+use std::{cell::RefCell, io::Write, num::NonZeroUsize, os::unix::fs::FileExt, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,7 @@ pub struct Compressed {
 }
 
 /// Some blocks: the encoded bytes, and the sizes of each before and after.
+#[derive(Default)]
 struct Blocks {
     encoded: Vec<u8>,
     sizes: Vec<(u32, u32)>,
@@ -68,12 +69,16 @@ pub fn compress<P: Fn(u64, u64)>(
     let room = usize::try_from(start).unwrap_or(0);
     to.write_all(&vec![0; room]).and_then(|()| to.write_all(&writer.start())).map_err(&written)?;
     let threads = workers(options.threads, || worker(&content, options.format).map_err(refused))?;
-    let chunks = (0..total_bytes.div_ceil(CHUNK_BYTES)).map(|number| number.saturating_mul(CHUNK_BYTES));
+    // Memory is used again: new memory of this size comes from the kernel, page by page.
+    let spare = RefCell::new(Vec::<Blocks>::new());
+    let chunks = (0..total_bytes.div_ceil(CHUNK_BYTES))
+        .map(|number| (number.saturating_mul(CHUNK_BYTES), spare.borrow_mut().pop().unwrap_or_default()));
     in_order(threads, chunks, |blocks: Blocks| {
-        for (content_bytes, encoded_bytes) in blocks.sizes {
-            writer.add(content_bytes, encoded_bytes).map_err(refused)?;
+        for (content_bytes, encoded_bytes) in &blocks.sizes {
+            writer.add(*content_bytes, *encoded_bytes).map_err(refused)?;
         }
         to.write_all(&blocks.encoded).map_err(&written)?;
+        spare.borrow_mut().push(blocks);
         watch.tell(writer.content_bytes(), total_bytes)
     })?;
     let encoded_bytes = writer.encoded_bytes();
@@ -96,14 +101,15 @@ pub fn compress<P: Fn(u64, u64)>(
 fn worker(
     content: &Content,
     format: BlockFormat,
-) -> Result<impl FnMut(u64) -> Result<Blocks, OfflineError> + Send + use<>, EncodeError> {
+) -> Result<impl FnMut((u64, Blocks)) -> Result<Blocks, OfflineError> + Send + use<>, EncodeError> {
     let (content, mut bench, mut encoder) = (content.clone(), Bench::default(), Encoder::new(format)?);
     let mut chunk = Vec::new();
-    Ok(move |offset: u64| {
+    Ok(move |(offset, mut blocks): (u64, Blocks)| {
         let len = CHUNK_BYTES.min(content.size_bytes().saturating_sub(offset));
         chunk.resize(usize::try_from(len).unwrap_or(0), 0);
         content.read(&mut bench, offset, &mut chunk)?;
-        let mut blocks = Blocks { encoded: Vec::with_capacity(chunk.len()), sizes: Vec::new() };
+        blocks.encoded.clear();
+        blocks.sizes.clear();
         for block in chunk.chunks(format.block_size() as usize) {
             let encoded_bytes = encoder
                 .encode(block, &mut blocks.encoded)

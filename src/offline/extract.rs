@@ -1,6 +1,6 @@
 //! `layer extract`: the LSMT file of a layer as it is, out of its envelope and decompressed.
 
-use std::{io::Write, num::NonZeroUsize, path::Path};
+use std::{cell::RefCell, io::Write, num::NonZeroUsize, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -46,17 +46,21 @@ pub fn extract<P: Fn(u64, u64)>(
     let mut to = part.file();
     let threads = workers(options.threads, || {
         let (content, mut bench) = (content.clone(), Bench::default());
-        Ok(move |offset: u64| {
+        Ok(move |(offset, mut chunk): (u64, Vec<u8>)| {
             let len = CHUNK_BYTES.min(content.size_bytes().saturating_sub(offset));
-            let mut chunk = vec![0; usize::try_from(len).unwrap_or(0)];
+            chunk.resize(usize::try_from(len).unwrap_or(0), 0);
             content.read(&mut bench, offset, &mut chunk).map(|()| chunk)
         })
     })?;
     let mut done_bytes = 0_u64;
-    let chunks = (0..total_bytes.div_ceil(CHUNK_BYTES)).map(|number| number.saturating_mul(CHUNK_BYTES));
+    // Memory is used again: new memory of this size comes from the kernel, page by page.
+    let spare = RefCell::new(Vec::<Vec<u8>>::new());
+    let chunks = (0..total_bytes.div_ceil(CHUNK_BYTES))
+        .map(|number| (number.saturating_mul(CHUNK_BYTES), spare.borrow_mut().pop().unwrap_or_default()));
     in_order(threads, chunks, |chunk: Vec<u8>| {
         to.write_all(&chunk).map_err(&written)?;
         done_bytes = done_bytes.saturating_add(chunk.len() as u64);
+        spare.borrow_mut().push(chunk);
         watch.tell(done_bytes, total_bytes)
     })?;
     part.finish()?;

@@ -235,6 +235,7 @@ fn a_second_read_comes_from_the_decoded_blocks() {
     assert_eq!(image.reads().of(SourceClass::Decoded).requests.get(), before + 1);
 }
 
+#[expect(clippy::disallowed_methods, reason = "what the test waits outside of is the reactor")]
 #[test]
 fn the_time_of_a_read_begins_after_whatever_the_reactor_waited_for_before() {
     const PAUSE: Duration = Duration::from_millis(300);

@@ -6,24 +6,23 @@
 //! gives it back while it waits for the fetch, and then begins again with everything near.
 
 mod blocks;
-mod direct;
 mod piece;
 mod scratch;
+mod short;
 mod step;
 mod wait;
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::Instant};
+use std::{cell::Cell, sync::Arc, time::Instant};
 
 use super::{
     LayerError,
-    index::{Cursor, Extent},
+    index::Cursor,
     metrics::{ReadMetrics, SourceClass},
     stack::Stack,
 };
 use crate::{
     block::{BlockError, ByteRange, ErrorKind, acquire},
-    reactor::{Buffer, BufferPool, BufferSlot, Reactor},
-    source::BlobSource,
+    reactor::{Buffer, BufferPool, Reactor},
 };
 use scratch::with_scratch;
 use step::Step;
@@ -90,39 +89,6 @@ impl Reader {
         self.count(began, len as u64, outcome)
     }
 
-    /// Has the kernel read the bytes into `slot`, where all of them lie in one file as they are; returns whether it has.
-    pub(super) async fn read_to_slot(&self, offset: u64, len: u32, slot: &Rc<BufferSlot>) -> bool {
-        let Some((source, range)) = self.locate(offset, len) else { return false };
-        let (Some(file), Some(mark)) = (source.file(), source.begin_direct(range)) else { return false };
-        let began = Instant::now();
-        // What a failure means is for the read that follows to find.
-        let count = self.reactor.read_to_slot(file, range.start(), slot, len).await;
-        let served = count.is_ok_and(|count| count == len as usize) && source.end_direct(range, mark);
-        if served {
-            self.metrics.direct.inc();
-            self.metrics.served(source.place().into(), u64::from(len), began.elapsed());
-        }
-        served
-    }
-
-    /// The source that has all of a range of the device as it is, and where.
-    fn locate(&self, offset: u64, len: u32) -> Option<(&dyn BlobSource, ByteRange)> {
-        let range = ByteRange::new(offset, u64::from(len)).ok()?;
-        let mut cursor = self.cursor.take();
-        let first = self.stack.index.resolve(range, &mut cursor).next();
-        self.cursor.set(cursor);
-        let Some(Extent::Data { layer, offset, .. }) = first.filter(|extent| extent.len() == range.len())
-        else {
-            return None;
-        };
-        let layer = self.stack.layer(layer)?;
-        let as_it_is = layer.content.blocks.is_none();
-        as_it_is.then(|| {
-            let range = ByteRange::between(offset, offset + range.len());
-            (&*layer.source, layer.content.in_blob(range))
-        })
-    }
-
     async fn read_rounds(
         &self,
         offset: u64,
@@ -154,6 +120,13 @@ impl Reader {
         ended.map_or_else(Instant::now, |(_, ended)| ended)
     }
 
+    /// Counts a request that ends now.
+    fn served(&self, began: Instant, len: u64, class: SourceClass) {
+        let ended = Instant::now();
+        self.ended.set(Some((self.reactor.turn_number(), ended)));
+        self.metrics.served(class, len, ended.saturating_duration_since(began));
+    }
+
     fn count<T>(
         &self,
         began: Instant,
@@ -162,9 +135,7 @@ impl Reader {
     ) -> Result<T, BlockError> {
         match outcome {
             Ok((value, class)) => {
-                let ended = Instant::now();
-                self.ended.set(Some((self.reactor.turn_number(), ended)));
-                self.metrics.served(class, len, ended.saturating_duration_since(began));
+                self.served(began, len, class);
                 Ok(value)
             }
             Err(error) => {
@@ -191,7 +162,7 @@ impl Reader {
             .ok()
             .filter(|range| range.end() <= self.stack.index.size_bytes())
             .ok_or_else(|| BlockError::new(ErrorKind::Invalid, "a read past the end of the device"))?;
-        if let Some(class) = self.read_directly(range, dest) {
+        if let Some(class) = self.read_short(range, dest) {
             return Ok(Progress::Served(class));
         }
         let keep_whole = len <= CACHED_REQUEST_BYTES;

@@ -1,6 +1,8 @@
-//! The short way of a read: one extent that lies in memory, as raw bytes or in a single block.
+//! The short ways of a read: one extent that lies in memory, as raw bytes or in a single block, and one that the kernel moves.
 //!
 //! Most small reads are such ones, and the steps' lists and runs would cost them more than the search of the index does.
+
+use std::rc::Rc;
 
 use super::{
     Reader,
@@ -12,7 +14,8 @@ use crate::{
     block::ByteRange,
     format::zfile::JumpTable,
     image::{decoded::BlockKey, index::Extent, layer::Layer, metrics::SourceClass},
-    source::Readiness,
+    reactor::BufferSlot,
+    source::{BlobSource, Readiness},
 };
 
 impl Reader {
@@ -20,20 +23,51 @@ impl Reader {
     /// is for the steps to find.
     // Apart from the steps, whose code would fill the processor's nearest cache for instructions.
     #[inline(never)]
-    pub(super) fn read_directly(&self, range: ByteRange, dest: &mut [u8]) -> Option<SourceClass> {
-        let mut cursor = self.cursor.get();
-        let extent = self.stack.index.resolve(range, &mut cursor).next();
-        self.cursor.set(cursor);
-        let Some(Extent::Data { layer: rank, offset, len }) = extent else { return None };
-        if len != range.len() {
-            return None;
-        }
-        let layer = self.stack.layer(rank)?;
+    pub(super) fn read_short(&self, range: ByteRange, dest: &mut [u8]) -> Option<SourceClass> {
+        let (layer, rank, offset) = self.one_extent(range)?;
         if let Some(table) = &layer.content.blocks {
             return self.read_block(layer, table, rank, offset, dest);
         }
         let start = layer.content.start.saturating_add(offset);
         ready(layer, start, dest).then(|| layer.source.place().into())
+    }
+
+    /// Has the kernel read the bytes into `slot`, where all of them lie in one file as they are; returns whether it has.
+    pub(in crate::image) async fn read_to_slot(&self, offset: u64, len: u32, slot: &Rc<BufferSlot>) -> bool {
+        let Some((source, range)) = self.locate(offset, len) else { return false };
+        let (Some(file), Some(mark)) = (source.file(), source.begin_direct(range)) else { return false };
+        let began = self.begin();
+        // What a failure means is for the read that follows to find.
+        let count = self.reactor.read_to_slot(file, range.start(), slot, len).await;
+        let served = count.is_ok_and(|count| count == len as usize) && source.end_direct(range, mark);
+        if served {
+            self.metrics.direct.inc();
+            self.served(began, range.len(), source.place().into());
+        }
+        served
+    }
+
+    /// The source that has all of a range of the device as it is, and where.
+    fn locate(&self, offset: u64, len: u32) -> Option<(&dyn BlobSource, ByteRange)> {
+        let range = ByteRange::new(offset, u64::from(len)).ok()?;
+        let (layer, _, offset) = self.one_extent(range)?;
+        let as_it_is = layer.content.blocks.is_none();
+        let range = ByteRange::between(offset, offset.saturating_add(range.len()));
+        as_it_is.then(|| (&*layer.source, layer.content.in_blob(range)))
+    }
+
+    /// The layer that has all of `range`, its rank, and where in its LSMT file.
+    #[inline]
+    fn one_extent(&self, range: ByteRange) -> Option<(&Layer, u8, u64)> {
+        let mut cursor = self.cursor.get();
+        let extent = self.stack.index.resolve(range, &mut cursor).next();
+        self.cursor.set(cursor);
+        match extent {
+            Some(Extent::Data { layer: rank, offset, len }) if len == range.len() => {
+                Some((self.stack.layer(rank)?, rank, offset))
+            }
+            _ => None,
+        }
     }
 
     /// Fills `dest` with the bytes at `offset` of a compressed layer, if they lie in one block.
