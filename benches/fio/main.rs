@@ -53,7 +53,7 @@ fn prepare(dir: &Path) {
 fn layer_like_bytes(size: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(7);
     let words: Vec<Vec<u8>> =
-        (0..160).map(|_| (0..random.usize(6..16)).map(|_| random.u8(..)).collect()).collect();
+        (0..40).map(|_| (0..random.usize(6..16)).map(|_| random.u8(..)).collect()).collect();
     let mut out = Vec::with_capacity(size + 64);
     while out.len() < size {
         if random.u8(..) < 40 {
