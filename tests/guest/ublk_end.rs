@@ -33,7 +33,20 @@ fn holdings() -> (usize, usize, usize, usize, usize) {
     let maps = fs::read_to_string("/proc/self/maps").expect("our mappings");
     let shared = maps.lines().filter(|line| line.contains("ublk") || line.contains("io_uring")).count();
     let devices = Ublk::new().list().expect("the driver answers").len();
+    wait_for_commands();
     (count("/proc/self/fd"), count("/proc/self/task"), shared, count("/dev"), devices)
+}
+
+/// Threads of commands end a moment after their answers.
+fn wait_for_commands() {
+    let is_command = |task: fs::DirEntry| {
+        fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "ublk-command")
+    };
+    let began = Instant::now();
+    while fs::read_dir("/proc/self/task").unwrap().any(|task| task.is_ok_and(is_command)) {
+        assert!(began.elapsed() < DEADLINE, "a command does not end");
+        thread::yield_now();
+    }
 }
 
 #[test]
@@ -80,7 +93,6 @@ fn fifty_devices_come_and_go_and_leave_nothing() {
     (0..10).for_each(cycle);
     together(50);
     let began = Instant::now();
-    // Threads of commands end a moment after their answers.
     while holdings() != before && began.elapsed() < DEADLINE {
         thread::yield_now();
     }
