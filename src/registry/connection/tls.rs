@@ -3,10 +3,9 @@
 use std::{fs::File, io::Read as _, path::Path, sync::Arc};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    ClientConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
 use super::Authorities;
@@ -25,12 +24,12 @@ pub(in crate::registry) fn client_config(
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| configuration("TLS versions", error))?;
-    let verifier = match &host.ca_file {
-        _ if host.skip_verify => Arc::new(Unverified(provider)),
-        Some(ca_file) => trusted.clone().with_file(ca_file)?.verifier(provider),
-        None => trusted.clone().verifier(provider),
+    let trusted = match &host.ca_file {
+        _ if host.skip_verify => Authorities::anyone(),
+        Some(ca_file) => trusted.clone().with_file(ca_file)?,
+        None => trusted.clone(),
     };
-    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    let builder = builder.dangerous().with_custom_certificate_verifier(trusted.verifier(provider));
     let Some(identity) = host.client_identity.as_ref().or(shared_identity) else {
         return Ok(builder.with_no_client_auth());
     };
@@ -75,43 +74,4 @@ pub(super) fn unusable(
 fn configuration(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> RegistryError {
     let what = what.to_owned();
     RegistryError::new("configuration", Reason::Configuration { what, source: Some(Box::new(error)) })
-}
-
-/// Takes any certificate, for hosts with `skip_verify`. The handshake's own signatures are still checked.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
