@@ -1,13 +1,14 @@
 //! Measures devices with fio, ours and others of the same bytes in turn, and prints one table.
 //!
-//! `prepare DIR` writes the images (anywhere); `run DIR` attaches and measures (as root, where ublk is). `ci/perf` does both,
-//! the second one in the guest.
+//! `prepare DIR` writes the images (anywhere); `run DIR` attaches and measures, `attach DIR` only attaches (as root, where ublk
+//! is). `ci/perf` does all, the latter two in the guest.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     reason = "a measurement that fails has nothing to recover"
 )]
 
+mod attach;
 mod measure;
 #[path = "../../tests/support/mod.rs"]
 #[expect(dead_code, reason = "the support is the tests', which use more of it")]
@@ -32,7 +33,10 @@ fn main() {
         ["prepare", dir] => prepare(Path::new(dir)),
         ["run", dir] => run(Path::new(dir), ROUNDS),
         ["run", dir, rounds] => run(Path::new(dir), rounds.parse().unwrap()),
-        _ => println!("fio: needs `prepare DIR` or `run DIR [ROUNDS]`; ci/perf calls both"),
+        ["attach", dir, rounds] => attach::run(Path::new(dir), rounds.parse().unwrap()),
+        _ => println!(
+            "fio: needs `prepare DIR`, `run DIR [ROUNDS]` or `attach DIR ROUNDS`; ci/perf calls them"
+        ),
     }
 }
 

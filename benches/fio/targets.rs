@@ -195,3 +195,8 @@ fn wait_for(path: &Path) {
 fn pause(duration: Duration) {
     std::thread::sleep(duration);
 }
+
+/// Waits so many milliseconds.
+pub(super) fn pause_ms(milliseconds: u64) {
+    pause(Duration::from_millis(milliseconds));
+}

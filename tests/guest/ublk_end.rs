@@ -27,23 +27,28 @@ use crate::{
 const MIB: usize = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// What a process and the kernel may leak: open files, threads, mappings, device nodes, devices.
-fn holdings() -> (usize, usize, usize, usize, usize) {
+/// What a process and the kernel may leak: open files, mappings, device nodes, devices; and the names of the threads.
+fn holdings() -> ([usize; 4], Vec<String>) {
     let count = |path: &str| fs::read_dir(path).expect("a folder").count();
     let maps = fs::read_to_string("/proc/self/maps").expect("our mappings");
     let shared = maps.lines().filter(|line| line.contains("ublk") || line.contains("io_uring")).count();
     let devices = Ublk::new().list().expect("the driver answers").len();
-    wait_for_commands();
-    (count("/proc/self/fd"), count("/proc/self/task"), shared, count("/dev"), devices)
+    let threads = threads_without_commands();
+    ([count("/proc/self/fd"), shared, count("/dev"), devices], threads)
 }
 
-/// Threads of commands end a moment after their answers.
-fn wait_for_commands() {
-    let is_command = |task: fs::DirEntry| {
-        fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "ublk-command")
-    };
+/// Threads of commands end a moment after their answers, which is waited for; the kernel's own workers for a ring come and go
+/// as they like.
+fn threads_without_commands() -> Vec<String> {
     let began = Instant::now();
-    while fs::read_dir("/proc/self/task").unwrap().any(|task| task.is_ok_and(is_command)) {
+    loop {
+        let tasks = fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok);
+        let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+        let mut names: Vec<_> = names.filter(|name| !name.starts_with("iou-wrk")).collect();
+        if names.iter().all(|name| name.trim() != "ublk-command") {
+            names.sort();
+            return names;
+        }
         assert!(began.elapsed() < DEADLINE, "a command does not end");
         thread::yield_now();
     }

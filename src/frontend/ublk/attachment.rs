@@ -132,7 +132,7 @@ impl UblkAttachment {
     /// time is failed, since the driver waits for them.
     fn stop(&self, deadline: &Deadline) -> Result<(), FrontendError> {
         let pending = self.control.start(Command::stop(self.id))?;
-        let outcome = pending.wait(deadline.remaining() / 2).or_else(|| {
+        let outcome = pending.wait(deadline.remaining() / 2).or_else(|pending| {
             tracing::warn!(
                 id = self.id,
                 "requests are failed, for the device is being removed and they have not ended"
@@ -142,9 +142,9 @@ impl UblkAttachment {
         });
         match outcome {
             // Another program has deleted it, or is about to.
-            Some(Ok(_) | Err(FrontendError::NoSuchDevice(_))) => Ok(()),
-            Some(Err(error)) => Err(error),
-            None => Err(FrontendError::Deadline { step: "STOP_DEV", after: deadline.limit() }),
+            Ok(Ok(_) | Err(FrontendError::NoSuchDevice(_))) => Ok(()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(FrontendError::Deadline { step: "STOP_DEV", after: deadline.limit() }),
         }
     }
 }

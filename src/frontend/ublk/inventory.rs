@@ -196,18 +196,20 @@ fn shape(control: &Control, id: u32, features: Features) -> Result<Option<Shape>
     static UNANSWERED: Mutex<BTreeMap<u32, Pending>> = Mutex::new(BTreeMap::new());
     let unanswered = || UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
     // The answer may be that of an earlier device of this number, and is of no use.
-    if unanswered().get(&id).is_some_and(|pending| pending.wait(Duration::ZERO).is_none()) {
+    let mut earlier = unanswered();
+    if let Some(Err(pending)) = earlier.remove(&id).map(|pending| pending.wait(Duration::ZERO)) {
+        earlier.insert(id, pending);
         return Ok(None);
     }
-    unanswered().remove(&id);
+    drop(earlier);
     let ask = Command::get_params(id, params::room());
     let ask = if features.has(abi::UBLK_F_UNPRIVILEGED_DEV) { ask.showing_path() } else { ask };
     let pending = control.start(ask)?;
     match pending.wait(SHAPE_DEADLINE) {
-        Some(Ok(reply)) => Ok(params::decode(&reply.payload)),
-        Some(Err(error @ FrontendError::NoSuchDevice(_))) => Err(error),
-        Some(Err(_)) => Ok(None),
-        None => {
+        Ok(Ok(reply)) => Ok(params::decode(&reply.payload)),
+        Ok(Err(error @ FrontendError::NoSuchDevice(_))) => Err(error),
+        Ok(Err(_)) => Ok(None),
+        Err(pending) => {
             unanswered().insert(id, pending);
             Ok(None)
         }

@@ -18,6 +18,7 @@ mod descriptor;
 mod features;
 mod inventory;
 mod memory;
+mod messenger;
 mod node;
 mod params;
 mod queue;
