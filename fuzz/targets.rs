@@ -44,13 +44,14 @@ pub use server::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 24] = [
+pub const TARGETS: [Target; 25] = [
     ("tar_envelope", tar_envelope),
     ("zfile_header", zfile_header),
     ("zfile_jump_table", zfile_jump_table),
     ("zfile_block", zfile_block),
     ("lsmt_header", lsmt_header),
     ("lsmt_index", lsmt_index),
+    ("lsmt_log", lsmt_log),
     ("oci_manifest", oci_manifest),
     ("registry_challenge", registry_challenge),
     ("registry_content_range", registry_content_range),
@@ -277,6 +278,28 @@ fn check_segments(segments: &[lsmt::Segment], limit: u64) {
         );
         assert!(segment.moffset() >= lsmt::DATA_START_SECTOR && segment.mend() <= limit);
         end = segment.end();
+    }
+}
+
+/// The first two bytes say how many sectors the data file has, the third how many bytes of the entries come at once; the
+/// rest is the entries of the index file.
+pub fn lsmt_log(input: &[u8]) {
+    let Some(([low, high, piece], entries)) = input.split_first_chunk::<3>() else { return };
+    let limit = u64::from(u16::from_le_bytes([*low, *high]));
+    let replay = |piece: usize| {
+        let mut replay = lsmt::LogReplay::new(4096 + entries.len() as u64, limit * 512)?;
+        entries.chunks(piece).try_for_each(|piece| replay.feed(piece))?;
+        Ok(replay.finish())
+    };
+    let replayed: Result<lsmt::Replayed, lsmt::LsmtError> = replay(usize::from(*piece) + 1);
+    assert_eq!(replayed, replay(usize::MAX));
+    match replayed {
+        Ok(replayed) => {
+            let counting = (replayed.end_offset - 4096) / 16;
+            assert_eq!(counting + replayed.torn_entries, entries.len() as u64 / 16);
+            check_segments(&replayed.segments.into_segments(), limit);
+        }
+        Err(error) => check_message(&error),
     }
 }
 

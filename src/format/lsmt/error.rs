@@ -1,5 +1,7 @@
 //! What can be wrong with an LSMT file, and where.
 
+use super::super::uuid::Uuid;
+
 /// The rule that a header or trailer breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -22,6 +24,15 @@ pub enum SlotRule {
     /// Only a sealed file can be a read-only layer.
     #[error("its flags say that it was never sealed")]
     Unsealed,
+    /// The index of a writable layer is an index file.
+    #[error("its flags call it a data file, not an index file")]
+    NotIndex,
+    /// A file that is still written is not sealed.
+    #[error("its flags say that it is sealed, so that it is not to be written")]
+    Sealed,
+    /// The entries of an index file follow its header at once.
+    #[error("its entries start at {0}, not at 4096 as those of an index file do")]
+    IndexStart(u64),
 }
 
 /// The rule that one segment of an index breaks.
@@ -108,6 +119,40 @@ pub enum LsmtError {
         given_bytes: u64,
         /// Bytes that it has.
         wanted_bytes: u64,
+    },
+    /// The index file of a writable layer has more entries than upstream takes.
+    #[error("LSMT index file: {count} entries are more than the {limit} allowed")]
+    LogTooLong {
+        /// Its whole entries.
+        count: u64,
+        /// The largest number allowed.
+        limit: u64,
+    },
+    /// The data file and the index file of a writable layer do not belong together.
+    #[error("LSMT index file: its UUID {index} is not that of the data file, {data}")]
+    Mismatched {
+        /// UUID of the data file.
+        data: Uuid,
+        /// UUID of the index file.
+        index: Uuid,
+    },
+    /// A layer that is being written needs more segments than one may have.
+    #[error("the layer needs more than the {limit} segments that one may have")]
+    IndexFull {
+        /// The largest number that can be written.
+        limit: u64,
+    },
+    /// A layer that is being written would have sectors that an index cannot name.
+    #[error(
+        "{length} sectors at sector {offset} of the device, {place} of the file, are past what an index can name"
+    )]
+    Unnamed {
+        /// First sector of the device.
+        offset: u64,
+        /// Sectors.
+        length: u32,
+        /// First sector of the file.
+        place: u64,
     },
     /// One segment breaks a rule.
     #[error("LSMT index entry {number} at offset {offset}: {rule}")]

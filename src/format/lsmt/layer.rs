@@ -140,7 +140,7 @@ impl ReadOnlyLayer {
     }
 }
 
-fn require(holds: bool, offset: u64, rule: SlotRule) -> Result<(), LsmtError> {
+pub(super) fn require(holds: bool, offset: u64, rule: SlotRule) -> Result<(), LsmtError> {
     if holds { Ok(()) } else { Err(LsmtError::Slot { offset, rule }) }
 }
 

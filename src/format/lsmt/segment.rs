@@ -32,6 +32,9 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// What fills up an index whose number of entries is to be a round one; see [`Segment::is_padding`].
+    pub const PADDING: Self = Self { span: OFFSET_MASK, place: 0 };
+
     /// The segment of these fields, or `None` where the length is zero or more than [`SEGMENT_LENGTH_LIMIT`], or the
     /// last sector of device or file does not fit its bits.
     #[must_use]
@@ -117,6 +120,15 @@ impl Segment {
         Self { span: self.span, place: self.place & !(0xff << TAG_SHIFT) | u64::from(tag) << TAG_SHIFT }
     }
 
+    /// What of it lies in the sectors `start..end` of the device, or `None` where none does.
+    #[must_use]
+    pub fn within(self, start: u64, end: u64) -> Option<Self> {
+        let (from, to) = (self.offset().max(start), self.end().min(end));
+        let length = u32::try_from(to.checked_sub(from)?).ok()?;
+        let skipped = if self.zeroed() { 0 } else { from.saturating_sub(self.offset()) };
+        Self::new(from, length, self.moffset().saturating_add(skipped), self.zeroed(), self.tag())
+    }
+
     /// Whether it is filler: any entry whose offset is the largest there is.
     #[must_use]
     #[inline]
@@ -145,7 +157,19 @@ mod tests {
     fn padding_is_known_by_the_bytes_that_writers_use() {
         let bytes = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         assert!(Segment::decode(&bytes).is_padding());
+        assert_eq!(Segment::PADDING.encode(), bytes);
         assert!(!Segment::decode(&[0; 16]).is_padding());
+    }
+
+    #[test]
+    fn a_part_keeps_its_data_and_a_zeroed_part_its_place() {
+        let data = Segment::new(10, 20, 100, false, 3).unwrap();
+        assert_eq!(data.within(15, 18), Segment::new(15, 3, 105, false, 3));
+        assert_eq!(data.within(0, 12), Segment::new(10, 2, 100, false, 3));
+        assert_eq!(data.within(0, 1000), Some(data));
+        assert_eq!((data.within(0, 10), data.within(30, 40), data.within(18, 15)), (None, None, None));
+        let zeroed = Segment::new(10, 20, 100, true, 0).unwrap();
+        assert_eq!(zeroed.within(15, 18), Segment::new(15, 3, 100, true, 0));
     }
 
     #[test]
