@@ -12,7 +12,7 @@ use super::OfflineError;
 use crate::{
     block::ByteRange,
     format::{
-        lsmt::{self, LayerLayout},
+        lsmt::{self, LayerLayout, Segment},
         tar::{self, Envelope},
         zfile::{self, Decoder, JumpTable, Layout, Start, is_zfile},
     },
@@ -28,12 +28,14 @@ pub(super) struct Content {
     table: Option<Arc<JumpTable>>,
 }
 
-/// What one thread reads with.
+/// What one thread reads one content with.
 #[derive(Debug, Default)]
 pub(super) struct Bench {
     decoder: Decoder,
     encoded: Vec<u8>,
     block: Vec<u8>,
+    /// Number of the block that is decoded in `block`.
+    held: Option<u32>,
 }
 
 impl Content {
@@ -63,16 +65,46 @@ impl Content {
     /// Opens the layer file at `path` and makes sure that it has a sealed layer.
     pub(super) fn open_layer(path: &Path) -> Result<Self, OfflineError> {
         let content = Self::open(path)?;
-        let size = content.size_bytes();
-        let wrong = |source| OfflineError::Layer { path: path.to_owned(), source };
-        let trailer = LayerLayout::trailer_range(size).map_err(wrong)?;
-        let mut bench = Bench::default();
-        let mut slots = [vec![0; lsmt::SLOT_BYTES], vec![0; lsmt::SLOT_BYTES]];
-        let [header, last] = &mut slots;
-        content.read(&mut bench, 0, header)?;
-        content.read(&mut bench, trailer.start(), last)?;
-        LayerLayout::decode(header, last, size).map_err(wrong)?;
+        content.layout()?;
         Ok(content)
+    }
+
+    /// The layout and the segments of the sealed layer that it is.
+    pub(super) fn layer(&self) -> Result<(LayerLayout, Vec<Segment>), OfflineError> {
+        let layout = self.layout()?;
+        let range = layout.index_range();
+        let mut index = vec![0; usize::try_from(range.len()).unwrap_or(0)];
+        self.read(&mut Bench::default(), range.start(), &mut index)?;
+        let wrong = |source| OfflineError::Layer { path: self.path.to_path_buf(), source };
+        Ok((layout, layout.decode_index(&index).map_err(wrong)?.into_segments()))
+    }
+
+    /// Where the parts of the sealed layer lie that it is.
+    pub(super) fn layout(&self) -> Result<LayerLayout, OfflineError> {
+        let size = self.size_bytes();
+        let wrong = |source| OfflineError::Layer { path: self.path.to_path_buf(), source };
+        let trailer = LayerLayout::trailer_range(size).map_err(wrong)?;
+        let mut last = vec![0; lsmt::SLOT_BYTES];
+        self.read(&mut Bench::default(), trailer.start(), &mut last)?;
+        LayerLayout::decode(&self.head()?, &last, size).map_err(wrong)
+    }
+
+    /// The slot that it begins with, or all of less.
+    pub(super) fn head(&self) -> Result<Vec<u8>, OfflineError> {
+        let len = self.size_bytes().min(lsmt::SLOT_BYTES as u64);
+        let mut head = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.read(&mut Bench::default(), 0, &mut head)?;
+        Ok(head)
+    }
+
+    /// Whether it lies in the file as it is: the only form that can be written.
+    pub(super) fn is_bare(&self) -> bool {
+        self.table.is_none() && self.payload.start() == 0
+    }
+
+    /// The file that it lies in.
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -111,6 +143,10 @@ impl Content {
 
     /// Decodes a block into the bench.
     fn decode(&self, bench: &mut Bench, table: &JumpTable, number: u32) -> Result<(), OfflineError> {
+        if bench.held == Some(number) {
+            return Ok(());
+        }
+        bench.held = None;
         let wrong = |source| OfflineError::Zfile { path: self.path.to_path_buf(), source };
         let layout = table.layout();
         let block = table.block(number).ok_or_else(|| self.ended())?;
@@ -118,7 +154,9 @@ impl Content {
         bench.block.resize(usize::try_from(block.content.len()).unwrap_or(0), 0);
         let at = self.payload.start().saturating_add(block.encoded.start());
         self.file.read_exact_at(&mut bench.encoded, at).map_err(OfflineError::io(&self.path, "read it"))?;
-        bench.decoder.decode(layout, &block, &bench.encoded, &mut bench.block).map_err(wrong)
+        bench.decoder.decode(layout, &block, &bench.encoded, &mut bench.block).map_err(wrong)?;
+        bench.held = Some(number);
+        Ok(())
     }
 
     /// What a read past the end of the content comes to.

@@ -58,6 +58,28 @@ pub enum OfflineError {
         /// The rule.
         source: LsmtError,
     },
+    /// The input is a data file that is still written, and most of what it says is in its index file.
+    #[error("{0}: a writable layer, whose index file is needed too")]
+    IndexMissing(PathBuf),
+    /// The input is not written any more.
+    #[error("{0}: a sealed layer already")]
+    Sealed(PathBuf),
+    /// A file of a writable layer is not one, or is damaged.
+    #[error("{path}: not a file of a writable overlaybd layer, or a damaged one")]
+    Writable {
+        /// The file.
+        path: PathBuf,
+        /// The rule.
+        source: LsmtError,
+    },
+    /// The output would not be a layer that can be read.
+    #[error("{path}: cannot be one layer")]
+    Unplaced {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: LsmtError,
+    },
     /// The output cannot be written in this form.
     #[error("{path}: cannot be compressed so")]
     Encode {

@@ -4,22 +4,32 @@
 //! layer. The output has its name only when it is complete and on disk; until then, and when the tool fails or is
 //! interrupted, nothing of that name is touched.
 
+mod commit;
 mod compress;
 mod content;
 mod error;
 mod extract;
+mod output;
+mod pack;
 mod part_file;
 mod pipeline;
+mod place;
+mod seal;
+mod source;
+mod zfile;
 
 use std::{
     num::NonZeroUsize,
     sync::atomic::{AtomicBool, Ordering},
 };
 
+pub use commit::{Committed, Naming, commit};
 pub use compress::{CompressOptions, Compressed, compress};
 pub use error::OfflineError;
 pub use extract::{ExtractOptions, Extracted, extract};
+pub use pack::PackOptions;
 pub use part_file::PartFile;
+pub use seal::{SealedLayer, seal};
 
 /// How whoever started a tool follows it and ends it.
 #[derive(Debug, Default)]

@@ -149,11 +149,17 @@ impl From<OfflineError> for Failure {
             OfflineError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 FailureClass::NotFound
             }
-            OfflineError::Exists(_) | OfflineError::NotReplaceable(_) => FailureClass::Conflict,
-            OfflineError::Nameless(_) | OfflineError::Encode { .. } => FailureClass::Usage,
-            OfflineError::Tar { .. } | OfflineError::Zfile { .. } | OfflineError::Layer { .. } => {
-                FailureClass::Image
+            OfflineError::Exists(_) | OfflineError::NotReplaceable(_) | OfflineError::Sealed(_) => {
+                FailureClass::Conflict
             }
+            OfflineError::Nameless(_) | OfflineError::IndexMissing(_) | OfflineError::Encode { .. } => {
+                FailureClass::Usage
+            }
+            OfflineError::Tar { .. }
+            | OfflineError::Zfile { .. }
+            | OfflineError::Layer { .. }
+            | OfflineError::Writable { .. }
+            | OfflineError::Unplaced { .. } => FailureClass::Image,
             _ => FailureClass::Internal,
         };
         Self::with_source(class, error.to_string(), error)

@@ -224,6 +224,7 @@ fn completions_and_manual_pages_know_every_command() {
         "info",
         "features",
         "image-export",
+        "layer-commit",
         "layer-compress",
         "layer-extract",
         "layer-inspect",

@@ -6,8 +6,10 @@ mod del;
 mod features;
 mod image_export;
 mod info;
+mod layer_commit;
 mod layer_compress;
 mod layer_extract;
+mod layer_form;
 mod layer_inspect;
 mod layer_verify;
 mod list;
@@ -58,6 +60,8 @@ pub(crate) enum ImageCommand {
 /// Work with single layer files.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LayerCommand {
+    /// Make a layer file of a writable layer, or of another layer
+    Commit(layer_commit::CommitArgs),
     /// Compress a layer file, or compress it in another way
     Compress(layer_compress::CompressArgs),
     /// Take a layer out of its compression and envelope
@@ -78,6 +82,7 @@ impl Command {
             Self::Info(args) => args.run(global, output),
             Self::Features(args) => args.run(global, output),
             Self::Image(ImageCommand::Export(args)) => args.run(global, output),
+            Self::Layer(LayerCommand::Commit(args)) => args.run(output),
             Self::Layer(LayerCommand::Compress(args)) => args.run(output),
             Self::Layer(LayerCommand::Extract(args)) => args.run(output),
             Self::Layer(LayerCommand::Inspect(args)) => args.run(global, output),

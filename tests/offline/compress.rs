@@ -1,30 +1,18 @@
-//! The offline tools: layers that change their form as upstream's tools would write it, and outputs whole or not at all.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics fails")]
-
-#[path = "support/fixtures.rs"]
-#[expect(dead_code, reason = "each test binary uses a part of the support")]
-mod fixtures;
-#[path = "support/layer_writer.rs"]
-#[expect(dead_code, unreachable_pub, reason = "each test binary uses a part of the support")]
-#[expect(clippy::cast_possible_truncation, reason = "the layers of tests are small")]
-mod layer_writer;
+//! `layer compress` and `layer extract`.
 
 use std::{
     fs,
     num::NonZeroUsize,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use fixtures::Fixture;
 use stratabd::{
     format::zfile::{Algorithm, BlockFormat},
     offline::{CompressOptions, ExtractOptions, OfflineError, Watch, compress, extract},
 };
 
-fn quiet() -> Watch<fn(u64, u64)> {
-    Watch { progress: |_, _| {}, cancelled: false.into() }
-}
+use crate::{bytes, file_of, fixtures::Fixture, layer_writer, names, quiet, sample};
 
 fn options(algorithm: Algorithm, block_size: u32, tar: bool, threads: usize) -> CompressOptions {
     let format = BlockFormat::new(algorithm, block_size).unwrap();
@@ -33,43 +21,6 @@ fn options(algorithm: Algorithm, block_size: u32, tar: bool, threads: usize) -> 
 
 fn extraction(threads: usize) -> ExtractOptions {
     ExtractOptions { threads: NonZeroUsize::new(threads).unwrap(), overwrite: false }
-}
-
-/// A folder with one file of these bytes.
-fn file_of(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("layer");
-    fs::write(&path, bytes).unwrap();
-    (dir, path)
-}
-
-/// The names in a folder, hidden ones too.
-fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-fn bytes(path: &Path) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut fs::File::open(path).unwrap(), &mut bytes).unwrap();
-    bytes
-}
-
-/// Words between runs of noise, in a layer with holes.
-fn sample() -> Vec<u8> {
-    let mut random = fastrand::Rng::with_seed(5);
-    let mut flat = Vec::new();
-    while flat.len() < 3 << 20 {
-        match random.u8(0..3) {
-            0 => flat.extend((0..5000).map(|_| random.u8(..))),
-            1 => flat.extend(b"the same words over and over ".iter().cycle().take(9000)),
-            _ => flat.resize(flat.len() + 20_000, 0),
-        }
-    }
-    flat.truncate(3 << 20);
-    layer_writer::lsmt_of(&flat)
 }
 
 #[test]

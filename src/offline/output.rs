@@ -1,0 +1,59 @@
+//! The file that a tool makes around its payload: under its name only when it is whole, and in an envelope where that is wanted.
+
+use std::{
+    io::Write,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use super::{OfflineError, PartFile};
+use crate::format::tar::Envelope;
+
+/// The file in the making. Dropping it leaves nothing.
+#[derive(Debug)]
+pub(super) struct Output {
+    part: PartFile,
+    path: PathBuf,
+    tar: bool,
+    payload_bytes: u64,
+}
+
+impl Output {
+    /// Begins the file `path`, with room for the head of an envelope.
+    pub(super) fn create(path: &Path, tar: bool, overwrite: bool) -> Result<Self, OfflineError> {
+        let part = PartFile::create(path, overwrite)?;
+        let mut output = Self { part, path: path.to_owned(), tar, payload_bytes: 0 };
+        // Replaced at the end; until then it is no tar, so that nobody takes the file for whole.
+        let room = usize::try_from(output.start()).unwrap_or(0);
+        output.write(&vec![0; room])?;
+        output.payload_bytes = 0;
+        Ok(output)
+    }
+
+    /// Appends to the payload.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), OfflineError> {
+        self.part.file().write_all(bytes).map_err(OfflineError::io(&self.path, "write it"))?;
+        self.payload_bytes = self.payload_bytes.saturating_add(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Writes `header` over the start of the payload, closes the envelope, and makes the file what it is called; returns its
+    /// size in bytes.
+    pub(super) fn finish(mut self, header: &[u8]) -> Result<u64, OfflineError> {
+        let payload_bytes = self.payload_bytes;
+        let start = self.start();
+        let head = if self.tar { Envelope::head(payload_bytes) } else { Vec::new() };
+        if self.tar {
+            self.write(&Envelope::tail(payload_bytes))?;
+        }
+        let written = OfflineError::io(&self.path, "write it");
+        self.part.file().write_all_at(&[&head, header].concat(), 0).map_err(written)?;
+        self.part.finish()?;
+        Ok(start.saturating_add(self.payload_bytes))
+    }
+
+    /// Where the payload begins in the file, in bytes.
+    fn start(&self) -> u64 {
+        if self.tar { Envelope::HEAD_BYTES } else { 0 }
+    }
+}

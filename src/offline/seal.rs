@@ -1,0 +1,49 @@
+//! `layer commit --seal`: makes a read-only layer of a writable one, in its place.
+
+use std::{fs::OpenOptions, io::Write, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use super::{OfflineError, source::Source};
+use crate::{block::SECTOR_BYTES, format::lsmt};
+
+/// What was sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedLayer {
+    /// Bytes of the file.
+    pub output_bytes: u64,
+    /// Entries at the end of the index that a crash has left without their data, and that do not count.
+    pub torn_entries: u64,
+}
+
+/// Appends an index and a trailer to the data file `data` of a writable layer, durably. Until that is done the file is the data file
+/// that it was, and `index` is not changed at all.
+///
+/// # Errors
+/// [`OfflineError`]; then the file is as it was.
+pub fn seal(data: &Path, index: Option<&Path>) -> Result<SealedLayer, OfflineError> {
+    let source = Source::open(data, index)?;
+    let sealed = || OfflineError::Sealed(data.to_owned());
+    let content = source.files.first().filter(|_| source.is_writable).ok_or_else(sealed)?;
+    let damaged = |source| OfflineError::Writable { path: data.to_owned(), source };
+    let header = lsmt::decode_data_header(&content.head()?).map_err(damaged)?;
+    // Of a sparse file all bytes are the device's, and only its size says that it is not sealed.
+    if !header.sparse && content.layout().is_ok() {
+        return Err(sealed());
+    }
+    let size_bytes = content.size_bytes();
+    let data_end = size_bytes.next_multiple_of(SECTOR_BYTES);
+    let unplaced = |source| OfflineError::Unplaced { path: data.to_owned(), source };
+    let end = lsmt::seal(&header, &source.segments, data_end).map_err(unplaced)?;
+    let rest = usize::try_from(data_end.saturating_sub(size_bytes)).unwrap_or(0);
+    let failed = OfflineError::io(data, "seal it");
+    let mut file = OpenOptions::new().append(true).open(data).map_err(&failed)?;
+    let appended = file.write_all(&vec![0; rest]).and_then(|()| file.write_all(&end));
+    if let Err(error) = appended.and_then(|()| file.sync_all()) {
+        // What stays where even this fails is past the end of the data, and harmless.
+        let _ = file.set_len(size_bytes);
+        return Err(failed(error));
+    }
+    let output_bytes = data_end.saturating_add(end.len() as u64);
+    Ok(SealedLayer { output_bytes, torn_entries: source.torn_entries })
+}

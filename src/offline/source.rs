@@ -1,0 +1,158 @@
+//! The layers that a tool reads, in whatever form they are: sealed, a writable pair, or a sparse file.
+
+use std::path::Path;
+
+use rustix::{
+    fs::{SeekFrom, seek},
+    io::Errno,
+};
+
+use super::{
+    OfflineError,
+    content::{Bench, Content},
+};
+use crate::{
+    block::SECTOR_BYTES,
+    format::lsmt::{
+        self, DATA_START_SECTOR, Header, LayerIdentity, LogReplay, LsmtError, SEGMENT_LENGTH_LIMIT,
+        SLOT_BYTES, Segment,
+    },
+};
+
+/// Bytes of an index file that are read at once.
+const INDEX_CHUNK_BYTES: u64 = 1 << 20;
+
+/// Segments in the order of the device, and the files that their data is in.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// The tag of a segment is the number of its file.
+    pub(super) files: Vec<Content>,
+    /// Sorted, and not overlapping.
+    pub(super) segments: Vec<Segment>,
+    /// What the layer says of itself.
+    pub(super) identity: LayerIdentity,
+    /// Entries of a writable layer's index that do not count, because a crash has left them without their data.
+    pub(super) torn_entries: u64,
+    /// Whether it is the top of a device that may still be written.
+    pub(super) is_writable: bool,
+}
+
+impl Source {
+    /// Opens the layer whose data, or all of it, is in the file `data`. The data file of a log-structured writable layer needs
+    /// its `index`; with other layers that is not looked at.
+    pub(super) fn open(data: &Path, index: Option<&Path>) -> Result<Self, OfflineError> {
+        let content = Content::open(data)?;
+        if content.is_bare()
+            && let Ok(header) = header_of(&content)
+        {
+            // The data of a sparse file might look like a trailer, but that of a sealed one lies after all of the device.
+            let device_end = header.virtual_size_bytes.saturating_add(SLOT_BYTES as u64);
+            if header.sparse && !header.sealed && content.size_bytes() <= device_end {
+                return Self::sparse(content, &header);
+            }
+            if let Some(index) = index
+                && !header.sparse
+            {
+                return Self::pair(content, index);
+            }
+            return Self::sealed(content).map_err(|error| match error {
+                OfflineError::Layer { path, source: LsmtError::Slot { offset, .. } } if offset > 0 => {
+                    OfflineError::IndexMissing(path)
+                }
+                other => other,
+            });
+        }
+        Self::sealed(content)
+    }
+
+    /// Bytes of data that there are to copy.
+    pub(super) fn data_bytes(&self) -> u64 {
+        let data = self.segments.iter().filter(|segment| !segment.zeroed());
+        data.fold(0_u64, |sum, it| sum.saturating_add(u64::from(it.length()))).saturating_mul(SECTOR_BYTES)
+    }
+
+    fn sealed(content: Content) -> Result<Self, OfflineError> {
+        let (layout, segments) = content.layer()?;
+        let identity = identity(layout.trailer());
+        Ok(Self { files: vec![content], segments, identity, torn_entries: 0, is_writable: false })
+    }
+
+    fn pair(content: Content, index: &Path) -> Result<Self, OfflineError> {
+        let wrong_data = wrong(content.path());
+        let header = lsmt::decode_data_header(&content.head()?).map_err(wrong_data)?;
+        let log = Content::open(index)?;
+        let wrong_index = wrong(index);
+        let index_header = lsmt::decode_index_header(&log.head()?).map_err(&wrong_index)?;
+        lsmt::require_pair(&header, &index_header).map_err(&wrong_index)?;
+        let mut replay = LogReplay::new(log.size_bytes(), content.size_bytes()).map_err(&wrong_index)?;
+        let (mut at, mut chunk, mut bench) = (SLOT_BYTES as u64, Vec::new(), Bench::default());
+        while at < log.size_bytes() {
+            let len = INDEX_CHUNK_BYTES.min(log.size_bytes().saturating_sub(at));
+            chunk.resize(usize::try_from(len).unwrap_or(0), 0);
+            log.read(&mut bench, at, &mut chunk)?;
+            replay.feed(&chunk).map_err(&wrong_index)?;
+            at = at.saturating_add(len);
+        }
+        let replayed = replay.finish();
+        Ok(Self {
+            files: vec![content],
+            segments: replayed.segments.into_segments(),
+            identity: identity(&header),
+            torn_entries: replayed.torn_entries,
+            is_writable: true,
+        })
+    }
+
+    /// What the file system keeps of a sparse file is data; its holes are not mapped.
+    fn sparse(content: Content, header: &Header) -> Result<Self, OfflineError> {
+        let failed = |errno: Errno| OfflineError::io(content.path(), "find its holes")(errno.into());
+        let mut segments = Vec::new();
+        let mut at = SLOT_BYTES as u64;
+        let size = content.size_bytes();
+        while at < size {
+            let start = match seek(content.file(), SeekFrom::Data(at)) {
+                Err(Errno::NXIO) => break,
+                found => found.map_err(failed)?,
+            };
+            let end = seek(content.file(), SeekFrom::Hole(start)).map_err(failed)?;
+            append(&mut segments, start / SECTOR_BYTES, end.min(size) / SECTOR_BYTES);
+            at = end.max(at.saturating_add(SECTOR_BYTES));
+        }
+        Ok(Self {
+            files: vec![content],
+            segments,
+            identity: identity(header),
+            torn_entries: 0,
+            is_writable: true,
+        })
+    }
+}
+
+/// Data in the sectors `from..to` of a sparse file.
+fn append(segments: &mut Vec<Segment>, mut from: u64, to: u64) {
+    while from < to {
+        let length = to.saturating_sub(from).min(u64::from(SEGMENT_LENGTH_LIMIT));
+        let offset = from.saturating_sub(DATA_START_SECTOR);
+        // No file is so large that this is none.
+        segments.extend(Segment::new(offset, u32::try_from(length).unwrap_or(0), from, false, 0));
+        from = from.saturating_add(length);
+    }
+}
+
+fn identity(header: &Header) -> LayerIdentity {
+    LayerIdentity {
+        uuid: header.uuid,
+        parent_uuid: header.parent_uuid,
+        virtual_size_bytes: header.virtual_size_bytes,
+        user_tag: header.user_tag,
+    }
+}
+
+fn header_of(content: &Content) -> Result<Header, OfflineError> {
+    lsmt::decode_data_header(&content.head()?).map_err(wrong(content.path()))
+}
+
+fn wrong(path: &Path) -> impl Fn(LsmtError) -> OfflineError {
+    let path = path.to_owned();
+    move |source| OfflineError::Writable { path: path.clone(), source }
+}

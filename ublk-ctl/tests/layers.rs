@@ -1,0 +1,125 @@
+//! The commands that make layers, by running the program.
+#![expect(clippy::unwrap_used, reason = "a test panics where something is not as expected")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+#[path = "../../tests/support/fixtures.rs"]
+#[expect(dead_code, clippy::indexing_slicing, reason = "each test binary uses a part of the support")]
+mod fixtures;
+
+use fixtures::Fixture;
+use serde_json::Value;
+
+struct Ended {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn run(arguments: &[&str]) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-ctl"));
+    let output = command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ended { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Runs it, and takes what it says as JSON.
+fn json(arguments: &[&str]) -> Value {
+    let ended = run(&[arguments, &["--json"]].concat());
+    assert_eq!(ended.code, 0, "{arguments:?}: {}", ended.err);
+    serde_json::from_str(&ended.out).unwrap()
+}
+
+/// A folder with the files of some fixtures, and their paths.
+fn folder(files: &[&str]) -> (tempfile::TempDir, Vec<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = files.iter().map(|file| {
+        let path = dir.path().join(file.replace('/', "-").trim_end_matches(".xz"));
+        fs::write(&path, Fixture::named(file).read()).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    let paths = paths.collect();
+    (dir, paths)
+}
+
+fn beside(dir: &tempfile::TempDir, name: &str) -> String {
+    dir.path().join(name).to_str().unwrap().to_owned()
+}
+
+fn same(path: &str, fixture: &str) -> bool {
+    fs::File::open(path).unwrap();
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut fs::File::open(Path::new(path)).unwrap(), &mut bytes).unwrap();
+    bytes == Fixture::named(fixture).read()
+}
+
+#[test]
+fn a_pair_becomes_a_layer_as_upstream_makes_it_or_a_smaller_one() {
+    let (dir, files) = folder(&["ext4/rw1.d.xz", "ext4/rw1.i"]);
+    let [data, index] = files.as_slice() else { panic!() };
+    let [upstreams, ours] = ["upstreams", "ours"].map(|name| beside(&dir, name));
+    let named = [
+        "--uuid=abc00001-1111-2222-3333-000000000001",
+        "--parent-uuid=abc00000-1111-2222-3333-000000000000",
+        "--message=layer 1",
+    ];
+    let commit =
+        |to: &str, form: &[&str]| run(&[&["layer", "commit", data, index, to][..], &named, form].concat());
+    let ended = commit(&upstreams, &["--as-upstream", "--tar", "--threads=2"]);
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    assert!(ended.out.starts_with(&upstreams), "{}", ended.out);
+    assert!(same(&upstreams, "ext4/L1.zt4k"));
+    assert_eq!(commit(&ours, &["--tar"]).code, 0);
+    let [theirs_bytes, ours_bytes] = [&upstreams, &ours].map(|path| fs::metadata(path).unwrap().len());
+    assert!(ours_bytes < theirs_bytes, "{ours_bytes} of {theirs_bytes}");
+    let report = json(&["layer", "inspect", &ours]);
+    assert_eq!(report["uuid"], "ABC00001-1111-2222-3333-000000000001");
+    assert_eq!(report["user_tag"], "layer 1");
+    assert_eq!(commit(&ours, &["--tar"]).code, 7);
+    assert_eq!(commit(&ours, &["--algorithm=none", "--force"]).code, 0);
+    assert_eq!(run(&["layer", "verify", &ours]).code, 0);
+}
+
+#[test]
+fn a_wrong_use_of_commit_is_told_and_makes_nothing() {
+    let (dir, files) = folder(&["ext4/rw1.d.xz", "ext4/rw1.i"]);
+    let [data, index] = files.as_slice() else { panic!() };
+    let out = beside(&dir, "out");
+    let long = "m".repeat(257);
+    for (arguments, code, text) in [
+        (&["layer", "commit", data, &out][..], 2, "index file is needed"),
+        (&["layer", "commit", data], 2, "OUTPUT"),
+        (&["layer", "commit", data, index, &out, "--message", &long], 2, "256 bytes"),
+        (&["layer", "commit", data, index, &out, "--uuid", "12"], 2, "36 characters"),
+        (&["layer", "commit", data, index, &out, "--block-size=4097"], 2, "--block-size"),
+        (&["layer", "commit", data, index, &out, "--seal"], 2, "no output"),
+        (&["layer", "commit", data, index, "--seal", "--tar"], 2, "cannot be used with"),
+        (&["layer", "commit", data, data, &out], 5, "index file"),
+        (&["layer", "commit", &out, index, &out], 3, "cannot open"),
+    ] {
+        let ended = run(arguments);
+        assert_eq!(ended.code, code, "{arguments:?}: {}", ended.err);
+        assert!(ended.err.contains(text), "{arguments:?}: {}", ended.err);
+        assert!(!PathBuf::from(&out).exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_pair_is_sealed_once_and_a_torn_one_says_so() {
+    let (dir, files) = folder(&["ext4/rw1.d.xz", "ext4/rw1.i"]);
+    let [data, index] = files.as_slice() else { panic!() };
+    let whole = fs::metadata(data).unwrap().len();
+    fs::File::options().write(true).open(data).unwrap().set_len(whole - 512).unwrap();
+    let ended = run(&["layer", "commit", data, index, &beside(&dir, "out")]);
+    assert_eq!(ended.code, 0);
+    assert!(ended.err.contains("lost their data in a crash"), "{}", ended.err);
+    let sealed = json(&["layer", "commit", "--seal", data, index]);
+    assert!(sealed["torn_entries"].as_u64().unwrap() > 0);
+    assert_eq!(run(&["layer", "verify", data]).code, 0);
+    let again = run(&["layer", "commit", "--seal", data, index]);
+    assert_eq!(again.code, 7, "{}", again.err);
+}
