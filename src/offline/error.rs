@@ -61,6 +61,12 @@ pub enum OfflineError {
     /// The input is a data file that is still written, and most of what it says is in its index file.
     #[error("{0}: a writable layer, whose index file is needed too")]
     IndexMissing(PathBuf),
+    /// A stack has no layer.
+    #[error("there is no layer")]
+    NoLayers,
+    /// A stack has more layers than the format allows.
+    #[error("{0} layers are more than the format's 255")]
+    TooManyLayers(usize),
     /// The input is not written any more.
     #[error("{0}: a sealed layer already")]
     Sealed(PathBuf),

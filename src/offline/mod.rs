@@ -9,6 +9,7 @@ mod compress;
 mod content;
 mod error;
 mod extract;
+mod merge;
 mod output;
 mod pack;
 mod part_file;
@@ -27,9 +28,11 @@ pub use commit::{Committed, Naming, commit};
 pub use compress::{CompressOptions, Compressed, compress};
 pub use error::OfflineError;
 pub use extract::{ExtractOptions, Extracted, extract};
+pub use merge::merge;
 pub use pack::PackOptions;
 pub use part_file::PartFile;
 pub use seal::{SealedLayer, seal};
+pub use source::{Stack, Upper};
 
 /// How whoever started a tool follows it and ends it.
 #[derive(Debug, Default)]

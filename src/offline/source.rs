@@ -1,6 +1,6 @@
 //! The layers that a tool reads, in whatever form they are: sealed, a writable pair, or a sparse file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::{
     fs::{SeekFrom, seek},
@@ -14,8 +14,8 @@ use super::{
 use crate::{
     block::SECTOR_BYTES,
     format::lsmt::{
-        self, DATA_START_SECTOR, Header, LayerIdentity, LogReplay, LsmtError, SEGMENT_LENGTH_LIMIT,
-        SLOT_BYTES, Segment,
+        self, DATA_START_SECTOR, Header, LAYER_COUNT_LIMIT, LayerIdentity, LogReplay, LsmtError,
+        SEGMENT_LENGTH_LIMIT, SLOT_BYTES, Segment, SegmentMap,
     },
 };
 
@@ -35,6 +35,24 @@ pub(super) struct Source {
     pub(super) torn_entries: u64,
     /// Whether it is the top of a device that may still be written.
     pub(super) is_writable: bool,
+}
+
+/// Layers that make a device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stack {
+    /// Sealed layers in any form, the lowest first; at most [`LAYER_COUNT_LIMIT`].
+    pub lowers: Vec<PathBuf>,
+    /// The layer above them that may be written.
+    pub upper: Option<Upper>,
+}
+
+/// A layer that may be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upper {
+    /// Its data file.
+    pub data: PathBuf,
+    /// Its index file, which a sparse one does not need.
+    pub index: Option<PathBuf>,
 }
 
 impl Source {
@@ -63,6 +81,49 @@ impl Source {
             });
         }
         Self::sealed(content)
+    }
+
+    /// Opens a stack: sealed layers, the lowest first, under one that may be written. What is seen of it from above is its segments.
+    /// The files are numbered from the top, and the one that may be written has the last number, as upstream has it.
+    pub(super) fn open_stack(stack: &Stack) -> Result<Self, OfflineError> {
+        let upper = match &stack.upper {
+            Some(Upper { data, index }) => Some(Self::open(data, index.as_deref())?),
+            None => None,
+        };
+        let count = stack.lowers.len();
+        if count > LAYER_COUNT_LIMIT {
+            return Err(OfflineError::TooManyLayers(count));
+        }
+        let (mut files, mut identities, mut merged) = (Vec::new(), Vec::new(), SegmentMap::new());
+        let mut cover = |number: usize, segments: Vec<Segment>| {
+            // There are at most 256 files, so that each has a number of its own.
+            let tag = u8::try_from(number).unwrap_or(u8::MAX);
+            segments.into_iter().for_each(|segment| merged.insert(segment.with_tag(tag)));
+        };
+        for (below, path) in stack.lowers.iter().enumerate() {
+            let layer = Self::sealed(Content::open(path)?)?;
+            cover(count.saturating_sub(below).saturating_sub(1), layer.segments);
+            files.extend(layer.files);
+            identities.push(layer.identity);
+        }
+        files.reverse();
+        let torn_entries = upper.as_ref().map_or(0, |upper| upper.torn_entries);
+        let is_writable = upper.is_some();
+        if let Some(upper) = upper {
+            cover(count, upper.segments);
+            files.extend(upper.files);
+            identities.push(upper.identity);
+        }
+        let (Some(lowest), Some(top)) = (identities.first(), identities.last()) else {
+            return Err(OfflineError::NoLayers);
+        };
+        let sizes = identities.iter().rev().map(|identity| identity.virtual_size_bytes);
+        let identity = LayerIdentity {
+            parent_uuid: lowest.parent_uuid,
+            virtual_size_bytes: sizes.into_iter().find(|size| *size > 0).unwrap_or(0),
+            ..*top
+        };
+        Ok(Self { files, segments: merged.into_segments(), identity, torn_entries, is_writable })
     }
 
     /// Bytes of data that there are to copy.

@@ -152,9 +152,11 @@ impl From<OfflineError> for Failure {
             OfflineError::Exists(_) | OfflineError::NotReplaceable(_) | OfflineError::Sealed(_) => {
                 FailureClass::Conflict
             }
-            OfflineError::Nameless(_) | OfflineError::IndexMissing(_) | OfflineError::Encode { .. } => {
-                FailureClass::Usage
-            }
+            OfflineError::Nameless(_)
+            | OfflineError::IndexMissing(_)
+            | OfflineError::NoLayers
+            | OfflineError::TooManyLayers(_)
+            | OfflineError::Encode { .. } => FailureClass::Usage,
             OfflineError::Tar { .. }
             | OfflineError::Zfile { .. }
             | OfflineError::Layer { .. }

@@ -42,6 +42,15 @@ pub struct Lower {
     pub size_bytes: Option<u64>,
 }
 
+/// The files of the layer that is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpperFiles {
+    /// Its data file.
+    pub data: PathBuf,
+    /// Its index file. A sparse layer names one too.
+    pub index: PathBuf,
+}
+
 /// Where a layer's bytes are, in the order in which upstream looks.
 const LOCAL_NAMES: [&str; 3] = ["overlaybd.commit", ".commit", "overlaybd.sealed"];
 
@@ -60,6 +69,21 @@ impl ImageConfig {
     /// # Errors
     /// The first key that has a wrong type, a value of no use, or asks for what this version does not have.
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Self, DocumentError> {
+        match Self::parse_writable(file, bytes)? {
+            (config, None) => Ok(config),
+            (config, Some(_)) => Err(DocumentError::Unsupported {
+                file: config.file,
+                pointer: "/upper".to_owned(),
+                what: "writable layers",
+            }),
+        }
+    }
+
+    /// Reads the same document where its writable layer, if it has one, can be used.
+    ///
+    /// # Errors
+    /// As those of [`ImageConfig::parse`]. An image may have an upper only.
+    pub fn parse_writable(file: &str, bytes: &[u8]) -> Result<(Self, Option<UpperFiles>), DocumentError> {
         let file: Arc<str> = file.into();
         let value = document::parse(&file, bytes)?;
         let root = ObjectNode::new(&file, String::new(), &value)?;
@@ -69,10 +93,10 @@ impl ImageConfig {
             .map(|pointer| format!("{pointer} is unknown and ignored"))
             .collect();
         refuse_functions(&root)?;
-        read_upper(&root, &mut notes)?;
+        let upper = read_upper(&root, &mut notes)?;
         let repo_blob_url = root.text("repoBlobUrl")?.map(str::to_owned);
         let lowers = root.objects("lowers")?;
-        if lowers.is_empty() {
+        if lowers.is_empty() && upper.is_none() {
             return Err(root.invalid("lowers", "the image has no layer"));
         }
         if lowers.len() > MAX_LAYERS {
@@ -81,7 +105,7 @@ impl ImageConfig {
         }
         let lowers = lowers.iter().map(|node| read_lower(node, &mut notes)).collect::<Result<Vec<_>, _>>()?;
         root.path("resultFile")?;
-        Ok(Self { repo_blob_url, lowers, notes, file: Arc::clone(&file) })
+        Ok((Self { repo_blob_url, lowers, notes, file: Arc::clone(&file) }, upper))
     }
 
     /// Where upstream's snapshotter wants to read how it went, also in a configuration that is refused otherwise.
@@ -112,19 +136,19 @@ fn refuse_functions(root: &ObjectNode<'_>) -> Result<(), DocumentError> {
 }
 
 /// An image is writable upstream when both `data` and `index` are there, and read-only when one is missing.
-fn read_upper(root: &ObjectNode<'_>, notes: &mut Vec<String>) -> Result<(), DocumentError> {
-    let Some(upper) = root.object("upper")? else { return Ok(()) };
+fn read_upper(root: &ObjectNode<'_>, notes: &mut Vec<String>) -> Result<Option<UpperFiles>, DocumentError> {
+    let Some(upper) = root.object("upper")? else { return Ok(None) };
     for key in ["target", "gzipIndex"] {
         if upper.text(key)?.is_some() {
             return Err(upper.unsupported(key, "writable TurboOCI layers"));
         }
     }
-    match (upper.text("data")?, upper.text("index")?) {
-        (Some(_), Some(_)) => Err(root.unsupported("upper", "writable layers")),
-        (None, None) => Ok(()),
+    match (upper.path("data")?, upper.path("index")?) {
+        (Some(data), Some(index)) => Ok(Some(UpperFiles { data, index })),
+        (None, None) => Ok(None),
         _ => {
             notes.push("/upper needs both data and index: the image is read-only".to_owned());
-            Ok(())
+            Ok(None)
         }
     }
 }
@@ -184,6 +208,14 @@ mod tests {
     fn half_an_upper_is_read_only_and_said_so() {
         let config = parse(r#"{"lowers":[{"file":"/a"}],"upper":{"data":"/d","vsize":64},"x":1}"#).unwrap();
         assert_eq!(config.notes.len(), 2, "{:?}", config.notes);
+    }
+
+    #[test]
+    fn an_upper_is_read_where_it_can_be_used() {
+        let text = br#"{"lowers":[],"upper":{"data":"/d","index":"/i","vsize":64}}"#;
+        let (config, upper) = ImageConfig::parse_writable("c.json", text).unwrap();
+        assert_eq!(upper, Some(UpperFiles { data: "/d".into(), index: "/i".into() }));
+        assert!(config.lowers.is_empty());
     }
 
     #[test]

@@ -4,15 +4,19 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use super::{
+    document::DocumentError,
     failure::{Failure, FailureClass},
     image_config::{ImageConfig, Lower, MAX_LAYERS},
     settings::read_regular_document,
 };
-use crate::{format::oci::Digest, registry::Repository};
+use crate::{
+    format::oci::Digest,
+    offline::{Stack, Upper},
+    registry::Repository,
+};
 
 /// Where the bytes of one layer lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,14 +98,41 @@ pub fn unreadable(path: &Path, source: io::Error) -> Failure {
 /// # Errors
 /// When it is missing or refused.
 pub fn read_config(path: &Path) -> Result<ImageConfig, Failure> {
-    let name: Arc<str> = path.display().to_string().into();
-    let config = ImageConfig::parse(&name, &read_regular_document(path)?).map_err(|error| {
-        Failure::with_source(FailureClass::Image, "cannot use the image configuration", error)
-    })?;
+    let name = path.display().to_string();
+    let config = ImageConfig::parse(&name, &read_regular_document(path)?).map_err(refused)?;
+    note(path, &config);
+    Ok(config)
+}
+
+/// The layers of the image configuration at `path` as files of this machine, which the offline tools read.
+///
+/// # Errors
+/// When it is missing or refused, or a layer is not on this machine.
+pub fn read_stack(path: &Path) -> Result<Stack, Failure> {
+    let name = path.display().to_string();
+    let (config, upper) =
+        ImageConfig::parse_writable(&name, &read_regular_document(path)?).map_err(refused)?;
+    note(path, &config);
+    let remote = |_: &str| {
+        let text = "it is not on this machine, and this command reads no registry";
+        Err(Failure::new(FailureClass::NotFound, text))
+    };
+    let lowers = of_config(&config, remote)?.into_iter().filter_map(|place| match place {
+        LayerPlace::Local { path, .. } => Some(path),
+        LayerPlace::Remote { .. } => None,
+    });
+    let upper = upper.map(|files| Upper { data: files.data, index: Some(files.index) });
+    Ok(Stack { lowers: lowers.collect(), upper })
+}
+
+fn refused(error: DocumentError) -> Failure {
+    Failure::with_source(FailureClass::Image, "cannot use the image configuration", error)
+}
+
+fn note(path: &Path, config: &ImageConfig) {
     for note in &config.notes {
         tracing::warn!(file = %path.display(), "{note}");
     }
-    Ok(config)
 }
 
 /// Where the layers of `config` lie: a file that exists goes before the registry, as upstream has it. `repository`

@@ -298,7 +298,7 @@ fn zeroes_stay_data_where_the_index_has_no_room_for_them() {
     let data: Vec<u8> = (0..4000).flat_map(page).collect();
     let zeroed = (0..997_000).map(|number| (number * 2, Err(1)));
     let mappings: Vec<_> = zeroed.chain([(2_000_000, Ok(data.as_slice()))]).collect();
-    let (_dir, full) = file_of(&layer_writer::lsmt(1 << 31, &mappings));
+    let (_dir, full) = file_of(&layer_writer::lsmt(1 << 30, &mappings));
     let (output, _) = committed(&full, None, &Naming::default(), &options(Packing::Aligned, None));
     assert_eq!(flat_sha256(&output), flat_sha256(&full));
     let count = opened(&output).1.segments().len();

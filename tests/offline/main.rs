@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics fails")]
 
 #[path = "../support/fixtures.rs"]
-#[expect(dead_code, reason = "each test binary uses a part of the support")]
 mod fixtures;
 #[path = "../support/layer_writer.rs"]
 #[expect(dead_code, unreachable_pub, reason = "each test binary uses a part of the support")]
@@ -11,6 +10,7 @@ mod layer_writer;
 
 mod commit;
 mod compress;
+mod merge;
 
 use std::{
     fs,

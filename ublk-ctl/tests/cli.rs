@@ -227,7 +227,9 @@ fn completions_and_manual_pages_know_every_command() {
         "layer-commit",
         "layer-compress",
         "layer-extract",
+        "layer-flatten",
         "layer-inspect",
+        "layer-merge",
         "layer-verify",
     ] {
         let page = dir.path().join(format!("ublk-ctl-{command}.1"));

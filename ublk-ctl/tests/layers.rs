@@ -123,3 +123,43 @@ fn a_pair_is_sealed_once_and_a_torn_one_says_so() {
     let again = run(&["layer", "commit", "--seal", data, index]);
     assert_eq!(again.code, 7, "{}", again.err);
 }
+
+#[test]
+fn a_stack_becomes_one_layer_by_its_files_or_its_configuration() {
+    let (dir, files) = folder(&["lsmt/g0.lsmt.xz", "lsmt/g1.rw.d.xz", "lsmt/g1.rw.i.xz", "lsmt/g1.lsmt"]);
+    let [lower, data, index, committed] = files.as_slice() else { panic!() };
+    let [config, empty, remote, out] = ["c.json", "e.json", "r.json", "out"].map(|name| beside(&dir, name));
+    let text =
+        format!(r#"{{"lowers":[{{"file":"{lower}"}}],"upper":{{"data":"{data}","index":"{index}"}}}}"#);
+    fs::write(&config, text).unwrap();
+    fs::write(&empty, r#"{"lowers":[]}"#).unwrap();
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let text = format!(r#"{{"repoBlobUrl":"https://r/v2/a/blobs","lowers":[{{"digest":"{digest}"}}]}}"#);
+    fs::write(&remote, text).unwrap();
+    let sha = |path: &str| {
+        let export = json(&["image", "export", "--layer", path, "--sha256"]);
+        export["sha256"].as_str().unwrap().to_owned()
+    };
+    let both = "13202a5a7e9cf0d3ddcf694bea46f45987cef1f650c4562b8846ebf3a18bce01";
+    for arguments in [
+        &["layer", "flatten", "--config", &config, &out][..],
+        &["layer", "flatten", "--layer", lower, "--upper", data, "--upper-index", index, &out],
+        &["layer", "merge", "--layer", lower, "--layer", committed, &out, "--tar"],
+    ] {
+        json(&[arguments, &["--force"]].concat());
+        assert_eq!(sha(&out), both, "{arguments:?}");
+    }
+    // To merge is to leave the upper alone.
+    json(&["layer", "merge", "--config", &config, &out, "--force"]);
+    assert_eq!(sha(&out), sha(lower));
+    for (arguments, code) in [
+        (&["layer", "merge", "--config", &config, &out][..], 7),
+        (&["layer", "merge", "--config", &empty, &out, "--force"], 5),
+        (&["layer", "merge", "--config", &remote, &out, "--force"], 3),
+        (&["layer", "flatten", "--layer", lower, "--upper", data, &out, "--force"], 2),
+        (&["layer", "merge", &out], 2),
+    ] {
+        let ended = run(arguments);
+        assert_eq!(ended.code, code, "{arguments:?}: {}", ended.err);
+    }
+}

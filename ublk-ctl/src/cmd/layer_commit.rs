@@ -71,7 +71,7 @@ impl CommitArgs {
 }
 
 /// A crash before a flush is no damage, but whoever commits after one wants to know.
-fn tell_torn(output: &Output, data: &Path, torn_entries: u64) {
+pub(super) fn tell_torn(output: &Output, data: &Path, torn_entries: u64) {
     if torn_entries > 0 {
         output.note(&format!(
             "{}: {torn_entries} writes at the end of the index have lost their data in a crash and are left out",

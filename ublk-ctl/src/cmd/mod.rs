@@ -9,8 +9,11 @@ mod info;
 mod layer_commit;
 mod layer_compress;
 mod layer_extract;
+mod layer_flatten;
 mod layer_form;
 mod layer_inspect;
+mod layer_merge;
+mod layer_stack;
 mod layer_verify;
 mod list;
 mod man;
@@ -66,6 +69,10 @@ pub(crate) enum LayerCommand {
     Compress(layer_compress::CompressArgs),
     /// Take a layer out of its compression and envelope
     Extract(layer_extract::ExtractArgs),
+    /// Make one layer of a stack of layers
+    Merge(layer_merge::MergeArgs),
+    /// Make one layer of a stack of layers and the writable one above them
+    Flatten(layer_flatten::FlattenArgs),
     /// Show what a layer file says of itself
     Inspect(layer_inspect::InspectArgs),
     /// Read all of a layer file and check everything that can be checked
@@ -85,6 +92,8 @@ impl Command {
             Self::Layer(LayerCommand::Commit(args)) => args.run(output),
             Self::Layer(LayerCommand::Compress(args)) => args.run(output),
             Self::Layer(LayerCommand::Extract(args)) => args.run(output),
+            Self::Layer(LayerCommand::Merge(args)) => args.run(output),
+            Self::Layer(LayerCommand::Flatten(args)) => args.run(output),
             Self::Layer(LayerCommand::Inspect(args)) => args.run(global, output),
             Self::Layer(LayerCommand::Verify(args)) => args.run(global, output),
             Self::Completions(args) => args.run(),

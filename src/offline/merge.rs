@@ -1,0 +1,44 @@
+//! `layer merge` and `layer flatten`: a stack of layers as one layer.
+
+use std::path::Path;
+
+use super::{Committed, Naming, OfflineError, PackOptions, Stack, Watch, pack::pack, source::Source};
+use crate::{
+    block::SECTOR_BYTES,
+    format::lsmt::{LayerIdentity, Packing},
+};
+
+/// Writes what is seen of `stack` from above to the file `output`, as one layer, which says what the top of the stack says of itself,
+/// but that its parent is that of the lowest layer. What lies past the end of the device is left out.
+///
+/// As upstream, a segment keeps the number of the file that it came from.
+///
+/// # Errors
+/// [`OfflineError`]; then there is no output.
+pub fn merge<P: Fn(u64, u64)>(
+    stack: &Stack,
+    output: &Path,
+    naming: &Naming,
+    options: &PackOptions,
+    watch: &Watch<P>,
+) -> Result<Committed, OfflineError> {
+    let mut source = Source::open_stack(stack)?;
+    if options.packing == Packing::Aligned {
+        clip(&mut source);
+    }
+    let identity = naming.of(&source.identity, options.packing);
+    let output_bytes = pack(&source, &identity, output, options, watch)?;
+    let (data_bytes, torn_entries) = (source.data_bytes(), source.torn_entries);
+    Ok(Committed { data_bytes, output_bytes, torn_entries })
+}
+
+/// Leaves out what lies past the end of the device: it would come to light when the device grows.
+fn clip(source: &mut Source) {
+    let LayerIdentity { virtual_size_bytes, .. } = source.identity;
+    let end = match virtual_size_bytes {
+        0 => u64::MAX,
+        bytes => bytes.div_ceil(SECTOR_BYTES),
+    };
+    let inside = source.segments.iter().filter_map(|segment| segment.within(0, end));
+    source.segments = inside.collect();
+}
