@@ -191,6 +191,17 @@ impl Reactor {
         started.await.0.map(drop)
     }
 
+    /// Makes all of `file` durable, as fsync(2): of a folder, the names in it.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub async fn sync_all(&self, file: &Arc<OwnedFd>) -> io::Result<()> {
+        let entry = opcode::Fsync::new(types::Fd(file.as_raw_fd())).build();
+        // SAFETY: the entry points to no memory.
+        let started = unsafe { self.inner.ring.start(entry, Held::File(Arc::clone(file))) };
+        started.await.0.map(drop)
+    }
+
     /// Changes what `file` holds of the range, as fallocate(2) with `flags`: punches a hole or makes zeroes.
     ///
     /// # Errors
