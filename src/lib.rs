@@ -14,3 +14,4 @@ pub mod registry;
 pub mod server;
 pub mod source;
 pub mod telemetry;
+pub mod upper;

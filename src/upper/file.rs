@@ -1,0 +1,177 @@
+//! The files of a writable layer as they are on a real file system.
+
+use std::{
+    ffi::OsString,
+    fmt,
+    fs::{File, OpenOptions},
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::{
+    fs::{FallocateFlags, FlockOperation},
+    io::Errno,
+};
+
+use super::{UpperError, medium::Medium};
+use crate::{
+    block::ByteRange,
+    reactor::Reactor,
+    source::{LocalFile, Readiness},
+};
+
+/// One trip through the ring carries at most this much: the largest request of a ublk device, so that one trip does.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// How often a write is taken up again after a signal or a refusal that means "later".
+const RETRIES: u32 = 16;
+
+/// What a successor's name ends with until it has the name of the file that it replaces.
+const SUCCESSOR_SUFFIX: &str = ".successor";
+
+/// A regular file, open for reading and writing.
+#[derive(Debug)]
+pub struct LayerFile {
+    /// Of a successor, the one that it may come to have.
+    path: PathBuf,
+    file: LocalFile,
+    block_bytes: u64,
+}
+
+impl LayerFile {
+    /// Opens the file at `path`. May wait for the disk.
+    ///
+    /// # Errors
+    /// [`UpperError::Io`], also where it is no regular file.
+    pub fn open(path: &Path) -> Result<Self, UpperError> {
+        Self::with(path, OpenOptions::new().read(true).write(true))
+            .map_err(|error| failed(path, "open", error))
+    }
+
+    /// Makes an empty file at `path`, where there must be none. May wait for the disk.
+    ///
+    /// # Errors
+    /// [`UpperError::Io`].
+    pub fn create(path: &Path) -> Result<Self, UpperError> {
+        Self::with(path, OpenOptions::new().read(true).write(true).create_new(true))
+            .map_err(|error| failed(path, "create", error))
+    }
+
+    /// Keeps every other process, and every other opening in this one, from locking the file until this one is dropped.
+    ///
+    /// # Errors
+    /// [`UpperError::Busy`] where it is locked already.
+    pub fn lock(&self) -> Result<(), UpperError> {
+        match rustix::fs::flock(&**self.file.file(), FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(()),
+            Err(Errno::WOULDBLOCK) => Err(UpperError::Busy(self.path.display().to_string())),
+            Err(error) => Err(failed(&self.path, "lock", error.into())),
+        }
+    }
+
+    fn with(path: &Path, options: &OpenOptions) -> io::Result<Self> {
+        let file = options.open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let block_bytes = u64::try_from(rustix::fs::fstatfs(&file)?.f_bsize).unwrap_or(4096);
+        Ok(Self { path: path.to_owned(), file: LocalFile::new(file.into()), block_bytes })
+    }
+
+    fn successor_path(&self) -> PathBuf {
+        let mut name = OsString::from(&self.path);
+        name.push(SUCCESSOR_SUFFIX);
+        name.into()
+    }
+
+    fn folder(&self) -> &Path {
+        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+}
+
+fn failed(path: &Path, action: &'static str, source: io::Error) -> UpperError {
+    UpperError::Io { name: path.display().to_string(), action, source }
+}
+
+impl Medium for LayerFile {
+    fn size_bytes(&self) -> io::Result<u64> {
+        let size = rustix::fs::fstat(&**self.file.file())?.st_size;
+        u64::try_from(size).map_err(io::Error::other)
+    }
+
+    fn block_bytes(&self) -> u64 {
+        self.block_bytes
+    }
+
+    fn set_size(&self, size_bytes: u64) -> io::Result<()> {
+        Ok(rustix::fs::ftruncate(&**self.file.file(), size_bytes)?)
+    }
+
+    fn try_read(&self, offset: u64, dest: &mut [u8]) -> io::Result<bool> {
+        Ok(self.file.try_read(offset, dest)? == Readiness::Done)
+    }
+
+    async fn read_at(&self, reactor: &Reactor, offset: u64, dest: &mut [u8]) -> io::Result<()> {
+        self.file.read(reactor, offset, dest).await
+    }
+
+    async fn write_at(&self, reactor: &Reactor, offset: u64, data: &[u8]) -> io::Result<()> {
+        let (mut rest, mut at, mut retries) = (data, offset, 0);
+        while !rest.is_empty() {
+            let len = rest.len().min(PIECE_BYTES);
+            let mut buffer = reactor.io_buffers().acquire(len).await.map_err(io::Error::other)?;
+            buffer.copy_from_slice(rest.get(..len).unwrap_or_default());
+            match reactor.write_at(self.file.file(), at, buffer).await.0 {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    rest = rest.get(count..).unwrap_or_default();
+                    at = at.saturating_add(count as u64);
+                }
+                Err(error) if is_transient(&error) && retries < RETRIES => retries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn sync(&self, reactor: &Reactor) -> io::Result<()> {
+        reactor.sync_data(self.file.file()).await
+    }
+
+    async fn punch(&self, reactor: &Reactor, range: ByteRange) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        reactor.allocate(self.file.file(), flags, range.start(), range.len()).await
+    }
+
+    fn successor(&self) -> io::Result<Self> {
+        let path = self.successor_path();
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        Ok(Self { path: self.path.clone(), ..Self::with(&path, &options)? })
+    }
+
+    fn replace_by(&self, successor: &Self) -> io::Result<()> {
+        std::fs::rename(successor.successor_path(), &self.path)
+    }
+
+    async fn sync_name(&self, reactor: &Reactor) -> io::Result<()> {
+        let folder: Arc<OwnedFd> = Arc::new(File::open(self.folder())?.into());
+        reactor.sync_all(&folder).await
+    }
+}
+
+impl fmt::Display for LayerFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.display().fmt(f)
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}

@@ -1,0 +1,71 @@
+//! The device below a writable layer, as the layer reads it: of any size, in sectors, or not there at all.
+
+use crate::{
+    block::{BlockDevice, BlockError, BlockQueue, ByteRange, SECTOR_BYTES},
+    reactor::Reactor,
+};
+
+/// A queue of the device below.
+#[derive(Debug)]
+pub(super) struct Lower<Q> {
+    queue: Option<Q>,
+    size_bytes: u64,
+    block_bytes: u64,
+}
+
+impl<Q: BlockQueue> Lower<Q> {
+    /// A queue of `device`, if there is one.
+    pub(super) fn open<D>(device: Option<&D>, reactor: &Reactor) -> Result<Self, BlockError>
+    where
+        D: BlockDevice<Queue = Q>,
+    {
+        let Some(device) = device else {
+            return Ok(Self { queue: None, size_bytes: 0, block_bytes: SECTOR_BYTES });
+        };
+        let geometry = device.geometry();
+        Ok(Self {
+            queue: Some(device.open_queue(reactor)?),
+            size_bytes: geometry.size_bytes,
+            block_bytes: geometry.logical_block_bytes.into(),
+        })
+    }
+
+    /// The queue, where the device has all of the range and takes a request for it.
+    pub(super) fn whole(&self, offset: u64, len: u64) -> Option<&Q> {
+        let end = offset.checked_add(len)?;
+        let fits = end <= self.size_bytes
+            && offset.is_multiple_of(self.block_bytes)
+            && end.is_multiple_of(self.block_bytes);
+        self.queue.as_ref().filter(|_| fits)
+    }
+
+    /// Fills `dest`, whole sectors; zeroes where there is nothing.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(super) async fn read(&self, offset: u64, dest: &mut [u8]) -> Result<(), BlockError> {
+        let present = self.size_bytes.saturating_sub(offset).min(dest.len() as u64);
+        let (dest, past) = dest.split_at_mut(usize::try_from(present).unwrap_or(dest.len()));
+        past.fill(0);
+        let Some(queue) = self.queue.as_ref().filter(|_| !dest.is_empty()) else { return Ok(()) };
+        if self.whole(offset, present).is_some() {
+            return queue.read(offset, dest).await;
+        }
+        // Blocks of the device below are larger than sectors, and the layer has a part of one.
+        let range = ByteRange::between(offset, offset.saturating_add(present));
+        let whole = range.align_out(self.block_bytes, self.size_bytes);
+        let mut bytes = vec![0; usize::try_from(whole.len()).unwrap_or(0)];
+        queue.read(whole.start(), &mut bytes).await?;
+        let skip = usize::try_from(offset - whole.start()).unwrap_or(usize::MAX);
+        if let Some(wanted) = bytes.get(skip..).and_then(|rest| rest.get(..dest.len())) {
+            dest.copy_from_slice(wanted);
+        }
+        Ok(())
+    }
+
+    pub(super) fn count_failure(&self) {
+        if let Some(queue) = &self.queue {
+            queue.count_failure();
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What the layer needs of the file system below; a model of a disk takes its place in the crash tests.
+
+use std::{fmt, io};
+
+use crate::{block::ByteRange, reactor::Reactor};
+
+/// One open file of a writable layer, shared by all threads. Displayed, it is the file's name for errors and logs.
+///
+/// Nothing that was written is durable before a [`Medium::sync`] that began after it. What was not written reads as zeroes.
+/// The future of a write may be dropped; the room it goes to is then not to be used.
+pub trait Medium: fmt::Debug + fmt::Display + Send + Sync + Sized + 'static {
+    /// The file's size in bytes.
+    ///
+    /// # Errors
+    /// The system's answer, as of all below.
+    fn size_bytes(&self) -> io::Result<u64>;
+
+    /// The unit in which [`Medium::punch`] gives room back, in bytes.
+    fn block_bytes(&self) -> u64;
+
+    /// Cuts the file off, or lets it grow. May wait for the disk: only called while a layer is opened.
+    ///
+    /// # Errors
+    /// The system's answer.
+    fn set_size(&self, size_bytes: u64) -> io::Result<()>;
+
+    /// Fills `dest` from `offset` if that needs no waiting; returns whether it has.
+    ///
+    /// # Errors
+    /// The system's answer.
+    fn try_read(&self, offset: u64, dest: &mut [u8]) -> io::Result<bool>;
+
+    /// Fills all of `dest` from `offset`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] where the file ends before, else the system's answer.
+    fn read_at(
+        &self,
+        reactor: &Reactor,
+        offset: u64,
+        dest: &mut [u8],
+    ) -> impl Future<Output = io::Result<()>>;
+
+    /// Writes all of `data` at `offset`. After an error any part of it may have been written.
+    ///
+    /// # Errors
+    /// The system's answer.
+    fn write_at(&self, reactor: &Reactor, offset: u64, data: &[u8]) -> impl Future<Output = io::Result<()>>;
+
+    /// Makes all writes durable that ended before, and the file's size.
+    ///
+    /// # Errors
+    /// After an error nobody knows what is durable, and to try again does not tell.
+    fn sync(&self, reactor: &Reactor) -> impl Future<Output = io::Result<()>>;
+
+    /// Gives the room of `range`, which are whole blocks, back to the file system; it reads as zeroes then.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] where the file system has no such thing.
+    fn punch(&self, reactor: &Reactor, range: ByteRange) -> impl Future<Output = io::Result<()>>;
+
+    /// An empty file beside this one, which may come to replace it. What an earlier one has left there goes.
+    ///
+    /// # Errors
+    /// The system's answer.
+    fn successor(&self) -> io::Result<Self>;
+
+    /// Gives `successor` the name of this file, which stays open without one. Durable after [`Medium::sync_name`].
+    ///
+    /// # Errors
+    /// The system's answer; the name is then still this file's.
+    fn replace_by(&self, successor: &Self) -> io::Result<()>;
+
+    /// Makes durable which file has the name of this one.
+    ///
+    /// # Errors
+    /// As of [`Medium::sync`].
+    fn sync_name(&self, reactor: &Reactor) -> impl Future<Output = io::Result<()>>;
+}

@@ -1,0 +1,129 @@
+//! Loss of power at every boundary of a write or sync: what is left is the state after a prefix of the completed changes that
+//! contains all that a flush covered.
+//!
+//! `STRATABD_UPPER_CRASHES` is the number of workloads, `STRATABD_UPPER_SEED` the first one's seed.
+
+use super::{
+    BELOW_SECTORS, SECTORS,
+    content::{self, Change, Writer},
+    crash_image::CrashImage,
+    disk::SimulatedDisk,
+    fresh_disk, open, reactor,
+    workload::Workload,
+};
+use crate::{block::BlockDevice, reactor::Reactor};
+
+/// What a crash leaves is tried so many times at each boundary.
+const SURVIVALS: usize = 3;
+
+/// After one crash of so many, more is done and lost again.
+const SECOND_CRASH_OF: usize = 4;
+
+/// How many of the `done` changes over `base` give what was `found`, at least `flushed`.
+pub(super) fn prefix_of(
+    found: &[Writer],
+    base: &[Writer],
+    done: &[(usize, Change)],
+    flushed: usize,
+) -> Result<usize, String> {
+    let mut model = base.to_vec();
+    for count in 0..=done.len() {
+        if count >= flushed && model == found {
+            return Ok(count);
+        }
+        if let Some((_, change)) = done.get(count) {
+            change.apply(&mut model);
+        }
+    }
+    Err(format!("{} changes, {flushed} of them flushed, and found {found:?}", done.len()))
+}
+
+/// What a layer holds after a crash that left `image`.
+pub(super) async fn reopened(reactor: &Reactor, disk: &SimulatedDisk) -> Vec<Writer> {
+    let device = open(reactor, disk).await;
+    let queue = device.open_queue(reactor).unwrap();
+    content::read_all(&device, &queue).await
+}
+
+/// Counts of what was tried.
+#[derive(Debug, Default)]
+struct Tried {
+    boundaries: usize,
+    crashes: usize,
+    /// Crashes after which changes were left that no flush had covered.
+    beyond_the_flush: usize,
+}
+
+#[test]
+fn a_crash_at_any_boundary_leaves_a_prefix_with_all_that_was_flushed() {
+    let setting = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().expect(name));
+    let first: u64 = setting("STRATABD_UPPER_SEED", 1);
+    let workloads = setting("STRATABD_UPPER_CRASHES", 2);
+    let reactor = reactor();
+    let mut tried = Tried::default();
+    for seed in first..first + workloads {
+        println!("seed {seed}");
+        reactor.block_on(one_workload(&reactor, seed, &mut tried)).unwrap();
+    }
+    println!("{tried:?}");
+    assert!(tried.boundaries > 500 && tried.beyond_the_flush > 0);
+}
+
+async fn one_workload(reactor: &Reactor, seed: u64, tried: &mut Tried) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let disk = fresh_disk(reactor, seed).await;
+    let mut image = disk.image();
+    disk.take_events();
+    let device = open(reactor, &disk).await;
+    let work = Workload::new(reactor, &disk, &device, content::model(SECTORS, BELOW_SECTORS), random.u64(..));
+    work.run(250).await;
+    let record = work.record.take();
+    let events = disk.take_events();
+    for count in 0..=events.len() {
+        let (done, flushed) = record.at(count);
+        tried.boundaries += 1;
+        for _ in 0..SURVIVALS {
+            let again = random.usize(0..SECOND_CRASH_OF) == 0;
+            let left = image.crash(&mut random);
+            let before = again.then(|| left.clone());
+            let crashed = SimulatedDisk::new(left, random.u64(..));
+            let found = reopened(reactor, &crashed).await;
+            let kept = prefix_of(&found, &work.base, done, flushed);
+            let kept = kept.unwrap_or_else(|error| panic!("seed {seed}, after event {count}: {error}"));
+            tried.crashes += 1;
+            tried.beyond_the_flush += usize::from(kept > flushed);
+            if let Some(before) = before {
+                second_crash(reactor, before, found, &mut random, seed, tried).await;
+            }
+        }
+        if let Some(event) = events.get(count) {
+            image.apply(event);
+        }
+    }
+}
+
+/// Opens what a crash has left, works on it, and crashes it again at some boundary, perhaps while it was being opened.
+async fn second_crash(
+    reactor: &Reactor,
+    mut image: CrashImage,
+    base: Vec<Writer>,
+    random: &mut fastrand::Rng,
+    seed: u64,
+    tried: &mut Tried,
+) {
+    let disk = SimulatedDisk::new(image.clone(), random.u64(..));
+    let device = open(reactor, &disk).await;
+    let work = Workload::new(reactor, &disk, &device, base, random.u64(..));
+    work.run(12).await;
+    let record = work.record.take();
+    let events = disk.take_events();
+    let count = random.usize(0..=events.len());
+    events.iter().take(count).for_each(|event| image.apply(event));
+    let crashed = SimulatedDisk::new(image.crash(random), random.u64(..));
+    let found = reopened(reactor, &crashed).await;
+    let (done, flushed) = record.at(count);
+    if let Err(error) = prefix_of(&found, &work.base, done, flushed) {
+        panic!("seed {seed}, the second crash, after event {count}: {error}");
+    }
+    tried.crashes += 1;
+}

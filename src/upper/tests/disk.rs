@@ -1,0 +1,262 @@
+//! A simulated disk: files in memory, whose operations take a random number of turns and are recorded.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io,
+    sync::{Arc, Mutex, MutexGuard},
+    task::Poll,
+};
+
+use rustix::io::Errno;
+
+use super::{
+    super::{LogFiles, Medium},
+    crash_image::{CrashImage, Event},
+};
+use crate::{block::ByteRange, reactor::Reactor};
+
+#[derive(Debug, Clone)]
+pub(super) struct SimulatedDisk(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    image: CrashImage,
+    events: Vec<Event>,
+    random: fastrand::Rng,
+    next_id: u64,
+    /// Turns that an operation may take.
+    slowest: u32,
+    /// No file may become larger than this.
+    size_limit: u64,
+    failing_syncs: u32,
+    /// Bytes of files that were given back.
+    punched: u64,
+    syncs: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct SimulatedFile {
+    disk: SimulatedDisk,
+    file: usize,
+    name: String,
+}
+
+impl SimulatedDisk {
+    pub(super) fn new(image: CrashImage, seed: u64) -> Self {
+        let random = fastrand::Rng::with_seed(seed);
+        let (events, next_id, slowest) = (Vec::new(), 0, 4);
+        let (size_limit, failing_syncs, punched, syncs) = (u64::MAX, 0, 0, 0);
+        Self(Arc::new(Mutex::new(State {
+            image,
+            events,
+            random,
+            next_id,
+            slowest,
+            size_limit,
+            failing_syncs,
+            punched,
+            syncs,
+        })))
+    }
+
+    /// The files of a layer, made if they are not there.
+    pub(super) fn layer_files(&self) -> LogFiles<SimulatedFile> {
+        LogFiles { data: self.open("data"), index: self.open("index") }
+    }
+
+    fn open(&self, name: &str) -> SimulatedFile {
+        let found = self.state().image.file(name);
+        let file = found.unwrap_or_else(|| self.create(name));
+        SimulatedFile { disk: self.clone(), file, name: name.to_owned() }
+    }
+
+    fn create(&self, name: &str) -> usize {
+        let mut state = self.state();
+        let file = state.image.files();
+        state.event(Event::Created { name: name.to_owned(), file });
+        file
+    }
+
+    /// What has happened since the last time.
+    pub(super) fn take_events(&self) -> Vec<Event> {
+        std::mem::take(&mut self.state().events)
+    }
+
+    pub(super) fn events(&self) -> usize {
+        self.state().events.len()
+    }
+
+    pub(super) fn image(&self) -> CrashImage {
+        self.state().image.clone()
+    }
+
+    pub(super) fn limit_size(&self, size_limit: u64) {
+        self.state().size_limit = size_limit;
+    }
+
+    pub(super) fn fail_next_sync(&self) {
+        self.state().failing_syncs += 1;
+    }
+
+    pub(super) fn punched_bytes(&self) -> u64 {
+        self.state().punched
+    }
+
+    pub(super) fn syncs(&self) -> u64 {
+        self.state().syncs
+    }
+
+    pub(super) fn set_slowest(&self, turns: u32) {
+        self.state().slowest = turns;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    async fn dawdle(&self) {
+        let mut turns = {
+            let mut state = self.state();
+            let slowest = state.slowest;
+            state.random.u32(0..=slowest)
+        };
+        poll_fn(|context| {
+            if turns == 0 {
+                return Poll::Ready(());
+            }
+            turns -= 1;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl State {
+    fn event(&mut self, event: Event) {
+        self.image.apply(&event);
+        self.events.push(event);
+    }
+
+    fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+}
+
+impl Medium for SimulatedFile {
+    fn size_bytes(&self) -> io::Result<u64> {
+        Ok(self.disk.state().image.cached(self.file).len() as u64)
+    }
+
+    fn block_bytes(&self) -> u64 {
+        // Smaller than real ones, so that small tests fill and free many.
+        1024
+    }
+
+    fn set_size(&self, size: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let id = state.id();
+        state.event(Event::SizeSet { file: self.file, id, size });
+        Ok(())
+    }
+
+    fn try_read(&self, offset: u64, dest: &mut [u8]) -> io::Result<bool> {
+        let mut state = self.disk.state();
+        if state.random.bool() {
+            return Ok(false);
+        }
+        let found =
+            state.image.cached(self.file).get(offset as usize..).and_then(|rest| rest.get(..dest.len()));
+        let Some(found) = found else { return Ok(false) };
+        dest.copy_from_slice(found);
+        Ok(true)
+    }
+
+    async fn read_at(&self, _reactor: &Reactor, offset: u64, dest: &mut [u8]) -> io::Result<()> {
+        // Some reads outlast a flush and what it punches out.
+        let slow = self.disk.state().random.u8(0..8) == 0;
+        for _ in 0..if slow { 20 } else { 1 } {
+            self.disk.dawdle().await;
+        }
+        let state = self.disk.state();
+        let found =
+            state.image.cached(self.file).get(offset as usize..).and_then(|rest| rest.get(..dest.len()));
+        dest.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    async fn write_at(&self, _reactor: &Reactor, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.disk.dawdle().await;
+        let id = {
+            let mut state = self.disk.state();
+            if offset + data.len() as u64 > state.size_limit {
+                return Err(Errno::NOSPC.into());
+            }
+            let id = state.id();
+            state.event(Event::WriteBegan { file: self.file, id, offset, bytes: data.to_vec() });
+            id
+        };
+        self.disk.dawdle().await;
+        self.disk.state().event(Event::Ended { file: self.file, id });
+        Ok(())
+    }
+
+    async fn sync(&self, _reactor: &Reactor) -> io::Result<()> {
+        let id = {
+            let mut state = self.disk.state();
+            state.syncs += 1;
+            let id = state.id();
+            state.event(Event::SyncBegan { file: self.file, id });
+            id
+        };
+        self.disk.dawdle().await;
+        let mut state = self.disk.state();
+        if let Some(left) = state.failing_syncs.checked_sub(1) {
+            state.failing_syncs = left;
+            return Err(Errno::IO.into());
+        }
+        state.event(Event::SyncEnded { file: self.file, id });
+        Ok(())
+    }
+
+    async fn punch(&self, _reactor: &Reactor, range: ByteRange) -> io::Result<()> {
+        assert!(range.start().is_multiple_of(1024) && range.len().is_multiple_of(1024), "{range:?}");
+        self.disk.dawdle().await;
+        let id = {
+            let mut state = self.disk.state();
+            let id = state.id();
+            let (offset, len) = (range.start(), range.len());
+            state.event(Event::PunchBegan { file: self.file, id, offset, len });
+            state.punched += len;
+            id
+        };
+        self.disk.dawdle().await;
+        self.disk.state().event(Event::Ended { file: self.file, id });
+        Ok(())
+    }
+
+    fn successor(&self) -> io::Result<Self> {
+        let file = self.disk.create(&format!("{}.successor", self.name));
+        Ok(Self { disk: self.disk.clone(), file, name: self.name.clone() })
+    }
+
+    fn replace_by(&self, successor: &Self) -> io::Result<()> {
+        let from = format!("{}.successor", successor.name);
+        self.disk.state().event(Event::Renamed { from, to: self.name.clone() });
+        Ok(())
+    }
+
+    async fn sync_name(&self, _reactor: &Reactor) -> io::Result<()> {
+        self.disk.dawdle().await;
+        self.disk.state().event(Event::NamesSynced);
+        Ok(())
+    }
+}
+
+impl fmt::Display for SimulatedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}

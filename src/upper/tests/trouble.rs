@@ -1,0 +1,151 @@
+//! What goes wrong below: no room, syncs that fail, flushes that are given up; and how often a disk is synced.
+
+use std::pin::pin;
+
+use futures_util::{FutureExt, future::join_all, poll};
+
+use super::{
+    SECTORS,
+    content::{self, bytes_of},
+    crash_image::SECTOR,
+    fresh_disk, open, reactor,
+};
+use crate::block::{BlockDevice, BlockQueue, ErrorKind};
+
+fn one(writer: u32, sector: u64) -> (u64, Vec<u8>) {
+    (sector * SECTOR, bytes_of(writer, sector..sector + 1))
+}
+
+#[test]
+fn a_write_without_room_fails_alone() {
+    let reactor = reactor();
+    let work = async {
+        let disk = fresh_disk(&reactor, 1).await;
+        let device = open(&reactor, &disk).await;
+        let queue = device.open_queue(&reactor).unwrap();
+        let (offset, bytes) = one(5, 3);
+        queue.write(offset, &bytes).await.unwrap();
+        disk.limit_size(4096 + 512);
+        let error = queue.write(offset, &one(6, 3).1).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        queue.flush().await.unwrap();
+        disk.limit_size(u64::MAX);
+        let (offset, bytes) = one(7, 4);
+        queue.write(offset, &bytes).await.unwrap();
+        queue.flush().await.unwrap();
+        let mut expected = content::read_all(&device, &queue).await;
+        assert_eq!(expected[3..5], [5, 7]);
+        drop((device, queue));
+        let device = open(&reactor, &disk).await;
+        let queue = device.open_queue(&reactor).unwrap();
+        expected.truncate(SECTORS as usize);
+        assert_eq!(content::read_all(&device, &queue).await, expected);
+    };
+    reactor.block_on(work).unwrap();
+}
+
+#[test]
+fn a_flush_without_room_for_the_index_may_be_tried_again() {
+    let reactor = reactor();
+    let work = async {
+        let disk = fresh_disk(&reactor, 1).await;
+        let device = open(&reactor, &disk).await;
+        let queues = [device.open_queue(&reactor).unwrap(), device.open_queue(&reactor).unwrap()];
+        queues[0].write_zeroes(0, 4 * SECTOR).await.unwrap();
+        disk.limit_size(4096);
+        let flushes = join_all(queues.iter().map(BlockQueue::flush)).await;
+        assert!(
+            flushes.iter().all(|flush| flush.as_ref().is_err_and(|error| error.kind() == ErrorKind::NoSpace))
+        );
+        disk.limit_size(u64::MAX);
+        queues[1].write_zeroes(8 * SECTOR, SECTOR).await.unwrap();
+        queues[1].flush().await.unwrap();
+        drop((device, queues));
+        let device = open(&reactor, &disk).await;
+        let found = content::read_all(&device, &device.open_queue(&reactor).unwrap()).await;
+        assert_eq!(found[..10], [0, 0, 0, 0, 1, 1, 1, 1, 0, 1]);
+    };
+    reactor.block_on(work).unwrap();
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_written_and_reads_go_on() {
+    let reactor = reactor();
+    let work = async {
+        let disk = fresh_disk(&reactor, 1).await;
+        let device = open(&reactor, &disk).await;
+        let queue = device.open_queue(&reactor).unwrap();
+        let (offset, bytes) = one(5, 3);
+        queue.write(offset, &bytes).await.unwrap();
+        disk.fail_next_sync();
+        let error = queue.flush().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(error.to_string().contains("a sync of the writable layer has failed"), "{error}");
+        assert!(queue.flush().await.is_err(), "a sync that is tried again succeeds and says nothing");
+        assert!(queue.write(offset, &bytes).await.is_err());
+        assert!(queue.write_zeroes(offset, SECTOR).await.is_err());
+        assert_eq!(content::read_all(&device, &queue).await[3], 5);
+    };
+    reactor.block_on(work).unwrap();
+}
+
+#[test]
+fn flushes_that_come_together_share_their_syncs() {
+    let reactor = reactor();
+    let work = async {
+        let disk = fresh_disk(&reactor, 1).await;
+        let device = open(&reactor, &disk).await;
+        let queues = [device.open_queue(&reactor).unwrap(), device.open_queue(&reactor).unwrap()];
+        let before = disk.syncs();
+        let jobs = (0..60).map(|number| {
+            let queue = &queues[number % 2];
+            async move {
+                let (offset, bytes) = one(2, number as u64);
+                queue.write(offset, &bytes).await.unwrap();
+                queue.flush().await.unwrap();
+            }
+        });
+        join_all(jobs).await;
+        let syncs = disk.syncs() - before;
+        assert!((4..40).contains(&syncs), "{syncs} syncs for 60 flushes");
+        queues[0].flush().await.unwrap();
+        assert_eq!(disk.syncs() - before, syncs, "nothing was written since");
+    };
+    reactor.block_on(work).unwrap();
+}
+
+#[test]
+fn a_flush_that_is_given_up_does_not_take_the_round_along() {
+    let reactor = reactor();
+    let work = async {
+        let disk = fresh_disk(&reactor, 1).await;
+        let device = open(&reactor, &disk).await;
+        let queue = device.open_queue(&reactor).unwrap();
+        disk.set_slowest(20);
+        queue.write_zeroes(0, SECTOR).await.unwrap();
+        {
+            let mut given_up = pin!(queue.flush());
+            assert!(poll!(given_up.as_mut()).is_pending());
+        }
+        queue.flush().await.unwrap();
+        assert_eq!(disk.syncs(), 6, "two to make the layer, two to open it, two of the one round");
+    };
+    reactor.block_on(work).unwrap();
+}
+
+#[test]
+fn a_round_whose_reactor_ends_in_the_middle_of_it_counts_as_a_failed_sync() {
+    let (first, second) = (reactor(), reactor());
+    let disk = second.block_on(fresh_disk(&second, 1)).unwrap();
+    let device = second.block_on(open(&second, &disk)).unwrap();
+    disk.set_slowest(1000);
+    let queue = device.open_queue(&first).unwrap();
+    let begun = async {
+        queue.write_zeroes(0, SECTOR).await.unwrap();
+        assert!(queue.flush().now_or_never().is_none());
+    };
+    first.block_on(begun).unwrap();
+    drop((queue, first));
+    let queue = device.open_queue(&second).unwrap();
+    assert!(second.block_on(queue.flush()).unwrap().is_err());
+}

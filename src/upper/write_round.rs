@@ -1,0 +1,142 @@
+//! What a round writes: the entries that are pending to the end of the index file, or a new index file of what is in use.
+//!
+//! Data comes first in either case, and one sync of it covers all entries of the batch: each was recorded when its write had
+//! completed. The entries follow in one write, so that what a crash leaves of it is cut at the first sector that is missing.
+
+use std::io;
+
+use super::{
+    layer::kind_of,
+    ledger::push_segments,
+    medium::Medium,
+    rounds::{Round, Tail, Trouble},
+};
+use crate::{
+    block::ErrorKind,
+    format::lsmt::{SEGMENT_BYTES, SLOT_BYTES, Segment, index_header},
+    reactor::Reactor,
+};
+
+/// Extents that are copied to a new index file at a time, while the map is locked.
+const EXTENTS_AT_ONCE: usize = 1024;
+
+/// An index file that cannot be rewritten is not tried again before it has so many times the entries.
+const REWRITE_BACK_OFF: u64 = 2;
+
+impl<M: Medium> Round<M> {
+    pub(super) async fn write(&mut self, reactor: &Reactor) -> Result<(), Trouble> {
+        let Some(mut tail) = self.tail.take() else { return Ok(()) };
+        let written = self.write_behind(reactor, &mut tail).await;
+        self.tail = Some(tail);
+        written
+    }
+
+    async fn write_behind(&mut self, reactor: &Reactor, tail: &mut Tail<M>) -> Result<(), Trouble> {
+        let successor = if self.wants_rewrite(tail) { self.copy_live(reactor, tail).await } else { None };
+        // After the copy: what has changed in the map meanwhile is put over it by these entries.
+        self.batch = self.layer.ledger_mut().take_batch();
+        self.layer.data.sync(reactor).await.map_err(Trouble::Failed)?;
+        if let Some(successor) = successor
+            && self.change_over(reactor, tail, successor).await?
+        {
+            return Ok(());
+        }
+        self.append(reactor, tail).await
+    }
+
+    fn wants_rewrite(&self, tail: &Tail<M>) -> bool {
+        let live = self.layer.ledger().map.len() as u64;
+        tail.entries >= tail.rewrite_at.max(live.saturating_mul(self.layer.limits.rewrite_ratio))
+    }
+
+    async fn append(&mut self, reactor: &Reactor, tail: &mut Tail<M>) -> Result<(), Trouble> {
+        let bytes = encode(&self.batch.entries);
+        // Where this fails, a later round writes the same bytes to the same place.
+        tail.index.write_at(reactor, tail.end_bytes, &bytes).await.map_err(|error| {
+            match kind_of(&error) {
+                ErrorKind::NoSpace => Trouble::Refused(error),
+                _ => Trouble::Failed(error),
+            }
+        })?;
+        tail.index.sync(reactor).await.map_err(Trouble::Failed)?;
+        tail.grow(bytes.len(), self.batch.entries.len());
+        Ok(())
+    }
+
+    /// A new index file with an entry for each extent in use, or `None` where it cannot be had: the old one does as well.
+    async fn copy_live(&self, reactor: &Reactor, tail: &mut Tail<M>) -> Option<Tail<M>> {
+        match self.try_copy_live(reactor, &tail.index).await {
+            Ok(successor) => Some(successor),
+            Err(error) => {
+                tail.put_off_rewrite(&error);
+                None
+            }
+        }
+    }
+
+    async fn try_copy_live(&self, reactor: &Reactor, index: &M) -> io::Result<Tail<M>> {
+        let index = index.successor()?;
+        index.write_at(reactor, 0, &index_header(&self.layer.header).encode()).await?;
+        let mut successor = Tail { index, end_bytes: SLOT_BYTES as u64, entries: 0, rewrite_at: 0 };
+        let (mut from, mut segments) = (0, Vec::new());
+        loop {
+            segments.clear();
+            for extent in self.layer.ledger().map.from(from).take(EXTENTS_AT_ONCE) {
+                from = extent.sectors.end;
+                push_segments(&extent, &mut segments).map_err(|_| io::ErrorKind::InvalidData)?;
+            }
+            if segments.is_empty() {
+                return Ok(successor);
+            }
+            let bytes = encode(&segments);
+            successor.index.write_at(reactor, successor.end_bytes, &bytes).await?;
+            successor.grow(bytes.len(), segments.len());
+        }
+    }
+
+    /// Ends the new index file with the batch and puts it in the place of the old one; returns whether that was to be had.
+    async fn change_over(
+        &mut self,
+        reactor: &Reactor,
+        tail: &mut Tail<M>,
+        mut successor: Tail<M>,
+    ) -> Result<bool, Trouble> {
+        let bytes = encode(&self.batch.entries);
+        let limits = self.layer.limits;
+        successor.rewrite_at =
+            limits.rewrite_entries.max(successor.entries.saturating_mul(limits.rewrite_ratio));
+        let written = async {
+            successor.index.write_at(reactor, successor.end_bytes, &bytes).await?;
+            successor.index.sync(reactor).await?;
+            tail.index.replace_by(&successor.index)
+        };
+        if let Err(error) = written.await {
+            tail.put_off_rewrite(&error);
+            return Ok(false);
+        }
+        successor.grow(bytes.len(), self.batch.entries.len());
+        tracing::debug!(index = %tail.index, from = tail.entries, to = successor.entries, "rewrote an index file");
+        *tail = successor;
+        // Until then a crash may bring the old file back, which lacks the batch.
+        tail.index.sync_name(reactor).await.map_err(Trouble::Failed)?;
+        Ok(true)
+    }
+}
+
+impl<M: Medium> Tail<M> {
+    fn grow(&mut self, bytes: usize, entries: usize) {
+        self.end_bytes += bytes as u64;
+        self.entries += entries as u64;
+    }
+
+    fn put_off_rewrite(&mut self, error: &io::Error) {
+        tracing::warn!(index = %self.index, %error, "cannot rewrite an index file");
+        self.rewrite_at = self.entries.saturating_mul(REWRITE_BACK_OFF);
+    }
+}
+
+fn encode(segments: &[Segment]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(segments.len().saturating_mul(SEGMENT_BYTES));
+    segments.iter().for_each(|segment| bytes.extend(segment.encode()));
+    bytes
+}
