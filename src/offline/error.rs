@@ -61,6 +61,21 @@ pub enum OfflineError {
     /// The input is a data file that is still written, and most of what it says is in its index file.
     #[error("{0}: a writable layer, whose index file is needed too")]
     IndexMissing(PathBuf),
+    /// No device can have this size.
+    #[error("{0}: a size of {1} bytes is not a multiple of 512 of at least one and less than 2^59")]
+    DeviceSize(PathBuf, u64),
+    /// What lies past the new end would be lost, which was not asked for.
+    #[error(
+        "{path}: {after} bytes are less than the {before} that it has (--shrink cuts it, and the file system on it)"
+    )]
+    Shrinks {
+        /// The data file.
+        path: PathBuf,
+        /// Size of the device in bytes.
+        before: u64,
+        /// The wanted size in bytes.
+        after: u64,
+    },
     /// A stack has no layer.
     #[error("there is no layer")]
     NoLayers,

@@ -7,6 +7,7 @@
 mod commit;
 mod compress;
 mod content;
+mod create;
 mod error;
 mod extract;
 mod merge;
@@ -15,6 +16,7 @@ mod pack;
 mod part_file;
 mod pipeline;
 mod place;
+mod resize;
 mod seal;
 mod source;
 mod zfile;
@@ -26,11 +28,13 @@ use std::{
 
 pub use commit::{Committed, Naming, commit};
 pub use compress::{CompressOptions, Compressed, compress};
+pub use create::{CreateOptions, Created, create};
 pub use error::OfflineError;
 pub use extract::{ExtractOptions, Extracted, extract};
 pub use merge::merge;
 pub use pack::PackOptions;
 pub use part_file::PartFile;
+pub use resize::{Resized, resize};
 pub use seal::{SealedLayer, seal};
 pub use source::{Stack, Upper};
 

@@ -4,7 +4,10 @@ use std::{fs::OpenOptions, io::Write, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{OfflineError, source::Source};
+use super::{
+    OfflineError,
+    source::{Kind, Source},
+};
 use crate::{block::SECTOR_BYTES, format::lsmt};
 
 /// What was sealed.
@@ -24,7 +27,7 @@ pub struct SealedLayer {
 pub fn seal(data: &Path, index: Option<&Path>) -> Result<SealedLayer, OfflineError> {
     let source = Source::open(data, index)?;
     let sealed = || OfflineError::Sealed(data.to_owned());
-    let content = source.files.first().filter(|_| source.is_writable).ok_or_else(sealed)?;
+    let content = source.files.first().filter(|_| source.kind != Kind::Sealed).ok_or_else(sealed)?;
     let damaged = |source| OfflineError::Writable { path: data.to_owned(), source };
     let header = lsmt::decode_data_header(&content.head()?).map_err(damaged)?;
     // Of a sparse file all bytes are the device's, and only its size says that it is not sealed.

@@ -33,8 +33,22 @@ pub(super) struct Source {
     pub(super) identity: LayerIdentity,
     /// Entries of a writable layer's index that do not count, because a crash has left them without their data.
     pub(super) torn_entries: u64,
-    /// Whether it is the top of a device that may still be written.
-    pub(super) is_writable: bool,
+    /// What it, or the top of it, is.
+    pub(super) kind: Kind,
+}
+
+/// What a layer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Read-only.
+    Sealed,
+    /// One sparse file, which may be written.
+    Sparse,
+    /// A log-structured pair, which may be written.
+    Log {
+        /// Where the entries that count end in the index file, in bytes.
+        index_end: u64,
+    },
 }
 
 /// Layers that make a device.
@@ -73,8 +87,13 @@ impl Source {
             {
                 return Self::pair(content, index);
             }
+            let without_trailer = |error: &LsmtError| match error {
+                LsmtError::TooSmall { .. } => true,
+                LsmtError::Slot { offset, .. } => *offset > 0,
+                _ => false,
+            };
             return Self::sealed(content).map_err(|error| match error {
-                OfflineError::Layer { path, source: LsmtError::Slot { offset, .. } } if offset > 0 => {
+                OfflineError::Layer { path, source } if without_trailer(&source) => {
                     OfflineError::IndexMissing(path)
                 }
                 other => other,
@@ -108,7 +127,7 @@ impl Source {
         }
         files.reverse();
         let torn_entries = upper.as_ref().map_or(0, |upper| upper.torn_entries);
-        let is_writable = upper.is_some();
+        let kind = upper.as_ref().map_or(Kind::Sealed, |upper| upper.kind);
         if let Some(upper) = upper {
             cover(count, upper.segments);
             files.extend(upper.files);
@@ -123,7 +142,7 @@ impl Source {
             virtual_size_bytes: sizes.into_iter().find(|size| *size > 0).unwrap_or(0),
             ..*top
         };
-        Ok(Self { files, segments: merged.into_segments(), identity, torn_entries, is_writable })
+        Ok(Self { files, segments: merged.into_segments(), identity, torn_entries, kind })
     }
 
     /// Bytes of data that there are to copy.
@@ -135,7 +154,7 @@ impl Source {
     fn sealed(content: Content) -> Result<Self, OfflineError> {
         let (layout, segments) = content.layer()?;
         let identity = identity(layout.trailer());
-        Ok(Self { files: vec![content], segments, identity, torn_entries: 0, is_writable: false })
+        Ok(Self { files: vec![content], segments, identity, torn_entries: 0, kind: Kind::Sealed })
     }
 
     fn pair(content: Content, index: &Path) -> Result<Self, OfflineError> {
@@ -155,12 +174,13 @@ impl Source {
             at = at.saturating_add(len);
         }
         let replayed = replay.finish();
+        let index_end = replayed.end_offset;
         Ok(Self {
             files: vec![content],
             segments: replayed.segments.into_segments(),
             identity: identity(&header),
             torn_entries: replayed.torn_entries,
-            is_writable: true,
+            kind: Kind::Log { index_end },
         })
     }
 
@@ -184,7 +204,7 @@ impl Source {
             segments,
             identity: identity(header),
             torn_entries: 0,
-            is_writable: true,
+            kind: Kind::Sparse,
         })
     }
 }

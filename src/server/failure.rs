@@ -154,6 +154,8 @@ impl From<OfflineError> for Failure {
             }
             OfflineError::Nameless(_)
             | OfflineError::IndexMissing(_)
+            | OfflineError::DeviceSize(..)
+            | OfflineError::Shrinks { .. }
             | OfflineError::NoLayers
             | OfflineError::TooManyLayers(_)
             | OfflineError::Encode { .. } => FailureClass::Usage,

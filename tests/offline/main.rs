@@ -11,6 +11,7 @@ mod layer_writer;
 mod commit;
 mod compress;
 mod merge;
+mod writable;
 
 use std::{
     fs,

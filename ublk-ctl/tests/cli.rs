@@ -226,10 +226,12 @@ fn completions_and_manual_pages_know_every_command() {
         "image-export",
         "layer-commit",
         "layer-compress",
+        "layer-create",
         "layer-extract",
         "layer-flatten",
         "layer-inspect",
         "layer-merge",
+        "layer-resize",
         "layer-verify",
     ] {
         let page = dir.path().join(format!("ublk-ctl-{command}.1"));

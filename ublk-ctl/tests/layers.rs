@@ -163,3 +163,22 @@ fn a_stack_becomes_one_layer_by_its_files_or_its_configuration() {
         assert_eq!(ended.code, code, "{arguments:?}: {}", ended.err);
     }
 }
+
+#[test]
+fn a_writable_layer_is_created_once_and_resized() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, index, sparse, out] = ["data", "index", "sparse", "out"].map(|name| beside(&dir, name));
+    let made = json(&["layer", "create", &data, &index, "--size=64MiB"]);
+    assert_eq!(made["uuid"].as_str().unwrap().len(), 36);
+    assert_eq!(run(&["layer", "create", &data, &index, "--size=64MiB"]).code, 7);
+    let resized = json(&["layer", "resize", &data, &index, "--size=1GiB"]);
+    assert_eq!(resized["before_bytes"], 64 << 20);
+    assert_eq!(run(&["layer", "resize", &data, &index, "--size=1MiB"]).code, 2);
+    json(&["layer", "resize", &data, &index, "--size=1MiB", "--shrink"]);
+    json(&["layer", "commit", &data, &index, &out]);
+    assert_eq!(json(&["layer", "inspect", &out])["virtual_size_bytes"], 1 << 20);
+    json(&["layer", "create", &sparse, "--sparse", "--size=1GiB"]);
+    json(&["layer", "commit", &sparse, &out, "--force"]);
+    assert_eq!(run(&["layer", "create", &data, "--size=1GiB"]).code, 2);
+    assert_eq!(run(&["layer", "create", &data, &index, "--size=1GB"]).code, 2);
+}

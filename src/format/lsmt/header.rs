@@ -94,6 +94,9 @@ pub struct Header {
 }
 
 impl Header {
+    /// Where [`Header::virtual_size_bytes`] lies in the slot, as 8 bytes, of which the lowest comes first.
+    pub const VIRTUAL_SIZE_OFFSET: u64 = 48;
+
     /// Reads the slot of [`SLOT_BYTES`] that starts at `offset` of its file.
     ///
     /// Magic numbers and major version are checked here. Whether this header may stand where it stands is checked by

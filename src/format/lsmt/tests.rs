@@ -177,6 +177,8 @@ proptest! {
         };
         let slot = header.encode();
         prop_assert_eq!(slot.len(), SLOT_BYTES);
+        let size = usize::try_from(Header::VIRTUAL_SIZE_OFFSET).unwrap();
+        prop_assert_eq!(&slot[size..size + 8], virtual_size_bytes.to_le_bytes());
         let read = Header::decode(&slot, 0).unwrap();
         prop_assert_eq!(read, header);
         prop_assert_eq!(read.user_tag.text(), text);

@@ -8,11 +8,14 @@ mod image_export;
 mod info;
 mod layer_commit;
 mod layer_compress;
+mod layer_create;
 mod layer_extract;
 mod layer_flatten;
 mod layer_form;
 mod layer_inspect;
 mod layer_merge;
+mod layer_resize;
+mod layer_size;
 mod layer_stack;
 mod layer_verify;
 mod list;
@@ -63,6 +66,10 @@ pub(crate) enum ImageCommand {
 /// Work with single layer files.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LayerCommand {
+    /// Make the files of a new writable layer
+    Create(layer_create::CreateArgs),
+    /// Give the device of a writable layer another size
+    Resize(layer_resize::ResizeArgs),
     /// Make a layer file of a writable layer, or of another layer
     Commit(layer_commit::CommitArgs),
     /// Compress a layer file, or compress it in another way
@@ -89,6 +96,8 @@ impl Command {
             Self::Info(args) => args.run(global, output),
             Self::Features(args) => args.run(global, output),
             Self::Image(ImageCommand::Export(args)) => args.run(global, output),
+            Self::Layer(LayerCommand::Create(args)) => args.run(output),
+            Self::Layer(LayerCommand::Resize(args)) => args.run(output),
             Self::Layer(LayerCommand::Commit(args)) => args.run(output),
             Self::Layer(LayerCommand::Compress(args)) => args.run(output),
             Self::Layer(LayerCommand::Extract(args)) => args.run(output),

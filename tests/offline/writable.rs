@@ -1,0 +1,156 @@
+//! `layer create` and `layer resize`: the files of writable layers.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
+
+use stratabd::{
+    format::lsmt::{
+        Header, LogReplay, Packing, Segment, data_header, decode_data_header, decode_index_header,
+        require_pair,
+    },
+    offline::{CreateOptions, Naming, OfflineError, PackOptions, Upper, commit, create, resize},
+};
+
+use crate::{bytes, fixtures::Fixture, flat_sha256, names, opened, quiet};
+
+const OPTIONS: CreateOptions = CreateOptions {
+    sparse: false,
+    virtual_size_bytes: 1 << 30,
+    uuid: None,
+    parent_uuid: None,
+    overwrite: false,
+};
+
+fn upper(dir: &Path) -> Upper {
+    Upper { data: dir.join("data"), index: Some(dir.join("index")) }
+}
+
+fn committed(upper: &Upper) -> stratabd::format::lsmt::ReadOnlyLayer {
+    let options = PackOptions {
+        packing: Packing::AsUpstream,
+        compression: None,
+        tar: false,
+        threads: std::num::NonZeroUsize::MIN,
+        overwrite: true,
+    };
+    let out = upper.data.with_file_name("out");
+    commit(&upper.data, upper.index.as_deref(), &out, &Naming::default(), &options, &quiet()).unwrap();
+    opened(&out).1
+}
+
+#[test]
+fn a_new_pair_is_what_upstream_makes_but_for_its_uuid() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = upper(dir.path());
+    let made = create(&pair, &OPTIONS).unwrap();
+    let [data, index] = [&pair.data, pair.index.as_ref().unwrap()].map(|path| bytes(path));
+    // Upstream's pair of the same size, with this UUID in place of its own.
+    let [upstreams_data, upstreams_index] =
+        ["ext4/rw1.d.xz", "ext4/rw1.i"].map(|file| Fixture::named(file).read()[..4096].to_vec());
+    let renamed = |slot: &[u8]| {
+        let header = Header::decode(slot, 0).unwrap();
+        assert_eq!(header.virtual_size_bytes, 1 << 30);
+        Header { uuid: Some(made.uuid.parse().unwrap()), ..header }.encode()
+    };
+    assert!(data == renamed(&upstreams_data) && index == renamed(&upstreams_index));
+    require_pair(&decode_data_header(&data).unwrap(), &decode_index_header(&index).unwrap()).unwrap();
+    assert_eq!(committed(&pair).segments(), []);
+    assert_eq!((&made.uuid[14..15], made.uuid.len()), ("4", 36));
+    assert!("89AB".contains(&made.uuid[19..20].to_uppercase()));
+    assert_ne!(create(&pair, &CreateOptions { overwrite: true, ..OPTIONS }).unwrap(), made);
+}
+
+#[test]
+fn a_sparse_layer_takes_no_room_and_its_index_file_is_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = upper(dir.path());
+    create(&pair, &CreateOptions { sparse: true, ..OPTIONS }).unwrap();
+    let data = fs::metadata(&pair.data).unwrap();
+    assert_eq!(data.len(), (1 << 30) + 4096);
+    assert!(data.blocks() <= 16, "{} sectors", data.blocks());
+    assert_eq!(fs::metadata(pair.index.as_ref().unwrap()).unwrap().len(), 0);
+    let alone = Upper { data: dir.path().join("alone"), index: None };
+    create(&alone, &CreateOptions { sparse: true, ..OPTIONS }).unwrap();
+    assert_eq!(committed(&alone).segments(), []);
+}
+
+#[test]
+fn nothing_is_replaced_and_no_odd_size_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = upper(dir.path());
+    fs::write(pair.index.as_ref().unwrap(), "precious").unwrap();
+    assert!(matches!(create(&pair, &OPTIONS), Err(OfflineError::Exists(_))));
+    assert_eq!(names(dir.path()), ["index"]);
+    let other = Upper { data: dir.path().join("d"), index: Some(dir.path().join("i")) };
+    for size in [1, 511, 1 << 63] {
+        let odd = create(&other, &CreateOptions { virtual_size_bytes: size, ..OPTIONS });
+        assert!(matches!(odd, Err(OfflineError::DeviceSize(..))), "{size}");
+    }
+    let none = CreateOptions { sparse: true, virtual_size_bytes: 0, ..OPTIONS };
+    assert!(matches!(create(&other, &none), Err(OfflineError::DeviceSize(..))));
+    let alone = Upper { index: None, ..other };
+    assert!(matches!(create(&alone, &OPTIONS), Err(OfflineError::IndexMissing(_))));
+    assert_eq!(names(dir.path()), ["index"]);
+}
+
+/// Appends a write of `sectors` sectors of sevens at `offset`.
+fn write(upper: &Upper, offset: u64, sectors: u32) {
+    let mut data = File::options().append(true).open(&upper.data).unwrap();
+    let place = data.metadata().unwrap().len() / 512;
+    data.write_all(&vec![7; sectors as usize * 512]).unwrap();
+    let entry = Segment::new(offset, sectors, place, false, 0).unwrap().encode();
+    File::options().append(true).open(upper.index.as_ref().unwrap()).unwrap().write_all(&entry).unwrap();
+}
+
+#[test]
+fn what_a_smaller_log_has_lost_does_not_come_back_when_it_grows() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = upper(dir.path());
+    create(&pair, &OPTIONS).unwrap();
+    write(&pair, 100, 50);
+    write(&pair, 2000, 48);
+    // A torn entry, which must not come to count.
+    let torn = Segment::new(0, 9, 1 << 40, false, 0).unwrap().encode();
+    let index = pair.index.clone().unwrap();
+    File::options().append(true).open(&index).unwrap().write_all(&torn).unwrap();
+    let refused = resize(&pair, 120 * 512, false);
+    assert!(matches!(refused, Err(OfflineError::Shrinks { .. })), "{refused:?}");
+    let done = resize(&pair, 120 * 512, true).unwrap();
+    assert_eq!((done.before_bytes, done.after_bytes), (1 << 30, 120 * 512));
+    resize(&pair, 1 << 20, false).unwrap();
+    let layer = committed(&pair);
+    assert_eq!(layer.virtual_size_bytes(), 1 << 20);
+    let data: Vec<_> = layer.segments().iter().filter(|it| !it.zeroed()).map(|it| it.end()).collect();
+    assert_eq!(data, [120]);
+    assert_eq!(layer.segments().last().unwrap().end(), 2048);
+    let log = bytes(&index);
+    assert_eq!(decode_index_header(&log).unwrap().virtual_size_bytes, 1 << 20);
+    let mut replay = LogReplay::new(log.len() as u64, fs::metadata(&pair.data).unwrap().len()).unwrap();
+    replay.feed(&log[4096..]).unwrap();
+    assert_eq!(replay.finish().torn_entries, 0);
+}
+
+#[test]
+fn a_sparse_layer_grows_and_shrinks_with_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = Upper { index: None, ..upper(dir.path()) };
+    create(&pair, &CreateOptions { sparse: true, ..OPTIONS }).unwrap();
+    for (size, shrink) in [(2 << 30, false), (1 << 20, true), (1 << 21, false)] {
+        resize(&pair, size, shrink).unwrap();
+        assert_eq!(fs::metadata(&pair.data).unwrap().len(), size + 4096);
+        assert_eq!(committed(&pair).virtual_size_bytes(), size);
+    }
+    let (sealed, _) = (dir.path().join("out"), ());
+    let before = flat_sha256(&sealed);
+    let refused = resize(&Upper { data: sealed.clone(), index: None }, 1 << 30, false);
+    assert!(matches!(refused, Err(OfflineError::Sealed(_))), "{refused:?}");
+    assert_eq!(flat_sha256(&sealed), before);
+    // The header of a pair alone says nothing of its size.
+    let header = data_header(false, stratabd::format::uuid::Uuid::NULL, None, 0).encode();
+    fs::write(&pair.data, header).unwrap();
+    assert!(matches!(resize(&pair, 4096, false), Err(OfflineError::IndexMissing(_))));
+}

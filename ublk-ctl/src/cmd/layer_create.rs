@@ -1,0 +1,52 @@
+//! `layer create`: the files of a new writable layer.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use stratabd::{
+    format::uuid::Uuid,
+    offline::{CreateOptions, Upper, create},
+    server::failure::Failure,
+};
+
+use super::layer_size::parse_size;
+use crate::output::Output;
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Data file to make
+    data: PathBuf,
+    /// Index file to make; a sparse layer needs none
+    index: Option<PathBuf>,
+    /// Size of the device: bytes, or a number with KiB, MiB, GiB or TiB; 0 is the size of the layer below
+    #[arg(long, value_parser = parse_size)]
+    size: u64,
+    /// Make one sparse file instead of a log: overwriting costs no room, but upstream forgets discards when it opens it again
+    #[arg(long)]
+    sparse: bool,
+    /// UUID of the layer [default: a random one]
+    #[arg(long)]
+    uuid: Option<Uuid>,
+    /// UUID of the layer below
+    #[arg(long, value_name = "UUID")]
+    parent_uuid: Option<Uuid>,
+    /// Replace the files if they exist
+    #[arg(long)]
+    force: bool,
+}
+
+impl CreateArgs {
+    pub(crate) fn run(&self, output: &Output) -> Result<(), Failure> {
+        let upper = Upper { data: self.data.clone(), index: self.index.clone() };
+        let options = CreateOptions {
+            sparse: self.sparse,
+            virtual_size_bytes: self.size,
+            uuid: self.uuid,
+            parent_uuid: self.parent_uuid,
+            overwrite: self.force,
+        };
+        output.print(&create(&upper, &options)?, |made| {
+            format!("{}: a writable layer with the UUID {}", self.data.display(), made.uuid)
+        })
+    }
+}
