@@ -25,7 +25,8 @@ pub fn server_config(input: &[u8]) {
 pub fn server_image_config(input: &[u8]) {
     match ImageConfig::parse("config.v1.json", input) {
         Ok(image) => {
-            assert!((1..=MAX_LAYERS).contains(&image.lowers.len()));
+            let layers = image.lowers.len() + usize::from(image.upper.is_some());
+            assert!((1..=MAX_LAYERS).contains(&layers));
             for lower in &image.lowers {
                 assert!(lower.digest.is_some() || lower.local_candidates().next().is_some());
                 assert!(lower.dir.as_ref().is_none_or(|dir| !dir.as_os_str().is_empty()));

@@ -22,7 +22,7 @@ use registry::{Registry, Serving, push_image};
 use serde_json::{Value, json};
 use stratabd::{
     block::{BlockDevice, BlockQueue},
-    frontend::{AttachRequest, Attachment, Detached, Frontend, FrontendError, NullFrontend},
+    frontend::{AttachRequest, Attachment, Detached, FrontendError, NullFrontend},
     image::Image,
     reactor::ReactorHandle,
     server::{
@@ -32,6 +32,7 @@ use stratabd::{
         },
         config::{Config, HostSection},
         daemon::{Daemon, DaemonParts},
+        device::Shown,
         failure::Failure,
         port::{KnownDevice, Port},
         service::Service,
@@ -56,12 +57,13 @@ impl Port for NullPort {
 
     fn attach(
         &self,
-        device: &Arc<Image>,
+        device: &Shown,
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError> {
-        self.1.lock().unwrap().push(Arc::clone(device));
-        self.0.attach(device, request, reactors)
+        let Shown::Image(image) = device else { panic!("no test here makes a writable device") };
+        self.1.lock().unwrap().push(Arc::clone(image));
+        device.attach_to(&self.0, request, reactors)
     }
 
     fn known(&self) -> Result<Vec<KnownDevice>, Failure> {

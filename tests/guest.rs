@@ -42,3 +42,5 @@ mod ublk_end;
 mod ublk_engine;
 #[path = "guest/ways_out.rs"]
 mod ways_out;
+#[path = "guest/writable.rs"]
+mod writable;

@@ -13,6 +13,7 @@ use super::{
     blocking::blocking,
     config::Config,
     failure::{Failure, FailureClass, class_of_data_error},
+    image_config::UpperFiles,
     layer_report,
     layers::{self, LayerIdentity, LayerPlace},
     network::{failure_of_registry, registry_config},
@@ -76,6 +77,17 @@ impl Drop for OpenImage {
     }
 }
 
+/// What a specification means.
+#[derive(Debug)]
+pub struct Opened {
+    /// The read-only layers; `None` where there is only a writable one.
+    pub image: Option<Arc<OpenImage>>,
+    /// The writable layer, which is not opened yet.
+    pub upper: Option<UpperFiles>,
+    /// A specification that means these very bytes when the tag of the one given has moved on.
+    pub pinned: ImageSpec,
+}
+
 /// The lock makes those wait who want an image that is being opened.
 type Shelf = Arc<tokio::sync::Mutex<Weak<OpenImage>>>;
 
@@ -113,39 +125,41 @@ impl Factory {
         })
     }
 
-    /// Opens an image on `reactor`, or returns one with the same layers that is open already. With it comes a specification
-    /// that means these very bytes when the tag of `spec` has moved on.
+    /// Opens an image on `reactor`, or returns one with the same layers that is open already.
     ///
     /// # Errors
     /// When its description or a layer cannot be used.
-    pub async fn open(
-        &self,
-        reactor: &ReactorHandle,
-        spec: &ImageSpec,
-    ) -> Result<(Arc<OpenImage>, ImageSpec), Failure> {
-        let (places, pinned) = match spec {
+    pub async fn open(&self, reactor: &ReactorHandle, spec: &ImageSpec) -> Result<Opened, Failure> {
+        let (places, upper, pinned) = match spec {
             ImageSpec::Reference(text) => {
                 let (places, pinned) = self.references.layers(text).await?;
-                (places, ImageSpec::Reference(pinned))
+                (places, None, ImageSpec::Reference(pinned))
             }
             ImageSpec::Layers(paths) => {
                 let paths = paths.clone();
-                (blocking(move || layers::of_files(&paths)).await?, spec.clone())
+                (blocking(move || layers::of_files(&paths)).await?, None, spec.clone())
             }
             ImageSpec::Config(path) => {
                 let path = path.clone();
                 let client = self.client.clone();
-                let places = blocking(move || {
-                    layers::of_config(&layers::read_config(&path)?, |url| {
+                let read = blocking(move || {
+                    let config = layers::read_config(&path)?;
+                    let places = layers::of_config(&config, |url| {
                         client
                             .repository_of_blob_url(url)
                             .map_err(|error| failure_of_registry("cannot use repoBlobUrl", error))
-                    })
+                    });
+                    Ok((places?, config.upper))
                 });
-                (places.await?, spec.clone())
+                let (places, upper) = read.await?;
+                (places, upper, spec.clone())
             }
         };
-        Ok((self.open_places(reactor, places).await?, pinned))
+        let image = match places.is_empty() {
+            true => None,
+            false => Some(self.open_places(reactor, places).await?),
+        };
+        Ok(Opened { image, upper, pinned })
     }
 
     /// What the registry client has counted.

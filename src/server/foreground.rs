@@ -60,6 +60,6 @@ impl Foreground {
     /// # Errors
     /// When it cannot be removed within `timeout`.
     pub async fn detach(self, timeout: Duration) -> Result<Detached, Failure> {
-        device_work(move || self.served.detach(timeout, CLOSE_PATIENCE)).await
+        self.served.detach(timeout, CLOSE_PATIENCE).await
     }
 }

@@ -23,8 +23,10 @@ pub struct ImageConfig {
     pub file: Arc<str>,
     /// `scheme://host/v2/<repository>/blobs`, for layers that are not on this machine.
     pub repo_blob_url: Option<String>,
-    /// The layers, lowest first; at least one.
+    /// The layers, lowest first; at least one where there is no upper.
     pub lowers: Vec<Lower>,
+    /// The writable layer over them.
+    pub upper: Option<UpperFiles>,
     /// What was read and has no effect, for the log.
     pub notes: Vec<String>,
 }
@@ -69,21 +71,6 @@ impl ImageConfig {
     /// # Errors
     /// The first key that has a wrong type, a value of no use, or asks for what this version does not have.
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Self, DocumentError> {
-        match Self::parse_writable(file, bytes)? {
-            (config, None) => Ok(config),
-            (config, Some(_)) => Err(DocumentError::Unsupported {
-                file: config.file,
-                pointer: "/upper".to_owned(),
-                what: "writable layers",
-            }),
-        }
-    }
-
-    /// Reads the same document where its writable layer, if it has one, can be used.
-    ///
-    /// # Errors
-    /// As those of [`ImageConfig::parse`]. An image may have an upper only.
-    pub fn parse_writable(file: &str, bytes: &[u8]) -> Result<(Self, Option<UpperFiles>), DocumentError> {
         let file: Arc<str> = file.into();
         let value = document::parse(&file, bytes)?;
         let root = ObjectNode::new(&file, String::new(), &value)?;
@@ -99,13 +86,14 @@ impl ImageConfig {
         if lowers.is_empty() && upper.is_none() {
             return Err(root.invalid("lowers", "the image has no layer"));
         }
-        if lowers.len() > MAX_LAYERS {
-            let rule = format!("{} layers are more than the format's {MAX_LAYERS}", lowers.len());
+        let count = lowers.len().saturating_add(usize::from(upper.is_some()));
+        if count > MAX_LAYERS {
+            let rule = format!("{count} layers are more than the format's {MAX_LAYERS}");
             return Err(root.invalid("lowers", rule));
         }
         let lowers = lowers.iter().map(|node| read_lower(node, &mut notes)).collect::<Result<Vec<_>, _>>()?;
         root.path("resultFile")?;
-        Ok((Self { repo_blob_url, lowers, notes, file: Arc::clone(&file) }, upper))
+        Ok(Self { repo_blob_url, lowers, upper, notes, file: Arc::clone(&file) })
     }
 
     /// Where upstream's snapshotter wants to read how it went, also in a configuration that is refused otherwise.
@@ -143,6 +131,13 @@ fn read_upper(root: &ObjectNode<'_>, notes: &mut Vec<String>) -> Result<Option<U
             return Err(upper.unsupported(key, "writable TurboOCI layers"));
         }
     }
+    // Upstream's snapshotter writes vsize, and nobody reads it: the files have the size.
+    notes.extend(
+        upper
+            .others(&["data", "index", "target", "gzipIndex", "vsize"])
+            .into_iter()
+            .map(|key| format!("{key} is unknown and ignored")),
+    );
     match (upper.path("data")?, upper.path("index")?) {
         (Some(data), Some(index)) => Ok(Some(UpperFiles { data, index })),
         (None, None) => Ok(None),
@@ -211,11 +206,16 @@ mod tests {
     }
 
     #[test]
-    fn an_upper_is_read_where_it_can_be_used() {
-        let text = br#"{"lowers":[],"upper":{"data":"/d","index":"/i","vsize":64}}"#;
-        let (config, upper) = ImageConfig::parse_writable("c.json", text).unwrap();
-        assert_eq!(upper, Some(UpperFiles { data: "/d".into(), index: "/i".into() }));
-        assert!(config.lowers.is_empty());
+    fn an_upper_may_lie_over_layers_or_alone() {
+        let upper = UpperFiles { data: "/d".into(), index: "/i".into() };
+        for lowers in ["", r#""lowers":[],"#, r#""lowers":[{"file":"/a"}],"#] {
+            let config =
+                parse(&format!(r#"{{{lowers}"upper":{{"data":"/d","index":"/i","vsize":64}}}}"#)).unwrap();
+            assert_eq!((config.upper.as_ref(), config.notes.len()), (Some(&upper), 0), "{lowers}");
+        }
+        let lowers = vec![r#"{"file":"/a"}"#; 255].join(",");
+        let text = format!(r#"{{"lowers":[{lowers}],"upper":{{"data":"/d","index":"/i"}}}}"#);
+        assert!(parse(&text).unwrap_err().contains("256 layers"));
     }
 
     #[test]
@@ -251,10 +251,6 @@ mod tests {
             (
                 r#"{"lowers":[{"file":"a","gzipIndex":"t"}]}"#.to_owned(),
                 "/lowers/0/gzipIndex: not yet supported",
-            ),
-            (
-                format!(r#"{{{ok},"upper":{{"data":"d","index":"i"}}}}"#),
-                "/upper: not yet supported: writable layers",
             ),
             (format!(r#"{{{ok},"upper":{{"target":"t"}}}}"#), "/upper/target: not yet supported"),
             (format!(r#"{{{ok},"upper":[]}}"#), "/upper: expected an object"),

@@ -7,7 +7,6 @@ use std::{
 };
 
 use super::{
-    document::DocumentError,
     failure::{Failure, FailureClass},
     image_config::{ImageConfig, Lower, MAX_LAYERS},
     settings::read_regular_document,
@@ -99,8 +98,12 @@ pub fn unreadable(path: &Path, source: io::Error) -> Failure {
 /// When it is missing or refused.
 pub fn read_config(path: &Path) -> Result<ImageConfig, Failure> {
     let name = path.display().to_string();
-    let config = ImageConfig::parse(&name, &read_regular_document(path)?).map_err(refused)?;
-    note(path, &config);
+    let config = ImageConfig::parse(&name, &read_regular_document(path)?).map_err(|error| {
+        Failure::with_source(FailureClass::Image, "cannot use the image configuration", error)
+    })?;
+    for note in &config.notes {
+        tracing::warn!(file = %path.display(), "{note}");
+    }
     Ok(config)
 }
 
@@ -109,10 +112,7 @@ pub fn read_config(path: &Path) -> Result<ImageConfig, Failure> {
 /// # Errors
 /// When it is missing or refused, or a layer is not on this machine.
 pub fn read_stack(path: &Path) -> Result<Stack, Failure> {
-    let name = path.display().to_string();
-    let (config, upper) =
-        ImageConfig::parse_writable(&name, &read_regular_document(path)?).map_err(refused)?;
-    note(path, &config);
+    let config = read_config(path)?;
     let remote = |_: &str| {
         let text = "it is not on this machine, and this command reads no registry";
         Err(Failure::new(FailureClass::NotFound, text))
@@ -121,18 +121,8 @@ pub fn read_stack(path: &Path) -> Result<Stack, Failure> {
         LayerPlace::Local { path, .. } => Some(path),
         LayerPlace::Remote { .. } => None,
     });
-    let upper = upper.map(|files| Upper { data: files.data, index: Some(files.index) });
+    let upper = config.upper.map(|files| Upper { data: files.data, index: Some(files.index) });
     Ok(Stack { lowers: lowers.collect(), upper })
-}
-
-fn refused(error: DocumentError) -> Failure {
-    Failure::with_source(FailureClass::Image, "cannot use the image configuration", error)
-}
-
-fn note(path: &Path, config: &ImageConfig) {
-    for note in &config.notes {
-        tracing::warn!(file = %path.display(), "{note}");
-    }
 }
 
 /// Where the layers of `config` lie: a file that exists goes before the registry, as upstream has it. `repository`

@@ -4,6 +4,7 @@ pub mod api;
 mod blocking;
 pub mod config;
 pub mod daemon;
+pub mod device;
 pub mod document;
 pub mod export;
 pub mod factory;

@@ -3,17 +3,16 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use super::{
     api::types::FeatureList,
+    device::Shown,
     failure::{Failure, FailureClass},
 };
 use crate::{
     frontend::{AttachRequest, Attachment, Detached, FrontendError},
-    image::Image,
     reactor::ReactorHandle,
 };
 
@@ -32,7 +31,7 @@ pub trait Port: Send + Sync + 'static {
     /// When it cannot be made; then nothing is left of it.
     fn attach(
         &self,
-        device: &Arc<Image>,
+        device: &Shown,
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError>;

@@ -5,8 +5,9 @@ use std::{io, sync::Arc};
 use super::{
     api::types::ImageSpec,
     config::Config,
-    factory::{Factory, OpenImage},
-    failure::Failure,
+    device::Device,
+    factory::{Factory, Opened},
+    failure::{Failure, FailureClass},
     reactors::Reactors,
 };
 
@@ -52,19 +53,21 @@ impl Service {
         &self.factory
     }
 
-    /// Opens an image on a thread that serves no device, or returns one with the same layers that is open already.
+    /// Opens what `spec` names on a thread that serves no device, as one device: over an image with the same layers where one
+    /// is open already. With it comes a specification that means these very bytes when the tag of `spec` has moved on.
     ///
     /// # Errors
     /// When its description or a layer cannot be used.
-    pub async fn open(&self, spec: &ImageSpec) -> Result<Arc<OpenImage>, Failure> {
-        self.open_pinned(spec).await.map(|(image, _)| image)
-    }
-
-    /// As [`Service::open`], and with it a specification that means these very bytes when the tag of `spec` has moved on.
-    ///
-    /// # Errors
-    /// As [`Service::open`].
-    pub async fn open_pinned(&self, spec: &ImageSpec) -> Result<(Arc<OpenImage>, ImageSpec), Failure> {
-        self.factory.open(&self.reactors.opener(), spec).await
+    pub async fn open(&self, spec: &ImageSpec) -> Result<(Device, ImageSpec), Failure> {
+        let opener = self.reactors.opener();
+        let Opened { image, upper, pinned } = self.factory.open(&opener, spec).await?;
+        let device = match (image, upper) {
+            (image, Some(upper)) => {
+                Device::writable(&opener, image, upper, self.config.image.check_parents).await?
+            }
+            (Some(image), None) => Device::read_only(image),
+            (None, None) => return Err(Failure::new(FailureClass::Image, "the image has no layer")),
+        };
+        Ok((device, pinned))
     }
 }

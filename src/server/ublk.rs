@@ -11,15 +11,15 @@ use rustix::{
 
 use super::{
     api::types::FeatureList,
+    device::Shown,
     failure::{Failure, FailureClass},
     port::{KnownDevice, Port, failure_of_frontend},
 };
 use crate::{
     frontend::{
-        AttachRequest, Attachment, Detached, Frontend, FrontendError,
+        AttachRequest, Attachment, Detached, FrontendError,
         ublk::{self, DeviceState, Ublk},
     },
-    image::Image,
     reactor::ReactorHandle,
 };
 
@@ -56,11 +56,11 @@ impl Port for UblkPort {
 
     fn attach(
         &self,
-        device: &Arc<Image>,
+        device: &Shown,
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError> {
-        self.0.attach(device, request, reactors)
+        device.attach_to(&self.0, request, reactors)
     }
 
     fn known(&self) -> Result<Vec<KnownDevice>, Failure> {

@@ -12,6 +12,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
+    WriteMetrics,
     extents::{Extent, Piece, Place},
     ledger::{Ledger, Pin, Pins},
     medium::Medium,
@@ -63,6 +64,7 @@ pub(super) struct LogLayer<M> {
     /// Entries of the index file.
     pub(super) index_entries: AtomicU64,
     pub(super) reclaiming: AtomicBool,
+    pub(super) metrics: WriteMetrics,
     /// Set when nobody will use it any more: what can be left undone is.
     pub(super) closing: AtomicBool,
     /// Where the next write goes, in sectors of the data file.
@@ -74,6 +76,13 @@ pub(super) struct LogLayer<M> {
 pub(super) struct Found<'a> {
     pub(super) pieces: Vec<Piece>,
     pub(super) pin: Pin<'a>,
+}
+
+impl Found<'_> {
+    /// Whether a part of the range is for the device below.
+    pub(super) fn has_holes(&self) -> bool {
+        self.pieces.iter().any(|piece| matches!(piece, Piece::Hole(_)))
+    }
 }
 
 /// Room in the data file for one write.
@@ -102,6 +111,7 @@ impl<M: Medium> LogLayer<M> {
             pins: Pins::default(),
             rounds: Mutex::new(rounds),
             reclaiming: AtomicBool::new(false),
+            metrics: WriteMetrics::default(),
             closing: AtomicBool::new(false),
             next_sector: AtomicU64::new(end_bytes.div_ceil(SECTOR_BYTES)),
         }

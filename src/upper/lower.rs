@@ -62,10 +62,4 @@ impl<Q: BlockQueue> Lower<Q> {
         }
         Ok(())
     }
-
-    pub(super) fn count_failure(&self) {
-        if let Some(queue) = &self.queue {
-            queue.count_failure();
-        }
-    }
 }

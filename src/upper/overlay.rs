@@ -5,13 +5,13 @@ use std::{
     ops::Range,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    LayerFile, LogFiles, LogLimits, UpperError,
+    LayerFile, LayerLink, LogFiles, LogLimits, RequestMetrics, UpperError, WriteMetrics,
     extents::Piece,
     layer::{Found, LogLayer},
     lower::Lower,
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, SECTOR_BYTES, acquire},
+    format::lsmt::Header,
     reactor::{Buffer, BufferPool, BufferSlot, Reactor},
 };
 
@@ -85,6 +86,25 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
 }
 
 impl<L, M: Medium> Overlay<L, M> {
+    /// What the layer says of itself and of the one that it was made over.
+    #[must_use]
+    pub fn link(&self) -> LayerLink {
+        let Header { uuid, parent_uuid, .. } = self.layer.header;
+        LayerLink { name: self.layer.data.to_string(), uuid, parent_uuid }
+    }
+
+    /// Counters of the layer.
+    #[must_use]
+    pub fn metrics(&self) -> &WriteMetrics {
+        &self.layer.metrics
+    }
+
+    /// Extents of the layer, the zeroed ones among them.
+    #[must_use]
+    pub fn extents(&self) -> usize {
+        self.layer.ledger().map.len()
+    }
+
     /// Flushes, and waits until nobody uses the files any more, so that they may be opened again. All queues and all other
     /// handles are to be dropped before.
     ///
@@ -176,6 +196,24 @@ impl<Q: BlockQueue, M: Medium> OverlayQueue<Q, M> {
         stream::iter(reads).buffer_unordered(READS_AT_ONCE).try_collect().await
     }
 
+    /// Counts a request of one kind and how it went.
+    fn counted<T>(
+        &self,
+        kind: impl FnOnce(&WriteMetrics) -> &RequestMetrics,
+        bytes: u64,
+        began: Instant,
+        outcome: Result<T, BlockError>,
+    ) -> Result<T, BlockError> {
+        let metrics = &self.layer.metrics;
+        match &outcome {
+            Ok(_) => kind(metrics).served(bytes, began.elapsed()),
+            Err(_) => {
+                metrics.errors.inc();
+            }
+        }
+        outcome
+    }
+
     fn unread(&self, at: u64, error: io::Error) -> BlockError {
         let context = format!("{}: cannot read what was written, at {at} of the file", self.layer.data);
         BlockError::with_source(ErrorKind::Io, context, error)
@@ -184,8 +222,11 @@ impl<Q: BlockQueue, M: Medium> OverlayQueue<Q, M> {
 
 impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
     async fn read(&self, offset: u64, dest: &mut [u8]) -> Result<(), BlockError> {
-        let sectors = sectors(offset, dest.len() as u64)?;
-        self.fill(self.layer.find(sectors), Holes::Read, dest).await
+        let (began, len) = (Instant::now(), dest.len() as u64);
+        let found = self.layer.find(sectors(offset, len)?);
+        let is_whole = !found.has_holes();
+        let filled = self.fill(found, Holes::Read, dest).await;
+        if is_whole { self.counted(|metrics| &metrics.reads, len, began, filled) } else { filled }
     }
 
     async fn read_to_slot(&self, offset: u64, len: u32, slot: &Rc<BufferSlot>) -> bool {
@@ -198,8 +239,7 @@ impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
     async fn read_pooled(&self, offset: u64, len: usize, pool: &BufferPool) -> Result<Buffer, BlockError> {
         let sectors = sectors(offset, len as u64)?;
         let found = self.layer.find(sectors.clone());
-        let has_holes = found.pieces.iter().any(|piece| matches!(piece, Piece::Hole(_)));
-        match self.lower.whole(offset, len as u64).filter(|_| has_holes) {
+        match self.lower.whole(offset, len as u64).filter(|_| found.has_holes()) {
             Some(below) => {
                 // No buffer is held while the device below is waited for. What was written meanwhile is found afterwards.
                 drop(found);
@@ -210,27 +250,33 @@ impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
             None => {
                 drop(found);
                 let mut dest = acquire(pool, len).await?;
-                self.fill(self.layer.find(sectors), Holes::Read, &mut dest).await?;
+                self.read(offset, &mut dest).await?;
                 Ok(dest)
             }
         }
     }
 
     async fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
-        let sectors = sectors(offset, data.len() as u64)?;
-        self.layer.write(&self.reactor, sectors.start, data).await
+        let (began, len) = (Instant::now(), data.len() as u64);
+        let sectors = sectors(offset, len)?;
+        let written = self.layer.write(&self.reactor, sectors.start, data).await;
+        self.counted(|metrics| &metrics.writes, len, began, written)
     }
 
     async fn flush(&self) -> Result<(), BlockError> {
-        self.layer.flush(&self.reactor).await
+        let began = Instant::now();
+        let flushed = self.layer.flush(&self.reactor).await;
+        self.counted(|metrics| &metrics.flushes, 0, began, flushed)
     }
 
     fn count_failure(&self) {
-        self.lower.count_failure();
+        self.layer.metrics.errors.inc();
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), BlockError> {
-        self.layer.write_zeroes(&self.reactor, sectors(offset, len)?).await
+        let began = Instant::now();
+        let zeroed = self.layer.write_zeroes(&self.reactor, sectors(offset, len)?).await;
+        self.counted(|metrics| &metrics.zeroes, len, began, zeroed)
     }
 }
 

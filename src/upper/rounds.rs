@@ -168,7 +168,10 @@ impl<M: Medium> Round<M> {
         // A round that is dropped in the middle has lost the tail, and nobody may write any more.
         self.layer.index_entries.store(rounds.index_entries(), Ordering::Relaxed);
         match ended {
-            Ok(()) => rounds.durable = upto,
+            Ok(()) => {
+                rounds.durable = upto;
+                self.layer.metrics.rounds.inc();
+            }
             Err(Trouble::Refused(cause)) => {
                 tracing::warn!(layer = %self.layer.data, %cause, "cannot write the index file");
                 rounds.refusal = Some(Refusal { round: rounds.ended, upto, cause: Arc::new(cause) });

@@ -113,6 +113,9 @@ pub struct DeviceInfo {
     /// What was read so far, by source; only in the answer to `info`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reads: Vec<ReadCount>,
+    /// What the writable layer was asked for so far, by kind; only in the answer to `info`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upper: Vec<RequestCount>,
     /// Removed, while a program has it open: it sees a device that has gone, and the kernel keeps the number until it
     /// ends. Only in the answer to a removal that was waited for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -124,6 +127,17 @@ pub struct DeviceInfo {
 pub struct ReadCount {
     /// The source as metrics name it, or `failed`.
     pub source: String,
+    /// How many.
+    pub requests: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Requests of one kind to a writable layer, or those that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestCount {
+    /// `read`, `write`, `zero` or `flush`, or `failed`.
+    pub kind: String,
     /// How many.
     pub requests: u64,
     /// Their bytes.

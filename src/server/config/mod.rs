@@ -140,11 +140,16 @@ impl Default for DeviceSection {
 pub struct ImageSection {
     /// Memory for decoded blocks, in MiB an image; 0 keeps none.
     pub decoded_cache_mib: u32,
+    /// Whether the layers below a writable one must be those that it was made over.
+    pub check_parents: bool,
 }
 
 impl Default for ImageSection {
     fn default() -> Self {
-        Self { decoded_cache_mib: u32::try_from(DECODED_CACHE_BYTES >> 20).unwrap_or(u32::MAX) }
+        Self {
+            decoded_cache_mib: u32::try_from(DECODED_CACHE_BYTES >> 20).unwrap_or(u32::MAX),
+            check_parents: true,
+        }
     }
 }
 

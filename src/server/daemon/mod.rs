@@ -20,16 +20,13 @@ use super::{
     blocking::{blocking, broken_task, device_work},
     config::Config,
     failure::{Failure, FailureClass},
-    metrics,
+    metrics::{self, Retired},
     port::Port,
     result_file,
     service::Service,
     state::{Record, StateDir, StateError},
 };
-use crate::{
-    frontend::{CLOSE_PATIENCE, Detached},
-    image::ReadMetrics,
-};
+use crate::frontend::{CLOSE_PATIENCE, Detached};
 
 /// Answers the control API. Shared by all its connections.
 pub struct Daemon {
@@ -43,7 +40,7 @@ pub struct Daemon {
     /// Held while the table and the record of a device change together.
     changing: tokio::sync::Mutex<()>,
     /// What removed devices had counted.
-    retired: ReadMetrics,
+    retired: Retired,
 }
 
 impl Daemon {
@@ -57,7 +54,7 @@ impl Daemon {
             table: Table::default(),
             making: tokio::sync::RwLock::default(),
             changing: tokio::sync::Mutex::default(),
-            retired: ReadMetrics::default(),
+            retired: Retired::default(),
         })
     }
 
@@ -90,7 +87,7 @@ impl Daemon {
         if let Err(stopping) = self.table.insert(&served) {
             drop(changing);
             let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
-            device_work(move || served.detach(limit, Duration::ZERO)).await?;
+            served.detach(limit, Duration::ZERO).await?;
             return Err(stopping);
         }
         let record = Record::new(info.id, request);
@@ -165,12 +162,11 @@ impl Daemon {
         patience: Duration,
     ) -> Result<Detached, Failure> {
         let id = served.info.id;
-        let detaching = Arc::clone(&served);
-        let detached = device_work(move || detaching.detach(limit, patience)).await;
+        let detached = served.detach(limit, patience).await;
         if matches!(&detached, Err(failure) if failure.class() == FailureClass::Conflict) {
             return detached;
         }
-        self.retired.absorb(served.device.reads());
+        self.retired.absorb(&served.device);
         let _changing = self.changing.lock().await;
         match &detached {
             Ok(_) => {

@@ -7,14 +7,13 @@ use std::{
 
 use super::Served;
 use crate::{
-    block::BlockDevice,
     frontend::AttachRequest,
     reactor::ReactorHandle,
     server::{
         api::types::{AddDevice, DeviceInfo, DeviceState, ImageSpec},
         blocking::device_work,
         config::{MAX_DEPTH, MAX_QUEUES},
-        factory::OpenImage,
+        device::Device,
         failure::{Failure, FailureClass},
         port::{Port, failure_of_frontend},
         service::Service,
@@ -24,10 +23,11 @@ use crate::{
 /// An image that is open, and the device that is to be made of it.
 pub(in crate::server) struct OpenedDevice {
     request: AddDevice,
-    image: Arc<OpenImage>,
+    device: Arc<Device>,
     pinned: ImageSpec,
     wanted: AttachRequest,
     reactors: Vec<ReactorHandle>,
+    opener: ReactorHandle,
 }
 
 impl OpenedDevice {
@@ -41,17 +41,18 @@ impl OpenedDevice {
         let depth = request.depth.unwrap_or(section.depth);
         check_request(&request.image, queues, depth)?;
         let limit = Duration::from_millis(section.attach_timeout_ms);
-        let opened = tokio::time::timeout(limit, service.open_pinned(&request.image)).await;
+        let opened = tokio::time::timeout(limit, service.open(&request.image)).await;
         let late = || Failure::new(FailureClass::TimedOut, format!("{}: not open in time", request.image));
-        let (image, pinned) = opened.map_err(|_| late())??;
+        let (device, pinned) = opened.map_err(|_| late())??;
         let wanted =
             AttachRequest { id: request.id, queues, depth, deadline: limit, ..AttachRequest::default() };
         Ok(Self {
             request: request.clone(),
-            image,
+            device: Arc::new(device),
             pinned,
             wanted,
             reactors: service.reactors().choose(queues),
+            opener: service.reactors().opener(),
         })
     }
 
@@ -60,11 +61,10 @@ impl OpenedDevice {
     /// # Errors
     /// When it cannot be made; then nothing is left of it.
     pub(in crate::server) async fn attach(self, port: &Arc<dyn Port>) -> Result<Served, Failure> {
-        let Self { request, image, pinned, wanted, reactors } = self;
-        let device = Arc::new(image.image.for_device());
-        let (attaching, counted) = (Arc::clone(port), Arc::clone(&device));
+        let Self { request, device, pinned, wanted, reactors, opener } = self;
+        let (attaching, shown) = (Arc::clone(port), device.shown().clone());
         let attachment = device_work(move || {
-            let attached = attaching.attach(&counted, &wanted, &reactors);
+            let attached = attaching.attach(&shown, &wanted, &reactors);
             attached.map_err(|error| failure_of_frontend("cannot make a device", error))
         })
         .await?;
@@ -83,9 +83,10 @@ impl OpenedDevice {
             server_pid: i32::try_from(std::process::id()).ok(),
             layers: Vec::new(),
             reads: Vec::new(),
+            upper: Vec::new(),
             held_open: false,
         };
-        Ok(Served { info, request, image, pinned, device, attachment: Mutex::new(Some(attachment)) })
+        Ok(Served { info, request, pinned, device, opener, attachment: Mutex::new(Some(attachment)) })
     }
 }
 

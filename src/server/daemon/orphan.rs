@@ -79,6 +79,7 @@ pub(super) fn of_record(record: &Record) -> DeviceInfo {
         server_pid: None,
         layers: Vec::new(),
         reads: Vec::new(),
+        upper: Vec::new(),
         held_open: false,
     }
 }
@@ -103,6 +104,7 @@ pub(super) fn of_kernel(known: KnownDevice, image: Option<ImageSpec>) -> DeviceI
         server_pid: known.server_pid,
         layers: Vec::new(),
         reads: Vec::new(),
+        upper: Vec::new(),
         held_open: false,
     }
 }

@@ -8,32 +8,50 @@ use std::{
 
 use crate::{
     frontend::{Attachment, Detached},
-    image::{Image, ReadMetrics, SourceClass},
+    image::{ReadMetrics, SourceClass},
+    reactor::ReactorHandle,
     server::{
-        api::types::{AddDevice, DeviceInfo, DeviceState, ImageSpec, ReadCount},
-        factory::OpenImage,
+        api::types::{AddDevice, DeviceInfo, DeviceState, ImageSpec, ReadCount, RequestCount},
+        blocking::device_work,
+        device::Device,
         failure::{Failure, FailureClass},
         port::failure_of_frontend,
     },
+    upper::WriteMetrics,
 };
 
 /// A device that is served.
 pub(in crate::server) struct Served {
     pub(in crate::server) info: DeviceInfo,
     pub(in crate::server) request: AddDevice,
-    pub(in crate::server) image: Arc<OpenImage>,
     /// What the next daemon is to make it of: the same bytes, whatever a tag means by then.
     pub(in crate::server) pinned: ImageSpec,
-    /// The image as this device shows it, with counters of its own.
-    pub(in crate::server) device: Arc<Image>,
+    /// What it shows, with counters of its own.
+    pub(in crate::server) device: Arc<Device>,
+    /// Where what it was left with is made durable.
+    pub(in crate::server) opener: ReactorHandle,
     /// Taken by whoever removes the device.
     pub(in crate::server) attachment: Mutex<Option<Box<dyn Attachment>>>,
 }
 
 impl Served {
     /// Removes the device; the first call does. Programs that have it open get `patience` to close it, for the sake of its
-    /// number.
-    pub(in crate::server) fn detach(&self, limit: Duration, patience: Duration) -> Result<Detached, Failure> {
+    /// number. What was written to it is durable then.
+    ///
+    /// # Errors
+    /// When it cannot be removed within `limit`, or what was written not be made durable.
+    pub(in crate::server) async fn detach(
+        self: &Arc<Self>,
+        limit: Duration,
+        patience: Duration,
+    ) -> Result<Detached, Failure> {
+        let removing = Arc::clone(self);
+        let detached = device_work(move || removing.remove(limit, patience)).await?;
+        self.device.make_durable(&self.opener).await?;
+        Ok(detached)
+    }
+
+    fn remove(&self, limit: Duration, patience: Duration) -> Result<Detached, Failure> {
         let taken = self.attachment.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(attachment) = taken else {
             let text = format!("device {} is being removed already", self.info.id);
@@ -157,8 +175,9 @@ impl Table {
         let place = places.by_id.get(&id)?;
         let mut info = place.info(id);
         if let Some(served) = place.served() {
-            info.layers = served.image.layers();
+            info.layers = served.device.layers();
             info.reads = read_counts(served.device.reads());
+            info.upper = served.device.writes().map(request_counts).unwrap_or_default();
         }
         Some(info)
     }
@@ -196,6 +215,16 @@ fn read_counts(reads: &ReadMetrics) -> Vec<ReadCount> {
     served.into_iter().chain([failed]).collect()
 }
 
+/// The counters of one device's writable layer, as `info` shows them.
+fn request_counts(writes: &WriteMetrics) -> Vec<RequestCount> {
+    let served = writes.kinds().map(|(kind, counted)| {
+        let (requests, bytes) = (counted.requests.get(), counted.bytes.get());
+        RequestCount { kind: kind.to_owned(), requests, bytes }
+    });
+    let failed = RequestCount { kind: "failed".to_owned(), requests: writes.errors.get(), bytes: 0 };
+    served.into_iter().chain([failed]).collect()
+}
+
 impl Place {
     fn served(&self) -> Option<&Arc<Served>> {
         match self {
@@ -225,6 +254,7 @@ impl Place {
                 server_pid: None,
                 layers: Vec::new(),
                 reads: Vec::new(),
+                upper: Vec::new(),
                 held_open: false,
             },
         }

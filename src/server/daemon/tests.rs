@@ -8,10 +8,9 @@ use std::{
 
 use super::*;
 use crate::{
-    frontend::{AttachRequest, Attachment, Detached, Frontend, FrontendError, NullFrontend, Stage},
-    image::Image,
+    frontend::{AttachRequest, Attachment, Detached, FrontendError, NullFrontend, Stage},
     reactor::ReactorHandle,
-    server::{api::types::ImageSpec, port::KnownDevice},
+    server::{api::types::ImageSpec, device::Shown, port::KnownDevice},
 };
 
 /// A driver that has devices of its own besides those that are attached through it.
@@ -37,7 +36,7 @@ impl Port for TestPort {
 
     fn attach(
         &self,
-        device: &Arc<Image>,
+        device: &Shown,
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError> {
@@ -47,7 +46,7 @@ impl Port for TestPort {
             let _ = gate.recv();
             self.others.lock().unwrap().clear();
         }
-        self.frontend.attach(device, request, reactors)
+        device.attach_to(&self.frontend, request, reactors)
     }
 
     fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
@@ -167,7 +166,7 @@ async fn two_devices_of_one_image_share_it() {
     let (first, second) = tokio::join!(daemon.add(request(None)), daemon.add(request(None)));
     assert_ne!(first.unwrap().id, second.unwrap().id);
     let served = daemon.table.served();
-    assert!(Arc::ptr_eq(&served[0].image, &served[1].image));
+    assert!(Arc::ptr_eq(served[0].device.image().unwrap(), served[1].device.image().unwrap()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,9 +37,9 @@ pub(super) fn of_devices(served: &[Arc<Served>]) -> Vec<Family> {
         served.iter().flat_map(|served| by_source(served.device.reads(), &named(served))).collect();
     let errors = served.iter().map(|served| (named(served), served.device.reads().errors.get()));
     let direct = served.iter().map(|served| (named(served), served.device.reads().direct.get()));
-    let shows = served.iter().map(|served| {
-        let image = [("image", served.image.name.clone())];
-        (named(served).into_iter().chain(image).collect(), 1)
+    let shows = served.iter().filter_map(|served| {
+        let image = [("image", served.device.image()?.name.clone())];
+        Some((named(served).into_iter().chain(image).collect(), 1))
     });
     vec![
         Family::gauges("device_image", "Which image a device shows; always 1", shows),
@@ -77,9 +77,9 @@ pub(super) fn of_all_devices(served: &[Arc<Served>], retired: &ReadMetrics) -> V
 /// What images did, each once however many devices show it.
 pub(super) fn of_images(served: &[Arc<Served>], retired: &ImageMetrics) -> Vec<Family> {
     let mut images: Vec<&Arc<OpenImage>> = Vec::new();
-    for device in served {
-        if !images.iter().any(|image| Arc::ptr_eq(image, &device.image)) {
-            images.push(&device.image);
+    for image in served.iter().filter_map(|served| served.device.image()) {
+        if !images.iter().any(|other| Arc::ptr_eq(other, image)) {
+            images.push(image);
         }
     }
     let total = ImageMetrics::default();

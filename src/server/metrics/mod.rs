@@ -2,12 +2,28 @@
 
 mod families;
 mod text;
+mod uppers;
 
 use std::{fmt, sync::Arc};
 
-use super::{daemon::Served, service::Service, settings::dropped_log_lines};
-use crate::image::ReadMetrics;
+use super::{daemon::Served, device::Device, service::Service, settings::dropped_log_lines};
+use crate::{image::ReadMetrics, upper::WriteMetrics};
 use text::Family;
+
+/// What removed devices had counted.
+#[derive(Debug, Default)]
+pub(super) struct Retired {
+    reads: ReadMetrics,
+    writes: WriteMetrics,
+}
+
+impl Retired {
+    /// Adds what a device has counted that is no more.
+    pub(super) fn absorb(&self, device: &Device) {
+        self.reads.absorb(device.reads());
+        device.writes().into_iter().for_each(|writes| self.writes.absorb(writes));
+    }
+}
 
 /// All metrics in the OpenMetrics text format.
 ///
@@ -16,7 +32,7 @@ use text::Family;
 pub(super) fn render(
     service: &Service,
     served: &[Arc<Served>],
-    retired: &ReadMetrics,
+    retired: &Retired,
 ) -> Result<String, fmt::Error> {
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     let count = u64::try_from(served.len()).unwrap_or(u64::MAX);
@@ -26,8 +42,10 @@ pub(super) fn render(
         Family::gauges("devices", "Devices that are served", [(Vec::new(), count)]),
         Family::counters("log_dropped_lines", "Lines of the log that nobody took", [(Vec::new(), dropped)]),
     ];
-    all.extend(families::of_all_devices(served, retired));
+    all.extend(families::of_all_devices(served, &retired.reads));
     all.extend(families::of_devices(served));
+    all.extend(uppers::of_devices(served));
+    all.extend(uppers::of_all_devices(served, &retired.writes));
     all.extend(families::of_images(served, service.factory().retired_images()));
     all.extend(families::of_registry(&service.factory().registry_metrics()));
     if let Some((metrics, used_bytes)) = service.factory().cache_metrics() {

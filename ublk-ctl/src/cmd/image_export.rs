@@ -1,15 +1,13 @@
 //! `image export`: writes or hashes the device that an image makes, through the same engine that serves devices.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use clap::Args;
-use stratabd::{
-    block::BlockDevice,
-    server::{
-        export::{ExportOptions, Exported, export},
-        failure::{Failure, FailureClass},
-        result_file,
-    },
+use stratabd::server::{
+    device::Shown,
+    export::{ExportOptions, Exported, export},
+    failure::{Failure, FailureClass},
+    result_file,
 };
 use tokio::{sync::oneshot, task};
 
@@ -49,15 +47,19 @@ impl ExportArgs {
             ExportOptions { output: self.output.clone(), overwrite: self.force, sha256: self.sha256 };
         let done = engine.run(|service| async move {
             let mut interrupt = Interrupt::catch()?;
-            let opened = tokio::select! {
+            let (device, _) = tokio::select! {
                 opened = result_file::record(&spec, service.open(&spec)) => opened?,
                 () = interrupt.wait() => return Err(Failure::new(FailureClass::Internal, "interrupted")),
             };
             let (held, cancel) = oneshot::channel();
             let reactor = service.reactors().one();
             let mut work = task::spawn_blocking(move || {
-                let progress = Progress::new("exporting", opened.image.geometry().size_bytes);
-                export(&reactor, &Arc::new(opened.image.clone()), &options, cancel, |done| progress.set(done))
+                let progress = Progress::new("exporting", device.geometry().size_bytes);
+                let told = |done| progress.set(done);
+                match device.shown() {
+                    Shown::Image(image) => export(&reactor, image, &options, cancel, told),
+                    Shown::Overlay(overlay) => export(&reactor, overlay, &options, cancel, told),
+                }
             });
             let joined = tokio::select! {
                 joined = &mut work => joined,

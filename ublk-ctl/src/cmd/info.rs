@@ -42,6 +42,10 @@ impl InfoArgs {
                 let text = format!("{} ({})", reads.requests, size(reads.bytes));
                 rows.push(vec![format!("reads {}", reads.source), text]);
             }
+            for asked in info.upper.iter().filter(|asked| asked.requests > 0) {
+                let text = format!("{} ({})", asked.requests, size(asked.bytes));
+                rows.push(vec![format!("upper {}", asked.kind), text]);
+            }
             for (index, layer) in info.layers.iter().enumerate() {
                 let text = format!("{} ({}) {}", layer.name, size(layer.size_bytes), layer.description);
                 rows.push(vec![format!("layer {index}"), text]);

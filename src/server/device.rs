@@ -1,0 +1,181 @@
+//! An image as one device shows it: as it is, or under a writable layer of its own.
+
+use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc};
+
+use super::{
+    api::types::LayerInfo,
+    blocking::blocking,
+    factory::OpenImage,
+    failure::{Failure, FailureClass, class_of_data_error},
+    image_config::UpperFiles,
+};
+use crate::{
+    block::{BlockDevice, BlockQueue, Geometry},
+    frontend::{AttachRequest, Attachment, Frontend, FrontendError},
+    image::{Image, ReadMetrics},
+    reactor::ReactorHandle,
+    upper::{LayerLink, LogFiles, LogLimits, Overlay, UpperError, WriteMetrics, check_parents},
+};
+
+/// What a frontend is given to serve.
+#[derive(Debug, Clone)]
+pub enum Shown {
+    /// The image as it is.
+    Image(Arc<Image>),
+    /// What was written to this device, and the image where nothing was.
+    Overlay(Arc<Overlay<Image>>),
+}
+
+impl Shown {
+    /// Has `frontend` attach it.
+    ///
+    /// # Errors
+    /// Those of the frontend.
+    pub fn attach_to<F: Frontend>(
+        &self,
+        frontend: &F,
+        request: &AttachRequest,
+        reactors: &[ReactorHandle],
+    ) -> Result<Box<dyn Attachment>, FrontendError> {
+        match self {
+            Self::Image(image) => frontend.attach(image, request, reactors),
+            Self::Overlay(overlay) => frontend.attach(overlay, request, reactors),
+        }
+    }
+}
+
+/// One device over an image, or over nothing.
+#[derive(Debug)]
+pub struct Device {
+    image: Option<Arc<OpenImage>>,
+    shown: Shown,
+    reads: Arc<ReadMetrics>,
+    upper: Option<UpperFiles>,
+}
+
+impl Device {
+    /// A device of `image` that takes no writes.
+    #[must_use]
+    pub fn read_only(image: Arc<OpenImage>) -> Self {
+        let shown = image.image.for_device();
+        let reads = Arc::clone(shown.reads());
+        Self { image: Some(image), shown: Shown::Image(Arc::new(shown)), reads, upper: None }
+    }
+
+    /// A device of `image`, if there is one, whose writes go to `upper`. Nobody else can open the layer while it lives. With
+    /// `strict` the layers must name each other as parents, those that name any.
+    ///
+    /// # Errors
+    /// When the layer cannot be used.
+    pub async fn writable(
+        reactor: &ReactorHandle,
+        image: Option<Arc<OpenImage>>,
+        upper: UpperFiles,
+        strict: bool,
+    ) -> Result<Self, Failure> {
+        let below = image.as_ref().map(|open| open.image.for_device());
+        let reads = below.as_ref().map(|below| Arc::clone(below.reads())).unwrap_or_default();
+        let paths = upper.clone();
+        let files = blocking(move || LogFiles::open(&paths.data, &paths.index).map_err(failure)).await?;
+        let opened =
+            reactor
+                .call(move |reactor| async move {
+                    Overlay::open(&reactor, files, below, LogLimits::default()).await
+                })
+                .await
+                .map_err(|_| Failure::new(FailureClass::Internal, "the reactor has stopped"))?;
+        let overlay = opened.map_err(failure)?;
+        if strict {
+            let links = image.iter().flat_map(|open| open.image.layers()).map(|layer| LayerLink {
+                name: layer.name.clone(),
+                uuid: layer.uuid,
+                parent_uuid: layer.parent_uuid,
+            });
+            check_parents(links.chain([overlay.link()])).map_err(failure)?;
+        }
+        Ok(Self { image, shown: Shown::Overlay(Arc::new(overlay)), reads, upper: Some(upper) })
+    }
+
+    /// What a frontend is to serve.
+    #[must_use]
+    pub fn shown(&self) -> &Shown {
+        &self.shown
+    }
+
+    /// The image below, which other devices may share.
+    #[must_use]
+    pub fn image(&self) -> Option<&Arc<OpenImage>> {
+        self.image.as_ref()
+    }
+
+    /// Size, block sizes and abilities.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        match &self.shown {
+            Shown::Image(image) => image.geometry(),
+            Shown::Overlay(overlay) => overlay.geometry(),
+        }
+    }
+
+    /// Counters of what was read of the image.
+    #[must_use]
+    pub fn reads(&self) -> &ReadMetrics {
+        &self.reads
+    }
+
+    /// Counters of what the writable layer was asked for.
+    #[must_use]
+    pub fn writes(&self) -> Option<&WriteMetrics> {
+        match &self.shown {
+            Shown::Image(_) => None,
+            Shown::Overlay(overlay) => Some(overlay.metrics()),
+        }
+    }
+
+    /// Layers, lowest first, with what was fetched of each so far.
+    #[must_use]
+    pub fn layers(&self) -> Vec<LayerInfo> {
+        let mut layers = self.image.as_ref().map_or_else(Vec::new, |image| image.layers());
+        if let (Some(upper), Shown::Overlay(overlay)) = (&self.upper, &self.shown) {
+            layers.push(LayerInfo {
+                name: upper.data.display().to_string(),
+                size_bytes: stored_bytes(&upper.data),
+                description: format!("writable, {} extents", overlay.extents()),
+                fetched: None,
+            });
+        }
+        layers
+    }
+
+    /// Makes everything durable that was written: nobody can flush a device any more that has been removed.
+    ///
+    /// # Errors
+    /// Where it cannot be; then nobody knows how much of it is.
+    pub async fn make_durable(&self, reactor: &ReactorHandle) -> Result<(), Failure> {
+        let Shown::Overlay(overlay) = &self.shown else { return Ok(()) };
+        let overlay = Arc::clone(overlay);
+        let flushed = reactor.call(move |reactor| async move { overlay.open_queue(&reactor)?.flush().await });
+        let lost = "the last writes may not be durable";
+        match flushed.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Failure::with_source(class_of_data_error(&error), lost, error)),
+            Err(_) => Err(Failure::new(FailureClass::Internal, lost)),
+        }
+    }
+}
+
+/// Bytes that a file takes of its file system, which are fewer than its size where it has holes; 0 where nobody can say.
+fn stored_bytes(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |found| found.blocks().saturating_mul(512))
+}
+
+fn failure(error: UpperError) -> Failure {
+    let class = match &error {
+        UpperError::Busy(_) => FailureClass::Conflict,
+        UpperError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            FailureClass::NotFound
+        }
+        _ => FailureClass::Image,
+    };
+    Failure::with_source(class, "cannot open the writable layer", error)
+}

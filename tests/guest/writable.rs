@@ -1,0 +1,360 @@
+//! Devices with a writable layer: what programs write to them is there again after every way in which they may end.
+
+use std::{
+    fs,
+    os::unix::fs::{FileExt, MetadataExt},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use stratabd::format::{
+    lsmt::{data_header, index_header},
+    uuid::Uuid,
+};
+
+use crate::{
+    daemon::{config, fixtures, start},
+    devices::{Direct, content, pattern},
+    frame::{in_guest, output_of},
+    tree,
+};
+
+const MIB: u64 = 1 << 20;
+const BLOCK: usize = 4096;
+
+/// A writable layer that is new, of `size_bytes`, 0 for those of what lies below, and a configuration that puts it over
+/// `lowers`, which are taken from the configuration of that name.
+fn config_with_upper(dir: &Path, lowers: Option<&str>, size_bytes: u64) -> String {
+    let uuid: Uuid = "ABC000FF-1111-2222-3333-0000000000FF".parse().unwrap();
+    let header = data_header(false, uuid, None, size_bytes);
+    let (data, index) = (dir.join("upper.data"), dir.join("upper.index"));
+    fs::write(&data, header.encode()).unwrap();
+    fs::write(&index, index_header(&header).encode()).unwrap();
+    let mut config = lowers.map_or(serde_json::json!({}), |path| {
+        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    });
+    config["upper"] = serde_json::json!({"data": data, "index": index});
+    let path = dir.join("writable.json");
+    fs::write(&path, config.to_string()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Mounts the ext4 on `device` for as long as `work` takes.
+fn mounted<T>(device: &Path, dir: &Path, work: impl FnOnce(&Path) -> T) -> T {
+    let point = dir.join("mount");
+    fs::create_dir_all(&point).unwrap();
+    output_of("mount", &["-t", "ext4", text(device), text(&point)]);
+    let done = work(&point);
+    output_of("umount", &[text(&point)]);
+    done
+}
+
+/// Has fio write all of the device at random, or read it again, with checksums that tell each block's place.
+fn fio(device: &Path, mode: &str) {
+    let output = Command::new("fio")
+        .args([
+            "--name=verify",
+            "--rw=randwrite",
+            "--bs=4k",
+            "--direct=1",
+            "--ioengine=io_uring",
+            "--iodepth=16",
+        ])
+        .args([
+            "--size=24m",
+            "--verify=crc32c",
+            "--verify_fatal=1",
+            "--fsync=97",
+            "--output-format=terse",
+            mode,
+        ])
+        .arg(format!("--filename={}", text(device)))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "fio {mode}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn an_image_under_a_writable_layer_keeps_what_is_written_and_stays_as_it_is_below() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = start(dir.path());
+    let below = config(dir.path(), 3);
+    let config = config_with_upper(dir.path(), Some(&below), 0);
+    let path = daemon.add(&["--config", &config, "--queues", "2"]);
+    let info = daemon.json(&["info", text(&path)]);
+    assert_eq!((&info["read_only"], info["layers"].as_array().unwrap().len()), (&false.into(), 4), "{info}");
+    assert_eq!(output_of("blockdev", &["--getro", text(&path)]).trim(), "0");
+    tree::compare_device(&path, &fixtures().join("ext4/tree-0..2.jsonl"));
+    let busy = daemon.ctl(&["add", "--config", &config]);
+    assert_eq!(busy.status.code(), Some(7), "another device must not write to the same layer: {busy:?}");
+    fio(&path, "--do_verify=1");
+    daemon.json(&["del", text(&path)]);
+
+    let path = daemon.add(&["--config", &config]);
+    fio(&path, "--verify_only");
+    let other = daemon.add(&["--config", &below]);
+    tree::compare_device(&other, &fixtures().join("ext4/tree-0..2.jsonl"));
+    assert_eq!(daemon.end("-TERM"), Some(0));
+}
+
+#[test]
+fn a_file_system_on_a_layer_of_its_own_comes_back_clean_and_gives_room_back() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/var").unwrap();
+    let daemon = start(dir.path());
+    let config = config_with_upper(dir.path(), None, 256 * MIB);
+    let path = daemon.add(&["--config", &config]);
+    output_of("mkfs.ext4", &["-q", "-E", "lazy_itable_init=0", text(&path)]);
+    let bytes = pattern(16 << 20, 3);
+    mounted(&path, dir.path(), |point| {
+        fs::write(point.join("kept"), &bytes[..1 << 20]).unwrap();
+        fs::write(point.join("large"), &bytes).unwrap();
+    });
+    let stored = || fs::metadata(dir.path().join("upper.data")).unwrap().blocks() * 512;
+    let full = stored();
+    assert!(full > 16 * MIB, "{full}");
+    mounted(&path, dir.path(), |point| {
+        let file = fs::OpenOptions::new().write(true).open(point.join("large")).unwrap();
+        // In their places, so that each lets go of what the one before has written.
+        for number in 0..7 {
+            file.write_all_at(&pattern(16 << 20, number), 0).unwrap();
+            file.sync_all().unwrap();
+        }
+    });
+    let after = stored();
+    assert!(after < full + 96 * MIB, "{after} bytes after 112 MiB were written over {full}");
+    mounted(&path, dir.path(), |point| {
+        fs::remove_file(point.join("large")).unwrap();
+        output_of("fstrim", &[text(point)]);
+    });
+    let info = daemon.json(&["info", text(&path)]);
+    let trimmed = info["upper"].as_array().unwrap().iter().find(|asked| asked["kind"] == "zero").unwrap();
+    assert!(trimmed["bytes"].as_u64().unwrap() > 200 * MIB, "{info}");
+    daemon.json(&["del", text(&path)]);
+    let path = daemon.add(&["--config", &config]);
+    output_of("e2fsck", &["-fn", text(&path)]);
+    mounted(&path, dir.path(), |point| {
+        assert!(content(&point.join("kept")) == bytes[..1 << 20]);
+        assert!(!point.join("large").exists());
+    });
+    assert_eq!(daemon.end("-TERM"), Some(0));
+}
+
+/// Writes blocks one after another, each with its number all over it, and knows which of them were made durable.
+struct Recorder {
+    blocks: u64,
+    /// The block that each write went to; the first write has number 1.
+    written: Mutex<Vec<u64>>,
+    /// Writes that a flush has covered.
+    durable: Mutex<usize>,
+    /// Flushes do not count any more.
+    frozen: AtomicBool,
+}
+
+impl Recorder {
+    fn new(size_bytes: u64) -> Self {
+        let blocks = size_bytes / BLOCK as u64;
+        Self { blocks, written: Mutex::default(), durable: Mutex::default(), frozen: AtomicBool::new(false) }
+    }
+
+    /// Writes until the device fails.
+    fn record(&self, device: &Path) {
+        let mut random = fastrand::Rng::with_seed(11);
+        let node = Direct::open(device, true);
+        loop {
+            let block = random.u64(..self.blocks);
+            let number = {
+                let mut written = self.written.lock().unwrap();
+                written.push(block);
+                written.len()
+            };
+            if node.write(block * BLOCK as u64, &content_of(number)).is_err() {
+                return;
+            }
+            if number % 7 == 0 && node.file().sync_data().is_ok() && !self.frozen.load(Ordering::SeqCst) {
+                *self.durable.lock().unwrap() = number;
+            }
+        }
+    }
+
+    /// Waits until that many writes are durable.
+    fn wait_for(&self, count: usize) {
+        while *self.durable.lock().unwrap() < count {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits for that many writes more.
+    fn wait_for_writes(&self, count: usize) {
+        let before = self.written.lock().unwrap().len();
+        while self.written.lock().unwrap().len() < before + count {
+            std::thread::yield_now();
+        }
+    }
+
+    /// The device must show the state after one of the writes, and none before the last durable one.
+    fn check(&self, device: &Path) {
+        let node = Direct::open(device, false);
+        let found: Vec<usize> = (0..self.blocks)
+            .map(|block| {
+                let bytes = node.read(block * BLOCK as u64, BLOCK).unwrap();
+                let number = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+                let number = usize::try_from(number).unwrap();
+                assert!(bytes == content_of(number), "block {block} is torn");
+                number
+            })
+            .collect();
+        let (written, durable) = (self.written.lock().unwrap(), *self.durable.lock().unwrap());
+        let last = found.iter().copied().max().unwrap();
+        assert!(last >= durable, "the state after write {last}, though {durable} were durable");
+        let mut expected = vec![0; found.len()];
+        for (index, block) in written[..last].iter().enumerate() {
+            expected[usize::try_from(*block).unwrap()] = index + 1;
+        }
+        assert!(found == expected, "not the state after write {last}, nor after any other");
+        println!("{} writes, {durable} durable, {last} there", written.len());
+    }
+}
+
+/// A block full of `number`; nothing but zeroes for 0, as where nothing was written.
+fn content_of(number: usize) -> Vec<u8> {
+    (number as u64).to_le_bytes().repeat(BLOCK / 8)
+}
+
+#[test]
+fn a_killed_daemon_has_lost_nothing_that_was_flushed() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/var").unwrap();
+    let config = config_with_upper(dir.path(), None, 8 * MIB);
+    let mut daemon = start(dir.path());
+    let path = daemon.add(&["--config", &config, "--id", "5"]);
+    for round in 1..4 {
+        let recorder = Recorder::new(8 * MIB);
+        output_of("blkdiscard", &[text(&path)]);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| recorder.record(&path));
+            recorder.wait_for(round * 70);
+            daemon.end("-KILL");
+            writer.join().unwrap();
+        });
+        daemon = start(dir.path());
+        recorder.check(&path);
+    }
+    assert_eq!(daemon.end("-TERM"), Some(0));
+}
+
+/// A disk that can be cut off: a device mapper's over a loop device over a file, with a file system for the layer.
+struct Disk {
+    loop_device: String,
+    sectors: u64,
+    point: PathBuf,
+}
+
+impl Disk {
+    const NODE: &str = "/dev/mapper/cut";
+
+    fn new(dir: &Path) -> Self {
+        let file = dir.join("disk");
+        fs::File::create(&file).unwrap().set_len(192 * MIB).unwrap();
+        let loop_device = output_of("losetup", &["-f", "--show", text(&file)]).trim().to_owned();
+        output_of("modprobe", &["dm-flakey"]);
+        let disk = Self { loop_device, sectors: 192 * MIB / 512, point: dir.join("disk-mount") };
+        fs::create_dir(&disk.point).unwrap();
+        disk.create();
+        output_of("mkfs.ext4", &["-q", Self::NODE]);
+        disk.mount();
+        disk
+    }
+
+    fn create(&self) {
+        let table = format!("0 {} linear {} 0", self.sectors, self.loop_device);
+        output_of("dmsetup", &["create", "cut", "--noudevsync", "--table", &table]);
+        output_of("dmsetup", &["mknodes"]);
+    }
+
+    fn mount(&self) {
+        output_of("mount", &["-t", "ext4", Self::NODE, text(&self.point)]);
+    }
+
+    /// A process that was killed lets its files go a moment after it has gone.
+    fn unmount(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !Command::new("umount").arg(&self.point).stderr(Stdio::null()).status().unwrap().success() {
+            assert!(Instant::now() < deadline, "somebody still uses the disk");
+            std::thread::yield_now();
+        }
+    }
+
+    /// From now on nothing that is written gets there, and nobody is told.
+    fn cut(&self) {
+        let table = format!("0 {} flakey {} 0 0 100000 1 drop_writes", self.sectors, self.loop_device);
+        output_of("dmsetup", &["suspend", "--nolockfs", "--noflush", "cut"]);
+        output_of("dmsetup", &["load", "cut", "--table", &table]);
+        output_of("dmsetup", &["resume", "--noudevsync", "cut"]);
+    }
+
+    /// As after the power has come back: only what the disk has is there.
+    fn restore(&self) {
+        self.unmount();
+        output_of("dmsetup", &["remove", "--retry", "--noudevsync", "cut"]);
+        self.create();
+        self.mount();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.unmount();
+        output_of("dmsetup", &["remove", "--retry", "--noudevsync", "cut"]);
+        output_of("losetup", &["-d", &self.loop_device]);
+    }
+}
+
+#[test]
+fn a_power_cut_below_the_layer_loses_nothing_that_was_flushed() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/var").unwrap();
+    let disk = Disk::new(dir.path());
+    let config = config_with_upper(&disk.point, None, 8 * MIB);
+    rustix::fs::sync();
+    let mut daemon = start(dir.path());
+    let path = daemon.add(&["--config", &config, "--id", "6"]);
+    for round in 1..4 {
+        let recorder = Recorder::new(8 * MIB);
+        output_of("blkdiscard", &[text(&path)]);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| recorder.record(&path));
+            recorder.wait_for(round * 70);
+            // What is flushed from here on is lost.
+            recorder.frozen.store(true, Ordering::SeqCst);
+            disk.cut();
+            recorder.wait_for_writes(40);
+            daemon.end("-KILL");
+            writer.join().unwrap();
+        });
+        disk.restore();
+        daemon = start(dir.path());
+        recorder.check(&path);
+    }
+    assert_eq!(daemon.end("-TERM"), Some(0));
+    drop(disk);
+}
