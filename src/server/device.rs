@@ -91,7 +91,7 @@ impl Device {
                 uuid: layer.uuid,
                 parent_uuid: layer.parent_uuid,
             });
-            check_parents(links.chain([overlay.link()])).map_err(failure)?;
+            check_parents(links.chain(overlay.links())).map_err(failure)?;
         }
         Ok(Self { image, shown: Shown::Overlay(Arc::new(overlay)), reads, upper: Some(upper) })
     }
@@ -136,11 +136,11 @@ impl Device {
     #[must_use]
     pub fn layers(&self) -> Vec<LayerInfo> {
         let mut layers = self.image.as_ref().map_or_else(Vec::new, |image| image.layers());
-        if let (Some(upper), Shown::Overlay(overlay)) = (&self.upper, &self.shown) {
+        if let Some(upper) = &self.upper {
             layers.push(LayerInfo {
                 name: upper.data.display().to_string(),
                 size_bytes: stored_bytes(&upper.data),
-                description: format!("writable, {} extents", overlay.extents()),
+                description: "writable".to_owned(),
                 fetched: None,
             });
         }

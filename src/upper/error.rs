@@ -2,7 +2,10 @@
 
 use std::io;
 
-use crate::format::{lsmt::LsmtError, uuid::Uuid};
+use crate::{
+    block::BlockError,
+    format::{lsmt::LsmtError, uuid::Uuid},
+};
 
 /// A writable layer cannot be opened or made.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +47,35 @@ pub enum UpperError {
         name: String,
         /// The size in bytes: the file's, or where that says 0 the one of the layers below.
         size_bytes: u64,
+    },
+    /// A layer that is to come over another has something in it.
+    #[error("{0}: a layer that takes the place of another must be empty")]
+    NotEmpty(String),
+    /// A layer that is to come over another makes a device of another size.
+    #[error("{name}: it is for a device of {size_bytes} bytes, and this one has {device_bytes}")]
+    OtherSize {
+        /// The file.
+        name: String,
+        /// The size that it says, in bytes.
+        size_bytes: u64,
+        /// The size of the device in bytes.
+        device_bytes: u64,
+    },
+    /// A layer cannot be made a read-only one.
+    #[error("{name}: cannot be sealed")]
+    Seal {
+        /// The file.
+        name: String,
+        /// The rule that is in the way.
+        source: LsmtError,
+    },
+    /// What was written cannot be made durable, or there is no room for the end of the layer.
+    #[error("{name}: cannot be sealed")]
+    Unsealed {
+        /// The file.
+        name: String,
+        /// What is in the way.
+        source: BlockError,
     },
     /// The layer was made over another one.
     #[error(

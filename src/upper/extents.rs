@@ -57,16 +57,6 @@ pub(super) enum Piece {
     Hole(Range<u64>),
 }
 
-impl Piece {
-    /// The sectors of the device that it covers.
-    pub(super) fn sectors(&self) -> &Range<u64> {
-        match self {
-            Self::Extent(extent) => &extent.sectors,
-            Self::Hole(sectors) => sectors,
-        }
-    }
-}
-
 /// The map. Each extent takes 24 bytes and its share of the tree; neighbours that continue each other are one.
 #[derive(Debug, Default)]
 pub(super) struct ExtentMap(BTreeMap<u64, Stored>);
@@ -81,6 +71,11 @@ impl ExtentMap {
     /// Number of extents.
     pub(super) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Puts `extent` over whatever is there, and names the sectors of the data file that nothing points to any more.

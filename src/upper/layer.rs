@@ -12,15 +12,16 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
-    WriteMetrics,
+    LayerLink, UpperError, WriteMetrics,
     extents::{Extent, Piece, Place},
-    ledger::{Ledger, Pin, Pins},
+    ledger::{Ledger, Pin, Pins, push_segments},
     medium::Medium,
+    open::failed,
     rounds::Rounds,
 };
 use crate::{
     block::{BlockError, ErrorKind, SECTOR_BYTES},
-    format::lsmt::{Header, LOG_ENTRY_LIMIT},
+    format::lsmt::{Header, LOG_ENTRY_LIMIT, LsmtError, seal},
     reactor::Reactor,
 };
 
@@ -64,25 +65,11 @@ pub(super) struct LogLayer<M> {
     /// Entries of the index file.
     pub(super) index_entries: AtomicU64,
     pub(super) reclaiming: AtomicBool,
-    pub(super) metrics: WriteMetrics,
+    pub(super) metrics: Arc<WriteMetrics>,
     /// Set when nobody will use it any more: what can be left undone is.
     pub(super) closing: AtomicBool,
     /// Where the next write goes, in sectors of the data file.
     next_sector: AtomicU64,
-}
-
-/// What a range of the device consists of. The data file keeps the extents' bytes until this is dropped.
-#[derive(Debug)]
-pub(super) struct Found<'a> {
-    pub(super) pieces: Vec<Piece>,
-    pub(super) pin: Pin<'a>,
-}
-
-impl Found<'_> {
-    /// Whether a part of the range is for the device below.
-    pub(super) fn has_holes(&self) -> bool {
-        self.pieces.iter().any(|piece| matches!(piece, Piece::Hole(_)))
-    }
 }
 
 /// Room in the data file for one write.
@@ -101,6 +88,7 @@ impl<M: Medium> LogLayer<M> {
         ledger: Ledger,
         rounds: Rounds<M>,
         end_bytes: u64,
+        metrics: Arc<WriteMetrics>,
     ) -> Self {
         Self {
             index_entries: AtomicU64::new(rounds.index_entries()),
@@ -111,16 +99,44 @@ impl<M: Medium> LogLayer<M> {
             pins: Pins::default(),
             rounds: Mutex::new(rounds),
             reclaiming: AtomicBool::new(false),
-            metrics: WriteMetrics::default(),
+            metrics,
             closing: AtomicBool::new(false),
             next_sector: AtomicU64::new(end_bytes.div_ceil(SECTOR_BYTES)),
         }
     }
 
     /// Looks up sectors of the device.
-    pub(super) fn find(&self, sectors: Range<u64>) -> Found<'_> {
+    pub(super) fn find(&self, sectors: Range<u64>) -> (Vec<Piece>, Pin<'_>) {
         let ledger = self.ledger();
-        Found { pieces: ledger.map.pieces(sectors), pin: ledger.pin(&self.pins) }
+        (ledger.map.pieces(sectors), ledger.pin(&self.pins))
+    }
+
+    /// What the layer says of itself and of the one that it was made over.
+    pub(super) fn link(&self) -> LayerLink {
+        let Header { uuid, parent_uuid, .. } = self.header;
+        LayerLink { name: self.data.to_string(), uuid, parent_uuid }
+    }
+
+    /// Appends what makes the data file a read-only layer, durably. Nothing may be written meanwhile. The layer can be written
+    /// afterwards as before; then it is not sealed any more.
+    ///
+    /// # Errors
+    /// [`UpperError::Seal`] where the layer has too many segments, and [`UpperError::Io`].
+    pub(super) async fn seal(&self, reactor: &Reactor) -> Result<(), UpperError> {
+        let unsealed = |source| UpperError::Seal { name: self.data.to_string(), source };
+        let mut segments = Vec::new();
+        for extent in self.ledger().map.from(0) {
+            let Range { start, .. } = extent.sectors;
+            push_segments(&extent, &mut segments)
+                .map_err(|_| unsealed(LsmtError::Unnamed { offset: start, length: 0, place: 0 }))?;
+        }
+        let bytes = |at| seal(&self.header, &segments, at).map_err(unsealed);
+        let length = bytes(0)?.len() as u64 / SECTOR_BYTES;
+        let full = |source| UpperError::Unsealed { name: self.data.to_string(), source };
+        let at = self.reserve(length).map_err(full)?.sectors.start.saturating_mul(SECTOR_BYTES);
+        let written = self.data.write_at(reactor, at, &bytes(at)?).await;
+        written.map_err(|error| failed(&self.data, "write the end of", error))?;
+        self.data.sync(reactor).await.map_err(|error| failed(&self.data, "sync", error))
     }
 
     /// Writes whole sectors from `sector` on.

@@ -20,6 +20,7 @@ mod dead_space;
 mod error;
 mod extents;
 mod file;
+mod gate;
 mod layer;
 mod ledger;
 mod lower;
@@ -30,6 +31,7 @@ mod overlay;
 mod parents;
 mod reclaim;
 mod rounds;
+mod stack;
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "tests run where usize has 64 bits")]
 mod tests;
@@ -43,3 +45,4 @@ pub use metrics::{RequestMetrics, WriteMetrics};
 pub use open::{Identity, LogFiles};
 pub use overlay::{Overlay, OverlayQueue};
 pub use parents::{LayerLink, check_parents};
+pub use stack::Sealed;

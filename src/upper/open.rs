@@ -1,9 +1,9 @@
 //! Opening and making a log-structured layer.
 
-use std::{io, ops::Range, path::Path};
+use std::{io, ops::Range, path::Path, sync::Arc};
 
 use super::{
-    LayerFile, LogLimits, UpperError,
+    LayerFile, LogLimits, UpperError, WriteMetrics,
     dead_space::DeadSpace,
     extents::ExtentMap,
     layer::LogLayer,
@@ -93,6 +93,7 @@ impl<M: Medium> LogFiles<M> {
         self,
         reactor: &Reactor,
         mut limits: LogLimits,
+        metrics: Arc<WriteMetrics>,
     ) -> Result<LogLayer<M>, UpperError> {
         let Self { data, index } = self;
         let header = read_header(reactor, &data, decode_data_header).await?;
@@ -119,7 +120,8 @@ impl<M: Medium> LogFiles<M> {
             }
         }
         let tail = Tail { index, end_bytes, entries, rewrite_at: limits.rewrite_entries };
-        Ok(LogLayer::new(data, header, limits, Ledger::new(map, dead), Rounds::new(tail), data_bytes))
+        let (ledger, rounds) = (Ledger::new(map, dead), Rounds::new(tail));
+        Ok(LogLayer::new(data, header, limits, ledger, rounds, data_bytes, metrics))
     }
 }
 
@@ -191,7 +193,7 @@ fn size_of<M: Medium>(file: &M) -> Result<u64, UpperError> {
     file.size_bytes().map_err(|error| failed(file, "ask for the size of", error))
 }
 
-fn failed<M: Medium>(file: &M, action: &'static str, source: io::Error) -> UpperError {
+pub(super) fn failed<M: Medium>(file: &M, action: &'static str, source: io::Error) -> UpperError {
     UpperError::Io { name: file.to_string(), action, source }
 }
 

@@ -12,14 +12,12 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
     LayerFile, LayerLink, LogFiles, LogLimits, RequestMetrics, UpperError, WriteMetrics,
-    extents::Piece,
-    layer::{Found, LogLayer},
     lower::Lower,
     medium::Medium,
+    stack::{Found, Part, Sealed, Source, Stack},
 };
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, SECTOR_BYTES, acquire},
-    format::lsmt::Header,
     reactor::{Buffer, BufferPool, BufferSlot, Reactor},
 };
 
@@ -37,7 +35,7 @@ const PAGE_BYTES: u32 = 4096;
 /// smaller than this one, and reads as zeroes where it is not. Cloning gives another handle to the same device.
 #[derive(Debug)]
 pub struct Overlay<L, M: Medium = LayerFile> {
-    layer: Arc<LogLayer<M>>,
+    stack: Arc<Stack<M>>,
     lower: Option<L>,
     geometry: Geometry,
 }
@@ -45,7 +43,7 @@ pub struct Overlay<L, M: Medium = LayerFile> {
 /// The queue of an [`Overlay`].
 #[derive(Debug)]
 pub struct OverlayQueue<Q, M: Medium = LayerFile> {
-    layer: Arc<LogLayer<M>>,
+    stack: Arc<Stack<M>>,
     lower: Lower<Q>,
     reactor: Reactor,
 }
@@ -61,7 +59,8 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
         lower: Option<L>,
         limits: LogLimits,
     ) -> Result<Self, UpperError> {
-        let layer = files.load(reactor, limits).await?;
+        let metrics = Arc::default();
+        let layer = files.load(reactor, limits, Arc::clone(&metrics)).await?;
         let below = lower.as_ref().map(BlockDevice::geometry);
         let size_bytes = match layer.header.virtual_size_bytes {
             0 => below.map_or(0, |below| below.size_bytes),
@@ -81,28 +80,31 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
             read_only: false,
             discard: true,
         };
-        Ok(Self { layer: Arc::new(layer), lower, geometry })
+        Ok(Self { stack: Arc::new(Stack::new(layer, metrics)), lower, geometry })
+    }
+
+    /// Seals what was written so far, as a read-only layer, for `next`, an empty layer, to come over it. Writes that are under
+    /// way end before; others wait until the answer is dropped, reads go on.
+    ///
+    /// # Errors
+    /// Where that cannot be: then writes go on as before.
+    pub async fn seal(&self, reactor: &Reactor, next: LogFiles<M>) -> Result<Sealed<M>, UpperError> {
+        self.stack.seal(reactor, next, self.geometry.size_bytes).await
     }
 }
 
 impl<L, M: Medium> Overlay<L, M> {
-    /// What the layer says of itself and of the one that it was made over.
+    /// What its layers say of themselves and of those that they were made over, the lowest first: those that were sealed since
+    /// it was opened, and the one that takes writes.
     #[must_use]
-    pub fn link(&self) -> LayerLink {
-        let Header { uuid, parent_uuid, .. } = self.layer.header;
-        LayerLink { name: self.layer.data.to_string(), uuid, parent_uuid }
+    pub fn links(&self) -> Vec<LayerLink> {
+        self.stack.layers().links()
     }
 
-    /// Counters of the layer.
+    /// Counters of all of them.
     #[must_use]
     pub fn metrics(&self) -> &WriteMetrics {
-        &self.layer.metrics
-    }
-
-    /// Extents of the layer, the zeroed ones among them.
-    #[must_use]
-    pub fn extents(&self) -> usize {
-        self.layer.ledger().map.len()
+        &self.stack.metrics
     }
 
     /// Flushes, and waits until nobody uses the files any more, so that they may be opened again. All queues and all other
@@ -111,22 +113,24 @@ impl<L, M: Medium> Overlay<L, M> {
     /// # Errors
     /// As of a flush; [`ErrorKind::TimedOut`] where somebody still uses them. The files are closed when the last one goes.
     pub async fn close(self, reactor: &Reactor) -> Result<(), BlockError> {
-        let flushed = self.layer.flush(reactor).await;
-        self.layer.closing.store(true, Ordering::Relaxed);
+        let layers = self.stack.layers();
+        let flushed = layers.top.flush(reactor).await;
+        layers.top.closing.store(true, Ordering::Relaxed);
         for _ in 0..CLOSE_LIMIT.as_millis() / CLOSE_PAUSE.as_millis() {
-            if Arc::strong_count(&self.layer) == 1 {
+            // The rounds have the layer, queues and handles the stack.
+            if Arc::strong_count(&layers.top) == 1 && Arc::strong_count(&self.stack) == 1 {
                 return flushed;
             }
             reactor.sleep(CLOSE_PAUSE).await;
         }
-        let context = format!("{}: is still in use after it was closed", self.layer.data);
+        let context = format!("{}: is still in use after it was closed", layers.top.data);
         flushed.and(Err(BlockError::new(ErrorKind::TimedOut, context)))
     }
 }
 
 impl<L: Clone, M: Medium> Clone for Overlay<L, M> {
     fn clone(&self) -> Self {
-        Self { layer: Arc::clone(&self.layer), lower: self.lower.clone(), geometry: self.geometry }
+        Self { stack: Arc::clone(&self.stack), lower: self.lower.clone(), geometry: self.geometry }
     }
 }
 
@@ -143,7 +147,7 @@ impl<L: BlockDevice, M: Medium> BlockDevice for Overlay<L, M> {
 
     fn open_queue(&self, reactor: &Reactor) -> Result<Self::Queue, BlockError> {
         Ok(OverlayQueue {
-            layer: Arc::clone(&self.layer),
+            stack: Arc::clone(&self.stack),
             lower: Lower::open(self.lower.as_ref(), reactor)?,
             reactor: reactor.clone(),
         })
@@ -160,32 +164,29 @@ enum Holes {
 }
 
 impl<Q: BlockQueue, M: Medium> OverlayQueue<Q, M> {
-    /// Fills `dest`, which begins where the pieces do: first what the layer has, so that its room is not held while the
+    /// Fills `dest`, which begins where the parts do: first what the layers have, so that their room is not held while the
     /// device below is waited for.
-    async fn fill(&self, found: Found<'_>, holes: Holes, dest: &mut [u8]) -> Result<(), BlockError> {
-        let Found { pieces, pin } = found;
+    async fn fill(&self, found: Found<'_, M>, holes: Holes, dest: &mut [u8]) -> Result<(), BlockError> {
+        let Found { parts, pin } = found;
         let (mut waiting, mut below) = (Vec::new(), Vec::new());
         let mut rest = dest;
-        for piece in pieces {
-            let sectors = piece.sectors();
-            let (part, after) = split(rest, sectors);
+        for Part { sectors, source } in parts {
+            let (dest, after) = split(rest, &sectors);
             rest = after;
-            let Piece::Extent(extent) = &piece else {
-                below.push((sectors.start.saturating_mul(SECTOR_BYTES), part));
-                continue;
-            };
-            let Some(sector) = extent.place.sector() else {
-                part.fill(0);
-                continue;
-            };
-            let at = sector.saturating_mul(SECTOR_BYTES);
-            if !self.layer.data.try_read(at, part).map_err(|error| self.unread(at, error))? {
-                waiting.push((at, part));
+            match source {
+                Source::Below => below.push((sectors.start.saturating_mul(SECTOR_BYTES), dest)),
+                Source::Zeroes => dest.fill(0),
+                Source::Data(layer, sector) => {
+                    let at = sector.saturating_mul(SECTOR_BYTES);
+                    if !layer.data.try_read(at, dest).map_err(|error| unread(&layer.data, at, error))? {
+                        waiting.push((layer, at, dest));
+                    }
+                }
             }
         }
-        let reads = waiting.into_iter().map(|(at, part)| async move {
-            let read = self.layer.data.read_at(&self.reactor, at, part).await;
-            read.map_err(|error| self.unread(at, error))
+        let reads = waiting.into_iter().map(|(layer, at, dest)| async move {
+            let read = layer.data.read_at(&self.reactor, at, dest).await;
+            read.map_err(|error| unread(&layer.data, at, error))
         });
         stream::iter(reads).buffer_unordered(READS_AT_ONCE).try_collect::<()>().await?;
         drop(pin);
@@ -204,7 +205,7 @@ impl<Q: BlockQueue, M: Medium> OverlayQueue<Q, M> {
         began: Instant,
         outcome: Result<T, BlockError>,
     ) -> Result<T, BlockError> {
-        let metrics = &self.layer.metrics;
+        let metrics = &self.stack.metrics;
         match &outcome {
             Ok(_) => kind(metrics).served(bytes, began.elapsed()),
             Err(_) => {
@@ -213,17 +214,18 @@ impl<Q: BlockQueue, M: Medium> OverlayQueue<Q, M> {
         }
         outcome
     }
+}
 
-    fn unread(&self, at: u64, error: io::Error) -> BlockError {
-        let context = format!("{}: cannot read what was written, at {at} of the file", self.layer.data);
-        BlockError::with_source(ErrorKind::Io, context, error)
-    }
+fn unread(data: &impl Medium, at: u64, error: io::Error) -> BlockError {
+    let context = format!("{data}: cannot read what was written, at {at} of the file");
+    BlockError::with_source(ErrorKind::Io, context, error)
 }
 
 impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
     async fn read(&self, offset: u64, dest: &mut [u8]) -> Result<(), BlockError> {
         let (began, len) = (Instant::now(), dest.len() as u64);
-        let found = self.layer.find(sectors(offset, len)?);
+        let layers = self.stack.layers();
+        let found = layers.find(sectors(offset, len)?);
         let is_whole = !found.has_holes();
         let filled = self.fill(found, Holes::Read, dest).await;
         if is_whole { self.counted(|metrics| &metrics.reads, len, began, filled) } else { filled }
@@ -232,23 +234,24 @@ impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
     async fn read_to_slot(&self, offset: u64, len: u32, slot: &Rc<BufferSlot>) -> bool {
         let Ok(sectors) = sectors(offset, len.into()) else { return false };
         let Some(below) = self.lower.whole(offset, len.into()) else { return false };
-        let is_below = matches!(self.layer.find(sectors).pieces.as_slice(), [Piece::Hole(_)]);
+        let is_below = matches!(
+            self.stack.layers().find(sectors).parts.as_slice(),
+            [Part { source: Source::Below, .. }]
+        );
         is_below && below.read_to_slot(offset, len, slot).await
     }
 
     async fn read_pooled(&self, offset: u64, len: usize, pool: &BufferPool) -> Result<Buffer, BlockError> {
         let sectors = sectors(offset, len as u64)?;
-        let found = self.layer.find(sectors.clone());
-        match self.lower.whole(offset, len as u64).filter(|_| found.has_holes()) {
+        let has_holes = self.stack.layers().find(sectors.clone()).has_holes();
+        match self.lower.whole(offset, len as u64).filter(|_| has_holes) {
             Some(below) => {
                 // No buffer is held while the device below is waited for. What was written meanwhile is found afterwards.
-                drop(found);
                 let mut dest = below.read_pooled(offset, len, pool).await?;
-                self.fill(self.layer.find(sectors), Holes::Keep, &mut dest).await?;
+                self.fill(self.stack.layers().find(sectors), Holes::Keep, &mut dest).await?;
                 Ok(dest)
             }
             None => {
-                drop(found);
                 let mut dest = acquire(pool, len).await?;
                 self.read(offset, &mut dest).await?;
                 Ok(dest)
@@ -259,23 +262,27 @@ impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
     async fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
         let (began, len) = (Instant::now(), data.len() as u64);
         let sectors = sectors(offset, len)?;
-        let written = self.layer.write(&self.reactor, sectors.start, data).await;
+        let _inside = self.stack.gate.enter().await;
+        let written = self.stack.layers().top.write(&self.reactor, sectors.start, data).await;
         self.counted(|metrics| &metrics.writes, len, began, written)
     }
 
     async fn flush(&self) -> Result<(), BlockError> {
         let began = Instant::now();
-        let flushed = self.layer.flush(&self.reactor).await;
+        let _inside = self.stack.gate.enter().await;
+        let flushed = self.stack.layers().top.flush(&self.reactor).await;
         self.counted(|metrics| &metrics.flushes, 0, began, flushed)
     }
 
     fn count_failure(&self) {
-        self.layer.metrics.errors.inc();
+        self.stack.metrics.errors.inc();
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), BlockError> {
         let began = Instant::now();
-        let zeroed = self.layer.write_zeroes(&self.reactor, sectors(offset, len)?).await;
+        let sectors = sectors(offset, len)?;
+        let _inside = self.stack.gate.enter().await;
+        let zeroed = self.stack.layers().top.write_zeroes(&self.reactor, sectors).await;
         self.counted(|metrics| &metrics.zeroes, len, began, zeroed)
     }
 }

@@ -65,6 +65,11 @@ impl SimulatedDisk {
         LogFiles { data: self.open("data"), index: self.open("index") }
     }
 
+    /// The files of another layer, made if they are not there.
+    pub(super) fn files_named(&self, name: &str) -> LogFiles<SimulatedFile> {
+        LogFiles { data: self.open(&format!("{name}.data")), index: self.open(&format!("{name}.index")) }
+    }
+
     fn open(&self, name: &str) -> SimulatedFile {
         let found = self.state().image.file(name);
         let file = found.unwrap_or_else(|| self.create(name));

@@ -1,0 +1,162 @@
+//! What one device has written since it was opened: the layer that takes writes, over those that were sealed meanwhile.
+
+use std::{
+    ops::Range,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use super::{
+    LayerLink, LogFiles, UpperError, WriteMetrics, check_parents,
+    extents::Piece,
+    gate::{Closed, Gate},
+    layer::LogLayer,
+    ledger::Pin,
+    medium::Medium,
+};
+use crate::reactor::Reactor;
+
+/// The layers of one device. The layer that takes writes changes only while the gate is closed.
+#[derive(Debug)]
+pub(super) struct Stack<M> {
+    layers: RwLock<Arc<Layers<M>>>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) metrics: Arc<WriteMetrics>,
+}
+
+/// The layers as they were at some time.
+#[derive(Debug)]
+pub(super) struct Layers<M> {
+    pub(super) top: Arc<LogLayer<M>>,
+    /// Those that take no writes any more, the newest first.
+    sealed: Vec<Arc<LogLayer<M>>>,
+}
+
+/// What a range of the device consists of. The files keep its bytes until this is dropped.
+#[derive(Debug)]
+pub(super) struct Found<'a, M> {
+    pub(super) parts: Vec<Part<'a, M>>,
+    /// Of the layer that takes writes: nothing is punched out of the others.
+    pub(super) pin: Pin<'a>,
+}
+
+/// A part of a range.
+#[derive(Debug)]
+pub(super) struct Part<'a, M> {
+    pub(super) sectors: Range<u64>,
+    pub(super) source: Source<'a, M>,
+}
+
+/// Where the bytes of a part are.
+#[derive(Debug)]
+pub(super) enum Source<'a, M> {
+    /// No layer has them.
+    Below,
+    /// Nowhere: they are zeroes.
+    Zeroes,
+    /// In the data file of a layer, from this sector on.
+    Data(&'a LogLayer<M>, u64),
+}
+
+/// The writable layer is sealed, and nothing is written until this is dropped: then it takes writes again, or after
+/// [`Sealed::stack`] the next one does.
+#[derive(Debug)]
+pub struct Sealed<M: Medium = super::LayerFile> {
+    stack: Arc<Stack<M>>,
+    next: Arc<LogLayer<M>>,
+    _closed: Closed,
+}
+
+impl<M: Medium> Stack<M> {
+    pub(super) fn new(top: LogLayer<M>, metrics: Arc<WriteMetrics>) -> Self {
+        let layers = Layers { top: Arc::new(top), sealed: Vec::new() };
+        Self { layers: RwLock::new(Arc::new(layers)), gate: Arc::default(), metrics }
+    }
+
+    /// The layers as they are now.
+    pub(super) fn layers(&self) -> Arc<Layers<M>> {
+        Arc::clone(&self.layers.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Seals the layer that takes writes, after all that are under way, for `next` to come over it.
+    ///
+    /// # Errors
+    /// Where `next` cannot take its place, or it cannot be sealed: it takes writes again then.
+    pub(super) async fn seal(
+        self: &Arc<Self>,
+        reactor: &Reactor,
+        next: LogFiles<M>,
+        size_bytes: u64,
+    ) -> Result<Sealed<M>, UpperError> {
+        let layers = self.layers();
+        let next = next.load(reactor, layers.top.limits, Arc::clone(&self.metrics)).await?;
+        let name = next.data.to_string();
+        if !next.ledger().map.is_empty() {
+            return Err(UpperError::NotEmpty(name));
+        }
+        let next_bytes = next.header.virtual_size_bytes;
+        if next_bytes != 0 && next_bytes != size_bytes {
+            return Err(UpperError::OtherSize { name, size_bytes: next_bytes, device_bytes: size_bytes });
+        }
+        check_parents([layers.top.link(), next.link()])?;
+        let failed = |source| UpperError::Unsealed { name: layers.top.data.to_string(), source };
+        // What becomes durable while writes go on need not be waited for with the gate closed.
+        layers.top.flush(reactor).await.map_err(failed)?;
+        let closed = self.gate.close().await;
+        layers.top.seal(reactor).await?;
+        Ok(Sealed { stack: Arc::clone(self), next: Arc::new(next), _closed: closed })
+    }
+}
+
+impl<M: Medium> Sealed<M> {
+    /// Has the next layer take the writes. Everything that is to find the sealed layer and the next one after a crash must be
+    /// durable before.
+    pub fn stack(self) {
+        let mut layers = self.stack.layers.write().unwrap_or_else(PoisonError::into_inner);
+        let sealed = [&layers.top].into_iter().chain(&layers.sealed).map(Arc::clone).collect();
+        *layers = Arc::new(Layers { top: Arc::clone(&self.next), sealed });
+    }
+}
+
+impl<M: Medium> Layers<M> {
+    /// Looks up sectors of the device.
+    pub(super) fn find(&self, sectors: Range<u64>) -> Found<'_, M> {
+        let (pieces, pin) = self.top.find(sectors);
+        let mut parts = Vec::with_capacity(pieces.len());
+        self.resolve(&self.top, pieces, &self.sealed, &mut parts);
+        Found { parts, pin }
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        layer: &'a LogLayer<M>,
+        pieces: Vec<Piece>,
+        below: &'a [Arc<LogLayer<M>>],
+        parts: &mut Vec<Part<'a, M>>,
+    ) {
+        for piece in pieces {
+            match (piece, below.split_first()) {
+                (Piece::Extent(extent), _) => {
+                    let source =
+                        extent.place.sector().map_or(Source::Zeroes, |sector| Source::Data(layer, sector));
+                    parts.push(Part { sectors: extent.sectors, source });
+                }
+                (Piece::Hole(sectors), None) => parts.push(Part { sectors, source: Source::Below }),
+                (Piece::Hole(sectors), Some((next, below))) => {
+                    self.resolve(next, next.ledger().map.pieces(sectors), below, parts);
+                }
+            }
+        }
+    }
+
+    /// What the layers say of themselves, the lowest first.
+    pub(super) fn links(&self) -> Vec<LayerLink> {
+        self.sealed.iter().rev().chain([&self.top]).map(|layer| layer.link()).collect()
+    }
+}
+
+impl<M> Found<'_, M> {
+    /// Whether a part of the range is for the device below.
+    pub(super) fn has_holes(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part.source, Source::Below))
+    }
+}
