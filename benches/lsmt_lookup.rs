@@ -16,7 +16,7 @@ use support::{paired, verdict};
 /// Lookups of one round.
 const LOOKUPS: usize = 1 << 18;
 
-/// Sectors from the start of one segment to that of the next.
+/// Sectors from the start of one segment to that of the next at least.
 const STRIDE: u64 = 16;
 
 /// Distance of sequential lookups: requests of 4 KiB.
@@ -27,33 +27,80 @@ fn main() {
         "lookups of the segment at or after a sector, million a second of processor time, median of rounds in turn"
     );
     println!(
-        "{:>9} {:>6} | {:>8} {:>8} {:>6} | {:>8} {:>8} {:>6} | {:>7} {:>8} | aims",
-        "segments", "layers", "binary", "index", "ratio", "binary", "index", "ratio", "B/seg", "open ms"
+        "{:>7} {:>9} {:>6} | {:>8} {:>8} {:>6} | {:>8} {:>8} {:>6} | {:>7} {:>8} | aims",
+        "layout",
+        "segments",
+        "layers",
+        "binary",
+        "index",
+        "ratio",
+        "binary",
+        "index",
+        "ratio",
+        "B/seg",
+        "open ms"
     );
-    println!("{:>9} {:>6} | {:^24} | {:^24} |", "", "", "random", "sequential");
+    println!("{:>7} {:>9} {:>6} | {:^24} | {:^24} |", "", "", "", "random", "sequential");
     let only: Option<usize> = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
     for segments in [1_000, 10_000, 100_000, 1_000_000] {
         if only.is_some_and(|only| only != segments) {
             continue;
         }
         for layers in [1, 10, 100] {
-            measure(segments, layers);
+            measure(Layout::Even, segments, layers);
         }
+        measure(Layout::Gaps, segments, 10);
+        measure(Layout::Crowds, segments, 10);
     }
 }
 
-fn measure(count: usize, layers: usize) {
+/// How the segments lie on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// Each in [`STRIDE`] sectors of its own.
+    Even,
+    /// With gaps between them as chance makes them, nearly as long as a stride on the average.
+    Gaps,
+    /// In crowds of 64 on the average, with gaps of up to 512 MiB between crowds: a disk on which little is used.
+    Crowds,
+}
+
+impl Layout {
+    /// Where each segment may begin, and the end of the device.
+    fn starts(self, count: usize, random: &mut fastrand::Rng) -> (Vec<u64>, u64) {
+        let mut at = 0;
+        let mut starts = Vec::with_capacity(count);
+        for _ in 0..count {
+            starts.push(at);
+            at += STRIDE
+                + match self {
+                    Self::Even => 0,
+                    Self::Gaps => (0..).take_while(|_| random.u64(0..STRIDE) > 0).count() as u64,
+                    Self::Crowds if random.u8(0..64) == 0 => {
+                        let limit = 1 << random.u32(4..=20);
+                        random.u64(0..limit)
+                    }
+                    Self::Crowds => random.u64(0..8),
+                };
+        }
+        (starts, at)
+    }
+}
+
+fn measure(layout: Layout, count: usize, layers: usize) {
     let mut random = fastrand::Rng::with_seed(count as u64 * 1000 + layers as u64);
-    let stack = stack(count, layers, &mut random);
+    let (starts, end) = layout.starts(count, &mut random);
+    let size_bytes = end * SECTOR_BYTES;
+    let stack = stack(&starts, layers, &mut random);
     let files: Vec<File> = stack.iter().map(|segments| File::of(segments)).collect();
-    let size_bytes = count as u64 * STRIDE * SECTOR_BYTES;
     let index = Index::merge(&stack, size_bytes);
     let flat = flatten(&index, size_bytes);
 
-    let sectors: Vec<u64> = (0..LOOKUPS).map(|_| random.u64(0..count as u64 * STRIDE)).collect();
+    let near_some = |_| random.choice(&starts).map_or(0, |start| start + random.u64(0..STRIDE));
+    let sectors: Vec<u64> = (0..LOOKUPS).map(near_some).collect();
     let [binary_random, index_random] = compare(&index, &flat, &sectors);
-    let sectors: Vec<u64> =
-        (0..LOOKUPS as u64).map(|turn| turn * REQUEST_SECTORS % (count as u64 * STRIDE)).collect();
+    let requests = starts.iter().flat_map(|start| [*start, start + REQUEST_SECTORS]);
+    let sectors: Vec<u64> = requests.cycle().take(LOOKUPS).collect();
     let [binary_sequential, index_sequential] = compare(&index, &flat, &sectors);
     let [open_ns] = paired([&mut || open(&files, size_bytes)]);
 
@@ -62,7 +109,7 @@ fn measure(count: usize, layers: usize) {
     let (random_ratio, sequential_ratio) =
         (binary_random / index_random, binary_sequential / index_sequential);
     let mut aims = Vec::new();
-    if count >= 100_000 {
+    if count >= 100_000 && layout != Layout::Crowds {
         aims.push(format!("4x {}", verdict(random_ratio >= 4.0 && sequential_ratio >= 4.0)));
     }
     aims.push(format!("24 B {}", verdict(bytes <= 24.0)));
@@ -70,7 +117,8 @@ fn measure(count: usize, layers: usize) {
         aims.push(format!("20 ms {}", verdict(open_ns < 20e6)));
     }
     println!(
-        "{count:>9} {layers:>6} | {:>8.1} {:>8.1} {random_ratio:>6.2} | {:>8.1} {:>8.1} {sequential_ratio:>6.2} | {bytes:>7.2} {:>8.2} | {}",
+        "{:>7} {count:>9} {layers:>6} | {:>8.1} {:>8.1} {random_ratio:>6.2} | {:>8.1} {:>8.1} {sequential_ratio:>6.2} | {bytes:>7.2} {:>8.2} | {}",
+        format!("{layout:?}").to_lowercase(),
         rate(binary_random),
         rate(index_random),
         rate(binary_sequential),
@@ -80,16 +128,16 @@ fn measure(count: usize, layers: usize) {
     );
 }
 
-/// `count` visible segments, each in a random layer, and hidden ones below a fifth of them. Lowest layer first.
-fn stack(count: usize, layers: usize, random: &mut fastrand::Rng) -> Vec<Vec<Segment>> {
+/// A visible segment at each start, in a random layer, and hidden ones below a fifth of them. Lowest layer first.
+fn stack(starts: &[u64], layers: usize, random: &mut fastrand::Rng) -> Vec<Vec<Segment>> {
     let mut stack = vec![Vec::new(); layers];
     let mut moffset = 8;
-    for slot in 0..count as u64 {
+    for start in starts {
         let length = random.u32(6..=15);
         let top = random.usize(0..layers);
         let hidden = (top > 0 && random.u8(0..5) == 0).then(|| random.usize(0..top));
         for layer in [Some(top), hidden].into_iter().flatten() {
-            let segment = Segment::new(slot * STRIDE, length, moffset, false, 0);
+            let segment = Segment::new(*start, length, moffset, false, 0);
             stack
                 .get_mut(layer)
                 .expect("a layer of the stack")

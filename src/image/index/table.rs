@@ -1,18 +1,16 @@
 //! The merged segments in ascending order, under a directory that says where a search begins.
 //!
-//! The device is cut in stretches of one size, half as many as segments or fewer; the directory knows the first segment
-//! that ends after the start of each. A search reads two neighbouring entries, halves what lies between them until few
-//! segments are left, and counts among those without a branch. Where segments crowd in a few stretches it takes more steps,
-//! but never more than a binary search of them all. Each search waits for memory twice and has few instructions, so that a
-//! processor overlaps several of them; a tree of wide nodes with vector compares was slower and larger in code.
+//! The device is cut in stretches of one size, as many as segments or fewer; the directory knows the first segment that ends
+//! after the start of each. A search reads two neighbouring entries and mostly has one or two segments to count among,
+//! without a branch that depends on them. Where segments crowd in a few stretches it is a binary search of those of one
+//! stretch, so that it never takes more steps than a binary search of them all. Each search waits for memory twice and has few
+//! instructions, so that a processor overlaps several of them; a tree of wide nodes with vector compares was slower and
+//! larger in code.
 
 use super::mapping::Mapping;
 
-/// Segments that the last step of a search counts among: the bytes of one cache line.
-const WINDOW: usize = 4;
-
-/// Segments for each stretch at least, on the average over a device.
-const SEGMENTS_PER_STRETCH: usize = 2;
+/// Segments that a search counts among rather than halves.
+const WINDOW: usize = 2;
 
 /// Built once, never changed.
 #[derive(Debug)]
@@ -31,7 +29,7 @@ impl Table {
     /// With 2^32 segments or more: 255 layers of at most a million make at most twice as many visible ones.
     pub(super) fn new(segments: Vec<Mapping>) -> Self {
         let end = segments.last().map_or(0, |last| last.end());
-        let most = (segments.len() / SEGMENTS_PER_STRETCH).max(1) as u64;
+        let most = segments.len().max(1) as u64;
         let stretch_bits = (0..u64::BITS).find(|bits| end >> bits <= most).unwrap_or_default();
         let stretches = (end >> stretch_bits) + 1;
         let mut at = 0;
@@ -46,27 +44,19 @@ impl Table {
     /// The number of the first segment that ends after `sector`; that of no segment where there is none.
     #[inline]
     pub(super) fn search(&self, sector: u64) -> usize {
-        let stretch = usize::try_from(sector >> self.stretch_bits).unwrap_or(usize::MAX);
-        let Some([from, to]) = self.first.get(stretch..).and_then(|rest| rest.first_chunk()) else {
+        let stretch = usize::try_from(sector >> self.stretch_bits).unwrap_or(usize::MAX - 1);
+        let (Some(from), Some(to)) = (self.first.get(stretch), self.first.get(stretch + 1)) else {
             return self.segments.len();
         };
-        let (mut from, mut to) = (*from as usize, *to as usize);
-        while to - from > WINDOW {
-            let middle = usize::midpoint(from, to);
-            match self.segments.get(middle) {
-                Some(segment) if segment.end() <= sector => from = middle + 1,
-                _ => to = middle,
+        let (from, to) = (*from as usize, *to as usize);
+        let passed = match self.segments.get(from..from + WINDOW) {
+            // From number `to` on all segments end later, so that counting them does no harm.
+            Some([one, two]) if to - from <= WINDOW => {
+                usize::from(one.end() <= sector) + usize::from(two.end() <= sector)
             }
-        }
-        // Past `to` all segments end later, so that counting them does no harm.
-        let rest = self.segments.get(from..).unwrap_or_default();
-        // The sign of a difference, since compilers make a poor thing of comparisons that are added up; positions have 50 bits.
-        let ended = |segment: &Mapping| segment.end().wrapping_sub(sector + 1) >> (u64::BITS - 1);
-        let passed: u64 = match rest.first_chunk::<WINDOW>() {
-            Some(window) => window.iter().map(ended).sum(),
-            None => rest.iter().map(ended).sum(),
+            _ => self.segments.get(from..to).unwrap_or_default().partition_point(|one| one.end() <= sector),
         };
-        from + usize::try_from(passed).unwrap_or_default()
+        from + passed
     }
 
     /// A segment by its number.
