@@ -4,6 +4,8 @@
 
 #[path = "registry/answers.rs"]
 mod answers;
+#[path = "registry/cached.rs"]
+mod cached;
 #[path = "registry/credentials.rs"]
 mod credentials;
 #[path = "registry/limits.rs"]
