@@ -1,6 +1,6 @@
 //! `layer compress`: a sealed layer as a ZFile, in an envelope where that is wanted.
 
-use std::{num::NonZeroUsize, path::Path};
+use std::{io::Read, num::NonZeroUsize, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -63,4 +63,46 @@ pub fn compress<P: Fn(u64, u64)>(
     let told = |done_bytes| watch.tell(done_bytes, total_bytes);
     let header = write_zfile(&mut to, input, options.format, fills, offsets, told)?;
     Ok(Compressed { content_bytes: total_bytes, output_bytes: to.finish(&header)? })
+}
+
+/// Compresses all that `input` gives, whatever it is, to the file `output`, as `overlaybd-zfile` does: the slot at the start refers
+/// to the one at the end. `name` is what an error calls the input.
+///
+/// # Errors
+/// [`OfflineError`]; then there is no output.
+pub fn compress_stream<P: Fn(u64, u64)>(
+    mut input: impl Read,
+    name: &Path,
+    output: &Path,
+    options: &CompressOptions,
+    watch: &Watch<P>,
+) -> Result<Compressed, OfflineError> {
+    let mut to = Output::create(output, options.tar, options.overwrite)?;
+    let mut failure = None;
+    let chunks = std::iter::from_fn(|| {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        match input.by_ref().take(CHUNK).read_to_end(&mut chunk) {
+            Ok(0) => None,
+            Ok(_) => Some(chunk),
+            Err(error) => {
+                failure = Some(error);
+                None
+            }
+        }
+    });
+    let fills = workers(options.threads, || {
+        Ok(|read: Vec<u8>, chunk: &mut Vec<u8>| {
+            *chunk = read;
+            Ok(())
+        })
+    })?;
+    let mut content_bytes = 0;
+    write_zfile(&mut to, name, options.format, fills, chunks, |done_bytes| {
+        content_bytes = done_bytes;
+        watch.tell(done_bytes, done_bytes)
+    })?;
+    match failure {
+        Some(error) => Err(OfflineError::io(name, "read it")(error)),
+        None => Ok(Compressed { content_bytes, output_bytes: to.finish(&[])? }),
+    }
 }

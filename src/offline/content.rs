@@ -102,6 +102,11 @@ impl Content {
         self.table.is_none() && self.payload.start() == 0
     }
 
+    /// How its blocks are made, where it is compressed.
+    pub(super) fn layout_of_blocks(&self) -> Option<&Layout> {
+        self.table.as_ref().map(|table| table.layout())
+    }
+
     /// The file that it lies in.
     pub(super) fn file(&self) -> &File {
         &self.file

@@ -50,6 +50,12 @@ pub enum OfflineError {
         /// The rule.
         source: ZfileError,
     },
+    /// The input is not compressed.
+    #[error("{0}: not a ZFile")]
+    NotZfile(PathBuf),
+    /// The input has no checksums to check.
+    #[error("{0}: a ZFile without checksums")]
+    NoChecksums(PathBuf),
     /// The input is no sealed layer, or is damaged.
     #[error("{path}: not a sealed overlaybd layer")]
     Layer {

@@ -39,12 +39,66 @@ pub fn extract<P: Fn(u64, u64)>(
     options: &ExtractOptions,
     watch: &Watch<P>,
 ) -> Result<Extracted, OfflineError> {
-    let content = Content::open_layer(input)?;
+    save(&Content::open_layer(input)?, output, options, watch)
+}
+
+/// Writes the content of the ZFile `input`, whatever it is, to the file `output`, checking every checksum on the way.
+///
+/// # Errors
+/// [`OfflineError`]; then there is no output.
+pub fn extract_zfile<P: Fn(u64, u64)>(
+    input: &Path,
+    output: &Path,
+    options: &ExtractOptions,
+    watch: &Watch<P>,
+) -> Result<Extracted, OfflineError> {
+    let content = Content::open(input)?;
+    content.layout_of_blocks().ok_or_else(|| OfflineError::NotZfile(input.to_owned()))?;
+    save(&content, output, options, watch)
+}
+
+/// Checks every checksum of the ZFile `input`, and returns the bytes of its content.
+///
+/// # Errors
+/// [`OfflineError`], also where the file has no checksums.
+pub fn verify_zfile<P: Fn(u64, u64)>(
+    input: &Path,
+    threads: NonZeroUsize,
+    watch: &Watch<P>,
+) -> Result<u64, OfflineError> {
+    let content = Content::open(input)?;
+    let layout = content.layout_of_blocks().ok_or_else(|| OfflineError::NotZfile(input.to_owned()))?;
+    if !layout.verify() {
+        return Err(OfflineError::NoChecksums(input.to_owned()));
+    }
+    decode(&content, threads, watch, |_| Ok(()))?;
+    Ok(content.size_bytes())
+}
+
+fn save<P: Fn(u64, u64)>(
+    content: &Content,
+    output: &Path,
+    options: &ExtractOptions,
+    watch: &Watch<P>,
+) -> Result<Extracted, OfflineError> {
     let total_bytes = content.size_bytes();
     let part = PartFile::create(output, options.overwrite)?;
     let written = OfflineError::io(output, "write it");
     let mut to = part.file();
-    let threads = workers(options.threads, || {
+    decode(content, options.threads, watch, |chunk| to.write_all(chunk).map_err(&written))?;
+    part.finish()?;
+    Ok(Extracted { output_bytes: total_bytes })
+}
+
+/// Decodes all of `content` on `threads`, and gives it to `take` in order.
+fn decode<P: Fn(u64, u64)>(
+    content: &Content,
+    threads: NonZeroUsize,
+    watch: &Watch<P>,
+    mut take: impl FnMut(&[u8]) -> Result<(), OfflineError>,
+) -> Result<(), OfflineError> {
+    let total_bytes = content.size_bytes();
+    let threads = workers(threads, || {
         let (content, mut bench) = (content.clone(), Bench::default());
         Ok(move |(offset, mut chunk): (u64, Vec<u8>)| {
             let len = CHUNK_BYTES.min(content.size_bytes().saturating_sub(offset));
@@ -58,11 +112,9 @@ pub fn extract<P: Fn(u64, u64)>(
     let chunks = (0..total_bytes.div_ceil(CHUNK_BYTES))
         .map(|number| (number.saturating_mul(CHUNK_BYTES), spare.borrow_mut().pop().unwrap_or_default()));
     in_order(threads, chunks, |chunk: Vec<u8>| {
-        to.write_all(&chunk).map_err(&written)?;
+        take(&chunk)?;
         done_bytes = done_bytes.saturating_add(chunk.len() as u64);
         spare.borrow_mut().push(chunk);
         watch.tell(done_bytes, total_bytes)
-    })?;
-    part.finish()?;
-    Ok(Extracted { output_bytes: total_bytes })
+    })
 }

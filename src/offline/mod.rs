@@ -27,10 +27,10 @@ use std::{
 };
 
 pub use commit::{Committed, Naming, commit};
-pub use compress::{CompressOptions, Compressed, compress};
+pub use compress::{CompressOptions, Compressed, compress, compress_stream};
 pub use create::{CreateOptions, Created, create};
 pub use error::OfflineError;
-pub use extract::{ExtractOptions, Extracted, extract};
+pub use extract::{ExtractOptions, Extracted, extract, extract_zfile, verify_zfile};
 pub use merge::merge;
 pub use pack::PackOptions;
 pub use part_file::PartFile;

@@ -44,6 +44,9 @@ pub struct PackOptions {
     pub compression: Option<BlockFormat>,
     /// Whether the file gets the tar envelope that registries take for a layer.
     pub tar: bool,
+    /// Whether the slot at the start of a ZFile says all that the one at its end says, which spares readers a look there.
+    /// Of upstream's tools that commit does so, and that merge does not.
+    pub final_header: bool,
     /// Threads that read and compress.
     pub threads: NonZeroUsize,
     /// Whether an existing file is replaced.
@@ -79,7 +82,7 @@ pub(super) fn pack<P: Fn(u64, u64)>(
         let header = writing.join().map_err(|_| OfflineError::Thread)??;
         placed.map(|()| header)
     })?;
-    output.finish(&header)
+    output.finish(if options.final_header { &header } else { &[] })
 }
 
 /// The first two stages: reads the source and gives the layer's file to `stream`.

@@ -159,7 +159,9 @@ impl From<OfflineError> for Failure {
             | OfflineError::NoLayers
             | OfflineError::TooManyLayers(_)
             | OfflineError::Encode { .. } => FailureClass::Usage,
-            OfflineError::Tar { .. }
+            OfflineError::NotZfile(_)
+            | OfflineError::NoChecksums(_)
+            | OfflineError::Tar { .. }
             | OfflineError::Zfile { .. }
             | OfflineError::Layer { .. }
             | OfflineError::Writable { .. }

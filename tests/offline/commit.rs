@@ -19,7 +19,14 @@ use crate::{bytes, file_of, fixtures::Fixture, flat_sha256, layer_writer, names,
 
 fn options(packing: Packing, compression: Option<(Algorithm, u32)>) -> PackOptions {
     let compression = compression.map(|(algorithm, size)| BlockFormat::new(algorithm, size).unwrap());
-    PackOptions { packing, compression, tar: false, threads: NonZeroUsize::new(3).unwrap(), overwrite: false }
+    PackOptions {
+        packing,
+        compression,
+        tar: false,
+        final_header: true,
+        threads: NonZeroUsize::new(3).unwrap(),
+        overwrite: false,
+    }
 }
 
 const UPSTREAM: Packing = Packing::AsUpstream;

@@ -34,6 +34,7 @@ fn committed(upper: &Upper) -> stratabd::format::lsmt::ReadOnlyLayer {
         packing: Packing::AsUpstream,
         compression: None,
         tar: false,
+        final_header: true,
         threads: std::num::NonZeroUsize::MIN,
         overwrite: true,
     };

@@ -8,6 +8,7 @@ mod interrupt;
 mod offline;
 mod output;
 mod progress;
+mod upstream;
 
 use std::process::ExitCode;
 
@@ -22,7 +23,11 @@ use output::Output;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if let Some(code) = upstream::run(&arguments) {
+        return code;
+    }
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };

@@ -72,6 +72,7 @@ impl FormArgs {
             packing: if self.as_upstream { Packing::AsUpstream } else { Packing::Aligned },
             compression,
             tar: self.tar,
+            final_header: true,
             threads: self.threads.unwrap_or_else(default_threads),
             overwrite: self.force,
         })

@@ -1,0 +1,127 @@
+//! `overlaybd-commit`: a writable or sealed layer as a layer file, in the bytes of upstream.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use clap::Parser;
+use stratabd::{
+    format::lsmt::UserTag,
+    offline::{Naming, PackOptions, commit, seal},
+    server::failure::{Failure, FailureClass},
+};
+
+use super::{block_format, existing_file, pack_options, refuse, say, threads, uuid};
+use crate::offline;
+
+/// Commits a writable layer, byte for byte as overlaybd does
+#[derive(Debug, Parser)]
+#[command(name = "overlaybd-commit")]
+pub(super) struct CommitTool {
+    /// Text of at most 256 bytes that is kept in the layer
+    #[arg(short)]
+    message: Option<String>,
+    /// UUID of the layer
+    #[arg(long)]
+    uuid: Option<String>,
+    /// UUID of the layer below
+    #[arg(short, long)]
+    parent_uuid: Option<String>,
+    /// Compress to a ZFile
+    #[arg(short = 'z')]
+    compress: bool,
+    /// Wrap in tar; only with -z
+    #[arg(short)]
+    tar: bool,
+    /// Replace the output if it exists
+    #[arg(short)]
+    force: bool,
+    /// Compressor of the blocks: lz4 or zstd
+    #[arg(long)]
+    algorithm: Option<String>,
+    /// KiB of the layer in a block: 4, 8, 16, 32 or 64
+    #[arg(long, allow_negative_numbers = true)]
+    bs: Option<i64>,
+    /// Not supported
+    #[arg(long = "turboOCI", alias = "fastoci")]
+    turbo_oci: bool,
+    /// Data file
+    #[arg(value_parser = existing_file)]
+    data_file: PathBuf,
+    /// Index file; with --commit_sealed the output
+    index_file: Option<PathBuf>,
+    /// Output
+    commit_file: Option<PathBuf>,
+    /// Seal the data file itself
+    #[arg(long)]
+    seal: bool,
+    /// The data file is a sealed layer
+    #[arg(long = "commit_sealed")]
+    commit_sealed: bool,
+    /// Threads that compress
+    #[arg(long = "compress_threads")]
+    compress_threads: Option<NonZeroUsize>,
+    /// Without effect
+    #[arg(long)]
+    verbose: bool,
+    /// Not supported
+    #[arg(long)]
+    upload: Option<String>,
+    /// Only for --upload
+    #[arg(long = "upload_bs")]
+    upload_bs: Option<i64>,
+    /// Only for --upload
+    #[arg(long = "cred_file_path", value_parser = existing_file)]
+    cred_file_path: Option<PathBuf>,
+    /// Only for --upload
+    #[arg(long = "tls_key_path", value_parser = existing_file)]
+    tls_key_path: Option<PathBuf>,
+    /// Only for --upload
+    #[arg(long = "tls_cert_path", value_parser = existing_file)]
+    tls_cert_path: Option<PathBuf>,
+}
+
+pub(super) fn run(tool: CommitTool) -> Result<(), Failure> {
+    refuse(tool.turbo_oci, "--turboOCI")?;
+    refuse(tool.upload.is_some(), "--upload")?;
+    let missing =
+        |what| Failure::new(FailureClass::Usage, format!("failed to open file '': no {what} given"));
+    if tool.seal {
+        let index = tool.index_file.as_deref().filter(|_| !tool.commit_sealed);
+        return Ok(seal(&tool.data_file, index).map(drop)?);
+    }
+    let options = options(&tool)?;
+    let naming = naming(&tool)?;
+    let (index, output) = match tool.commit_sealed {
+        true => (None, tool.index_file),
+        false => (Some(tool.index_file.ok_or_else(|| missing("index file"))?), tool.commit_file),
+    };
+    let output = output.ok_or_else(|| missing("output file"))?;
+    let data = tool.data_file;
+    offline::run("committing", move |watch| {
+        commit(&data, index.as_deref(), &output, &naming, &options, watch)
+    })?;
+    say("overlaybd-commit has committed files SUCCESSFULLY")
+}
+
+fn options(tool: &CommitTool) -> Result<PackOptions, Failure> {
+    let format = block_format(tool.algorithm.as_deref(), tool.bs.unwrap_or(4));
+    let compression = if tool.compress { Some(format?) } else { None };
+    Ok(PackOptions {
+        // As upstream, which ignores it where nothing is compressed.
+        tar: tool.tar && tool.compress,
+        final_header: true,
+        threads: threads(tool.compress_threads),
+        overwrite: tool.force,
+        ..pack_options(compression)
+    })
+}
+
+fn naming(tool: &CommitTool) -> Result<Naming, Failure> {
+    let too_long =
+        || Failure::new(FailureClass::Usage, "failed to perform commit(): more than 256 bytes of message");
+    let tag = |text: &String| UserTag::new(text.as_bytes()).ok_or_else(too_long);
+    Ok(Naming {
+        uuid: uuid(tool.uuid.as_deref())?,
+        parent_uuid: uuid(tool.parent_uuid.as_deref())?,
+        message: tool.message.as_ref().map(tag).transpose()?,
+    })
+}

@@ -1,0 +1,68 @@
+//! `overlaybd-merge`: the layers of an image as one layer file.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use stratabd::{
+    offline::{Naming, PackOptions, merge},
+    server::{
+        failure::{Failure, FailureClass},
+        layers::read_stack,
+    },
+};
+
+use super::{block_format, existing_file, pack_options, refuse};
+use crate::offline;
+
+/// Merges the layers of an image into one
+#[derive(Debug, Parser)]
+#[command(name = "overlaybd-merge")]
+pub(super) struct MergeTool {
+    /// Without effect
+    #[arg(long)]
+    verbose: bool,
+    /// Without effect: only layers that are on this machine are merged
+    #[arg(long = "service_config_path")]
+    service_config_path: Option<PathBuf>,
+    /// Compress to a ZFile, which is the default
+    #[arg(
+        long, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    compress: bool,
+    /// Without effect, as upstream
+    #[arg(short)]
+    tar: bool,
+    /// Not supported
+    #[arg(long)]
+    upload: Option<String>,
+    /// Only for --upload
+    #[arg(long = "upload_bs")]
+    upload_bs: Option<i64>,
+    /// Only for --upload
+    #[arg(long = "cred_file_path", value_parser = existing_file)]
+    cred_file_path: Option<PathBuf>,
+    /// Only for --upload
+    #[arg(long = "tls_key_path", value_parser = existing_file)]
+    tls_key_path: Option<PathBuf>,
+    /// Only for --upload
+    #[arg(long = "tls_cert_path", value_parser = existing_file)]
+    tls_cert_path: Option<PathBuf>,
+    /// Image configuration
+    #[arg(value_parser = existing_file)]
+    image_config_path: PathBuf,
+    /// File to write, which is replaced if it exists
+    output: Option<PathBuf>,
+}
+
+pub(super) fn run(tool: MergeTool) -> Result<(), Failure> {
+    refuse(tool.upload.is_some(), "--upload")?;
+    let stack = read_stack(&tool.image_config_path)?;
+    let output = tool
+        .output
+        .ok_or_else(|| Failure::new(FailureClass::Usage, "failed to create output file: no name"))?;
+    let compression = if tool.compress { Some(block_format(None, 4)?) } else { None };
+    let options = PackOptions { overwrite: true, ..pack_options(compression) };
+    offline::run("merging", move |watch| merge(&stack, &output, &Naming::default(), &options, watch))?;
+    Ok(())
+}

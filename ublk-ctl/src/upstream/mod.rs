@@ -1,0 +1,133 @@
+//! The program under the names of overlaybd's own tools: with their flags, their exit status and their words, so that scripts
+//! and the convertor run on it unchanged. Where upstream says that all went well when it did not, this says what failed.
+
+mod commit;
+mod create;
+mod merge;
+mod resize;
+mod zfile;
+
+use std::{
+    error::Error,
+    ffi::{OsStr, OsString},
+    num::{NonZeroUsize, ParseIntError},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, error::ErrorKind};
+use stratabd::{
+    format::{
+        lsmt::Packing,
+        uuid::Uuid,
+        zfile::{Algorithm, BlockFormat},
+    },
+    offline::{PackOptions, default_threads},
+    server::failure::{Failure, FailureClass},
+};
+
+use crate::output::Output;
+
+/// What upstream's `exit(-1)` comes to.
+const FAILED: u8 = 255;
+
+/// Runs the tool that the program was called as, or is `None` where that is none of upstream's.
+pub(crate) fn run(arguments: &[OsString]) -> Option<ExitCode> {
+    let name = Path::new(arguments.first()?).file_name().and_then(OsStr::to_str)?;
+    Some(match name {
+        "overlaybd-commit" => tool(arguments, FAILED, commit::run),
+        "overlaybd-create" => tool(arguments, FAILED, create::run),
+        "overlaybd-merge" => tool(arguments, FAILED, merge::run),
+        "overlaybd-resize" => tool(arguments, 1, resize::run),
+        "overlaybd-zfile" => tool(arguments, FAILED, zfile::run),
+        _ => return None,
+    })
+}
+
+/// Parses and runs one; a failure that is not of the command line exits with `failed`.
+fn tool<A: Parser>(arguments: &[OsString], failed: u8, run: fn(A) -> Result<(), Failure>) -> ExitCode {
+    let parsed = match A::try_parse_from(arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // When even this cannot be written there is nobody to tell.
+            let _ = error.print();
+            return ExitCode::from(parser_code(&error));
+        }
+    };
+    match run(parsed) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            Output::new(false).fail(&failure);
+            ExitCode::from(failed)
+        }
+    }
+}
+
+/// The exit status of upstream's parser of the command line, CLI11.
+fn parser_code(error: &clap::Error) -> u8 {
+    match error.kind() {
+        ErrorKind::DisplayHelp => 0,
+        ErrorKind::ValueValidation if error.source().is_some_and(|it| it.is::<ParseIntError>()) => 104,
+        ErrorKind::ValueValidation => 105,
+        ErrorKind::MissingRequiredArgument => 106,
+        ErrorKind::UnknownArgument | ErrorKind::TooManyValues => 109,
+        ErrorKind::InvalidValue | ErrorKind::NoEquals | ErrorKind::WrongNumberOfValues => 114,
+        _ => 127,
+    }
+}
+
+/// A file that must be there.
+fn existing_file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_file() { Ok(path) } else { Err("the file does not exist".to_owned()) }
+}
+
+/// A UUID; upstream takes an empty one for none.
+fn uuid(text: Option<&str>) -> Result<Option<Uuid>, Failure> {
+    let parse = |text: &str| {
+        text.parse().map_err(|source| Failure::with_source(FailureClass::Usage, text.to_owned(), source))
+    };
+    text.filter(|text| !text.is_empty()).map(parse).transpose()
+}
+
+/// The blocks that `--algorithm` and `--bs`, in KiB, ask for.
+fn block_format(algorithm: Option<&str>, kib: i64) -> Result<BlockFormat, Failure> {
+    let invalid = |option| Failure::new(FailureClass::Usage, format!("invalid '{option}' parameters."));
+    let algorithm = match algorithm {
+        None | Some("" | "lz4") => Algorithm::Lz4,
+        Some("zstd") => Algorithm::Zstd,
+        Some(_) => return Err(invalid("--algorithm")),
+    };
+    let bytes = u32::try_from(kib).ok().and_then(|kib| kib.checked_mul(1024));
+    bytes.and_then(|bytes| BlockFormat::new(algorithm, bytes).ok()).ok_or_else(|| invalid("--bs"))
+}
+
+/// A layer as upstream lays it out.
+fn pack_options(compression: Option<BlockFormat>) -> PackOptions {
+    PackOptions {
+        packing: Packing::AsUpstream,
+        compression,
+        tar: false,
+        final_header: false,
+        threads: default_threads(),
+        overwrite: false,
+    }
+}
+
+/// As many threads as asked for; where nothing is asked for, upstream's one would only be slower.
+fn threads(asked: Option<NonZeroUsize>) -> NonZeroUsize {
+    asked.unwrap_or_else(default_threads)
+}
+
+/// Refuses what upstream's tools can do and this cannot.
+fn refuse(is_given: bool, what: &str) -> Result<(), Failure> {
+    match is_given {
+        true => Err(Failure::new(FailureClass::Usage, format!("not yet supported: {what}"))),
+        false => Ok(()),
+    }
+}
+
+/// Prints a line of upstream's.
+fn say(line: &str) -> Result<(), Failure> {
+    crate::output::write_out(format!("{line}\n").as_bytes())
+}

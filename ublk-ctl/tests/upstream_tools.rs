@@ -1,0 +1,281 @@
+//! The program under the names of upstream's tools, with the commands that made the fixtures.
+#![expect(clippy::unwrap_used, reason = "a test panics where something is not as expected")]
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    os::unix::fs::symlink,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+#[path = "../../tests/support/fixtures.rs"]
+#[expect(dead_code, clippy::indexing_slicing, reason = "each test binary uses a part of the support")]
+mod fixtures;
+
+use fixtures::Fixture;
+
+/// A folder with the program under all its names, in which the commands run.
+struct Bench(tempfile::TempDir);
+
+struct Ended {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Bench {
+    /// With these fixtures under short names.
+    fn new(files: &[(&str, &str)]) -> Self {
+        let bench = Self(tempfile::tempdir().unwrap());
+        for name in ["commit", "create", "merge", "resize", "zfile"] {
+            symlink(env!("CARGO_BIN_EXE_ublk-ctl"), bench.path(&format!("overlaybd-{name}"))).unwrap();
+        }
+        for (fixture, name) in files {
+            fs::write(bench.path(name), Fixture::named(fixture).read()).unwrap();
+        }
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Runs a command line as a shell would, without quotes.
+    fn run(&self, line: &str) -> Ended {
+        self.run_with(line, &[])
+    }
+
+    fn run_with(&self, line: &str, input: &[u8]) -> Ended {
+        let mut words = line.split_whitespace();
+        let mut command = Command::new(self.path(&format!("overlaybd-{}", words.next().unwrap())));
+        command.args(words).current_dir(self.0.path()).env_remove("RUST_LOG");
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = pipes.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let _ = stdin.write_all(input);
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Ended { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// Runs what must work, and returns what it says.
+    fn well(&self, line: &str) -> String {
+        let ended = self.run(line);
+        assert_eq!(ended.code, 0, "{line}: {}", ended.err);
+        ended.out
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        File::open(self.path(name)).unwrap().read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn holds(&self, name: &str, fixture: &str) {
+        assert!(self.bytes(name) == Fixture::named(fixture).read(), "{name} is not {fixture}");
+    }
+
+    /// The hash of the device that these layers are.
+    fn flat_sha256(&self, layers: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-ctl"));
+        command.args(["image", "export", "--sha256", "--json"]).current_dir(self.0.path());
+        for layer in layers {
+            command.args(["--layer", layer]);
+        }
+        let output = command.output().unwrap();
+        let done: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        done.get("sha256").unwrap().as_str().unwrap().to_owned()
+    }
+}
+
+const L1: &str = "--uuid abc00001-1111-2222-3333-000000000001 -p abc00000-1111-2222-3333-000000000000";
+const COMMITTED: &str = "overlaybd-commit has committed files SUCCESSFULLY\n";
+
+#[test]
+fn overlaybd_commit_makes_the_fixtures() {
+    let bench = Bench::new(&[("ext4/rw1.d.xz", "d1"), ("ext4/rw1.i", "i1")]);
+    for (flags, fixture) in [
+        ("", "ext4/L1.lsmt.xz"),
+        ("-t --verbose", "ext4/L1.lsmt.xz"),
+        ("-z", "ext4/L1.z4k"),
+        ("-z -t --compress_threads 2", "ext4/L1.zt4k"),
+        ("-zt --bs 32 --algorithm lz4", "ext4/L1.z32kt"),
+    ] {
+        // The message has a space, which no line of these tests can have.
+        let mut command = Command::new(bench.path("overlaybd-commit"));
+        let line = format!("{flags} {L1} -f d1 i1 out -m");
+        command.args(line.split_whitespace()).arg("layer 1").current_dir(bench.0.path());
+        let output = command.output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), COMMITTED, "{flags}");
+        assert!(output.status.success(), "{flags}");
+        bench.holds("out", fixture);
+    }
+    let zstd = format!("commit -z --algorithm zstd --bs 8 {L1} -f d1 i1 out");
+    assert_eq!(bench.well(&zstd), COMMITTED);
+    assert_eq!(Some(bench.flat_sha256(&["out"])), Fixture::named("ext4/L1.zstd8k").flat_sha256);
+}
+
+#[test]
+fn overlaybd_commit_seals_and_commits_what_is_sealed() {
+    let bench =
+        Bench::new(&[("ext4/L2.sealed.xz", "L2.sealed"), ("lsmt/g1.rw.d.xz", "d"), ("lsmt/g1.rw.i.xz", "i")]);
+    assert_eq!(bench.well("commit --commit_sealed L2.sealed out"), COMMITTED);
+    bench.holds("out", "ext4/L2.recommit.xz");
+    assert_eq!(bench.well("commit --seal d i"), "");
+    assert_eq!(Some(bench.flat_sha256(&["d"])), Fixture::named("lsmt/g1.lsmt").flat_sha256);
+    assert_eq!(bench.run("commit --seal d i").code, 255);
+}
+
+#[test]
+fn overlaybd_zfile_makes_the_fixtures_and_takes_them_apart() {
+    let bench = Bench::new(&[
+        ("zfile/text300000.lz4.4k", "t.z"),
+        ("zfile/zeros1m.lz4.4k", "0.z"),
+        ("zfile/empty.lz4.4k", "e.z"),
+    ]);
+    for (packed, plain) in [("t.z", "text"), ("0.z", "zeros"), ("e.z", "empty")] {
+        let said = bench.well(&format!("zfile -x {packed} {plain}"));
+        assert_eq!(said, format!("decompress file {packed} as {plain}\ndecompress file done.\n"));
+        assert_eq!(
+            bench.well(&format!("zfile --verify {packed}")),
+            format!("{packed} is a valid zfile blob.\n")
+        );
+    }
+    for (line, fixture) in [
+        ("text out", "zfile/text300000.lz4.4k"),
+        ("--algorithm lz4 --bs 8 text out", "zfile/text300000.lz4.8k"),
+        ("--algorithm lz4 --bs 64 text out", "zfile/text300000.lz4.64k"),
+        ("-t text out", "zfile/text300000.lz4.4k.tar"),
+        ("zeros out", "zfile/zeros1m.lz4.4k"),
+        ("--bs 64 zeros out", "zfile/zeros1m.lz4.64k"),
+        ("empty out", "zfile/empty.lz4.4k"),
+        ("--algorithm zstd empty out", "zfile/empty.zstd.4k"),
+    ] {
+        let said = bench.well(&format!("zfile -f {line}"));
+        assert!(
+            said.starts_with("compress file ") && said.ends_with(" as out\ncompress file done.\n"),
+            "{said}"
+        );
+        bench.holds("out", fixture);
+    }
+    let piped = bench.run_with("zfile -f out", &bench.bytes("text"));
+    assert_eq!((piped.code, piped.out.as_str()), (0, "compress file  as out\ncompress file done.\n"));
+    bench.holds("out", "zfile/text300000.lz4.4k");
+    bench.well("zfile -tf text out");
+    bench.well("zfile -x -t out back");
+    assert!(bench.bytes("back") == bench.bytes("text"));
+}
+
+#[test]
+fn overlaybd_create_makes_pairs_and_sparse_layers_and_files_of_zeroes() {
+    let bench = Bench::new(&[("ext4/rw1.d.xz", "d1"), ("ext4/rw1.i", "i1")]);
+    for (flags, data_bytes, index_bytes) in
+        [("", 4096, 4096), ("-s", (1 << 30) + 4096, 0), ("--raw", 1 << 30, 0)]
+    {
+        let said = bench.well(&format!("create {flags} d i 1"));
+        assert_eq!(said, "overlaybd-create has created files SUCCESSFULLY\n");
+        let size = |name: &str| fs::metadata(bench.path(name)).unwrap().len();
+        assert_eq!((size("d"), size("i")), (data_bytes, index_bytes), "{flags}");
+        let again = bench.run(&format!("create {flags} d i 1"));
+        assert_eq!(again.code, 255);
+        if flags != "--raw" {
+            bench.well("commit -f d i out");
+        }
+        for name in ["d", "i"] {
+            fs::remove_file(bench.path(name)).unwrap();
+        }
+    }
+    bench.well("create -u abc00000-1111-2222-3333-000000000000 d i 1");
+    let parent = bench.bytes("d").get(93..129).unwrap().to_vec();
+    assert_eq!(parent, b"ABC00000-1111-2222-3333-000000000000");
+}
+
+#[test]
+fn overlaybd_merge_and_resize_work_on_an_image() {
+    let bench = Bench::new(&[("ext4/L0.z4k", "L0"), ("ext4/rw1.d.xz", "d1"), ("ext4/rw1.i", "i1")]);
+    let [rw, ro] = [r#","upper":{"data":"d1","index":"i1"}"#, ""];
+    for (name, upper) in [("rw.json", rw), ("ro.json", ro)] {
+        fs::write(bench.path(name), format!(r#"{{"lowers":[{{"file":"L0"}}]{upper}}}"#)).unwrap();
+    }
+    assert_eq!(bench.well("merge rw.json out"), "");
+    let both = "a2cbed8b08692468295794111ded9df4b453bb25fb41c9c5f0c155f5bba1ccbf";
+    assert_eq!(bench.flat_sha256(&["out"]), both);
+    assert_eq!(bench.bytes("out").get(32), Some(&0x13), "upstream leaves the first header as it was");
+    // It replaces what is there, and takes nothing but a false for a false.
+    bench.well("merge -t --compress=false rw.json out");
+    assert_eq!(bench.bytes("out").get(..4), Some(&b"LSMT"[..]));
+    assert_eq!(bench.flat_sha256(&["out"]), both);
+
+    let said = bench.well("resize --config rw.json --size 3");
+    assert!(said.starts_with("Success: device resized to 3 GB ("), "{said}");
+    for name in ["d1", "i1"] {
+        let size = bench.bytes(name).get(48..56).unwrap().to_vec();
+        assert_eq!(size, (3_u64 << 30).to_le_bytes());
+    }
+    for (line, code) in [
+        ("resize --config ro.json --size 3", 1),
+        ("resize --config rw.json --size 1", 1),
+        ("resize --config rw.json --size 0", 1),
+        ("resize --config rw.json --size 1GB", 1),
+        ("resize --config rw.json", 106),
+    ] {
+        assert_eq!(bench.run(line).code, code, "{line}");
+    }
+}
+
+#[test]
+fn a_wrong_use_exits_as_upstreams_does_and_makes_nothing() {
+    let bench = Bench::new(&[
+        ("ext4/rw1.d.xz", "d1"),
+        ("ext4/rw1.i", "i1"),
+        ("zfile/random140000.lz4.4k", "noise.z"),
+        ("corrupt/zfile2-crc-flip", "bad.z"),
+        ("corrupt/lsmt-trailer-magic", "bad"),
+    ]);
+    bench.well("zfile -x noise.z noise");
+    fs::write(bench.path("there"), "precious").unwrap();
+    let long = format!("commit -m {} d1 i1 out", "m".repeat(257));
+    for (line, code, text) in [
+        ("commit --help", 0, ""),
+        ("commit", 106, "required"),
+        ("commit nowhere i1 out", 105, "does not exist"),
+        ("commit d1 i1 out more", 109, "more"),
+        ("commit --bogus d1 i1 out", 109, "--bogus"),
+        ("commit --bs x d1 i1 out", 104, "--bs"),
+        ("commit -z --bs 5 d1 i1 out", 255, "invalid '--bs' parameters."),
+        ("commit -z --bs 128 d1 i1 out", 255, "invalid '--bs' parameters."),
+        ("commit -z --algorithm gzip d1 i1 out", 255, "invalid '--algorithm' parameters."),
+        ("commit d1 i1", 255, "output file"),
+        ("commit d1", 255, "index file"),
+        ("commit d1 i1 there", 255, "exists already"),
+        ("commit d1 nowhere out", 255, "nowhere"),
+        ("commit d1 d1 out", 255, "d1"),
+        ("commit --uuid 12 d1 i1 out", 255, "36 characters"),
+        ("commit --turboOCI d1 i1 out", 255, "not yet supported"),
+        ("commit --upload http://x d1 i1 out", 255, "not yet supported"),
+        ("commit --commit_sealed bad out", 255, "not a sealed overlaybd layer"),
+        (&long, 255, "256 bytes"),
+        ("create out i 1.5", 104, "1.5"),
+        ("create out i", 106, "required"),
+        ("create out i 99999999999999", 255, "too many"),
+        ("create --mkfs out i 1", 255, "not yet supported"),
+        ("zfile there out -x", 255, "not a ZFile"),
+        ("zfile noise there", 255, "exists already"),
+        ("zfile --bs 64 noise out", 255, "use blocks of 32 KiB or less"),
+        ("zfile nowhere out", 255, "nowhere"),
+        ("zfile -x bad.z out", 255, "checksum"),
+        ("zfile --verify bad.z", 255, "checksum"),
+        ("zfile --verify there", 255, "not a ZFile"),
+        ("merge nowhere out", 105, "does not exist"),
+        ("merge there out", 255, "not JSON"),
+    ] {
+        let ended = bench.run(line);
+        assert_eq!(ended.code, code, "{line}: {}", ended.err);
+        assert!(ended.err.contains(text), "{line}: {}", ended.err);
+        assert!(!ended.out.contains("SUCCESSFULLY") && !ended.out.contains("done."), "{line}: {}", ended.out);
+        assert!(!bench.path("out").exists(), "{line}");
+    }
+    assert_eq!(bench.bytes("there"), b"precious");
+}
