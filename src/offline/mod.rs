@@ -8,6 +8,7 @@ mod commit;
 mod compress;
 mod content;
 mod create;
+mod diff;
 mod error;
 mod extract;
 mod merge;
@@ -29,6 +30,7 @@ use std::{
 pub use commit::{Committed, Naming, commit};
 pub use compress::{CompressOptions, Compressed, compress, compress_stream};
 pub use create::{CreateOptions, Created, create};
+pub use diff::{Compared, Difference, diff};
 pub use error::OfflineError;
 pub use extract::{ExtractOptions, Extracted, extract, extract_zfile, verify_zfile};
 pub use merge::merge;

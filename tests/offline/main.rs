@@ -10,6 +10,7 @@ mod layer_writer;
 
 mod commit;
 mod compress;
+mod diff;
 mod merge;
 mod writable;
 

@@ -227,6 +227,7 @@ fn completions_and_manual_pages_know_every_command() {
         "layer-commit",
         "layer-compress",
         "layer-create",
+        "layer-diff",
         "layer-extract",
         "layer-flatten",
         "layer-inspect",

@@ -182,3 +182,24 @@ fn a_writable_layer_is_created_once_and_resized() {
     assert_eq!(run(&["layer", "create", &data, "--size=1GiB"]).code, 2);
     assert_eq!(run(&["layer", "create", &data, &index, "--size=1GB"]).code, 2);
 }
+
+#[test]
+fn two_devices_are_compared_by_their_layers_or_configurations() {
+    let (dir, files) = folder(&["lsmt/g0.lsmt.xz", "lsmt/g1.rw.d.xz", "lsmt/g1.rw.i.xz", "lsmt/g1.lsmt"]);
+    let [lower, data, index, committed] = files.as_slice() else { panic!() };
+    let [config, merged] = ["c.json", "merged"].map(|name| beside(&dir, name));
+    let text = format!(
+        "\n {{\"lowers\":[{{\"file\":\"{lower}\"}}],\"upper\":{{\"data\":\"{data}\",\"index\":\"{index}\"}}}}"
+    );
+    fs::write(&config, text).unwrap();
+    json(&["layer", "merge", "--layer", lower, "--layer", committed, &merged]);
+    assert_eq!(json(&["layer", "diff", &config, &merged])["equal"], true);
+    let differing = json(&["layer", "diff", lower, &merged]);
+    assert_eq!(differing["equal"], false);
+    let ended = run(&["layer", "diff", lower, &merged]);
+    let first = &differing["ranges"][0];
+    let line = format!("{} {}\n", first["offset_bytes"], first["len_bytes"]);
+    assert!(ended.out.starts_with(&line) && ended.out.contains("differ in"), "{}", ended.out);
+    assert_eq!(run(&["layer", "diff", lower, "/nowhere"]).code, 3);
+    assert_eq!(run(&["layer", "diff", lower, index]).code, 5);
+}

@@ -9,6 +9,7 @@ mod info;
 mod layer_commit;
 mod layer_compress;
 mod layer_create;
+mod layer_diff;
 mod layer_extract;
 mod layer_flatten;
 mod layer_form;
@@ -80,6 +81,8 @@ pub(crate) enum LayerCommand {
     Merge(layer_merge::MergeArgs),
     /// Make one layer of a stack of layers and the writable one above them
     Flatten(layer_flatten::FlattenArgs),
+    /// Show where the devices of two layers or images differ
+    Diff(layer_diff::DiffArgs),
     /// Show what a layer file says of itself
     Inspect(layer_inspect::InspectArgs),
     /// Read all of a layer file and check everything that can be checked
@@ -103,6 +106,7 @@ impl Command {
             Self::Layer(LayerCommand::Extract(args)) => args.run(output),
             Self::Layer(LayerCommand::Merge(args)) => args.run(output),
             Self::Layer(LayerCommand::Flatten(args)) => args.run(output),
+            Self::Layer(LayerCommand::Diff(args)) => args.run(output),
             Self::Layer(LayerCommand::Inspect(args)) => args.run(global, output),
             Self::Layer(LayerCommand::Verify(args)) => args.run(global, output),
             Self::Completions(args) => args.run(),

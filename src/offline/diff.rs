@@ -1,0 +1,179 @@
+//! `layer diff`: where the devices of two stacks differ.
+
+use std::num::NonZeroUsize;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    OfflineError, Stack, Watch,
+    content::Bench,
+    pipeline::{in_order, workers},
+    place::SECTOR,
+    source::Source,
+};
+use crate::{block::SECTOR_BYTES, format::lsmt::Segment};
+
+/// Sectors that a thread compares at once.
+const WINDOW_SECTORS: u64 = 512;
+const WINDOW_BYTES: usize = 512 * SECTOR;
+
+/// A range of the device, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Where it starts.
+    pub offset_bytes: u64,
+    /// How long it is.
+    pub len_bytes: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Whether the devices have the same size and the same bytes.
+    pub equal: bool,
+    /// Sizes of the two devices in bytes; 0 where a stack says none.
+    pub size_bytes: [u64; 2],
+    /// Bytes of all ranges together.
+    pub differing_bytes: u64,
+    /// The sectors that differ, joined, in order. What only one device has, because the other is smaller, differs.
+    pub ranges: Vec<Difference>,
+}
+
+/// Compares the devices that two stacks make. A hole is zero, as the device reads it, and only what one of them has data for is
+/// read. It takes memory for each range that differs.
+///
+/// # Errors
+/// [`OfflineError`].
+pub fn diff<P: Fn(u64, u64)>(
+    left: &Stack,
+    right: &Stack,
+    threads: NonZeroUsize,
+    watch: &Watch<P>,
+) -> Result<Compared, OfflineError> {
+    let sources = [Source::open_stack(left)?, Source::open_stack(right)?];
+    let size_bytes = sources.each_ref().map(|source| source.identity.virtual_size_bytes);
+    let known = size_bytes.iter().copied().filter(|size| *size > 0);
+    let common = known.clone().min().map_or(u64::MAX, |bytes| bytes / SECTOR_BYTES);
+    let most = known.max().map_or(u64::MAX, |bytes| bytes / SECTOR_BYTES);
+    let readers = workers(threads, || {
+        let mut sides = sources.each_ref().map(Side::new);
+        Ok(move |window: Window| compare(&mut sides, &window))
+    })?;
+    let total_bytes = common.min(last_sector(&sources)).saturating_mul(SECTOR_BYTES);
+    let mut ranges = Vec::new();
+    let windows = Windows { sides: sources.each_ref().map(|it| it.segments.as_slice()), at: 0, end: common };
+    in_order(readers, windows, |compared: (u64, Vec<(u64, u64)>)| {
+        let (at, differing) = compared;
+        differing.into_iter().for_each(|(start, end)| join(&mut ranges, start, end));
+        watch.tell(at.saturating_mul(SECTOR_BYTES).min(total_bytes), total_bytes)
+    })?;
+    if common < most {
+        join(&mut ranges, common, most);
+    }
+    let differing_bytes = ranges.iter().fold(0_u64, |sum, range| sum.saturating_add(range.len_bytes));
+    Ok(Compared { equal: ranges.is_empty(), size_bytes, differing_bytes, ranges })
+}
+
+/// One past the last sector that either has.
+fn last_sector(sources: &[Source; 2]) -> u64 {
+    sources.iter().filter_map(|source| source.segments.last()).map(|last| last.end()).max().unwrap_or(0)
+}
+
+/// Adds the sectors `start..end`, or makes the last range longer where they continue it.
+fn join(ranges: &mut Vec<Difference>, start: u64, end: u64) {
+    let [offset_bytes, end_bytes] = [start, end].map(|sector| sector.saturating_mul(SECTOR_BYTES));
+    let len_bytes = end_bytes.saturating_sub(offset_bytes);
+    match ranges.last_mut() {
+        Some(last) if last.offset_bytes.saturating_add(last.len_bytes) == offset_bytes => {
+            last.len_bytes = last.len_bytes.saturating_add(len_bytes);
+        }
+        _ => ranges.push(Difference { offset_bytes, len_bytes }),
+    }
+}
+
+/// Some sectors of the device for which one of the two has data.
+struct Window {
+    start: u64,
+    end: u64,
+    parts: [Vec<Segment>; 2],
+}
+
+/// The windows of two lists of segments, up to sector `end`.
+struct Windows<'a> {
+    sides: [&'a [Segment]; 2],
+    at: u64,
+    end: u64,
+}
+
+impl Iterator for Windows<'_> {
+    type Item = Window;
+
+    fn next(&mut self) -> Option<Window> {
+        let at = self.at;
+        for side in &mut self.sides {
+            let passed = side.iter().take_while(|segment| segment.zeroed() || segment.end() <= at).count();
+            *side = side.get(passed..).unwrap_or_default();
+        }
+        let first =
+            self.sides.iter().filter_map(|side| side.first()).map(|segment| segment.offset()).min()?;
+        let start = (first - first % WINDOW_SECTORS).max(at);
+        let end = start.saturating_add(WINDOW_SECTORS).min(self.end);
+        if start >= end {
+            return None;
+        }
+        self.at = end;
+        let parts = self.sides.map(|side| {
+            let near = side.iter().take_while(|segment| segment.offset() < end);
+            near.filter(|segment| !segment.zeroed()).filter_map(|it| it.within(start, end)).collect()
+        });
+        Some(Window { start, end, parts })
+    }
+}
+
+/// What one thread reads one of the two with.
+struct Side<'a> {
+    source: &'a Source,
+    benches: Vec<Bench>,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Side<'a> {
+    fn new(source: &'a Source) -> Self {
+        let benches = source.files.iter().map(|_| Bench::default()).collect();
+        Self { source, benches, bytes: Vec::new() }
+    }
+
+    /// Reads the parts of a window that starts at sector `start`; the rest of it is zero.
+    fn read(&mut self, start: u64, parts: &[Segment]) -> Result<(), OfflineError> {
+        self.bytes.clear();
+        self.bytes.resize(WINDOW_BYTES, 0);
+        for part in parts {
+            let number = usize::from(part.tag());
+            let from = usize::try_from(part.offset().saturating_sub(start)).unwrap_or(usize::MAX);
+            let dest = self.bytes.get_mut(from * SECTOR..(from + part.length() as usize) * SECTOR);
+            let places = (self.source.files.get(number), self.benches.get_mut(number), dest);
+            let (Some(file), Some(bench), Some(dest)) = places else { continue };
+            file.read(bench, part.moffset().saturating_mul(SECTOR_BYTES), dest)?;
+        }
+        Ok(())
+    }
+}
+
+/// One past the last sector of the window, and the runs of sectors that differ.
+fn compare(sides: &mut [Side<'_>; 2], window: &Window) -> Result<(u64, Vec<(u64, u64)>), OfflineError> {
+    for (side, parts) in sides.iter_mut().zip(&window.parts) {
+        side.read(window.start, parts)?;
+    }
+    let [left, right] = sides.each_ref().map(|side| side.bytes.as_chunks::<SECTOR>().0);
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    if left != right {
+        let sectors = (window.start..window.end).zip(left.iter().zip(right));
+        for (sector, _) in sectors.filter(|(_, (left, right))| left != right) {
+            match runs.last_mut() {
+                Some(last) if last.1 == sector => last.1 = sector.saturating_add(1),
+                _ => runs.push((sector, sector.saturating_add(1))),
+            }
+        }
+    }
+    Ok((window.end, runs))
+}
