@@ -1,8 +1,8 @@
 //! The offline toolbox: makes layer files from layer files, with plain reads and writes and some threads.
 //!
-//! Every tool streams: memory is some chunks for each thread and four bytes for each compressed block, however large the
-//! layer. The output has its name only when it is complete and on disk; until then, and when the tool fails or is
-//! interrupted, nothing of that name is touched.
+//! Every tool streams: memory is some chunks for each thread, four bytes for each compressed block and some tens for each
+//! segment, however large the layer. The output has its name only when it is complete and on disk; until then, and when the tool
+//! fails or is interrupted, nothing of that name is touched.
 
 mod commit;
 mod compress;

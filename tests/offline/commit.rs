@@ -9,13 +9,18 @@ use std::{
 
 use stratabd::{
     format::{
-        lsmt::{Header, Packing, UserTag, index_header},
+        lsmt::{Header, Packing, Segment, UserTag, data_header, index_header},
+        uuid::Uuid,
         zfile::{Algorithm, BlockFormat},
     },
     offline::{Committed, Naming, OfflineError, PackOptions, commit, seal},
 };
 
-use crate::{bytes, file_of, fixtures::Fixture, flat_sha256, layer_writer, names, opened, quiet, sample};
+use crate::{
+    bytes, file_of,
+    fixtures::{Fixture, sha256},
+    flat_sha256, layer_writer, names, opened, quiet, sample,
+};
 
 fn options(packing: Packing, compression: Option<(Algorithm, u32)>) -> PackOptions {
     let compression = compression.map(|(algorithm, size)| BlockFormat::new(algorithm, size).unwrap());
@@ -226,6 +231,56 @@ fn a_torn_tail_is_left_out_and_counted_and_a_lost_index_is_missed() {
     let reversed = commit(&index, Some(&data), &out, &Naming::default(), &options(UPSTREAM, None), &quiet());
     assert!(reversed.is_err());
     assert_eq!(names(data.parent().unwrap()), ["data", "index", "out"]);
+}
+
+/// Writes and discards at random places of a small device, half of the pages zero, as a pair; returns the device.
+fn random_pair(random: &mut fastrand::Rng, dir: &Path) -> Vec<u8> {
+    let header = data_header(false, Uuid::NULL, None, 2 << 20);
+    let (mut data, mut index) = (header.encode(), index_header(&header).encode());
+    let mut device = vec![0; 2 << 20];
+    for _ in 0..random.usize(0..200) {
+        let [offset, most] = [random.usize(0..4096), random.usize(1..200)];
+        let sectors = most.min(4096 - offset);
+        let place = data.len() as u64 / 512;
+        let zeroed = random.u8(0..5) == 0;
+        let target = &mut device[offset * 512..(offset + sectors) * 512];
+        target.fill(0);
+        if !zeroed {
+            // Half of them stay zero.
+            target.chunks_mut(2048).for_each(|part| part.fill(random.u8(0..=255).saturating_sub(128)));
+            data.extend_from_slice(target);
+        }
+        let length = u32::try_from(sectors).unwrap();
+        index.extend(Segment::new(offset as u64, length, place, zeroed, 0).unwrap().encode());
+        if random.u8(0..20) == 0 {
+            index.extend(Segment::PADDING.encode());
+        }
+    }
+    fs::write(dir.join("data"), data).unwrap();
+    fs::write(dir.join("index"), index).unwrap();
+    device
+}
+
+#[test]
+fn random_writes_and_discards_are_committed_to_the_device_that_they_make() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let dir = tempfile::tempdir().unwrap();
+    let (data, index) = (dir.path().join("data"), dir.path().join("index"));
+    for _ in 0..40 {
+        let device = random_pair(&mut random, dir.path());
+        for packing in [UPSTREAM, Packing::Aligned] {
+            let compression = random.bool().then_some((Algorithm::Lz4, 4096 << random.u32(0..4)));
+            let made = options(packing, compression);
+            let (output, done) = committed(&data, Some(&index), &Naming::default(), &made);
+            assert_eq!(flat_sha256(&output), sha256(&device), "{packing:?} {compression:?}");
+            assert_eq!(done.torn_entries, 0);
+            if packing == Packing::Aligned {
+                assert_eq!(faults(&output), (0, 0));
+            }
+        }
+    }
 }
 
 #[test]
