@@ -31,6 +31,8 @@ mod registry;
 mod registry_faults;
 #[path = "guest/smoke.rs"]
 mod smoke;
+#[path = "guest/snapshot.rs"]
+mod snapshot;
 mod support;
 #[path = "guest/tree.rs"]
 mod tree;

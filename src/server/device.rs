@@ -50,7 +50,6 @@ pub struct Device {
     image: Option<Arc<OpenImage>>,
     shown: Shown,
     reads: Arc<ReadMetrics>,
-    upper: Option<UpperFiles>,
 }
 
 impl Device {
@@ -59,7 +58,7 @@ impl Device {
     pub fn read_only(image: Arc<OpenImage>) -> Self {
         let shown = image.image.for_device();
         let reads = Arc::clone(shown.reads());
-        Self { image: Some(image), shown: Shown::Image(Arc::new(shown)), reads, upper: None }
+        Self { image: Some(image), shown: Shown::Image(Arc::new(shown)), reads }
     }
 
     /// A device of `image`, if there is one, whose writes go to `upper`. Nobody else can open the layer while it lives. With
@@ -75,8 +74,8 @@ impl Device {
     ) -> Result<Self, Failure> {
         let below = image.as_ref().map(|open| open.image.for_device());
         let reads = below.as_ref().map(|below| Arc::clone(below.reads())).unwrap_or_default();
-        let paths = upper.clone();
-        let files = blocking(move || LogFiles::open(&paths.data, &paths.index).map_err(failure)).await?;
+        let opened = blocking(move || LogFiles::open(&upper.data, &upper.index).map_err(failure_of_upper));
+        let files = opened.await?;
         let opened =
             reactor
                 .call(move |reactor| async move {
@@ -84,16 +83,27 @@ impl Device {
                 })
                 .await
                 .map_err(|_| Failure::new(FailureClass::Internal, "the reactor has stopped"))?;
-        let overlay = opened.map_err(failure)?;
+        let overlay = opened.map_err(failure_of_upper)?;
+        let device = Self { image, shown: Shown::Overlay(Arc::new(overlay)), reads };
         if strict {
-            let links = image.iter().flat_map(|open| open.image.layers()).map(|layer| LayerLink {
-                name: layer.name.clone(),
-                uuid: layer.uuid,
-                parent_uuid: layer.parent_uuid,
-            });
-            check_parents(links.chain(overlay.links())).map_err(failure)?;
+            check_parents(device.links()).map_err(failure_of_upper)?;
         }
-        Ok(Self { image, shown: Shown::Overlay(Arc::new(overlay)), reads, upper: Some(upper) })
+        Ok(device)
+    }
+
+    /// What its layers say of themselves and of those that they were made over, the lowest first.
+    #[must_use]
+    pub fn links(&self) -> Vec<LayerLink> {
+        let below = self.image.iter().flat_map(|open| open.image.layers()).map(|layer| LayerLink {
+            name: layer.name.clone(),
+            uuid: layer.uuid,
+            parent_uuid: layer.parent_uuid,
+        });
+        let written = match &self.shown {
+            Shown::Image(_) => Vec::new(),
+            Shown::Overlay(overlay) => overlay.links(),
+        };
+        below.chain(written).collect()
     }
 
     /// What a frontend is to serve.
@@ -136,13 +146,17 @@ impl Device {
     #[must_use]
     pub fn layers(&self) -> Vec<LayerInfo> {
         let mut layers = self.image.as_ref().map_or_else(Vec::new, |image| image.layers());
-        if let Some(upper) = &self.upper {
-            layers.push(LayerInfo {
-                name: upper.data.display().to_string(),
-                size_bytes: stored_bytes(&upper.data),
-                description: "writable".to_owned(),
+        if let Shown::Overlay(overlay) = &self.shown {
+            let mut written = overlay.links();
+            let top = written.pop();
+            let sealed = written.into_iter().map(|link| (link, "sealed"));
+            let all = sealed.chain(top.map(|link| (link, "writable")));
+            layers.extend(all.map(|(link, description)| LayerInfo {
+                size_bytes: stored_bytes(Path::new(&link.name)),
+                name: link.name,
+                description: description.to_owned(),
                 fetched: None,
-            });
+            }));
         }
         layers
     }
@@ -169,7 +183,8 @@ fn stored_bytes(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |found| found.blocks().saturating_mul(512))
 }
 
-fn failure(error: UpperError) -> Failure {
+/// What a writable layer says, with the class that follows from it.
+pub(super) fn failure_of_upper(error: UpperError) -> Failure {
     let class = match &error {
         UpperError::Busy(_) => FailureClass::Conflict,
         UpperError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
@@ -177,5 +192,5 @@ fn failure(error: UpperError) -> Failure {
         }
         _ => FailureClass::Image,
     };
-    Failure::with_source(class, "cannot open the writable layer", error)
+    Failure::with_source(class, "cannot use the writable layer", error)
 }

@@ -16,6 +16,7 @@ pub mod layers;
 pub mod manifests;
 mod metrics;
 mod network;
+mod next_config;
 pub mod port;
 pub mod reactors;
 mod references;

@@ -101,6 +101,12 @@ impl<L, M: Medium> Overlay<L, M> {
         self.stack.layers().links()
     }
 
+    /// Whether the layer that takes writes has nothing yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stack.layers().top.ledger().map.is_empty()
+    }
+
     /// Counters of all of them.
     #[must_use]
     pub fn metrics(&self) -> &WriteMetrics {

@@ -3,6 +3,7 @@
 use std::{
     ops::Range,
     sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -63,6 +64,7 @@ pub(super) enum Source<'a, M> {
 pub struct Sealed<M: Medium = super::LayerFile> {
     stack: Arc<Stack<M>>,
     next: Arc<LogLayer<M>>,
+    closed_at: Instant,
     _closed: Closed,
 }
 
@@ -101,19 +103,26 @@ impl<M: Medium> Stack<M> {
         let failed = |source| UpperError::Unsealed { name: layers.top.data.to_string(), source };
         // What becomes durable while writes go on need not be waited for with the gate closed.
         layers.top.flush(reactor).await.map_err(failed)?;
+        let closed_at = Instant::now();
         let closed = self.gate.close().await;
         layers.top.seal(reactor).await?;
-        Ok(Sealed { stack: Arc::clone(self), next: Arc::new(next), _closed: closed })
+        Ok(Sealed { stack: Arc::clone(self), next: Arc::new(next), closed_at, _closed: closed })
     }
 }
 
 impl<M: Medium> Sealed<M> {
     /// Has the next layer take the writes. Everything that is to find the sealed layer and the next one after a crash must be
-    /// durable before.
-    pub fn stack(self) {
+    /// durable before. Returns how long writes were kept out.
+    pub fn stack(self) -> Duration {
         let mut layers = self.stack.layers.write().unwrap_or_else(PoisonError::into_inner);
         let sealed = [&layers.top].into_iter().chain(&layers.sealed).map(Arc::clone).collect();
         *layers = Arc::new(Layers { top: Arc::clone(&self.next), sealed });
+        self.closed_at.elapsed()
+    }
+
+    /// Has the layer take writes again that was sealed. Returns how long they were kept out.
+    pub fn give_up(self) -> Duration {
+        self.closed_at.elapsed()
     }
 }
 

@@ -24,12 +24,12 @@ use crate::{
     tree,
 };
 
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 const BLOCK: usize = 4096;
 
 /// A writable layer that is new, of `size_bytes`, 0 for those of what lies below, and a configuration that puts it over
 /// `lowers`, which are taken from the configuration of that name.
-fn config_with_upper(dir: &Path, lowers: Option<&str>, size_bytes: u64) -> String {
+pub(crate) fn config_with_upper(dir: &Path, lowers: Option<&str>, size_bytes: u64) -> String {
     let uuid: Uuid = "ABC000FF-1111-2222-3333-0000000000FF".parse().unwrap();
     let header = data_header(false, uuid, None, size_bytes);
     let (data, index) = (dir.join("upper.data"), dir.join("upper.index"));
@@ -44,12 +44,12 @@ fn config_with_upper(dir: &Path, lowers: Option<&str>, size_bytes: u64) -> Strin
     path.to_str().unwrap().to_owned()
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
 /// Mounts the ext4 on `device` for as long as `work` takes.
-fn mounted<T>(device: &Path, dir: &Path, work: impl FnOnce(&Path) -> T) -> T {
+pub(crate) fn mounted<T>(device: &Path, dir: &Path, work: impl FnOnce(&Path) -> T) -> T {
     let point = dir.join("mount");
     fs::create_dir_all(&point).unwrap();
     output_of("mount", &["-t", "ext4", text(device), text(&point)]);
@@ -156,7 +156,7 @@ fn a_file_system_on_a_layer_of_its_own_comes_back_clean_and_gives_room_back() {
 }
 
 /// Writes blocks one after another, each with its number all over it, and knows which of them were made durable.
-struct Recorder {
+pub(crate) struct Recorder {
     blocks: u64,
     /// The block that each write went to; the first write has number 1.
     written: Mutex<Vec<u64>>,
@@ -167,13 +167,13 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn new(size_bytes: u64) -> Self {
+    pub(crate) fn new(size_bytes: u64) -> Self {
         let blocks = size_bytes / BLOCK as u64;
         Self { blocks, written: Mutex::default(), durable: Mutex::default(), frozen: AtomicBool::new(false) }
     }
 
     /// Writes until the device fails.
-    fn record(&self, device: &Path) {
+    pub(crate) fn record(&self, device: &Path) {
         let mut random = fastrand::Rng::with_seed(11);
         let node = Direct::open(device, true);
         loop {
@@ -193,14 +193,14 @@ impl Recorder {
     }
 
     /// Waits until that many writes are durable.
-    fn wait_for(&self, count: usize) {
+    pub(crate) fn wait_for(&self, count: usize) {
         while *self.durable.lock().unwrap() < count {
             std::thread::yield_now();
         }
     }
 
     /// Waits for that many writes more.
-    fn wait_for_writes(&self, count: usize) {
+    pub(crate) fn wait_for_writes(&self, count: usize) {
         let before = self.written.lock().unwrap().len();
         while self.written.lock().unwrap().len() < before + count {
             std::thread::yield_now();
@@ -208,7 +208,7 @@ impl Recorder {
     }
 
     /// The device must show the state after one of the writes, and none before the last durable one.
-    fn check(&self, device: &Path) {
+    pub(crate) fn check(&self, device: &Path) {
         let node = Direct::open(device, false);
         let found: Vec<usize> = (0..self.blocks)
             .map(|block| {

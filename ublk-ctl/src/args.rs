@@ -1,6 +1,6 @@
 //! What the user typed: options that all commands share, and how images and registries are named.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, builder::NonEmptyStringValueParser};
 use stratabd::server::{
@@ -100,11 +100,12 @@ impl ImageArgs {
         if let Some(config) = &self.config {
             return Ok(ImageSpec::Config(absolute(config)?));
         }
-        Ok(ImageSpec::Layers(self.layers.iter().map(absolute).collect::<Result<_, _>>()?))
+        Ok(ImageSpec::Layers(self.layers.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?))
     }
 }
 
-fn absolute(path: &PathBuf) -> Result<PathBuf, Failure> {
+/// A path that means the same to the daemon.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|source| {
         Failure::with_source(FailureClass::Usage, format!("{}: not a path", path.display()), source)
     })

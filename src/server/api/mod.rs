@@ -3,5 +3,6 @@
 mod listen;
 mod route;
 pub mod types;
+mod upstream;
 
 pub use listen::{ApiLimits, ApiListener, ListenError};

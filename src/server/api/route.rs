@@ -12,10 +12,11 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     listen::ApiLimits,
-    types::{AddDevice, DeviceList, ErrorAnswer, ErrorBody},
+    types::{AddDevice, DeviceList, ErrorAnswer, ErrorBody, ForkDevice, SnapshotDevice},
+    upstream,
 };
 use crate::server::{
-    daemon::Daemon,
+    daemon::{Daemon, SnapshotTarget},
     failure::{Failure, FailureClass},
 };
 
@@ -30,7 +31,7 @@ pub(super) enum Surface {
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 /// The answer to `request`; a failure is an answer too.
 pub(super) async fn answer(
@@ -74,6 +75,16 @@ async fn route(
             let wanted: AddDevice = body(request, limits).await?;
             Ok(json(StatusCode::CREATED, &daemon.add(wanted).await?))
         }
+        ("POST", ["v1", "devices", id, "snapshot"]) => {
+            let (id, wanted): (_, SnapshotDevice) = (number(id)?, body(request, limits).await?);
+            let taken = daemon.snapshot(id, SnapshotTarget::Folder(wanted.to)).await?;
+            Ok(json(StatusCode::CREATED, &taken))
+        }
+        ("POST", ["v1", "devices", id, "fork"]) => {
+            let (id, wanted): (_, ForkDevice) = (number(id)?, body(request, limits).await?);
+            Ok(json(StatusCode::CREATED, &daemon.fork(id, wanted).await?))
+        }
+        (_, ["snapshot"]) => Ok(upstream::snapshot(daemon, &query).await),
         ("GET", ["v1", "devices", id]) => Ok(json(StatusCode::OK, &daemon.info(number(id)?).await?)),
         ("DELETE", ["v1", "devices", id]) => {
             let id = number(id)?;
@@ -83,7 +94,13 @@ async fn route(
             }
             Ok(json(StatusCode::OK, &daemon.remove(id, !says("wait=false")).await?))
         }
-        (_, ["metrics"] | ["v1", "features" | "devices"] | ["v1", "devices", _]) => {
+        (
+            _,
+            ["metrics"]
+            | ["v1", "features" | "devices"]
+            | ["v1", "devices", _]
+            | ["v1", "devices", _, "snapshot" | "fork"],
+        ) => {
             let mut answer = json(
                 StatusCode::METHOD_NOT_ALLOWED,
                 &ErrorAnswer {
@@ -96,6 +113,7 @@ async fn route(
             let allowed = match names.as_slice() {
                 ["v1", "devices"] => "GET, POST",
                 ["v1", "devices", _] => "GET, DELETE",
+                ["v1", "devices", _, _] => "POST",
                 _ => "GET",
             };
             answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
@@ -137,7 +155,7 @@ fn unknown(path: &str) -> Failure {
     Failure::new(FailureClass::NotFound, format!("there is no {path} here"))
 }
 
-fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
+pub(super) fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
     let bytes = serde_json::to_vec(value).expect("the API's types have texts for keys");
     let mut answer = Response::new(Full::new(Bytes::from(bytes)));
     *answer.status_mut() = status;

@@ -48,6 +48,43 @@ pub struct AddDevice {
     pub depth: Option<u16>,
 }
 
+/// `POST /v1/devices/N/snapshot`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotDevice {
+    /// The folder in which the files of the next writable layer are made, `upper.data` and `upper.index`.
+    pub to: PathBuf,
+}
+
+/// A snapshot that was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotTaken {
+    /// The configuration, which names the layers as they are now.
+    pub config: PathBuf,
+    /// The layer that is read-only from now on.
+    pub sealed: PathBuf,
+    /// The data file of the layer that takes the writes.
+    pub data: PathBuf,
+    /// Its index file.
+    pub index: PathBuf,
+    /// How long writes had to wait, in microseconds; reads did not.
+    pub stalled_us: u64,
+}
+
+/// `POST /v1/devices/N/fork`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForkDevice {
+    /// Name of the folder that is made for the files of the new device.
+    pub name: String,
+    /// Where that folder is made, else beside the configuration of the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<PathBuf>,
+    /// Wanted number of the new device; the kernel chooses where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u32>,
+}
+
 /// The life of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,8 +1,10 @@
 //! The running daemon: devices come, are shown and go; what the control API does is here.
 
+mod fork;
 mod life;
 mod opened;
 mod orphan;
+mod snapshot;
 mod table;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -12,6 +14,7 @@ use tokio::{sync::RwLockReadGuard, task};
 pub use life::{DaemonParts, run};
 pub(super) use opened::OpenedDevice;
 use orphan::{of_kernel, of_record};
+pub use snapshot::SnapshotTarget;
 pub(super) use table::Served;
 use table::Table;
 

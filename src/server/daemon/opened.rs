@@ -86,7 +86,16 @@ impl OpenedDevice {
             upper: Vec::new(),
             held_open: false,
         };
-        Ok(Served { info, request, pinned, device, opener, attachment: Mutex::new(Some(attachment)) })
+        let snapshotting = tokio::sync::Mutex::default();
+        Ok(Served {
+            info,
+            request,
+            pinned,
+            device,
+            opener,
+            snapshotting,
+            attachment: Mutex::new(Some(attachment)),
+        })
     }
 }
 

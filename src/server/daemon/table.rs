@@ -30,6 +30,8 @@ pub(in crate::server) struct Served {
     pub(in crate::server) device: Arc<Device>,
     /// Where what it was left with is made durable.
     pub(in crate::server) opener: ReactorHandle,
+    /// Held by whoever makes a snapshot: one at a time.
+    pub(in crate::server) snapshotting: tokio::sync::Mutex<()>,
     /// Taken by whoever removes the device.
     pub(in crate::server) attachment: Mutex<Option<Box<dyn Attachment>>>,
 }
@@ -162,6 +164,15 @@ impl Table {
         let mut places = self.lock();
         if places.has(served) {
             places.by_id.remove(&served.info.id);
+        }
+    }
+
+    /// Device `id`, which must be usable.
+    pub(super) fn live(&self, id: u32) -> Result<Arc<Served>, Failure> {
+        match self.lock().by_id.get(&id) {
+            Some(Place::Live(served)) => Ok(Arc::clone(served)),
+            Some(_) => Err(Failure::new(FailureClass::Conflict, format!("device {id} is coming or going"))),
+            None => Err(Failure::new(FailureClass::NotFound, format!("there is no device {id} here"))),
         }
     }
 

@@ -4,6 +4,7 @@ mod add;
 mod completions;
 mod del;
 mod features;
+mod fork;
 mod image_export;
 mod info;
 mod layer_commit;
@@ -21,6 +22,7 @@ mod layer_stack;
 mod layer_verify;
 mod list;
 mod man;
+mod snapshot;
 
 use clap::Subcommand;
 use stratabd::server::failure::Failure;
@@ -41,6 +43,10 @@ pub(crate) enum Command {
     List(list::ListArgs),
     /// Show one device
     Info(info::InfoArgs),
+    /// Make a read-only layer of what was written to a device, which stays in use, and put a new one over it
+    Snapshot(snapshot::SnapshotArgs),
+    /// Make a second device that begins with what a first one holds, and shares all of it
+    Fork(fork::ForkArgs),
     /// Show what the kernel's driver can do
     Features(features::FeaturesArgs),
     /// Work with whole images
@@ -97,6 +103,8 @@ impl Command {
             Self::Del(args) => args.run(global, output),
             Self::List(args) => args.run(global, output),
             Self::Info(args) => args.run(global, output),
+            Self::Snapshot(args) => args.run(global, output),
+            Self::Fork(args) => args.run(global, output),
             Self::Features(args) => args.run(global, output),
             Self::Image(ImageCommand::Export(args)) => args.run(global, output),
             Self::Layer(LayerCommand::Create(args)) => args.run(output),

@@ -1,0 +1,116 @@
+//! Snapshots of devices that are in use: what was written becomes a read-only layer, and an empty one takes the writes.
+//!
+//! The configuration of the image is what makes a snapshot one: it is replaced by rename, durably, while no write goes on. So a
+//! crash leaves the old one, whose writable layer has everything, or the new one, whose layers have.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use super::{Daemon, Served, blocking, detached};
+use crate::{
+    offline::{self, CreateOptions, Upper},
+    server::{
+        api::types::{ImageSpec, SnapshotTaken},
+        device::{Shown, failure_of_upper},
+        failure::{Failure, FailureClass},
+        image_config::UpperFiles,
+        next_config::NextConfig,
+    },
+    upper::{LogFiles, Overlay},
+};
+
+/// Where the next writable layer is.
+#[derive(Debug, Clone)]
+pub enum SnapshotTarget {
+    /// To be made in this folder.
+    Folder(PathBuf),
+    /// Made already, and named by this configuration, which is to take the place of the device's.
+    Config(PathBuf),
+}
+
+impl Daemon {
+    /// Seals what was written to device `id` so far, and has another layer take the writes. It goes on when the caller gives up
+    /// waiting.
+    ///
+    /// # Errors
+    /// Where there is no such device, or it is read-only, or a file cannot be made; then the device goes on as before.
+    pub async fn snapshot(
+        self: &Arc<Self>,
+        id: u32,
+        target: SnapshotTarget,
+    ) -> Result<SnapshotTaken, Failure> {
+        let served = self.table.live(id)?;
+        detached(async move { snapshot(&served, target).await }).await
+    }
+}
+
+pub(super) async fn snapshot(served: &Served, target: SnapshotTarget) -> Result<SnapshotTaken, Failure> {
+    let (Shown::Overlay(overlay), ImageSpec::Config(config)) = (served.device.shown(), &served.request.image)
+    else {
+        let text = format!("device {} has no writable layer", served.info.id);
+        return Err(Failure::new(FailureClass::Conflict, text));
+    };
+    let _turn = served.snapshotting.lock().await;
+    let Some(top) = served.device.links().pop() else {
+        return Err(Failure::new(FailureClass::Internal, "a device without a layer"));
+    };
+    let made = CreateOptions {
+        sparse: false,
+        virtual_size_bytes: served.info.size_bytes,
+        uuid: None,
+        parent_uuid: top.uuid,
+        overwrite: false,
+    };
+    let (config, sealed) = (config.clone(), PathBuf::from(top.name));
+    let next = blocking(move || prepare(&config, &sealed, &target, &made)).await?;
+    let files = next.upper.clone();
+    let began = Instant::now();
+    let switched = switch(served, overlay, next).await?;
+    tracing::info!(id = served.info.id, sealed = %switched.sealed.display(), took = ?began.elapsed(), "snapshot");
+    Ok(SnapshotTaken { data: files.data, index: files.index, ..switched })
+}
+
+/// Makes the files of the next layer, where they are to be made, and the configuration that names them.
+fn prepare(
+    config: &Path,
+    sealed: &Path,
+    target: &SnapshotTarget,
+    made: &CreateOptions,
+) -> Result<NextConfig, Failure> {
+    match target {
+        SnapshotTarget::Config(path) => NextConfig::given(config, path, sealed),
+        SnapshotTarget::Folder(folder) => {
+            let upper = UpperFiles { data: folder.join("upper.data"), index: folder.join("upper.index") };
+            let next = NextConfig::over(config, sealed, upper.clone())?;
+            offline::create(&Upper { data: upper.data, index: Some(upper.index) }, made)?;
+            Ok(next.removing_files())
+        }
+    }
+}
+
+async fn switch(
+    served: &Served,
+    overlay: &Arc<Overlay<crate::image::Image>>,
+    next: NextConfig,
+) -> Result<SnapshotTaken, Failure> {
+    let paths = next.upper.clone();
+    let opened = blocking(move || LogFiles::open(&paths.data, &paths.index).map_err(failure_of_upper));
+    let files = opened.await?;
+    let sealing = Arc::clone(overlay);
+    let sealed = served
+        .opener
+        .call(move |reactor| async move { sealing.seal(&reactor, files).await })
+        .await
+        .map_err(|_| Failure::new(FailureClass::Internal, "the reactor has stopped"))?
+        .map_err(failure_of_upper)?;
+    let (config, layer) = (next.path().to_owned(), next.sealed().to_owned());
+    // From here on the two must agree: what the configuration says, and which layer takes the writes.
+    let (replaced, is_new) = blocking(move || Ok(next.replace())).await?;
+    let stalled = if is_new { sealed.stack() } else { sealed.give_up() };
+    replaced?;
+    let stalled_us = u64::try_from(stalled.as_micros()).unwrap_or(u64::MAX);
+    Ok(SnapshotTaken { config, sealed: layer, stalled_us, ..SnapshotTaken::default() })
+}

@@ -1,0 +1,149 @@
+//! The configuration that takes the place of a device's when a layer is put over its writable one.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    failure::{Failure, FailureClass},
+    image_config::{ImageConfig, Lower, UpperFiles},
+    settings::read_regular_document,
+};
+use crate::offline::PartFile;
+
+/// The new configuration, not yet in its place. Dropping it leaves the old one, and removes what was made for the new one.
+#[derive(Debug)]
+pub(super) struct NextConfig {
+    path: PathBuf,
+    sealed: PathBuf,
+    text: Vec<u8>,
+    /// The files of the layer that takes the writes.
+    pub(super) upper: UpperFiles,
+    /// Removed if it does not come to its place.
+    made: Vec<PathBuf>,
+    /// Removed when it has.
+    given: Option<PathBuf>,
+}
+
+impl NextConfig {
+    /// The configuration at `path` with its writable layer, whose data file is `sealed`, as the last of the lowers, and `upper` over it.
+    pub(super) fn over(path: &Path, sealed: &Path, upper: UpperFiles) -> Result<Self, Failure> {
+        let mut document = read_json(path)?;
+        let odd = || wrong(path, "it is not the object that it was when the device was made");
+        let members = document.as_object_mut().ok_or_else(odd)?;
+        let lowers = members.entry("lowers").or_insert_with(|| json!([]));
+        lowers.as_array_mut().ok_or_else(odd)?.push(json!({ "file": sealed }));
+        members.insert("upper".to_owned(), json!({ "data": upper.data, "index": upper.index }));
+        let text = serde_json::to_vec(&document).map_err(|error| wrong(path, &error.to_string()))?;
+        let next = Self {
+            path: path.to_owned(),
+            sealed: sealed.to_owned(),
+            text,
+            upper,
+            made: Vec::new(),
+            given: None,
+        };
+        next.checked(path)
+    }
+
+    /// The configuration at `given`, which must be that at `path` with its writable layer as the last of the lowers and others
+    /// files over it.
+    pub(super) fn given(path: &Path, given: &Path, sealed: &Path) -> Result<Self, Failure> {
+        let text = read_regular_document(given)?;
+        let (old, new) = (parse(path, &read_regular_document(path)?)?, parse(given, &text)?);
+        let Some(upper) = new.upper else { return Err(wrong(given, "it has no upper")) };
+        let expected = Lower { file: Some(sealed.to_owned()), dir: None, digest: None, size_bytes: None };
+        let is_over = new
+            .lowers
+            .split_last()
+            .is_some_and(|(last, below)| below == old.lowers && last.file.as_ref() == expected.file.as_ref());
+        if !is_over {
+            let rule = format!("its lowers must be those of {}, and {}", path.display(), sealed.display());
+            return Err(wrong(given, &rule));
+        }
+        if old.upper.is_some_and(|old| old.data == upper.data || old.index == upper.index) {
+            return Err(wrong(given, "both files of its upper must be others than before"));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            sealed: sealed.to_owned(),
+            text,
+            upper,
+            made: Vec::new(),
+            given: Some(given.to_owned()),
+        })
+    }
+
+    /// The same, for an upper whose files were made for it.
+    pub(super) fn removing_files(mut self) -> Self {
+        self.made = vec![self.upper.data.clone(), self.upper.index.clone()];
+        self
+    }
+
+    /// Where it goes.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The data file that becomes a lower.
+    pub(super) fn sealed(&self) -> &Path {
+        &self.sealed
+    }
+
+    /// Puts it in its place, durably. Also says whether it is there now, which it may be though its being durable is in doubt.
+    pub(super) fn replace(mut self) -> (Result<(), Failure>, bool) {
+        let replaced = self.write();
+        let is_new =
+            replaced.is_ok() || read_regular_document(&self.path).is_ok_and(|text| text == self.text);
+        if is_new {
+            self.made.clear();
+            if let Some(given) = &self.given {
+                // Upstream renames it, so that it is not there any more.
+                let _ = fs::remove_file(given);
+            }
+        }
+        (replaced, is_new)
+    }
+
+    fn write(&self) -> Result<(), Failure> {
+        let part = PartFile::create(&self.path, true)?;
+        let failed = |source| {
+            let text = format!("{}: cannot write it", self.path.display());
+            Failure::with_source(FailureClass::Internal, text, source)
+        };
+        part.file().write_all(&self.text).map_err(failed)?;
+        Ok(part.finish()?)
+    }
+
+    fn checked(self, path: &Path) -> Result<Self, Failure> {
+        parse(path, &self.text).map(|_| self)
+    }
+}
+
+impl Drop for NextConfig {
+    fn drop(&mut self) {
+        for path in &self.made {
+            // What cannot be removed is an empty layer that nobody names.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// The JSON at `path`.
+pub(super) fn read_json(path: &Path) -> Result<Value, Failure> {
+    serde_json::from_slice(&read_regular_document(path)?).map_err(|error| wrong(path, &error.to_string()))
+}
+
+fn parse(path: &Path, text: &[u8]) -> Result<ImageConfig, Failure> {
+    ImageConfig::parse(&path.display().to_string(), text).map_err(|error| {
+        Failure::with_source(FailureClass::Image, "cannot use the image configuration", error)
+    })
+}
+
+fn wrong(path: &Path, rule: &str) -> Failure {
+    Failure::new(FailureClass::Image, format!("{}: {rule}", path.display()))
+}
