@@ -21,7 +21,11 @@ use stratabd::{
 use crate::{
     devices::{Direct, pattern},
     frame::in_guest,
-    support::layer_writer::{Algorithm, lsmt, lsmt_of, zfile},
+    support::{
+        daemon::{Daemon, plain_http},
+        layer_writer::{Algorithm, lsmt, lsmt_of, zfile},
+        registry::{Registry, Serving, push_image},
+    },
 };
 
 const MIB: usize = 1 << 20;
@@ -126,6 +130,38 @@ fn raw_layers_are_read_by_the_kernel_alone_and_all_bytes_are_right() {
         assert_eq!(direct, 0);
     }
     assert_eq!(attachment.detach(DEADLINE).unwrap(), Detached::Complete);
+}
+
+#[test]
+fn a_raw_layer_of_a_registry_is_read_by_the_kernel_alone_once_it_is_cached() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let flat = pattern(SIZE, 4);
+    let registry = Registry::start(dir.path(), &Serving::default());
+    let host = registry.address();
+    push_image(host, "team/app", "v1", &[lsmt_of(&flat)]);
+    let daemon = Daemon::start(dir.path(), &[&plain_http(host)]);
+    let path = daemon.add(&[&format!("{host}/team/app:v1")]);
+    let node = Direct::open(&path, false);
+    let piece = 64 << 10;
+    let [(cold_bytes, cold_reads), (warm_bytes, warm_reads)] = ["cold", "warm"].map(|state| {
+        for offset in (0..SIZE).step_by(piece) {
+            assert!(
+                node.read(offset as u64, piece).unwrap() == flat[offset..offset + piece],
+                "{state}, {offset}"
+            );
+        }
+        let count = |name| daemon.metric(&format!("stratabd_{name}_total"));
+        (count("cache_fetched_bytes"), count("direct_reads"))
+    });
+    assert!(cold_bytes >= SIZE as u64, "{cold_bytes} bytes fetched");
+    assert_eq!(warm_bytes, cold_bytes, "nothing is fetched twice");
+    let pieces = (SIZE / piece) as u64;
+    let direct = warm_reads - cold_reads;
+    // A piece that lies in two segments of the layer takes the other way.
+    assert_eq!(direct > pieces / 2, driver_registers(), "{direct} of {pieces}");
 }
 
 #[test]
