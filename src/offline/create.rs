@@ -1,14 +1,14 @@
 //! `layer create`: the files of a new writable layer.
 
-use std::{fs, io::Write, path::Path};
+use std::{fs, io::Write, os::unix::fs::FileExt, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{OfflineError, PartFile, Upper};
+use super::{OfflineError, PartFile, Upper, ext4};
 use crate::{
     block::SECTOR_BYTES,
     format::{
-        lsmt::{self, DEVICE_SECTOR_LIMIT, SLOT_BYTES},
+        lsmt::{self, DATA_START_SECTOR, DEVICE_SECTOR_LIMIT, SLOT_BYTES, Segment},
         uuid::Uuid,
     },
 };
@@ -24,6 +24,8 @@ pub struct CreateOptions {
     pub uuid: Option<Uuid>,
     /// UUID of the layer below.
     pub parent_uuid: Option<Uuid>,
+    /// Whether there is to be an empty ext4 on it, which needs mke2fs. The same size makes the same one every time.
+    pub ext4: bool,
     /// Whether existing files are replaced.
     pub overwrite: bool,
 }
@@ -45,20 +47,36 @@ pub fn create(upper: &Upper, options: &CreateOptions) -> Result<Created, Offline
         (None, false) => return Err(OfflineError::IndexMissing(upper.data.clone())),
         (index, _) => index.as_deref(),
     };
-    if size_bytes != 0 || options.sparse {
+    if size_bytes != 0 || options.sparse || options.ext4 {
         check_size(&upper.data, size_bytes)?;
     }
     let uuid = options.uuid.unwrap_or_else(random_uuid);
     let header = lsmt::data_header(options.sparse, uuid, options.parent_uuid, size_bytes);
-    let index_part = match index {
-        Some(path) if options.sparse => Some(part(path, &[], options)?),
-        Some(path) => Some(part(path, &lsmt::index_header(&header).encode(), options)?),
-        None => None,
-    };
-    let data_part = part(&upper.data, &header.encode(), options)?;
+    let index_part = index.map(|path| PartFile::create(path, options.overwrite)).transpose()?;
+    let data_part = PartFile::create(&upper.data, options.overwrite)?;
+    let written = OfflineError::io(&upper.data, "write it");
+    let mut data = data_part.file();
+    data.write_all(&header.encode()).map_err(&written)?;
     if options.sparse {
-        let file_bytes = size_bytes.saturating_add(SLOT_BYTES as u64);
-        data_part.file().set_len(file_bytes).map_err(OfflineError::io(&upper.data, "write it"))?;
+        data.set_len(size_bytes.saturating_add(SLOT_BYTES as u64)).map_err(&written)?;
+    }
+    let mut entries = Vec::new();
+    if options.ext4 {
+        let mut place = DATA_START_SECTOR;
+        ext4::each_run(&ext4::blank(size_bytes)?, |offset, run| {
+            if options.sparse {
+                return data.write_all_at(run, offset.saturating_add(SLOT_BYTES as u64)).map_err(&written);
+            }
+            let sectors = run.len() as u64 / SECTOR_BYTES;
+            let length = u32::try_from(sectors).unwrap_or(u32::MAX);
+            entries.extend(Segment::new(offset / SECTOR_BYTES, length, place, false, 0).map(Segment::encode));
+            place = place.saturating_add(sectors);
+            data.write_all(run).map_err(&written)
+        })?;
+    }
+    if let (Some(part), false) = (&index_part, options.sparse) {
+        let bytes = [&lsmt::index_header(&header).encode(), entries.as_flattened()].concat();
+        part.file().write_all(&bytes).map_err(OfflineError::io(part.path(), "write it"))?;
     }
     index_part.map_or(Ok(()), PartFile::finish)?;
     data_part.finish().inspect_err(|_| {
@@ -75,12 +93,6 @@ pub(super) fn check_size(path: &Path, size_bytes: u64) -> Result<(), OfflineErro
     let sectors = size_bytes / SECTOR_BYTES;
     let sound = size_bytes.is_multiple_of(SECTOR_BYTES) && (1..=DEVICE_SECTOR_LIMIT).contains(&sectors);
     if sound { Ok(()) } else { Err(OfflineError::DeviceSize(path.to_owned(), size_bytes)) }
-}
-
-fn part(path: &Path, bytes: &[u8], options: &CreateOptions) -> Result<PartFile, OfflineError> {
-    let part = PartFile::create(path, options.overwrite)?;
-    part.file().write_all(bytes).map_err(OfflineError::io(path, "write it"))?;
-    Ok(part)
 }
 
 /// A UUID of version 4.

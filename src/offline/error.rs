@@ -82,6 +82,9 @@ pub enum OfflineError {
         /// The wanted size in bytes.
         after: u64,
     },
+    /// No file system could be made.
+    #[error("cannot make an ext4 with mke2fs: {0}")]
+    Mkfs(String),
     /// A stack has no layer.
     #[error("there is no layer")]
     NoLayers,

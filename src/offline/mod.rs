@@ -10,6 +10,7 @@ mod content;
 mod create;
 mod diff;
 mod error;
+mod ext4;
 mod extract;
 mod merge;
 mod output;

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::Write,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::Path,
 };
 
@@ -22,6 +22,7 @@ const OPTIONS: CreateOptions = CreateOptions {
     virtual_size_bytes: 1 << 30,
     uuid: None,
     parent_uuid: None,
+    ext4: false,
     overwrite: false,
 };
 
@@ -96,6 +97,35 @@ fn nothing_is_replaced_and_no_odd_size_is_made() {
     let alone = Upper { index: None, ..other };
     assert!(matches!(create(&alone, &OPTIONS), Err(OfflineError::IndexMissing(_))));
     assert_eq!(names(dir.path()), ["index"]);
+}
+
+#[test]
+fn a_new_layer_has_a_sound_file_system_where_that_is_wanted_and_always_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let [log, sparse] = [false, true].map(|sparse| {
+        let pair = Upper {
+            data: dir.path().join(format!("{sparse}")),
+            index: Some(dir.path().join(format!("{sparse}.i"))),
+        };
+        create(&pair, &CreateOptions { ext4: true, sparse, ..OPTIONS }).unwrap();
+        committed(&pair);
+        (pair, flat_sha256(&dir.path().join("out")))
+    });
+    assert_eq!(log.1, sparse.1);
+    let data_bytes = fs::metadata(&log.0.data).unwrap().len();
+    assert!(data_bytes < 4 << 20, "{data_bytes}");
+    // The device as fsck sees it.
+    let (file, layer) = opened(&dir.path().join("out"));
+    let image = dir.path().join("image");
+    let flat = File::create(&image).unwrap();
+    flat.set_len(1 << 30).unwrap();
+    for segment in layer.segments() {
+        let [from, len] =
+            [segment.moffset(), u64::from(segment.length())].map(|it| usize::try_from(it).unwrap() * 512);
+        flat.write_all_at(&file[from..from + len], segment.offset() * 512).unwrap();
+    }
+    let checked = std::process::Command::new("e2fsck").arg("-fn").arg(&image).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
 }
 
 /// Appends a write of `sectors` sectors of sevens at `offset`.

@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    os::unix::fs::symlink,
+    os::unix::fs::{FileExt, symlink},
     path::PathBuf,
     process::{Command, Stdio},
 };
@@ -187,6 +187,13 @@ fn overlaybd_create_makes_pairs_and_sparse_layers_and_files_of_zeroes() {
             fs::remove_file(bench.path(name)).unwrap();
         }
     }
+    bench.well("create -s --mkfs d i 1");
+    let mut magic = [0; 2];
+    File::open(bench.path("d")).unwrap().read_exact_at(&mut magic, 4096 + 1024 + 56).unwrap();
+    assert_eq!(magic, [0x53, 0xef], "ext4 has this");
+    for name in ["d", "i"] {
+        fs::remove_file(bench.path(name)).unwrap();
+    }
     bench.well("create -u abc00000-1111-2222-3333-000000000000 d i 1");
     let parent = bench.bytes("d").get(93..129).unwrap().to_vec();
     assert_eq!(parent, b"ABC00000-1111-2222-3333-000000000000");
@@ -260,7 +267,7 @@ fn a_wrong_use_exits_as_upstreams_does_and_makes_nothing() {
         ("create out i 1.5", 104, "1.5"),
         ("create out i", 106, "required"),
         ("create out i 99999999999999", 255, "too many"),
-        ("create --mkfs out i 1", 255, "not yet supported"),
+        ("create --mkfs --raw out i 1", 255, "not yet supported"),
         ("zfile there out -x", 255, "not a ZFile"),
         ("zfile noise there", 255, "exists already"),
         ("zfile --bs 64 noise out", 255, "use blocks of 32 KiB or less"),

@@ -24,6 +24,9 @@ pub(crate) struct CreateArgs {
     /// Make one sparse file instead of a log: overwriting costs no room, but upstream forgets discards when it opens it again
     #[arg(long)]
     sparse: bool,
+    /// Put an empty ext4 on it, which needs mke2fs
+    #[arg(long)]
+    ext4: bool,
     /// UUID of the layer [default: a random one]
     #[arg(long)]
     uuid: Option<Uuid>,
@@ -43,6 +46,7 @@ impl CreateArgs {
             virtual_size_bytes: self.size,
             uuid: self.uuid,
             parent_uuid: self.parent_uuid,
+            ext4: self.ext4,
             overwrite: self.force,
         };
         output.print(&create(&upper, &options)?, |made| {

@@ -26,7 +26,7 @@ pub(super) struct CreateTool {
     /// Make a file of zeroes instead of a layer
     #[arg(long)]
     raw: bool,
-    /// Not supported
+    /// Put an empty ext4 on the layer; not with --raw
     #[arg(long)]
     mkfs: bool,
     /// Without effect
@@ -42,7 +42,7 @@ pub(super) struct CreateTool {
 
 pub(super) fn run(tool: CreateTool) -> Result<(), Failure> {
     refuse(tool.turbo_oci, "--turboOCI")?;
-    refuse(tool.mkfs, "--mkfs: make the file system on the attached device")?;
+    refuse(tool.mkfs && tool.raw, "--mkfs with --raw")?;
     let too_large = || Failure::new(FailureClass::Usage, format!("{} GB are too many", tool.vsize));
     let virtual_size_bytes = tool.vsize.checked_mul(1 << 30).ok_or_else(too_large)?;
     if tool.raw {
@@ -54,6 +54,7 @@ pub(super) fn run(tool: CreateTool) -> Result<(), Failure> {
             virtual_size_bytes,
             uuid: None,
             parent_uuid: uuid(tool.parent_uuid.as_deref())?,
+            ext4: tool.mkfs,
             overwrite: false,
         };
         create(&Upper { data: tool.data_file, index: Some(tool.index_file) }, &options)?;
