@@ -111,6 +111,7 @@ fn write(
         uuid: None,
         parent_uuid,
         overwrite: false,
+        ext4: false,
     };
     offline::create(&upper, &options)?;
     if let Some(members) = document.as_object_mut() {

@@ -63,6 +63,7 @@ pub(super) async fn snapshot(served: &Served, target: SnapshotTarget) -> Result<
         uuid: None,
         parent_uuid: top.uuid,
         overwrite: false,
+        ext4: false,
     };
     let (config, sealed) = (config.clone(), PathBuf::from(top.name));
     let next = blocking(move || prepare(&config, &sealed, &target, &made)).await?;
