@@ -233,6 +233,22 @@ fn a_torn_tail_is_left_out_and_counted_and_a_lost_index_is_missed() {
     assert_eq!(names(data.parent().unwrap()), ["data", "index", "out"]);
 }
 
+#[test]
+fn the_longest_segment_is_cut_where_upstream_cuts_it_whatever_is_read_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, index) = (dir.path().join("data"), dir.path().join("index"));
+    let header = data_header(false, Uuid::NULL, None, 32 << 20);
+    let entries = [(0, 5, 8), (20_000, 16_383, 13)];
+    let entries = entries
+        .map(|(offset, length, place)| Segment::new(offset, length, place, false, 0).unwrap().encode());
+    fs::write(&data, [header.encode(), vec![3; (5 + 16_383) * 512]].concat()).unwrap();
+    fs::write(&index, [&index_header(&header).encode(), entries.as_flattened()].concat()).unwrap();
+    let (output, _) = committed(&data, Some(&index), &Naming::default(), &options(UPSTREAM, None));
+    let (_, layer) = opened(&output);
+    let spans: Vec<_> = layer.segments().iter().map(|it| (it.offset(), it.length(), it.moffset())).collect();
+    assert_eq!(spans, [(0, 5, 8), (20_000, 16_320, 13), (36_320, 63, 16_333)]);
+}
+
 /// Writes and discards at random places of a small device, half of the pages zero, as a pair; returns the device.
 fn random_pair(random: &mut fastrand::Rng, dir: &Path) -> Vec<u8> {
     let header = data_header(false, Uuid::NULL, None, 2 << 20);
