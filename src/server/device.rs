@@ -1,6 +1,13 @@
 //! An image as one device shows it: as it is, or under a writable layer of its own.
 
-use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
 
 use super::{
     api::types::LayerInfo,
@@ -16,6 +23,10 @@ use crate::{
     reactor::ReactorHandle,
     upper::{LayerLink, LogFiles, LogLimits, Overlay, UpperError, WriteMetrics, check_parents},
 };
+
+/// How long a writable layer that somebody has open is waited for, and how often it is tried.
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a frontend is given to serve.
 #[derive(Debug, Clone)]
@@ -74,8 +85,7 @@ impl Device {
     ) -> Result<Self, Failure> {
         let below = image.as_ref().map(|open| open.image.for_device());
         let reads = below.as_ref().map(|below| Arc::clone(below.reads())).unwrap_or_default();
-        let opened = blocking(move || LogFiles::open(&upper.data, &upper.index).map_err(failure_of_upper));
-        let files = opened.await?;
+        let files = open_files(upper).await?;
         let opened =
             reactor
                 .call(move |reactor| async move {
@@ -174,6 +184,19 @@ impl Device {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Failure::with_source(class_of_data_error(&error), lost, error)),
             Err(_) => Err(Failure::new(FailureClass::Internal, lost)),
+        }
+    }
+}
+
+/// Opens the files of a writable layer. A process that was killed lets go of them a moment after it has gone, when its ring has.
+async fn open_files(upper: UpperFiles) -> Result<LogFiles, Failure> {
+    let began = Instant::now();
+    loop {
+        let paths = upper.clone();
+        let opened = blocking(move || Ok(LogFiles::open(&paths.data, &paths.index))).await?;
+        match opened {
+            Err(UpperError::Busy(_)) if began.elapsed() < BUSY_PATIENCE => sleep(BUSY_PAUSE).await,
+            opened => return opened.map_err(failure_of_upper),
         }
     }
 }
