@@ -41,7 +41,8 @@ fn each_kind_of_failure_has_its_exit_code_and_says_what_is_wrong() {
     };
     let not_json = write("bad.json", "{");
     let empty = write("empty.json", "{}");
-    let writable = write("rw.json", r#"{"lowers":[{"file":"/a"}],"upper":{"data":"d","index":"i"}}"#);
+    let tracing = write("trace.json", r#"{"lowers":[{"file":"/a"}],"recordTracePath":"/t"}"#);
+    let writable = write("rw.json", r#"{"upper":{"data":"/nowhere/d","index":"/nowhere/i"}}"#);
     let settings = write("s.toml", "[cache]\nsize_mb = 1\n");
     let text = write("text", "not a layer");
     let layer = fixture("ext4/L1.z32kt").to_str().unwrap().to_owned();
@@ -67,7 +68,8 @@ fn each_kind_of_failure_has_its_exit_code_and_says_what_is_wrong() {
             5,
             "empty.json: /lowers: the image has no layer",
         ),
-        (&["image", "export", "--sha256", "--config", &writable], 5, "/upper: not yet supported"),
+        (&["image", "export", "--sha256", "--config", &tracing], 5, "/recordTracePath: not yet supported"),
+        (&["image", "export", "--sha256", "--config", &writable], 3, "/nowhere/d: cannot open"),
         (&["image", "export", "--sha256", "--layer", &text], 5, "text"),
         (&["image", "export", "--sha256", "UPPER/case"], 2, "not an image reference"),
         (&["layer", "inspect", &text], 5, "text"),
