@@ -1,7 +1,7 @@
 //! Measures devices with fio, ours and others of the same bytes in turn, and prints one table.
 //!
-//! `prepare DIR` writes the images (anywhere); `run DIR` attaches and measures, `attach DIR` only attaches (as root, where ublk
-//! is). `ci/perf` does all, the latter two in the guest.
+//! `prepare DIR` writes the images (anywhere); `run DIR` attaches and measures, `attach DIR` only attaches, `durable DIR` writes
+//! to new layers (as root, where ublk is). `ci/perf` does all, the latter three in the guest.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -9,6 +9,7 @@
 )]
 
 mod attach;
+mod durable;
 mod measure;
 #[path = "../../tests/support/mod.rs"]
 #[expect(dead_code, reason = "the support is the tests', which use more of it")]
@@ -33,9 +34,10 @@ fn main() {
         ["prepare", dir] => prepare(Path::new(dir)),
         ["run", dir] => run(Path::new(dir), ROUNDS),
         ["run", dir, rounds] => run(Path::new(dir), rounds.parse().unwrap()),
+        ["durable", _, rounds] => durable::run(Path::new("/var/tmp/durable"), rounds.parse().unwrap()),
         ["attach", dir, rounds] => attach::run(Path::new(dir), rounds.parse().unwrap()),
         _ => println!(
-            "fio: needs `prepare DIR`, `run DIR [ROUNDS]` or `attach DIR ROUNDS`; ci/perf calls them"
+            "fio: needs `prepare DIR`, `run DIR [ROUNDS]`, `attach DIR ROUNDS` or `durable DIR ROUNDS`; ci/perf calls them"
         ),
     }
 }
