@@ -10,7 +10,7 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// The thread-local half.
     type Queue: BlockQueue;
 
-    /// Size, block sizes and abilities. Constant while the device is open.
+    /// Size, block sizes and abilities. Constant while the device is open, but that its size may grow.
     fn geometry(&self) -> Geometry;
 
     /// Whether [`BlockQueue::read_to_slot`] may ever succeed, for to register the pages of every request has a price.

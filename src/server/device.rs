@@ -210,6 +210,7 @@ fn stored_bytes(path: &Path) -> u64 {
 pub(super) fn failure_of_upper(error: UpperError) -> Failure {
     let class = match &error {
         UpperError::Busy(_) => FailureClass::Conflict,
+        UpperError::Shrinks { .. } | UpperError::Blocks { .. } => FailureClass::Usage,
         UpperError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             FailureClass::NotFound
         }

@@ -41,12 +41,47 @@ pub enum UpperError {
     #[error("{0}: another device or process has this writable layer open")]
     Busy(String),
     /// The device would have no size, or one that is not made of sectors.
-    #[error("{name}: a device of {size_bytes} bytes, which are not one or more whole sectors of 512")]
+    #[error(
+        "{name}: a device of {size_bytes} bytes, which are not whole sectors of 512, or none, or too many"
+    )]
     Size {
         /// The file.
         name: String,
         /// The size in bytes: the file's, or where that says 0 the one of the layers below.
         size_bytes: u64,
+    },
+    /// The device would not be made of whole blocks.
+    #[error(
+        "{name}: a device of {size_bytes} bytes is not made of whole blocks of {block_bytes}, which it shows"
+    )]
+    Blocks {
+        /// The file.
+        name: String,
+        /// The size in bytes.
+        size_bytes: u64,
+        /// The logical block of the device in bytes.
+        block_bytes: u32,
+    },
+    /// The device would be smaller than it is.
+    #[error(
+        "{name}: the device has {device_bytes} bytes and does not shrink to {size_bytes} while it is there: shrink the \
+         file system, remove the device, and use `layer resize --shrink`"
+    )]
+    Shrinks {
+        /// The file.
+        name: String,
+        /// The size in bytes that was asked for.
+        size_bytes: u64,
+        /// The size of the device in bytes.
+        device_bytes: u64,
+    },
+    /// A sync has failed, now or before: nobody knows which size is durable.
+    #[error("{name}: the device cannot be given another size")]
+    Unresized {
+        /// The file.
+        name: String,
+        /// What is in the way.
+        source: BlockError,
     },
     /// A layer that is to come over another has something in it.
     #[error("{0}: a layer that takes the place of another must be empty")]

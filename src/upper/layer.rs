@@ -57,7 +57,6 @@ impl Default for LogLimits {
 #[derive(Debug)]
 pub(super) struct LogLayer<M> {
     pub(super) data: M,
-    pub(super) header: Header,
     pub(super) limits: LogLimits,
     pub(super) ledger: RwLock<Ledger>,
     pub(super) pins: Pins,
@@ -70,6 +69,10 @@ pub(super) struct LogLayer<M> {
     pub(super) closing: AtomicBool,
     /// Where the next write goes, in sectors of the data file.
     next_sector: AtomicU64,
+    /// As it was found, but for the size of the device.
+    header: Header,
+    /// What the data file says of it, in bytes.
+    virtual_size_bytes: AtomicU64,
 }
 
 /// Room in the data file for one write.
@@ -93,7 +96,6 @@ impl<M: Medium> LogLayer<M> {
         Self {
             index_entries: AtomicU64::new(rounds.index_entries()),
             data,
-            header,
             limits,
             ledger: RwLock::new(ledger),
             pins: Pins::default(),
@@ -102,7 +104,19 @@ impl<M: Medium> LogLayer<M> {
             metrics,
             closing: AtomicBool::new(false),
             next_sector: AtomicU64::new(end_bytes.div_ceil(SECTOR_BYTES)),
+            virtual_size_bytes: AtomicU64::new(header.virtual_size_bytes),
+            header,
         }
+    }
+
+    /// The header of the data file.
+    pub(super) fn header(&self) -> Header {
+        Header { virtual_size_bytes: self.virtual_size_bytes.load(Ordering::Relaxed), ..self.header }
+    }
+
+    /// The data file says from now on that the device has this size.
+    pub(super) fn has_size(&self, size_bytes: u64) {
+        self.virtual_size_bytes.store(size_bytes, Ordering::Relaxed);
     }
 
     /// Looks up sectors of the device.
@@ -130,7 +144,7 @@ impl<M: Medium> LogLayer<M> {
             push_segments(&extent, &mut segments)
                 .map_err(|_| unsealed(LsmtError::Unnamed { offset: start, length: 0, place: 0 }))?;
         }
-        let bytes = |at| seal(&self.header, &segments, at).map_err(unsealed);
+        let bytes = |at| seal(&self.header(), &segments, at).map_err(unsealed);
         let length = bytes(0)?.len() as u64 / SECTOR_BYTES;
         let full = |source| UpperError::Unsealed { name: self.data.to_string(), source };
         let at = self.reserve(length).map_err(full)?.sectors.start.saturating_mul(SECTOR_BYTES);

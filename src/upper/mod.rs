@@ -30,6 +30,7 @@ mod open;
 mod overlay;
 mod parents;
 mod reclaim;
+mod resize;
 mod rounds;
 mod stack;
 #[cfg(test)]

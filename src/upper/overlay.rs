@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, SECTOR_BYTES, acquire},
+    format::lsmt::DEVICE_SECTOR_LIMIT,
     reactor::{Buffer, BufferPool, BufferSlot, Reactor},
 };
 
@@ -37,6 +38,7 @@ const PAGE_BYTES: u32 = 4096;
 pub struct Overlay<L, M: Medium = LayerFile> {
     stack: Arc<Stack<M>>,
     lower: Option<L>,
+    /// As it was when it was opened; the size may have grown.
     geometry: Geometry,
 }
 
@@ -62,7 +64,7 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
         let metrics = Arc::default();
         let layer = files.load(reactor, limits, Arc::clone(&metrics)).await?;
         let below = lower.as_ref().map(BlockDevice::geometry);
-        let size_bytes = match layer.header.virtual_size_bytes {
+        let size_bytes = match layer.header().virtual_size_bytes {
             0 => below.map_or(0, |below| below.size_bytes),
             size_bytes => size_bytes,
         };
@@ -80,7 +82,7 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
             read_only: false,
             discard: true,
         };
-        Ok(Self { stack: Arc::new(Stack::new(layer, metrics)), lower, geometry })
+        Ok(Self { stack: Arc::new(Stack::new(layer, size_bytes, metrics)), lower, geometry })
     }
 
     /// Seals what was written so far, as a read-only layer, for `next`, an empty layer, to come over it. Writes that are under
@@ -89,7 +91,27 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
     /// # Errors
     /// Where that cannot be: then writes go on as before.
     pub async fn seal(&self, reactor: &Reactor, next: LogFiles<M>) -> Result<Sealed<M>, UpperError> {
-        self.stack.seal(reactor, next, self.geometry.size_bytes).await
+        self.stack.seal(reactor, next).await
+    }
+
+    /// Makes the device larger, durably: afterwards [`BlockDevice::geometry`] of all its handles says the new size in bytes.
+    /// What is new holds what lies below, and zeroes past its end. Changes wait meanwhile, reads go on. A crash leaves the
+    /// old size or the new one. Dropped in the middle, the layer takes no more writes, as after a sync that has failed.
+    ///
+    /// # Errors
+    /// [`UpperError::Shrinks`], [`UpperError::Size`] and [`UpperError::Blocks`], which change nothing. [`UpperError::Io`] where a
+    /// header cannot be written, and [`UpperError::Unresized`] after a failed sync: whoever opens the layer again may find
+    /// either size.
+    pub async fn resize(&self, reactor: &Reactor, size_bytes: u64) -> Result<(), UpperError> {
+        let name = || self.stack.layers().top.data.to_string();
+        let block_bytes = self.geometry.logical_block_bytes;
+        if !size_bytes.is_multiple_of(block_bytes.into()) {
+            return Err(UpperError::Blocks { name: name(), size_bytes, block_bytes });
+        }
+        if size_bytes / SECTOR_BYTES > DEVICE_SECTOR_LIMIT {
+            return Err(UpperError::Size { name: name(), size_bytes });
+        }
+        self.stack.resize(reactor, size_bytes).await
     }
 }
 
@@ -144,7 +166,7 @@ impl<L: BlockDevice, M: Medium> BlockDevice for Overlay<L, M> {
     type Queue = OverlayQueue<L::Queue, M>;
 
     fn geometry(&self) -> Geometry {
-        self.geometry
+        Geometry { size_bytes: self.stack.size_bytes(), ..self.geometry }
     }
 
     fn reads_to_slots(&self) -> bool {

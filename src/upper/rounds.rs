@@ -7,7 +7,7 @@ use std::{
     future::poll_fn,
     io,
     sync::{Arc, atomic::Ordering},
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use super::{
@@ -98,6 +98,12 @@ impl<M> Rounds<M> {
         }
     }
 
+    fn wait(&mut self, context: &Context<'_>) {
+        if !self.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+            self.waiting.push(context.waker().clone());
+        }
+    }
+
     /// What has become of the first `wanted` entries, for somebody who waits since so many rounds had ended.
     fn outcome(&self, wanted: u64, since: u64) -> Option<Result<(), BlockError>> {
         if let Err(error) = self.check() {
@@ -114,6 +120,35 @@ impl<M> Rounds<M> {
 }
 
 impl<M: Medium> LogLayer<M> {
+    /// A round without entries, for whoever writes something else to the files; waits for the one that is under way.
+    ///
+    /// # Errors
+    /// That something has failed before.
+    pub(super) async fn round(self: &Arc<Self>) -> Result<Round<M>, BlockError> {
+        poll_fn(|context| {
+            let mut rounds = self.rounds();
+            if let Err(error) = rounds.check() {
+                return Poll::Ready(Err(error));
+            }
+            match rounds.tail.take() {
+                Some(tail) => {
+                    let mut batch = Batch::default();
+                    batch.upto = rounds.durable;
+                    Poll::Ready(Ok(self.round_of(tail, batch)))
+                }
+                None => {
+                    rounds.wait(context);
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    fn round_of(self: &Arc<Self>, tail: Tail<M>, batch: Batch) -> Round<M> {
+        Round { layer: Arc::clone(self), tail: Some(tail), batch, has_ended: false }
+    }
+
     /// Waits until the first `wanted` entries are durable.
     ///
     /// # Errors
@@ -125,16 +160,12 @@ impl<M: Medium> LogLayer<M> {
             if let Some(outcome) = rounds.outcome(wanted, since) {
                 return Poll::Ready(outcome);
             }
-            if !rounds.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-                rounds.waiting.push(context.waker().clone());
-            }
+            rounds.wait(context);
             let tail = rounds.tail.take();
             // Only now: a reactor that has ended drops the round at once, which locks this again.
             drop(rounds);
             if let Some(tail) = tail {
-                let (layer, tail, batch) = (Arc::clone(self), Some(tail), Batch::default());
-                let round = Round { layer, tail, batch, has_ended: false };
-                reactor.spawn(round.run(reactor.clone()));
+                reactor.spawn(self.round_of(tail, Batch::default()).run(reactor.clone()));
             }
             Poll::Pending
         })
@@ -152,7 +183,7 @@ impl<M: Medium> Round<M> {
     }
 
     /// Brings the tail back, tells everybody, and lets go of what the batch has superseded.
-    fn end(&mut self, ended: Result<(), Trouble>) {
+    pub(super) fn end(&mut self, ended: Result<(), Trouble>) {
         self.has_ended = true;
         let batch = std::mem::take(&mut self.batch);
         let upto = batch.upto;

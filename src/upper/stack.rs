@@ -2,7 +2,10 @@
 
 use std::{
     ops::Range,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,6 +23,8 @@ use crate::reactor::Reactor;
 #[derive(Debug)]
 pub(super) struct Stack<M> {
     layers: RwLock<Arc<Layers<M>>>,
+    /// Of the device. Changes only while the gate is closed.
+    size_bytes: AtomicU64,
     pub(super) gate: Arc<Gate>,
     pub(super) metrics: Arc<WriteMetrics>,
 }
@@ -69,9 +74,14 @@ pub struct Sealed<M: Medium = super::LayerFile> {
 }
 
 impl<M: Medium> Stack<M> {
-    pub(super) fn new(top: LogLayer<M>, metrics: Arc<WriteMetrics>) -> Self {
-        let layers = Layers { top: Arc::new(top), sealed: Vec::new() };
-        Self { layers: RwLock::new(Arc::new(layers)), gate: Arc::default(), metrics }
+    pub(super) fn new(top: LogLayer<M>, size_bytes: u64, metrics: Arc<WriteMetrics>) -> Self {
+        let layers = RwLock::new(Arc::new(Layers { top: Arc::new(top), sealed: Vec::new() }));
+        Self { layers, size_bytes: AtomicU64::new(size_bytes), gate: Arc::default(), metrics }
+    }
+
+    /// Size of the device in bytes.
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.size_bytes.load(Ordering::Acquire)
     }
 
     /// The layers as they are now.
@@ -87,7 +97,6 @@ impl<M: Medium> Stack<M> {
         self: &Arc<Self>,
         reactor: &Reactor,
         next: LogFiles<M>,
-        size_bytes: u64,
     ) -> Result<Sealed<M>, UpperError> {
         let layers = self.layers();
         let next = next.load(reactor, layers.top.limits, Arc::clone(&self.metrics)).await?;
@@ -95,18 +104,34 @@ impl<M: Medium> Stack<M> {
         if !next.ledger().map.is_empty() {
             return Err(UpperError::NotEmpty(name));
         }
-        let next_bytes = next.header.virtual_size_bytes;
-        if next_bytes != 0 && next_bytes != size_bytes {
-            return Err(UpperError::OtherSize { name, size_bytes: next_bytes, device_bytes: size_bytes });
-        }
         check_parents([layers.top.link(), next.link()])?;
         let failed = |source| UpperError::Unsealed { name: layers.top.data.to_string(), source };
         // What becomes durable while writes go on need not be waited for with the gate closed.
         layers.top.flush(reactor).await.map_err(failed)?;
         let closed_at = Instant::now();
         let closed = self.gate.close().await;
+        let (next_bytes, device_bytes) = (next.header().virtual_size_bytes, self.size_bytes());
+        if next_bytes != 0 && next_bytes != device_bytes {
+            return Err(UpperError::OtherSize { name, size_bytes: next_bytes, device_bytes });
+        }
         layers.top.seal(reactor).await?;
         Ok(Sealed { stack: Arc::clone(self), next: Arc::new(next), closed_at, _closed: closed })
+    }
+
+    /// Makes the device larger: in the headers of the layer that takes writes, and then for everybody.
+    ///
+    /// # Errors
+    /// Where it would shrink, or the headers cannot be written.
+    pub(super) async fn resize(&self, reactor: &Reactor, size_bytes: u64) -> Result<(), UpperError> {
+        // One that seals or resizes at a time.
+        let _closed = self.gate.close().await;
+        let (top, device_bytes) = (Arc::clone(&self.layers().top), self.size_bytes());
+        if size_bytes < device_bytes {
+            return Err(UpperError::Shrinks { name: top.data.to_string(), size_bytes, device_bytes });
+        }
+        top.resize(reactor, size_bytes).await?;
+        self.size_bytes.store(size_bytes, Ordering::Release);
+        Ok(())
     }
 }
 

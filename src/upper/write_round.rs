@@ -76,7 +76,7 @@ impl<M: Medium> Round<M> {
 
     async fn try_copy_live(&self, reactor: &Reactor, index: &M) -> io::Result<Tail<M>> {
         let index = index.successor()?;
-        index.write_at(reactor, 0, &index_header(&self.layer.header).encode()).await?;
+        index.write_at(reactor, 0, &index_header(&self.layer.header()).encode()).await?;
         let mut successor = Tail { index, end_bytes: SLOT_BYTES as u64, entries: 0, rewrite_at: 0 };
         let (mut from, mut segments) = (0, Vec::new());
         loop {

@@ -5,6 +5,7 @@ mod crash;
 mod crash_image;
 mod disk;
 mod model;
+mod resize;
 mod seal;
 mod torn;
 mod trouble;
