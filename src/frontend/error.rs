@@ -47,6 +47,14 @@ pub enum FrontendError {
         /// The driver's answer.
         source: io::Error,
     },
+    /// The driver is too old.
+    #[error("this kernel's driver has no {feature}: it came with {since}")]
+    Unsupported {
+        /// The feature, by its name in the kernel's header less `UBLK_F_`.
+        feature: &'static str,
+        /// The first kernel that has it.
+        since: &'static str,
+    },
     /// The driver answered what cannot be.
     #[error("the driver's answer to {command} is wrong: {what}")]
     Answer {

@@ -59,6 +59,18 @@ pub trait Attachment: Send {
     /// Whether the device has ended without [`Attachment::detach`], for example because another program deleted it.
     fn has_ended(&self) -> bool;
 
+    /// Whether [`Attachment::resize`] can be asked for `size_bytes`. The kernel is not asked.
+    ///
+    /// # Errors
+    /// [`FrontendError::Unsupported`] where the driver cannot do it, and those of a size that it cannot have.
+    fn check_resize(&self, size_bytes: u64) -> Result<(), FrontendError>;
+
+    /// Lets programs see a device of `size_bytes`, which its [`BlockDevice`] must have already. Blocks for up to `deadline`.
+    ///
+    /// # Errors
+    /// As [`Attachment::check_resize`], and where the kernel refuses or does not answer.
+    fn resize(&self, size_bytes: u64, deadline: Duration) -> Result<(), FrontendError>;
+
     /// As [`Attachment::detach_within`], and gives programs that just look at the device, as udev does, two seconds to close it.
     ///
     /// # Errors

@@ -18,6 +18,8 @@ use crate::{block::BlockDevice, reactor::ReactorHandle};
 pub enum Stage {
     /// [`Frontend::attach`], before any queue is opened.
     Attach,
+    /// [`Attachment::resize`].
+    Resize,
     /// [`Attachment::detach`], after the queues have gone.
     Detach,
 }
@@ -146,6 +148,14 @@ impl Attachment for NullAttachment {
         self.serving.try_recv() == Err(mpsc::TryRecvError::Disconnected)
     }
 
+    fn check_resize(&self, _size_bytes: u64) -> Result<(), FrontendError> {
+        Ok(())
+    }
+
+    fn resize(&self, _size_bytes: u64, _deadline: Duration) -> Result<(), FrontendError> {
+        self.frontend.fail_at(Stage::Resize, "resize")
+    }
+
     fn detach_within(
         mut self: Box<Self>,
         deadline: Duration,
@@ -213,7 +223,11 @@ mod tests {
         };
         assert!(attach(&NullFrontend::failing(Stage::Attach), &[thread.handle()]).is_err());
         let attachment = attach(&NullFrontend::failing(Stage::Detach), &[thread.handle()]).unwrap();
+        attachment.resize(2 << 20, DEADLINE).unwrap();
         assert!(attachment.detach(DEADLINE).is_err());
+        let attachment = attach(&NullFrontend::failing(Stage::Resize), &[thread.handle()]).unwrap();
+        assert!(attachment.resize(2 << 20, DEADLINE).is_err());
+        attachment.detach(DEADLINE).unwrap();
         let stopped = thread.handle();
         thread.stop().unwrap();
         assert!(matches!(

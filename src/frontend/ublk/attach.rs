@@ -12,8 +12,7 @@ use super::{
     control::Control,
     deadline::Deadline,
     features::{CopyMode, Features},
-    node, params,
-    queue::{self, Common},
+    node, params, queue,
 };
 use crate::{
     block::{BlockDevice, Geometry},
@@ -47,7 +46,7 @@ impl Frontend for Ublk {
         let deadline = Deadline::after(request.deadline);
         let (control, features) = super::inventory::connect(&deadline)?;
         let wanted = features.to_ask_for(self.copy.unwrap_or(CopyMode::User), device.reads_to_slots());
-        let mut attachment = Self::add(control, features, wanted, request, &deadline)?;
+        let mut attachment = Self::add(control, features, wanted, request, geometry.size_bytes, &deadline)?;
         // From here on, dropping the attachment removes what has been made.
         attachment.run(
             Command::set_params(attachment.id, params::encode(&geometry, attachment.info.max_io_bytes)),
@@ -67,6 +66,7 @@ impl Ublk {
         features: Features,
         wanted: Features,
         request: &AttachRequest,
+        size_bytes: u64,
         deadline: &Deadline,
     ) -> Result<UblkAttachment, FrontendError> {
         let depth = if features.needs_a_spare_tag() {
@@ -91,7 +91,7 @@ impl Ublk {
             // Whose device that is cannot be known, so it is left alone.
             return Err(wrong("another number than was asked for"));
         }
-        let attachment = UblkAttachment::new(control, &granted);
+        let attachment = UblkAttachment::new(control, &granted, size_bytes);
         let flags = Features::new(granted.flags);
         if flags.has(abi::UBLK_F_AUTO_BUF_REG) && !flags.has(abi::UBLK_F_USER_COPY) {
             // Requests that cannot be read into directly could not be served.
@@ -146,7 +146,7 @@ fn open_queues<D: BlockDevice>(
     {
         let plan = attachment.plan(queue, geometry);
         let (device, sender) = (Arc::clone(device), sender.clone());
-        let common = Common { file: Arc::clone(&file), abort: attachment.abort(), serving: serving.clone() };
+        let common = attachment.common(&file, &serving);
         reactor.spawn(move |reactor| {
             // The caller gives up only when its deadline has passed, and then removes the queues.
             let _ = sender.send((plan.queue, queue::open(reactor, &*device, plan, common)));

@@ -4,7 +4,11 @@ use std::{
     convert::Infallible,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -15,11 +19,11 @@ use super::{
     control::{Control, Reply},
     deadline::Deadline,
     features::{CopyMode, Features},
-    inventory, node,
-    queue::QueuePlan,
+    inventory, node, params,
+    queue::{Common, QueuePlan},
 };
 use crate::{
-    block::Geometry,
+    block::{Geometry, SECTOR_BYTES},
     frontend::{Attachment, AttachmentInfo, CLOSE_PATIENCE, Detached, FrontendError},
 };
 
@@ -42,13 +46,15 @@ pub(super) struct UblkAttachment {
     /// Cut off when the last queue has gone.
     serving: Option<mpsc::Receiver<Infallible>>,
     abort: Arc<Abort>,
+    /// Of the device, as its queues take it.
+    size_bytes: Arc<AtomicU64>,
     started: bool,
     removed: bool,
 }
 
 impl UblkAttachment {
-    /// A device that ADD has made, as it was granted.
-    pub(super) fn new(control: Control, granted: &abi::ublksrv_ctrl_dev_info) -> Self {
+    /// A device of `size_bytes` that ADD has made, as it was granted.
+    pub(super) fn new(control: Control, granted: &abi::ublksrv_ctrl_dev_info, size_bytes: u64) -> Self {
         let features = Features::new(granted.flags);
         Self {
             id: granted.dev_id,
@@ -64,6 +70,7 @@ impl UblkAttachment {
             file: None,
             serving: None,
             abort: Arc::default(),
+            size_bytes: Arc::new(AtomicU64::new(size_bytes)),
             started: false,
             removed: false,
         }
@@ -74,8 +81,14 @@ impl UblkAttachment {
         self.serving = Some(serving);
     }
 
-    pub(super) fn abort(&self) -> Arc<Abort> {
-        Arc::clone(&self.abort)
+    /// What a queue shares with this.
+    pub(super) fn common(&self, file: &Arc<OwnedFd>, serving: &mpsc::Sender<Infallible>) -> Common {
+        Common {
+            file: Arc::clone(file),
+            abort: Arc::clone(&self.abort),
+            size_bytes: Arc::clone(&self.size_bytes),
+            serving: serving.clone(),
+        }
     }
 
     pub(super) fn plan(&self, queue: u16, geometry: Geometry) -> QueuePlan {
@@ -169,6 +182,22 @@ impl Attachment for UblkAttachment {
     fn has_ended(&self) -> bool {
         let ended = |serving: &mpsc::Receiver<_>| serving.try_recv() == Err(mpsc::TryRecvError::Disconnected);
         self.serving.as_ref().is_some_and(ended)
+    }
+
+    fn check_resize(&self, size_bytes: u64) -> Result<(), FrontendError> {
+        params::check_size(size_bytes)?;
+        match self.features.has(abi::UBLK_F_UPDATE_SIZE) {
+            true => Ok(()),
+            false => Err(FrontendError::Unsupported { feature: "UPDATE_SIZE", since: "Linux 6.16" }),
+        }
+    }
+
+    fn resize(&self, size_bytes: u64, deadline: Duration) -> Result<(), FrontendError> {
+        self.check_resize(size_bytes)?;
+        // Requests for what is new may come as soon as the kernel has been told.
+        self.size_bytes.store(size_bytes, Ordering::Release);
+        let command = Command::update_size(self.id, size_bytes / SECTOR_BYTES);
+        self.control.run(command, deadline).map(drop)
     }
 
     fn detach_within(

@@ -54,6 +54,11 @@ impl Command {
         Self { data: server_pid, ..Self::new("START_DEV", abi::UBLK_U_CMD_START_DEV, Some(id)) }
     }
 
+    /// Gives the block device another size, in sectors. Since Linux 6.16.
+    pub(super) fn update_size(id: u32, sectors: u64) -> Self {
+        Self { data: sectors, ..Self::new("UPDATE_SIZE", abi::UBLK_U_CMD_UPDATE_SIZE, Some(id)) }
+    }
+
     /// Removes the block device; blocks until its requests have been answered.
     pub(super) fn stop(id: u32) -> Self {
         Self::new("STOP_DEV", abi::UBLK_U_CMD_STOP_DEV, Some(id))

@@ -72,7 +72,7 @@ impl Features {
     /// What to ask for at ADD: what the device is for, and what makes it safer, where this driver offers it. `to_slots` says
     /// that some requests may be read into by the kernel alone.
     pub(super) fn to_ask_for(self, copy: CopyMode, to_slots: bool) -> Self {
-        let mut wanted = u64::from(abi::UBLK_F_NO_AUTO_PART_SCAN);
+        let mut wanted = u64::from(abi::UBLK_F_NO_AUTO_PART_SCAN | abi::UBLK_F_UPDATE_SIZE);
         if copy == CopyMode::User {
             wanted |= u64::from(abi::UBLK_F_USER_COPY);
             if to_slots {
@@ -117,8 +117,11 @@ mod tests {
         assert_eq!(old.to_ask_for(CopyMode::User, true).names(), ["USER_COPY"]);
         assert_eq!(old.to_ask_for(CopyMode::TagBuffer, true).bits(), 0);
         let new = Features::new(0x3fff);
-        assert_eq!(new.to_ask_for(CopyMode::User, true).names(), ["USER_COPY", "AUTO_BUF_REG"]);
-        assert_eq!(new.to_ask_for(CopyMode::User, false).names(), ["USER_COPY"]);
+        assert_eq!(
+            new.to_ask_for(CopyMode::User, true).names(),
+            ["USER_COPY", "UPDATE_SIZE", "AUTO_BUF_REG"]
+        );
+        assert_eq!(new.to_ask_for(CopyMode::User, false).names(), ["USER_COPY", "UPDATE_SIZE"]);
         assert!(old.needs_a_spare_tag() && !Features::new(0x3fff).needs_a_spare_tag());
     }
 }

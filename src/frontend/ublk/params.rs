@@ -61,12 +61,7 @@ pub struct Shape {
 
 /// Checks what the driver, too, would refuse, but without saying why.
 pub(super) fn check(geometry: &Geometry) -> Result<(), ShapeError> {
-    if geometry.size_bytes == 0 {
-        return Err(ShapeError::Empty);
-    }
-    if geometry.size_bytes > LARGEST_DEVICE_BYTES {
-        return Err(ShapeError::TooLarge(geometry.size_bytes));
-    }
+    check_size(geometry.size_bytes)?;
     let (logical, physical) = (geometry.logical_block_bytes, geometry.physical_block_bytes);
     if logical > LARGEST_LOGICAL_BLOCK_BYTES {
         return Err(ShapeError::LogicalBlock(logical));
@@ -75,6 +70,15 @@ pub(super) fn check(geometry: &Geometry) -> Result<(), ShapeError> {
         return Err(ShapeError::PhysicalBlock { physical, logical });
     }
     Ok(())
+}
+
+/// The same for a size alone.
+pub(super) fn check_size(size_bytes: u64) -> Result<(), ShapeError> {
+    match size_bytes {
+        0 => Err(ShapeError::Empty),
+        1..=LARGEST_DEVICE_BYTES => Ok(()),
+        _ => Err(ShapeError::TooLarge(size_bytes)),
+    }
 }
 
 /// The payload of SET_PARAMS.

@@ -12,7 +12,11 @@ use std::{
     io,
     os::fd::OwnedFd,
     rc::Rc,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -38,6 +42,7 @@ pub(super) struct QueuePlan {
     pub(super) queue: u16,
     pub(super) depth: u16,
     pub(super) max_io_bytes: u32,
+    /// As it was when the device was attached.
     pub(super) geometry: Geometry,
     pub(super) copy: CopyMode,
     /// Whether the driver puts the pages of requests into the ring's table of buffers.
@@ -52,6 +57,8 @@ pub(super) struct QueuePlan {
 pub(super) struct Common {
     pub(super) file: Arc<OwnedFd>,
     pub(super) abort: Arc<Abort>,
+    /// Size of the device, which may grow.
+    pub(super) size_bytes: Arc<AtomicU64>,
     /// Sends nothing: its receiver learns that all queues have gone when all senders have.
     pub(super) serving: mpsc::Sender<Infallible>,
 }
@@ -74,6 +81,7 @@ struct Queue<Q> {
     buffers: Option<Rc<dyn Any>>,
     file: Arc<OwnedFd>,
     abort: Arc<Abort>,
+    size_bytes: Arc<AtomicU64>,
     /// Last, since fields are dropped in this order.
     _serving: mpsc::Sender<Infallible>,
 }
@@ -112,6 +120,7 @@ pub(super) fn open<D: BlockDevice>(
         buffers,
         file: common.file,
         abort: common.abort,
+        size_bytes: common.size_bytes,
         _serving: common.serving,
     });
     for tag in 0..plan.depth {
@@ -182,7 +191,9 @@ impl<Q: BlockQueue> Queue<Q> {
             (descriptor, registered) = descriptor.registered();
             slot = tag.slot.as_ref().filter(|_| registered);
         }
-        let guarded = match descriptor.check(&self.plan.geometry, self.plan.max_io_bytes) {
+        let size_bytes = self.size_bytes.load(Ordering::Acquire);
+        let geometry = Geometry { size_bytes, ..self.plan.geometry };
+        let guarded = match descriptor.check(&geometry, self.plan.max_io_bytes) {
             Ok(work) => self.abort.guard(self.perform(tag.number, slot, work)).await,
             Err(error) => Err(BlockError::with_source(error.kind(), "a request breaks a rule", error)),
         };
