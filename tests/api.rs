@@ -22,8 +22,9 @@ use registry::{Registry, Serving, push_image};
 use serde_json::{Value, json};
 use stratabd::{
     block::{BlockDevice, BlockQueue},
-    frontend::{AttachRequest, Attachment, Detached, FrontendError, NullFrontend},
+    frontend::{AttachRequest, Attachment, Detached, FrontendError, NullFrontend, Stage},
     image::Image,
+    offline::{CreateOptions, Upper, create},
     reactor::ReactorHandle,
     server::{
         api::{
@@ -61,8 +62,9 @@ impl Port for NullPort {
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError> {
-        let Shown::Image(image) = device else { panic!("no test here makes a writable device") };
-        self.1.lock().unwrap().push(Arc::clone(image));
+        if let Shown::Image(image) = device {
+            self.1.lock().unwrap().push(Arc::clone(image));
+        }
         device.attach_to(&self.0, request, reactors)
     }
 
@@ -94,14 +96,20 @@ async fn ask(socket: &Path, method: &str, path: &str, body: &Value) -> (u16, Str
 }
 
 fn daemon(dir: &Path) -> Arc<Daemon> {
-    let mut config = Config::default();
-    config.cache.enabled = false;
-    start(dir, config).0
+    start(dir, without_cache()).0
 }
 
 fn start(dir: &Path, config: Config) -> (Arc<Daemon>, Arc<Service>, Arc<NullPort>) {
+    start_with(dir, config, NullFrontend::new())
+}
+
+fn start_with(
+    dir: &Path,
+    config: Config,
+    frontend: NullFrontend,
+) -> (Arc<Daemon>, Arc<Service>, Arc<NullPort>) {
     let service = Service::start(config, tokio::runtime::Handle::current(), || Ok(())).unwrap();
-    let port = Arc::new(NullPort(NullFrontend::new(), Mutex::default()));
+    let port = Arc::new(NullPort(frontend, Mutex::default()));
     let parts = DaemonParts { service: Arc::clone(&service), port: Arc::clone(&port) as _ };
     (Daemon::new(parts, StateDir::open(&dir.join("state")).unwrap()), service, port)
 }
@@ -297,4 +305,85 @@ async fn a_device_lives_its_life_through_the_socket() {
     serving.abort();
     assert!(serving.await.is_err());
     assert!(!socket.exists(), "the socket goes with the listener");
+}
+
+const MIB: u64 = 1 << 20;
+
+/// The files of a writable layer of 4 MiB in `dir`, and a configuration that names it.
+fn writable(dir: &Path) -> PathBuf {
+    let (data, index) = (dir.join("upper.data"), dir.join("upper.index"));
+    let config = dir.join("config.v1.json");
+    std::fs::write(&config, json!({"upper": {"data": data, "index": index}}).to_string()).unwrap();
+    let options = CreateOptions {
+        sparse: false,
+        virtual_size_bytes: 4 * MIB,
+        uuid: None,
+        parent_uuid: None,
+        ext4: false,
+        overwrite: false,
+    };
+    create(&Upper { data, index: Some(index) }, &options).unwrap();
+    config
+}
+
+fn without_cache() -> Config {
+    let mut config = Config::default();
+    config.cache.enabled = false;
+    config
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writable_device_grows_through_the_socket_and_comes_back_as_large() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let listener = ApiListener::bind(&socket, 0o600, None).await.unwrap();
+    let daemon = daemon(dir.path());
+    let serving = tokio::spawn(async move { listener.serve(daemon, ApiLimits::default()).await });
+    let wanted = json!({"image": {"config": writable(dir.path())}, "id": 5});
+    assert_eq!(ask(&socket, "POST", "/v1/devices", &wanted).await.0, 201);
+    let image = json!({"image": {"layers": [fixture("lsmt/tiny.lsmt")]}, "id": 6});
+    assert_eq!(ask(&socket, "POST", "/v1/devices", &image).await.0, 201);
+    let resize = async |id: u32, size_bytes: u64| {
+        let path = format!("/v1/devices/{id}/resize");
+        let (status, body) = ask(&socket, "POST", &path, &json!({"size_bytes": size_bytes})).await;
+        (status, serde_json::from_str::<Value>(&body).unwrap())
+    };
+    assert_eq!(resize(6, 8 * MIB).await.0, 409, "an image takes no writes");
+    assert_eq!(resize(7, 8 * MIB).await.0, 404);
+    for size_bytes in [MIB, 4 * MIB + 1, 1 << 62] {
+        assert_eq!(
+            resize(5, size_bytes).await.0,
+            if size_bytes == 1 << 62 { 422 } else { 400 },
+            "{size_bytes}"
+        );
+    }
+    let size = async || {
+        let (_, body) = ask(&socket, "GET", "/v1/devices/5", &Value::Null).await;
+        serde_json::from_str::<Value>(&body).unwrap()["size_bytes"].clone()
+    };
+    assert_eq!(size().await, 4 * MIB);
+    let (status, info) = resize(5, 8 * MIB).await;
+    assert_eq!((status, &info["size_bytes"]), (200, &json!(8 * MIB)));
+    assert_eq!(size().await, 8 * MIB);
+    assert_eq!(ask(&socket, "GET", "/v1/devices/5/resize", &Value::Null).await.0, 405);
+    assert_eq!(ask(&socket, "DELETE", "/v1/devices/5", &Value::Null).await.0, 200);
+    assert_eq!(ask(&socket, "POST", "/v1/devices", &wanted).await.0, 201);
+    assert_eq!(size().await, 8 * MIB);
+    serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kernel_that_refuses_leaves_a_larger_layer_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = writable(dir.path());
+    let frontend = NullFrontend::failing(Stage::Resize);
+    let (daemon, ..) = start_with(dir.path(), without_cache(), frontend);
+    let image = ImageSpec::Config(config);
+    daemon.add(AddDevice { image, id: Some(5), queues: None, depth: None }).await.unwrap();
+    let failure = daemon.resize(5, 8 * MIB).await.unwrap_err();
+    assert!(failure.full_text().contains("its layer has 8388608 bytes"), "{}", failure.full_text());
+    assert!(failure.full_text().contains("told to fail"), "{}", failure.full_text());
+    let header = std::fs::read(dir.path().join("upper.data")).unwrap();
+    assert_eq!(header[48..56], (8 * MIB).to_le_bytes());
+    daemon.remove(5, true).await.unwrap();
 }

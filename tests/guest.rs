@@ -29,6 +29,8 @@ mod reattach;
 mod registry;
 #[path = "guest/registry_faults.rs"]
 mod registry_faults;
+#[path = "guest/resize.rs"]
+mod resize;
 #[path = "guest/smoke.rs"]
 mod smoke;
 #[path = "guest/snapshot.rs"]

@@ -18,7 +18,7 @@ pub enum FailureClass {
     Usage,
     /// No such device, file or image.
     NotFound,
-    /// The kernel has no ublk driver, or forbids its use.
+    /// The kernel has no ublk driver, one that is too old for this, or forbids its use.
     Driver,
     /// The image or its data breaks a rule of the format.
     Image,

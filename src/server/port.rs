@@ -84,6 +84,7 @@ const ADVICE: &str = "load the driver with \"modprobe ublk_drv\" (Linux 6.1 or n
 #[must_use]
 pub fn failure_of_frontend(context: &str, error: FrontendError) -> Failure {
     let class = match &error {
+        FrontendError::Unsupported { .. } => FailureClass::Driver,
         FrontendError::Unavailable { .. } => {
             let text = format!("{context}: no ublk driver ({ADVICE})");
             return Failure::with_source(FailureClass::Driver, text, error);

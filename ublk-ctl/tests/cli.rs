@@ -236,6 +236,7 @@ fn completions_and_manual_pages_know_every_command() {
         "layer-merge",
         "layer-resize",
         "layer-verify",
+        "resize",
     ] {
         let page = dir.path().join(format!("ublk-ctl-{command}.1"));
         assert!(page.exists(), "{} is missing", page.display());

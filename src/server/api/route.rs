@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     listen::ApiLimits,
-    types::{AddDevice, DeviceList, ErrorAnswer, ErrorBody, ForkDevice, SnapshotDevice},
+    types::{AddDevice, DeviceList, ErrorAnswer, ErrorBody, ForkDevice, ResizeDevice, SnapshotDevice},
     upstream,
 };
 use crate::server::{
@@ -84,6 +84,10 @@ async fn route(
             let (id, wanted): (_, ForkDevice) = (number(id)?, body(request, limits).await?);
             Ok(json(StatusCode::CREATED, &daemon.fork(id, wanted).await?))
         }
+        ("POST", ["v1", "devices", id, "resize"]) => {
+            let (id, wanted): (_, ResizeDevice) = (number(id)?, body(request, limits).await?);
+            Ok(json(StatusCode::OK, &daemon.resize(id, wanted.size_bytes).await?))
+        }
         (_, ["snapshot"]) => Ok(upstream::snapshot(daemon, &query).await),
         ("GET", ["v1", "devices", id]) => Ok(json(StatusCode::OK, &daemon.info(number(id)?).await?)),
         ("DELETE", ["v1", "devices", id]) => {
@@ -99,7 +103,7 @@ async fn route(
             ["metrics"]
             | ["v1", "features" | "devices"]
             | ["v1", "devices", _]
-            | ["v1", "devices", _, "snapshot" | "fork"],
+            | ["v1", "devices", _, "snapshot" | "fork" | "resize"],
         ) => {
             let mut answer = json(
                 StatusCode::METHOD_NOT_ALLOWED,

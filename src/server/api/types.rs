@@ -85,6 +85,14 @@ pub struct ForkDevice {
     pub id: Option<u32>,
 }
 
+/// `POST /v1/devices/N/resize`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResizeDevice {
+    /// The new size in bytes; whole blocks, and not less than now.
+    pub size_bytes: u64,
+}
+
 /// The life of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

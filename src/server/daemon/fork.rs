@@ -82,7 +82,7 @@ async fn prepare(served: &Served, wanted: &ForkDevice) -> Result<PathBuf, Failur
         links.pop();
     }
     let parent_uuid = links.pop().and_then(|link| link.uuid);
-    let (config, size_bytes) = (config.clone(), served.info.size_bytes);
+    let (config, size_bytes) = (config.clone(), served.device.geometry().size_bytes);
     blocking(move || write(&config, &folder, size_bytes, parent_uuid)).await
 }
 

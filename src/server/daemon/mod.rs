@@ -4,6 +4,7 @@ mod fork;
 mod life;
 mod opened;
 mod orphan;
+mod resize;
 mod snapshot;
 mod table;
 
@@ -150,7 +151,7 @@ impl Daemon {
             let daemon = Arc::clone(self);
             return detached(async move { daemon.remove_orphan(id).await }).await;
         };
-        let info = DeviceInfo { state: DeviceState::Detaching, ..served.info.clone() };
+        let info = DeviceInfo { state: DeviceState::Detaching, ..served.info() };
         let daemon = Arc::clone(self);
         let timeout = Duration::from_millis(self.config().device.detach_timeout_ms);
         let removal = task::spawn(async move { daemon.detach(served, timeout, CLOSE_PATIENCE).await });

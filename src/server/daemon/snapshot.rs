@@ -59,7 +59,7 @@ pub(super) async fn snapshot(served: &Served, target: SnapshotTarget) -> Result<
     };
     let made = CreateOptions {
         sparse: false,
-        virtual_size_bytes: served.info.size_bytes,
+        virtual_size_bytes: served.device.geometry().size_bytes,
         uuid: None,
         parent_uuid: top.uuid,
         overwrite: false,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    frontend::{Attachment, Detached},
+    frontend::{Attachment, Detached, FrontendError},
     image::{ReadMetrics, SourceClass},
     reactor::ReactorHandle,
     server::{
@@ -22,6 +22,7 @@ use crate::{
 
 /// A device that is served.
 pub(in crate::server) struct Served {
+    /// As it was when it was made; [`Served::info`] is as it is now.
     pub(in crate::server) info: DeviceInfo,
     pub(in crate::server) request: AddDevice,
     /// What the next daemon is to make it of: the same bytes, whatever a tag means by then.
@@ -30,13 +31,38 @@ pub(in crate::server) struct Served {
     pub(in crate::server) device: Arc<Device>,
     /// Where what it was left with is made durable.
     pub(in crate::server) opener: ReactorHandle,
-    /// Held by whoever makes a snapshot: one at a time.
+    /// Held by whoever makes a snapshot or another size: one at a time.
     pub(in crate::server) snapshotting: tokio::sync::Mutex<()>,
     /// Taken by whoever removes the device.
     pub(in crate::server) attachment: Mutex<Option<Box<dyn Attachment>>>,
 }
 
 impl Served {
+    /// What is to be shown of it.
+    pub(in crate::server) fn info(&self) -> DeviceInfo {
+        DeviceInfo { size_bytes: self.device.geometry().size_bytes, ..self.info.clone() }
+    }
+
+    /// Asks the frontend for something that may block, unless the device is being removed.
+    ///
+    /// # Errors
+    /// [`FailureClass::Conflict`] where it is, and what the frontend says.
+    pub(super) async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        asked: impl FnOnce(&dyn Attachment) -> Result<T, FrontendError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let served = Arc::clone(self);
+        device_work(move || {
+            let attachment = served.attachment.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(attachment) = attachment.as_deref() else {
+                let text = format!("device {} is being removed", served.info.id);
+                return Err(Failure::new(FailureClass::Conflict, text));
+            };
+            asked(attachment).map_err(|error| failure_of_frontend("the frontend refuses", error))
+        })
+        .await
+    }
+
     /// Removes the device; the first call does. Programs that have it open get `patience` to close it, for the sake of its
     /// number. What was written to it is durable then.
     ///
@@ -70,7 +96,8 @@ impl Served {
 
     /// Whether another program has deleted the device.
     fn has_ended(&self) -> bool {
-        let attachment = self.attachment.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever asks the frontend for something is told by it.
+        let Ok(attachment) = self.attachment.try_lock() else { return false };
         attachment.as_ref().is_some_and(|attachment| attachment.has_ended())
     }
 }
@@ -247,10 +274,10 @@ impl Place {
     fn info(&self, id: u32) -> DeviceInfo {
         match self {
             Self::Live(served) if served.has_ended() => {
-                DeviceInfo { state: DeviceState::Ended, ..served.info.clone() }
+                DeviceInfo { state: DeviceState::Ended, ..served.info() }
             }
-            Self::Live(served) => served.info.clone(),
-            Self::Detaching(served) => DeviceInfo { state: DeviceState::Detaching, ..served.info.clone() },
+            Self::Live(served) => served.info(),
+            Self::Detaching(served) => DeviceInfo { state: DeviceState::Detaching, ..served.info() },
             Self::Attaching(request) => DeviceInfo {
                 id,
                 path: std::path::PathBuf::new(),

@@ -22,6 +22,7 @@ mod layer_stack;
 mod layer_verify;
 mod list;
 mod man;
+mod resize;
 mod snapshot;
 
 use clap::Subcommand;
@@ -47,6 +48,8 @@ pub(crate) enum Command {
     Snapshot(snapshot::SnapshotArgs),
     /// Make a second device that begins with what a first one holds, and shares all of it
     Fork(fork::ForkArgs),
+    /// Make a device with a writable layer larger while it is in use (Linux 6.16)
+    Resize(resize::ResizeArgs),
     /// Show what the kernel's driver can do
     Features(features::FeaturesArgs),
     /// Work with whole images
@@ -105,6 +108,7 @@ impl Command {
             Self::Info(args) => args.run(global, output),
             Self::Snapshot(args) => args.run(global, output),
             Self::Fork(args) => args.run(global, output),
+            Self::Resize(args) => args.run(global, output),
             Self::Features(args) => args.run(global, output),
             Self::Image(ImageCommand::Export(args)) => args.run(global, output),
             Self::Layer(LayerCommand::Create(args)) => args.run(output),

@@ -1,0 +1,53 @@
+//! A larger size of a device that is in use.
+//!
+//! First the layer has it, durably, then the queues take requests for it, and last the kernel sends them. So whatever is written
+//! past the old end is there again when the layer is opened, whenever a crash comes.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Daemon, Served, detached};
+use crate::server::{
+    api::types::DeviceInfo,
+    device::{Shown, failure_of_upper},
+    failure::{Failure, FailureClass},
+};
+
+impl Daemon {
+    /// Makes device `id`, which must have a writable layer, larger. What is on it is not touched. It goes on when the caller
+    /// gives up waiting.
+    ///
+    /// # Errors
+    /// Where there is no such device, it takes no writes, it would shrink, or the driver cannot do it: then nothing has changed.
+    /// Where the kernel refuses at last the layer has its new size, which the device shows once it is made again.
+    pub async fn resize(self: &Arc<Self>, id: u32, size_bytes: u64) -> Result<DeviceInfo, Failure> {
+        let served = self.table.live(id)?;
+        let limit = Duration::from_millis(self.config().device.attach_timeout_ms);
+        detached(async move { resize(&served, size_bytes, limit).await }).await
+    }
+}
+
+async fn resize(served: &Arc<Served>, size_bytes: u64, limit: Duration) -> Result<DeviceInfo, Failure> {
+    let id = served.info.id;
+    let Shown::Overlay(overlay) = served.device.shown() else {
+        let text = format!("device {id} has no writable layer");
+        return Err(Failure::new(FailureClass::Conflict, text));
+    };
+    let _turn = served.snapshotting.lock().await;
+    served.ask(move |attachment| attachment.check_resize(size_bytes)).await?;
+    let resizing = Arc::clone(overlay);
+    let resized =
+        served.opener.call(move |reactor| async move { resizing.resize(&reactor, size_bytes).await });
+    resized
+        .await
+        .map_err(|_| Failure::new(FailureClass::Internal, "the reactor has stopped"))?
+        .map_err(failure_of_upper)?;
+    let told = served.ask(move |attachment| attachment.resize(size_bytes, limit)).await;
+    told.map_err(|failure| {
+        let text = format!(
+            "device {id} is as it was; its layer has {size_bytes} bytes, which the next device of it shows"
+        );
+        Failure::with_source(failure.class(), text, failure)
+    })?;
+    tracing::info!(id, size_bytes, "resized");
+    Ok(served.info())
+}
