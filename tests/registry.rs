@@ -14,6 +14,8 @@ mod limits;
 mod login;
 #[path = "registry/manifests.rs"]
 mod manifests;
+#[path = "registry/push.rs"]
+mod push;
 #[path = "registry/real.rs"]
 mod real;
 #[path = "registry/redirects.rs"]

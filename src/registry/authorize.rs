@@ -9,7 +9,7 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use tokio::time::Instant;
 use url::Url;
 
@@ -18,26 +18,28 @@ use super::{
     Repository, Secret,
     challenge::{authorization, parse_challenge},
     credentials::CredentialSource,
+    draft::Draft,
     exchange::{Answer, Exchange},
     flight::{Flight, Turn},
     location,
     retry::Call,
+    scope::Scope,
     token::{self, TokenRequest},
 };
 
-/// Repositories whose access is remembered; more than any node attaches images from.
+/// Scopes whose access is remembered; more than any node attaches images from.
 const MAX_REMEMBERED: usize = 1024;
 /// How often one request may be refused with a credential that had been remembered.
 const MAX_REFUSALS: u32 = 2;
 
-/// Origin and name of a repository.
-type RepositoryKey = (String, String);
+/// Origin of a registry and what one of its repositories is entered for.
+type ScopeKey = (String, String);
 
 /// Knows how to get into repositories.
 pub(super) struct Authorizer {
     source: CredentialSource,
-    /// By repository, since the scope of a token is one.
-    accesses: Mutex<HashMap<RepositoryKey, Arc<Flight<Access>>>>,
+    /// By scope, since a token has one.
+    accesses: Mutex<HashMap<ScopeKey, Arc<Flight<Access>>>>,
     next_serial: AtomicU64,
 }
 
@@ -66,17 +68,17 @@ impl Authorizer {
         Self { source, accesses: Mutex::default(), next_serial: AtomicU64::new(0) }
     }
 
-    /// GETs `url`, which must lie at the origin of `repository`.
-    pub(super) async fn get(
+    /// Sends `draft` to `url`, which must lie at the origin of the scope's repository.
+    pub(super) async fn send(
         &self,
         exchange: &Exchange,
         call: Call,
-        repository: &Repository,
+        scope: &Scope,
         url: &Url,
-        headers: &HeaderMap,
+        draft: &Draft,
     ) -> Result<Answer, RegistryError> {
-        let call = call.to(url, repository);
-        let flight = self.flight(repository);
+        let call = call.to(url, &scope.repository);
+        let flight = self.flight(scope);
         let mut refused: Option<u64> = None;
         let mut refusals = 0;
         let mut challenge: Option<Challenge> = None;
@@ -88,7 +90,7 @@ impl Authorizer {
                 Turn::Lead(lead) => {
                     let known =
                         challenge.take().or_else(|| lead.previous().and_then(|access| access.challenge));
-                    match self.enter(exchange, call.shared(), repository, url, headers, known).await {
+                    match self.enter(exchange, call.shared(), scope, url, draft, known).await {
                         Ok(Entered::AsStranger(answer)) => {
                             lead.succeed(self.access(None, None, None));
                             return Ok(answer);
@@ -104,14 +106,14 @@ impl Authorizer {
                     }
                 }
             };
-            let answer = exchange.get(call, url, with(headers, access.header.as_ref())).await?;
+            let answer = exchange.send(call, url, &with(draft, access.header.as_ref())).await?;
             let Some(asked) = asked_for(&answer) else { return Ok(answer) };
             refusals += 1;
             if is_fresh || refusals >= MAX_REFUSALS {
                 flight.forget(|current| current.serial == access.serial);
                 return match answer.status() {
                     StatusCode::UNAUTHORIZED => {
-                        let host = repository.host();
+                        let host = scope.repository.host();
                         Err(answer.error(Reason::Unauthorized { host, lookup: access.lookup }))
                     }
                     _ => answer.into_success(),
@@ -127,32 +129,33 @@ impl Authorizer {
         &self,
         exchange: &Exchange,
         call: Call,
-        repository: &Repository,
+        scope: &Scope,
         url: &Url,
-        headers: &HeaderMap,
+        draft: &Draft,
         known: Option<Challenge>,
     ) -> Result<Entered, RegistryError> {
         let challenge = match known {
             Some(challenge) => challenge,
             None => {
-                let answer = exchange.get(call, url, headers.clone()).await?;
+                let answer = exchange.send(call, url, draft).await?;
                 match asked_for(&answer) {
                     None => return Ok(Entered::AsStranger(answer)),
                     Some(asked) => asked.map_err(|error| answer.error(Reason::Challenge(error)))?,
                 }
             }
         };
-        self.authenticate(exchange, call, repository, url, challenge).await.map(Entered::By)
+        self.authenticate(exchange, call, scope, url, challenge).await.map(Entered::By)
     }
 
     async fn authenticate(
         &self,
         exchange: &Exchange,
         call: Call,
-        repository: &Repository,
+        scope: &Scope,
         url: &Url,
         challenge: Challenge,
     ) -> Result<Access, RegistryError> {
+        let repository = &scope.repository;
         let (credentials, lookup) = match self.source.look_up(repository, url).await {
             Ok(credentials) => (credentials, None),
             Err(error) => {
@@ -172,12 +175,12 @@ impl Authorizer {
                 let pair = BASE64_STANDARD.encode(format!("{username}:{}", password.expose()));
                 self.access(authorization("Basic", &Secret::new(pair)), None, Some(challenge))
             }
-            Challenge::Bearer { realm, service, scope } => {
-                let pull = format!("repository:{}:pull", repository.name());
+            Challenge::Bearer { realm, service, scope: challenged } => {
+                let wanted = scope.wanted(challenged.as_deref());
                 let request = TokenRequest {
                     realm: token_server(exchange, repository, realm)?,
                     service: service.as_deref(),
-                    scope: scope.as_deref().filter(|scope| !scope.is_empty()).unwrap_or(&pull),
+                    scope: &wanted,
                 };
                 let call = call.to(&request.realm, repository);
                 let token = match token::fetch(exchange, call, &request, &credentials).await {
@@ -204,12 +207,12 @@ impl Authorizer {
         Access { serial, header, expires, challenge, lookup: None }
     }
 
-    fn flight(&self, repository: &Repository) -> Arc<Flight<Access>> {
+    fn flight(&self, scope: &Scope) -> Arc<Flight<Access>> {
         let mut accesses = self.accesses.lock().unwrap_or_else(PoisonError::into_inner);
         if accesses.len() >= MAX_REMEMBERED {
             accesses.retain(|_, flight| Arc::strong_count(flight) > 1);
         }
-        let key = (repository.origin().ascii_serialization(), repository.name().to_owned());
+        let key = (scope.repository.origin().ascii_serialization(), scope.text().to_owned());
         accesses.entry(key).or_insert_with(|| Arc::new(Flight::new())).clone()
     }
 }
@@ -232,12 +235,8 @@ fn asked_for(answer: &Answer) -> Option<Result<Challenge, ChallengeError>> {
     }
 }
 
-fn with(headers: &HeaderMap, authorization: Option<&HeaderValue>) -> HeaderMap {
-    let mut headers = headers.clone();
-    if let Some(value) = authorization {
-        headers.insert(header::AUTHORIZATION, value.clone());
-    }
-    headers
+fn with(draft: &Draft, authorization: Option<&HeaderValue>) -> Draft {
+    authorization.map_or_else(|| draft.clone(), |value| draft.with(header::AUTHORIZATION, value.clone()))
 }
 
 /// The token server, which gets the password: by TLS, unless it is the plain registry's own host or configured so.

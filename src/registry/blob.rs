@@ -10,10 +10,12 @@ use url::Url;
 use super::{
     BlobMetrics, Priority, Reason, RegistryError, Reply, Repository, body,
     client::{Shared, is_redirect},
+    draft::Draft,
     exchange::Answer,
     flight::{Flight, Turn},
     location, range_answer,
     retry::{self, Call},
+    scope::Scope,
 };
 use crate::{block::ByteRange, format::oci::Digest};
 
@@ -30,7 +32,7 @@ pub struct RemoteBlob(Arc<Blob>);
 
 struct Blob {
     shared: Arc<Shared>,
-    repository: Repository,
+    scope: Scope,
     digest: Digest,
     url: Url,
     name: String,
@@ -112,7 +114,7 @@ pub(super) async fn probe(
     let call = shared.start(Priority::Demand);
     let blob = Blob::new(shared.clone(), repository, digest, 0);
     let (limits, metrics) = (&shared.exchange.limits, &shared.exchange.metrics);
-    let first_byte = range_header(ByteRange::between(0, 1));
+    let first_byte = Draft::get(range_header(ByteRange::between(0, 1)));
     let size_bytes = retry::run(limits, metrics, call, &blob.name, || async {
         let answer = blob.open(call, &first_byte).await?;
         range_answer::size_bytes(answer.status(), answer.response.headers())
@@ -127,7 +129,7 @@ impl Blob {
         let url = repository.blob_url(digest);
         let (name, host) = (location::shown(&url), repository.host());
         let (route, metrics) = (Flight::new(), BlobMetrics::default());
-        Self { shared, repository, digest, url, name, host, size_bytes, route, metrics }
+        Self { shared, scope: Scope::pull(&repository), digest, url, name, host, size_bytes, route, metrics }
     }
 
     async fn read(&self, range: ByteRange, priority: Priority) -> Result<Bytes, RegistryError> {
@@ -140,14 +142,14 @@ impl Blob {
         }
         let call = self.shared.start(priority);
         let exchange = &self.shared.exchange;
-        let headers = range_header(range);
+        let draft = Draft::get(range_header(range));
         self.metrics.fetches.inc();
         let mut is_first = true;
         let read = retry::run(&exchange.limits, &exchange.metrics, call, &self.name, || {
             if !std::mem::take(&mut is_first) {
                 self.metrics.retries.inc();
             }
-            self.attempt(call, range, &headers)
+            self.attempt(call, range, &draft)
         });
         let bytes = read.await.inspect_err(|_| {
             self.metrics.failures.inc();
@@ -158,13 +160,8 @@ impl Blob {
         Ok(bytes)
     }
 
-    async fn attempt(
-        &self,
-        call: Call,
-        range: ByteRange,
-        headers: &HeaderMap,
-    ) -> Result<Bytes, RegistryError> {
-        let answer = self.open(call, headers).await?;
+    async fn attempt(&self, call: Call, range: ByteRange, draft: &Draft) -> Result<Bytes, RegistryError> {
+        let answer = self.open(call, draft).await?;
         let exchange = &self.shared.exchange;
         let extent = range_answer::locate(answer.status(), answer.response.headers(), range, self.size_bytes)
             .map_err(|reason| {
@@ -176,11 +173,11 @@ impl Blob {
     }
 
     /// Asks for a range where the blob is known to be, or finds out where it is by asking for that very range.
-    async fn open(&self, call: Call, headers: &HeaderMap) -> Result<Answer, RegistryError> {
+    async fn open(&self, call: Call, range: &Draft) -> Result<Answer, RegistryError> {
         match self.route.take_turn(Route::is_alive).await {
-            Turn::Ready(Route::Storage { url, .. }) => self.ask_storage(call, &url, headers).await,
+            Turn::Ready(Route::Storage { url, .. }) => self.ask_storage(call, &url, range).await,
             Turn::Ready(Route::Registry) => {
-                let followed = self.shared.follow(call, &self.repository, self.url.clone(), headers).await?;
+                let followed = self.shared.follow(call, &self.scope, self.url.clone(), range).await?;
                 if followed.storage.is_some() {
                     // It has begun to redirect: the next read remembers where to.
                     self.route.forget(|route| matches!(route, Route::Registry));
@@ -190,7 +187,7 @@ impl Blob {
             Turn::Failed(error) => Err(error),
             Turn::Lead(lead) => {
                 let call = call.shared();
-                let followed = self.shared.follow(call, &self.repository, self.url.clone(), headers).await;
+                let followed = self.shared.follow(call, &self.scope, self.url.clone(), range).await;
                 let found = followed.and_then(|followed| {
                     let route = followed.storage.map_or(Route::Registry, Route::storage);
                     Ok((followed.answer.into_success()?, route))
@@ -209,13 +206,8 @@ impl Blob {
         }
     }
 
-    async fn ask_storage(
-        &self,
-        call: Call,
-        url: &Arc<Url>,
-        headers: &HeaderMap,
-    ) -> Result<Answer, RegistryError> {
-        let answer = self.shared.exchange.get(call, url, headers.clone()).await?;
+    async fn ask_storage(&self, call: Call, url: &Arc<Url>, range: &Draft) -> Result<Answer, RegistryError> {
+        let answer = self.shared.exchange.send(call, url, range).await?;
         let status = answer.status().as_u16();
         if is_redirect(&answer) || matches!(status, 400 | 401 | 403 | 404 | 410) {
             // Another reader may have renewed it already; only this one is forgotten.

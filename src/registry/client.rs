@@ -7,22 +7,29 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, header};
+use bytes::Bytes;
+use http::header;
+use sha2::{Digest as _, Sha256};
 use tokio::{runtime::Handle, task::JoinHandle};
 use url::Url;
 
 use super::{
-    ImageManifest, ImageReference, LocationError, Priority, Reason, RegistryConfig, RegistryError,
-    RegistryMetrics, RemoteBlob, Repository,
+    Arrival, ImageManifest, ImageReference, LocationError, NewBlob, NextImage, Priority, Reason,
+    RegistryConfig, RegistryError, RegistryMetrics, RemoteBlob, Repository,
     authorize::Authorizer,
     blob,
     connection::Authorities,
     credentials::CredentialSource,
+    draft::Draft,
     exchange::{Answer, Exchange},
-    location, manifest,
+    location, manifest, next_image, push,
     retry::Call,
+    scope::Scope,
 };
-use crate::format::oci::{Digest, Platform};
+use crate::{
+    block::ByteRange,
+    format::oci::{Digest, Platform},
+};
 
 /// Redirects followed for one request. Registries answer with one; storage behind a content network adds another.
 pub const MAX_REDIRECTS: usize = 5;
@@ -117,6 +124,34 @@ impl Client {
             .spawn(async move { manifest::resolve(&shared, &repository?, &reference, &platform).await })
     }
 
+    /// The configuration that the manifest `bytes`, found in `repository`, names; its digest is checked.
+    pub fn image_config(&self, repository: &Repository, bytes: Bytes) -> Reply<Bytes> {
+        let (client, repository) = (self.clone(), repository.clone());
+        self.shared.spawn(async move {
+            let named = next_image::config_of(&bytes);
+            let (expected, size_bytes) =
+                named.map_err(|error| RegistryError::new(repository.name(), Reason::NextImage(error)))?;
+            let blob = client.blob(&repository, expected, size_bytes);
+            let bytes = blob.read_range(ByteRange::between(0, size_bytes), Priority::Demand).await?;
+            let got = Digest::from_hash(Sha256::digest(&bytes).into());
+            let mismatch = || RegistryError::new(blob.name(), Reason::DigestMismatch { expected, got });
+            if got == expected { Ok(bytes) } else { Err(mismatch()) }
+        })
+    }
+
+    /// Makes sure that `repository` has `blob`, and says how it came by it.
+    pub fn ensure_blob(&self, repository: &Repository, blob: NewBlob) -> Reply<Arrival> {
+        let (shared, repository) = (self.shared.clone(), repository.clone());
+        self.shared.spawn(async move { push::ensure_blob(&shared, &repository, &blob).await })
+    }
+
+    /// Lets `tag` of `repository` mean `image`, all of whose blobs must be there.
+    pub fn put_manifest(&self, repository: &Repository, tag: &str, image: &NextImage) -> Reply<()> {
+        let (shared, repository, tag) = (self.shared.clone(), repository.clone(), tag.to_owned());
+        let image = image.clone();
+        self.shared.spawn(async move { push::put_manifest(&shared, &repository, &tag, &image).await })
+    }
+
     /// What the client has counted.
     #[must_use]
     pub fn metrics(&self) -> Arc<RegistryMetrics> {
@@ -136,27 +171,28 @@ impl Shared {
         Call::start(&self.exchange.limits, priority)
     }
 
-    /// GETs `url` of `repository` and follows redirects. Only the registry's own origin sees the credential, and none
-    /// does after another one has been visited.
+    /// Sends `draft` to `url` of the repository of `scope` and follows redirects. Only the registry's own origin sees the
+    /// credential, and none does after another one has been visited.
     pub(super) async fn follow(
         &self,
         call: Call,
-        repository: &Repository,
+        scope: &Scope,
         mut url: Url,
-        headers: &HeaderMap,
+        draft: &Draft,
     ) -> Result<Followed, RegistryError> {
-        if repository.is_plain_http() && !self.exchange.connections.may_be_plain(&url) {
-            let host = repository.host();
+        let repository = &scope.repository;
+        if url.scheme() == "http" && !self.exchange.connections.may_be_plain(&url) {
+            let host = location::authority(&url);
             return Err(RegistryError::new(location::shown(&url), Reason::PlainHttp { host }));
         }
-        let mut is_home = true;
+        let mut is_home = url.origin() == repository.origin();
         for _ in 0..=MAX_REDIRECTS {
             let answer = if is_home {
-                self.authorizer.get(&self.exchange, call, repository, &url, headers).await?
+                self.authorizer.send(&self.exchange, call, scope, &url, draft).await?
             } else {
-                self.exchange.get(call, &url, headers.clone()).await?
+                self.exchange.send(call, &url, draft).await?
             };
-            if !is_redirect(&answer) {
+            if !is_redirect(&answer) || !is_repeatable(draft, &answer) {
                 return Ok(Followed { answer, storage: (!is_home).then_some(url) });
             }
             let next =
@@ -168,7 +204,8 @@ impl Shared {
         Err(RegistryError::new(location::shown(&url), Reason::TooManyRedirects(MAX_REDIRECTS)))
     }
 
-    fn redirect_target(&self, answer: &Answer) -> Result<Url, LocationError> {
+    /// Where `answer` leads, never from TLS to plain HTTP unless the operator has said so.
+    pub(super) fn redirect_target(&self, answer: &Answer) -> Result<Url, LocationError> {
         let text = answer.header(header::LOCATION).ok_or(LocationError::Missing)?;
         let next = location::resolve_location(&answer.url, text)?;
         let is_downgrade = answer.url.scheme() == "https" && next.scheme() == "http";
@@ -177,6 +214,11 @@ impl Shared {
         }
         Ok(next)
     }
+}
+
+/// Whether what was sent may be sent again where the answer leads: 301 to 303 would make a GET of it, as browsers do.
+fn is_repeatable(draft: &Draft, answer: &Answer) -> bool {
+    draft.method.is_safe() || matches!(answer.status().as_u16(), 307 | 308)
 }
 
 pub(super) fn is_redirect(answer: &Answer) -> bool {

@@ -2,7 +2,9 @@
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-use super::{ChallengeError, ContentRangeError, CredentialsError, LocationError, ReferenceError};
+use super::{
+    ChallengeError, ContentRangeError, CredentialsError, LocationError, NextImageError, ReferenceError,
+};
 use crate::format::oci::{Digest, DigestError, OciError};
 
 /// A failed request. Cheap to clone, since one failed fetch fails all who share it.
@@ -64,7 +66,7 @@ pub enum Reason {
         lookup: Option<Arc<CredentialsError>>,
     },
     /// 403: known, but not allowed.
-    #[error("access denied (403): the account for {host} may not pull this repository")]
+    #[error("access denied (403): the account for {host} may not do this in the repository")]
     Forbidden {
         /// The host that answered.
         host: String,
@@ -231,6 +233,21 @@ pub enum Reason {
     /// A document that is a manifest by its header and an index by its content, or the other way round.
     #[error("the document and its Content-Type disagree on whether it is a manifest or an index")]
     MediaType,
+    /// The registry does not take a blob over from another repository, so that its bytes would have to be sent.
+    #[error("the registry does not take the blob over from {from}")]
+    NotMounted {
+        /// The repository that has it.
+        from: String,
+    },
+    /// What was to be sent cannot be read.
+    #[error("cannot read what is to be sent")]
+    Content {
+        /// What the system said.
+        source: Cause,
+    },
+    /// The base of a new image cannot be used.
+    #[error("the image cannot be built upon")]
+    NextImage(#[source] NextImageError),
     /// Indexes inside indexes.
     #[error("more than {0} levels of indexes")]
     IndexDepth(usize),
@@ -318,6 +335,7 @@ impl Reason {
             | Self::Reference(_)
             | Self::Digest(_)
             | Self::OutOfBounds { .. }
+            | Self::Content { .. }
             | Self::Manifest(OciError::NoPlatform { .. })
             | Self::Closed => Fault::Caller,
             _ => Fault::Registry,

@@ -6,9 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http::{HeaderMap, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use url::{Origin, Url};
@@ -17,6 +15,7 @@ use super::{
     Limits, Reason, RegistryConfig, RegistryError, RegistryMetrics,
     budget::{Budget, Permit},
     connection::{Authorities, Connections},
+    draft::Draft,
     location,
     retry::{Call, parse_retry_after},
 };
@@ -70,23 +69,13 @@ impl Exchange {
         url: &Url,
         headers: HeaderMap,
     ) -> Result<Answer, RegistryError> {
-        self.send(call, Method::GET, url, headers, Bytes::new()).await
+        self.send(call, url, &Draft::get(headers)).await
     }
 
-    pub(super) async fn send(
-        &self,
-        call: Call,
-        method: Method,
-        url: &Url,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<Answer, RegistryError> {
+    pub(super) async fn send(&self, call: Call, url: &Url, draft: &Draft) -> Result<Answer, RegistryError> {
         let permits = self.place(call, url).await?;
         self.metrics.requests.inc();
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
-        *request.headers_mut() = headers;
-        let response = self.connections.send(url, request, call.is_home).await?;
+        let response = self.connections.send(url, draft, call.is_home).await?;
         tracing::trace!(url = %location::shown(url), status = %response.status(), "answer");
         let answer = Answer { url: url.clone(), response, _permits: permits };
         if let Some(wait) = answer.retry_after() {
@@ -164,9 +153,14 @@ impl Answer {
 
     /// The answer if it carries content, or what its status means.
     pub(super) fn into_success(self) -> Result<Self, RegistryError> {
+        self.into_one_of(&[StatusCode::OK, StatusCode::PARTIAL_CONTENT])
+    }
+
+    /// The answer if its status is one of `wanted`, or what its status means.
+    pub(super) fn into_one_of(self, wanted: &[StatusCode]) -> Result<Self, RegistryError> {
         let host = || location::authority(&self.url);
         let reason = match self.status() {
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT => return Ok(self),
+            status if wanted.contains(&status) => return Ok(self),
             StatusCode::UNAUTHORIZED => Reason::Unauthorized { host: host(), lookup: None },
             StatusCode::FORBIDDEN => Reason::Forbidden { host: host() },
             StatusCode::NOT_FOUND => Reason::NotFound,

@@ -85,6 +85,17 @@ impl Repository {
         self.url("manifests", tag_or_digest)
     }
 
+    /// Where uploads begin.
+    pub(super) fn uploads_url(&self) -> Url {
+        self.url("blobs", "uploads/")
+    }
+
+    /// Whether `other` lies in the same registry.
+    #[must_use]
+    pub fn shares_registry_with(&self, other: &Self) -> bool {
+        self.origin() == other.origin()
+    }
+
     fn url(&self, kind: &str, item: &str) -> Url {
         let mut url = self.base.clone();
         url.set_path(&format!("v2/{}/{kind}/{item}", self.name));

@@ -7,9 +7,11 @@ use sha2::{Digest as _, Sha256};
 use super::{
     ImageReference, Priority, Reason, RegistryError, Repository, body,
     client::Shared,
+    draft::Draft,
     exchange::Answer,
     location,
     retry::{self, Call},
+    scope::Scope,
 };
 use crate::format::oci::{
     self, DOCUMENT_LIMIT_BYTES, Descriptor, Digest, Document, MANIFEST_MEDIA_TYPES, Platform,
@@ -65,14 +67,12 @@ async fn fetch(
     let url = repository.manifest_url(name);
     let accept = MANIFEST_MEDIA_TYPES.join(", ");
     let accept = HeaderValue::from_str(&accept).expect("media types and commas are a header value");
-    let headers = HeaderMap::from_iter([(header::ACCEPT, accept)]);
+    let draft = Draft::get(HeaderMap::from_iter([(header::ACCEPT, accept)]));
+    let scope = Scope::pull(repository);
     let exchange = &shared.exchange;
     retry::run(&exchange.limits, &exchange.metrics, call, &location::shown(&url), || async {
-        let answer = shared.follow(call, repository, url.clone(), &headers).await?.answer.into_success()?;
-        if answer.status() != StatusCode::OK {
-            let status = answer.status().as_u16();
-            return Err(answer.error(Reason::Status { status, retry_after: None }));
-        }
+        let answer = shared.follow(call, &scope, url.clone(), &draft).await?.answer;
+        let answer = answer.into_one_of(&[StatusCode::OK])?;
         if let Some(encoding) = answer.header(header::CONTENT_ENCODING).filter(|text| *text != "identity") {
             let encoding = encoding.chars().take(32).collect();
             return Err(answer.error(Reason::ContentEncoding(encoding)));
@@ -96,7 +96,7 @@ async fn fetch(
 }
 
 /// The digest that the registry says its answer has. One by an algorithm that is not known promises nothing.
-fn promised_digest(answer: &Answer) -> Option<Digest> {
+pub(super) fn promised_digest(answer: &Answer) -> Option<Digest> {
     answer.header(HeaderName::from_static("docker-content-digest"))?.parse().ok()
 }
 

@@ -3,7 +3,7 @@
 //! A [`Client`] runs on a tokio runtime that it is given; what it returns may be awaited on any executor. A
 //! [`RemoteBlob`] is read by range. The first read of a blob asks the registry; if that redirects to object storage, later
 //! reads go there directly, without the registry's credential. Everything is bounded: requests in flight, tries, time,
-//! sizes. Parsers of what comes from outside are plain functions over text: [`parse_challenge`], [`ContentRange`],
+//! sizes. Blobs and manifests are put into a repository by [`Client::ensure_blob`] and [`Client::put_manifest`]. Parsers of what comes from outside are plain functions over text: [`parse_challenge`], [`ContentRange`],
 //! [`DockerConfig::parse`], [`parse_retry_after`], [`parse_token`], [`ImageReference`], [`resolve_location`], [`locate`].
 
 mod authorize;
@@ -16,16 +16,20 @@ mod config;
 mod connection;
 mod content_range;
 mod credentials;
+mod draft;
 mod error;
 mod exchange;
 mod flight;
 mod location;
 mod manifest;
 mod metrics;
+mod next_image;
 mod parse_error;
+mod push;
 mod range_answer;
 mod reference;
 mod retry;
+mod scope;
 mod secret;
 mod token;
 
@@ -40,11 +44,14 @@ pub use credentials::{
     Credentials, CredentialsError, DockerConfig, MAX_DOCKER_CONFIG_BYTES, parse_helper_answer,
     parse_service_answer,
 };
+pub use draft::FileContent;
 pub use error::{Fault, Reason, RegistryError, Retry};
 pub use location::{MAX_URL_BYTES, Repository, resolve_location, shown};
 pub use manifest::ImageManifest;
 pub use metrics::{BlobMetrics, RegistryMetrics};
+pub use next_image::{ImageDocuments, NextImage, NextImageError};
 pub use parse_error::{ChallengeError, LocationError, ReferenceError};
+pub use push::{Arrival, BlobOrigin, NewBlob};
 pub use range_answer::{Extent, MAX_SKIP_BYTES, locate};
 pub use reference::{ImageReference, MAX_REFERENCE_BYTES};
 pub use retry::parse_retry_after;

@@ -15,6 +15,8 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 pub(super) struct Call {
     pub(super) priority: Priority,
     pub(super) deadline: Instant,
+    /// How long the whole may take; the deadline follows from it.
+    pub(super) limit: Duration,
     /// Whether it is to the registry of the repository itself, which may see the certificate meant for registries.
     pub(super) is_home: bool,
 }
@@ -31,7 +33,12 @@ impl Call {
     }
 
     pub(super) fn start(limits: &Limits, priority: Priority) -> Self {
-        Self { priority, deadline: Instant::now() + limits.deadline(), is_home: false }
+        Self::start_within(limits.deadline(), priority)
+    }
+
+    /// An operation that may take longer than others.
+    pub(super) fn start_within(limit: Duration, priority: Priority) -> Self {
+        Self { priority, deadline: Instant::now() + limit, limit, is_home: false }
     }
 }
 
@@ -77,7 +84,7 @@ where
     };
     let outcome = timeout_at(call.deadline, tries).await;
     outcome.unwrap_or_else(|_| {
-        let error = RegistryError::new(target, Reason::Deadline { limit: limits.deadline(), last });
+        let error = RegistryError::new(target, Reason::Deadline { limit: call.limit, last });
         metrics.count_failure(&error);
         Err(error)
     })

@@ -12,6 +12,7 @@ use url::{Url, form_urlencoded};
 use super::{
     Credentials, Reason, RegistryError, Secret, body,
     challenge::authorization,
+    draft::{Content, Draft},
     exchange::{Answer, Exchange},
     location,
     retry::Call,
@@ -69,13 +70,7 @@ pub(super) async fn fetch(
         Credentials::Anonymous => by_get(exchange, call, request, None).await?,
     };
     // A partial document is no document, and a token server that redirects could lead the password astray.
-    if answer.status() != StatusCode::OK {
-        let status = answer.status().as_u16();
-        return Err(match answer.into_success() {
-            Err(error) => error,
-            Ok(answer) => answer.error(Reason::Status { status, retry_after: None }),
-        });
-    }
+    let answer = answer.into_one_of(&[StatusCode::OK])?;
     let target = location::shown(&request.realm);
     let fail = |what| RegistryError::new(target.clone(), Reason::Token(what));
     let text = body::read_limited(answer, MAX_TOKEN_ANSWER_BYTES, exchange.limits.stall_timeout()).await?;
@@ -134,7 +129,8 @@ async fn by_refresh_token(
         .finish();
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-    exchange.send(call, Method::POST, &request.realm, headers, Bytes::from(form)).await
+    let draft = Draft { method: Method::POST, headers, content: Content::Bytes(Bytes::from(form)) };
+    exchange.send(call, &request.realm, &draft).await
 }
 
 #[cfg(test)]

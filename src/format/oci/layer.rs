@@ -28,6 +28,18 @@ pub struct Layer {
     pub size_bytes: u64,
 }
 
+impl Layer {
+    /// The annotations of its descriptor, by which it is recognised.
+    #[must_use]
+    pub fn annotations(&self) -> [(&'static str, String); 3] {
+        [
+            (VERSION, NATIVE_VERSION.to_owned()),
+            (BLOB_DIGEST, self.digest.to_string()),
+            (BLOB_SIZE, self.size_bytes.to_string()),
+        ]
+    }
+}
+
 /// What a descriptor describes.
 enum Kind {
     Native,

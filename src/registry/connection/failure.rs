@@ -30,6 +30,9 @@ pub(super) fn reason(error: legacy::Error, host: String) -> Reason {
         }
         Some(rustls::Error::InvalidMessage(_)) => Reason::NotTls { host, source: error.into() },
         Some(_) => Reason::Tls { host, source: error.into() },
+        None if find::<hyper::Error>(&error).is_some_and(hyper::Error::is_user) => {
+            Reason::Content { source: error.into() }
+        }
         None if is_connect => Reason::Connect { host, source: error.into() },
         None => Reason::Exchange { source: error.into() },
     }

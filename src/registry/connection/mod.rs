@@ -7,14 +7,12 @@ pub(super) mod tls;
 
 use std::{
     collections::HashMap,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Uri, header};
-use http_body_util::Full;
+use http::{HeaderValue, Response, Uri, header};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
@@ -29,7 +27,11 @@ pub(super) use authorities::Authorities;
 use egress::{Egress, Proxies, Transport};
 use failure::ConnectTimeout;
 
-use super::{ClientIdentity, HostConfig, Limits, Reason, RegistryConfig, RegistryError, location};
+use super::{
+    ClientIdentity, HostConfig, Limits, Reason, RegistryConfig, RegistryError,
+    draft::{Body, Content, Draft},
+    location,
+};
 
 /// Head and buffered body of an HTTP/1 answer. It bounds hostile heads, and is large enough to read a body in big steps.
 /// hyper looks at it between reads, so a head of a few times this may still be taken when it arrives in one piece.
@@ -46,11 +48,13 @@ const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// How often an HTTP/2 connection in use is checked, so that a dead one fails its requests together.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(10);
+/// Registries copy a blob inside their storage when all of it has come, before they answer. Object stores copy faster.
+const SLOWEST_STORE_BYTES_PER_SECOND: u64 = 32 << 20;
 /// TCP's own check of idle peers.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
-type Pool = legacy::Client<Dialer, Full<Bytes>>;
+type Pool = legacy::Client<Dialer, Body>;
 
 /// The connections to a host, or to all that are not configured.
 struct Pools {
@@ -118,12 +122,13 @@ impl Connections {
     pub(super) async fn send(
         &self,
         url: &Url,
-        mut request: Request<Full<Bytes>>,
+        draft: &Draft,
         is_home: bool,
     ) -> Result<Response<Incoming>, RegistryError> {
         let fail = |reason| RegistryError::new(location::shown(url), reason);
         let uri =
             Uri::try_from(url.as_str()).map_err(|_| fail(Reason::Location(super::LocationError::Scheme)))?;
+        let mut request = draft.to_request();
         let headers = request.headers_mut();
         headers.insert(header::USER_AGENT, self.user_agent.clone());
         // A range of encoded bytes is not a range of the blob.
@@ -134,9 +139,28 @@ impl Connections {
         *request.uri_mut() = uri;
         let pools = self.host(url).map_or(&self.other, |(_, pools)| pools);
         let pool = if is_home { &pools.home } else { &pools.away };
-        match timeout(self.head_timeout, pool.request(request)).await {
-            Ok(answer) => answer.map_err(|error| fail(failure::reason(error, location::authority(url)))),
-            Err(_) => Err(fail(Reason::Timeout { what: "answer", limit: self.head_timeout })),
+        let answer = self.while_it_moves(pool.request(request), &draft.content).await.map_err(fail)?;
+        answer.map_err(|error| fail(failure::reason(error, location::authority(url))))
+    }
+
+    /// Waits for `answer` as long as `content` goes out, and for the usual time and what a registry may need to store it
+    /// when it has.
+    async fn while_it_moves<T>(
+        &self,
+        answer: impl Future<Output = T>,
+        content: &Content,
+    ) -> Result<T, Reason> {
+        let mut answer = pin!(answer);
+        let stored = Duration::from_secs(content.size_bytes() / SLOWEST_STORE_BYTES_PER_SECOND);
+        loop {
+            let before = content.sent_bytes();
+            let limit =
+                if before >= content.size_bytes() { self.head_timeout + stored } else { self.head_timeout };
+            match timeout(limit, &mut answer).await {
+                Ok(answer) => return Ok(answer),
+                Err(_) if content.sent_bytes() > before => {}
+                Err(_) => return Err(Reason::Timeout { what: "answer", limit }),
+            }
         }
     }
 

@@ -1,0 +1,219 @@
+//! Puts blobs and manifests into a repository. What the repository has is not sent again, and any step may be repeated.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use url::Url;
+
+use super::{
+    FileContent, NextImage, Priority, Reason, RegistryError, Repository,
+    client::Shared,
+    draft::{Content, Draft},
+    exchange::Answer,
+    location,
+    manifest::promised_digest,
+    retry::{self, Call},
+    scope::Scope,
+};
+use crate::format::oci::Digest;
+
+/// An upload, with all its tries, gets the time that its bytes take at 1 Mbit/s besides that of any other request.
+const SLOWEST_UPLOAD_BYTES_PER_SECOND: u64 = 128 << 10;
+
+/// A blob that a repository is to have.
+#[derive(Debug, Clone)]
+pub struct NewBlob {
+    /// Its name.
+    pub digest: Digest,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Where the bytes come from if the repository has not got them.
+    pub origin: BlobOrigin,
+}
+
+/// Where the bytes of a blob are.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum BlobOrigin {
+    /// In memory.
+    Bytes(Bytes),
+    /// In a file, whose content must have the blob's digest.
+    File(FileContent),
+    /// In another repository of the same registry.
+    Repository(Repository),
+    /// Only where it is to be.
+    Nowhere,
+}
+
+/// How a repository came by a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Arrival {
+    /// It had it.
+    Present,
+    /// The registry took it over from another repository.
+    Mounted,
+    /// It was sent.
+    Uploaded,
+}
+
+/// What the registry has made of a request for an upload.
+enum Begun {
+    Mounted,
+    /// The bytes are awaited here.
+    Session(Url),
+}
+
+/// One try of putting one thing.
+struct Push<'a> {
+    shared: &'a Shared,
+    call: Call,
+    target: &'a Repository,
+    scope: Scope,
+}
+
+/// Makes sure that `target` has `blob`.
+pub(super) async fn ensure_blob(
+    shared: &Shared,
+    target: &Repository,
+    blob: &NewBlob,
+) -> Result<Arrival, RegistryError> {
+    let exchange = &shared.exchange;
+    let sending = Duration::from_secs(blob.size_bytes / SLOWEST_UPLOAD_BYTES_PER_SECOND);
+    let call = Call::start_within(exchange.limits.deadline() + sending, Priority::Demand);
+    let mounted = match &blob.origin {
+        BlobOrigin::Repository(source) => Some(source),
+        _ => None,
+    };
+    let name = location::shown(&target.blob_url(blob.digest));
+    retry::run(&exchange.limits, &exchange.metrics, call, &name, || async {
+        let push = Push { shared, call, target, scope: Scope::push(target, mounted) };
+        // Also at the second try: the answer to an upload may have been lost when all of it was there.
+        if push.has(blob).await? { Ok(Arrival::Present) } else { push.bring(blob, &name).await }
+    })
+    .await
+}
+
+/// Lets `tag` mean `image`, whose blobs must all be there.
+pub(super) async fn put_manifest(
+    shared: &Shared,
+    target: &Repository,
+    tag: &str,
+    image: &NextImage,
+) -> Result<(), RegistryError> {
+    let exchange = &shared.exchange;
+    let call = shared.start(Priority::Demand);
+    let url = target.manifest_url(tag);
+    let name = location::shown(&url);
+    let content_type =
+        HeaderValue::from_str(&image.media_type).map_err(|_| RegistryError::new(&name, Reason::MediaType))?;
+    retry::run(&exchange.limits, &exchange.metrics, call, &name, || async {
+        let push = Push { shared, call, target, scope: Scope::push(target, None) };
+        let draft = draft(Method::PUT, &content_type, Content::Bytes(image.documents.manifest.clone()));
+        let answer = push.send(url.clone(), &draft).await?.into_one_of(&[StatusCode::CREATED])?;
+        agreeing(&answer, image.digest)
+    })
+    .await
+}
+
+impl Push<'_> {
+    async fn has(&self, blob: &NewBlob) -> Result<bool, RegistryError> {
+        let draft = Draft { method: Method::HEAD, ..Draft::get(HeaderMap::new()) };
+        let answer = self.send(self.target.blob_url(blob.digest), &draft).await?;
+        if answer.status() == StatusCode::NOT_FOUND {
+            return Ok(false);
+        }
+        let answer = answer.into_one_of(&[StatusCode::OK])?;
+        agreeing(&answer, blob.digest)?;
+        let sent = answer.header(header::CONTENT_LENGTH).and_then(|text| text.parse().ok());
+        match sent {
+            Some(len) if len != blob.size_bytes => {
+                Err(answer.error(Reason::WrongLength { expected: blob.size_bytes, sent }))
+            }
+            _ => Ok(true),
+        }
+    }
+
+    async fn bring(&self, blob: &NewBlob, name: &str) -> Result<Arrival, RegistryError> {
+        let content = match &blob.origin {
+            BlobOrigin::Bytes(bytes) => Content::Bytes(bytes.clone()),
+            BlobOrigin::File(file) => Content::File(file.clone()),
+            BlobOrigin::Repository(source) => {
+                return match self.begin(Some((blob.digest, source))).await? {
+                    Begun::Mounted => Ok(Arrival::Mounted),
+                    Begun::Session(_) => {
+                        let from = source.name().to_owned();
+                        Err(RegistryError::new(name, Reason::NotMounted { from }))
+                    }
+                };
+            }
+            BlobOrigin::Nowhere => return Err(RegistryError::new(name, Reason::NotFound)),
+        };
+        match self.begin(None).await? {
+            Begun::Mounted => Ok(Arrival::Mounted),
+            Begun::Session(url) => self.upload(url, blob.digest, content).await,
+        }
+    }
+
+    /// Asks for a place to send a blob to, or for one to be taken over.
+    async fn begin(&self, mount: Option<(Digest, &Repository)>) -> Result<Begun, RegistryError> {
+        let mut url = self.target.uploads_url();
+        if let Some((digest, source)) = mount {
+            url.query_pairs_mut()
+                .append_pair("mount", &digest.to_string())
+                .append_pair("from", source.name());
+        }
+        let octets = HeaderValue::from_static("application/octet-stream");
+        let draft = draft(Method::POST, &octets, Content::Bytes(Bytes::new()));
+        let answer = self.send(url, &draft).await?;
+        match mount {
+            Some((digest, _)) if answer.status() == StatusCode::CREATED => {
+                agreeing(&answer, digest)?;
+                Ok(Begun::Mounted)
+            }
+            _ => {
+                let answer = answer.into_one_of(&[StatusCode::ACCEPTED])?;
+                let session = self.shared.redirect_target(&answer);
+                session.map(Begun::Session).map_err(|error| answer.error(Reason::Location(error)))
+            }
+        }
+    }
+
+    /// Sends all of a blob in one request. `session` may lie at another host, which gets no credential, and its query is the
+    /// registry's own.
+    async fn upload(
+        &self,
+        mut session: Url,
+        digest: Digest,
+        content: Content,
+    ) -> Result<Arrival, RegistryError> {
+        session.query_pairs_mut().append_pair("digest", &digest.to_string());
+        let octets = HeaderValue::from_static("application/octet-stream");
+        let answer = self.send(session, &draft(Method::PUT, &octets, content)).await?;
+        if answer.status() == StatusCode::NOT_FOUND {
+            // The registry has forgotten the session, and the next try begins another.
+            return Err(answer.error(Reason::LocationExpired { status: 404 }));
+        }
+        let answer = answer.into_one_of(&[StatusCode::CREATED])?;
+        agreeing(&answer, digest)?;
+        Ok(Arrival::Uploaded)
+    }
+
+    async fn send(&self, url: Url, draft: &Draft) -> Result<Answer, RegistryError> {
+        Ok(self.shared.follow(self.call, &self.scope, url, draft).await?.answer)
+    }
+}
+
+fn draft(method: Method, content_type: &HeaderValue, content: Content) -> Draft {
+    let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, content_type.clone())]);
+    Draft { method, headers, content }
+}
+
+/// Refuses an answer that speaks of another digest than `expected`.
+fn agreeing(answer: &Answer, expected: Digest) -> Result<(), RegistryError> {
+    match promised_digest(answer) {
+        Some(got) if got != expected => Err(answer.error(Reason::DigestMismatch { expected, got })),
+        _ => Ok(()),
+    }
+}
