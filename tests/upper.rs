@@ -316,8 +316,9 @@ fn queues_of_two_threads_write_and_flush_at_once() {
         })
         .collect();
     let lasts: Vec<_> = answers.into_iter().map(|answer| here.block_on(answer).unwrap().unwrap()).collect();
-    threads.into_iter().for_each(|thread| thread.stop().unwrap());
+    // Before the threads end: a hole that one of them was punching would hold the file until the kernel is done with it.
     here.block_on(device.close(&here)).unwrap().unwrap();
+    threads.into_iter().for_each(|thread| thread.stop().unwrap());
     let device = here.block_on(folder.alone(&here, limits)).unwrap();
     let found = here.block_on(read_all(&device, &here)).unwrap();
     for (block, bytes) in found.chunks(4096).enumerate() {

@@ -162,6 +162,11 @@ impl Factory {
         Ok(Opened { image, upper, pinned })
     }
 
+    /// What talks to registries.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// What the registry client has counted.
     #[must_use]
     pub fn registry_metrics(&self) -> Arc<RegistryMetrics> {

@@ -18,6 +18,7 @@ mod metrics;
 mod network;
 mod next_config;
 pub mod port;
+pub mod push;
 pub mod reactors;
 mod references;
 pub mod result_file;

@@ -140,7 +140,7 @@ impl Default for DeviceSection {
 pub struct ImageSection {
     /// Memory for decoded blocks, in MiB an image; 0 keeps none.
     pub decoded_cache_mib: u32,
-    /// Whether the layers below a writable one must be those that it was made over.
+    /// Whether the layers below a writable one, and below one that is pushed, must be those that it was made over.
     pub check_parents: bool,
 }
 

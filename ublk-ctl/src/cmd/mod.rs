@@ -6,6 +6,7 @@ mod del;
 mod features;
 mod fork;
 mod image_export;
+mod image_push;
 mod info;
 mod layer_commit;
 mod layer_compress;
@@ -71,6 +72,8 @@ pub(crate) enum Command {
 pub(crate) enum ImageCommand {
     /// Write or hash the device that an image makes; needs io_uring (Linux 6.1), but no ublk driver
     Export(image_export::ExportArgs),
+    /// Make a new version of an image in a registry: a base and a new layer; needs no ublk driver
+    Push(image_push::PushArgs),
 }
 
 /// Work with single layer files.
@@ -111,6 +114,7 @@ impl Command {
             Self::Resize(args) => args.run(global, output),
             Self::Features(args) => args.run(global, output),
             Self::Image(ImageCommand::Export(args)) => args.run(global, output),
+            Self::Image(ImageCommand::Push(args)) => args.run(global, output),
             Self::Layer(LayerCommand::Create(args)) => args.run(output),
             Self::Layer(LayerCommand::Resize(args)) => args.run(output),
             Self::Layer(LayerCommand::Commit(args)) => args.run(output),

@@ -1,0 +1,208 @@
+//! `image push` to docker's registry: what was pushed is the stack that it should be, and a push that fails moves no tag.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    dead_code,
+    reason = "a test panics where something is not as expected, and uses a part of the support"
+)]
+
+#[path = "../../tests/support/registry.rs"]
+mod registry;
+#[path = "../../tests/support/secure.rs"]
+mod secure;
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    thread,
+};
+
+use registry::{Registry, Serving};
+use serde_json::Value;
+
+/// Sums of the device of L0, of L0 and L1, and of all three, from MANIFEST.md.
+const EXT4: [&str; 3] = [
+    "cb74813c2a7e47c35ad640c24d2bb83c960342989188e89440e6e9ad14d13fa9",
+    "a2cbed8b08692468295794111ded9df4b453bb25fb41c9c5f0c155f5bba1ccbf",
+    "c05be42ddd17d380d411757a8a44d21dd0a95a73e90b46587550e58b12779fd9",
+];
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/ext4").join(name)
+}
+
+/// Runs `image` with `arguments`, by plain HTTP to `host`, and gives up soon.
+fn image(host: impl ToString, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-ctl"));
+    command.args(["image", "--json", "--set", "registry.limits.max_tries=2"]).args(arguments);
+    command.args(["--no-cache", "--plain-http", &host.to_string()]);
+    command.env_remove("RUST_LOG").env("DOCKER_CONFIG", "/nonexistent").output().unwrap()
+}
+
+fn push(host: impl ToString, layer: &str, base: Option<&str>, target: &str) -> Output {
+    let layer = fixture(layer);
+    let mut arguments = vec!["push", "--layer", layer.to_str().unwrap(), target];
+    arguments.extend(base.into_iter().flat_map(|base| ["--base", base]));
+    image(host, &arguments)
+}
+
+fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The exit code and the message of a failure.
+fn failure(output: &Output) -> (Option<i32>, String) {
+    let failure: Value = serde_json::from_slice(&output.stderr).unwrap_or_else(|_| panic!("{output:?}"));
+    (output.status.code(), failure["error"]["message"].as_str().unwrap().to_owned())
+}
+
+fn sum(host: impl ToString, reference: &str) -> Value {
+    json(&image(host, &["export", reference, "--sha256"]))["sha256"].clone()
+}
+
+fn counts(pushed: &Value) -> [u64; 3] {
+    ["uploaded", "mounted", "present"].map(|key| pushed[key].as_u64().unwrap())
+}
+
+#[test]
+fn layers_that_are_pushed_one_over_the_other_are_the_manifests_stacks() {
+    let root = tempfile::tempdir().unwrap();
+    let registry = Registry::start(root.path(), &Serving::default());
+    let host = registry.address();
+    let [v1, v2, v3] = ["base:v1", "base:v2", "app:v3"].map(|name| format!("{host}/team/{name}"));
+    let first = json(&push(host, "L0.zt4k", None, &v1));
+    assert_eq!(counts(&first), [2, 0, 0]);
+    assert_eq!(sum(host, &v1), EXT4[0]);
+    assert_eq!(counts(&json(&push(host, "L1.zt4k", Some(&v1), &v2))), [2, 0, 1]);
+    assert_eq!(sum(host, &v2), EXT4[1]);
+
+    // Into another repository: the registry takes the base's layers over.
+    let third = json(&push(host, "L2.zt4k", Some(&v2), &v3));
+    assert_eq!(counts(&third), [2, 2, 0]);
+    assert_eq!((sum(host, &v3), third["layers"].as_u64()), (EXT4[2].into(), Some(3)));
+    assert_eq!(third["reference"], format!("{v3}@{}", third["digest"].as_str().unwrap()));
+    assert_eq!(sum(host, third["reference"].as_str().unwrap()), EXT4[2]);
+
+    // Again: nothing is sent, and it is the same image.
+    let again = json(&push(host, "L2.zt4k", Some(&v2), &v3));
+    assert_eq!((counts(&again), &again["uploaded_bytes"]), ([0, 0, 4], &Value::from(0)));
+    assert_eq!(again["digest"], third["digest"]);
+}
+
+#[test]
+fn what_is_no_layer_of_a_registry_or_no_base_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let registry = Registry::start(root.path(), &Serving::default());
+    let host = registry.address();
+    let target = format!("{host}/team/app:v1");
+    let (code, said) = failure(&push(host, "L2.z4k", None, &target));
+    assert!(code == Some(2) && said.contains("ublk-ctl layer commit --tar"), "{code:?} {said}");
+    let (code, said) = failure(&push(host, "L2.zt4k", Some(&format!("{host}/team/no:v1")), &target));
+    assert!(code == Some(3) && said.contains("team/no"), "{code:?} {said}");
+    let pinned = format!("{host}/team/app@sha256:{}", "0".repeat(64));
+    assert_eq!(failure(&push(host, "L0.zt4k", None, &pinned)).0, Some(2));
+    assert_eq!(failure(&push(host, "none", None, &target)).0, Some(3));
+    assert_eq!(failure(&image(host, &["export", &target, "--sha256"])).0, Some(3), "a tag was made");
+
+    // Its layer says what it was made over.
+    let bottom = format!("{host}/team/base:v1");
+    json(&push(host, "L0.zt4k", None, &bottom));
+    let (code, said) = failure(&push(host, "L2.zt4k", Some(&bottom), &target));
+    assert!(code == Some(5) && said.contains("ABC00001-1111"), "{code:?} {said}");
+    let (code, said) = failure(&push(host, "L1.zt4k", None, &target));
+    assert!(code == Some(2) && said.contains("--base"), "{code:?} {said}");
+    assert_eq!(failure(&image(host, &["export", &target, "--sha256"])).0, Some(3), "a tag was made");
+
+    let other_root = tempfile::tempdir().unwrap();
+    let other = Registry::start(other_root.path(), &Serving::default());
+    json(&push(host, "L0.zt4k", None, &target));
+    let away = format!("{}/team/app:v1", other.address());
+    let layer = fixture("L1.zt4k");
+    let output = image(
+        host,
+        &["push", "--plain-http", &other.address().to_string(), "--base", &target, "--layer"]
+            .into_iter()
+            .chain([layer.to_str().unwrap(), &away])
+            .collect::<Vec<_>>(),
+    );
+    let (code, said) = failure(&output);
+    assert!(code == Some(6) && said.contains("must be copied"), "{code:?} {said}");
+}
+
+#[test]
+fn a_push_that_breaks_off_leaves_the_tag_where_it_was() {
+    let root = tempfile::tempdir().unwrap();
+    let registry = Registry::start(root.path(), &Serving::default());
+    let host = registry.address();
+    let tag = format!("{host}/team/app:latest");
+    json(&push(host, "L0.zt4k", None, &tag));
+    // The layer has 200 KB.
+    let cut = cutting_proxy(host, 100_000);
+    let through = format!("{cut}/team/app:latest");
+    let (code, said) = failure(&push(cut, "L1.zt4k", Some(&through), &through));
+    assert!(code == Some(6) && said.contains("cannot push the blob sha256:"), "{code:?} {said}");
+    assert_eq!(sum(host, &tag), EXT4[0]);
+    // What had arrived of it is no obstacle.
+    json(&push(host, "L1.zt4k", Some(&tag), &tag));
+    assert_eq!(sum(host, &tag), EXT4[1]);
+}
+
+#[test]
+fn a_login_is_needed_and_a_wrong_one_is_said() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    let certificates = secure::Certificates::make(dir);
+    let serving = Serving {
+        tls: Some((certificates.certificate.clone(), certificates.key.clone())),
+        htpasswd: Some(secure::htpasswd(dir)),
+    };
+    let registry = Registry::start(dir, &serving);
+    let host = registry.address().to_string();
+    let target = format!("{host}/team/app:v1");
+    let (layer, authfile) = (fixture("L0.zt4k"), secure::authfile(dir, &host));
+    let [layer, authfile, authority] =
+        [&layer, &authfile, &certificates.authority].map(|path| path.to_str().unwrap());
+    let ways = ["--ca-file", authority, "--authfile", authfile];
+    let push = || image("none.example", &[&["push", "--layer", layer, &target], &ways[..]].concat());
+    json(&push());
+    let output = image("none.example", &[&["export", &target, "--sha256"], &ways[..]].concat());
+    assert_eq!(json(&output)["sha256"], EXT4[0]);
+
+    let known = std::fs::read_to_string(authfile).unwrap();
+    std::fs::write(authfile, known.replace(secure::PASSWORD, "hunter2")).unwrap();
+    let (code, said) = failure(&push());
+    assert!(code == Some(6) && said.contains(&format!("docker login {host}")), "{code:?} {said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+/// Passes connections on to `registry`, and breaks each one when the client has sent more than `limit_bytes` by it.
+fn cutting_proxy(registry: SocketAddr, limit_bytes: usize) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, server) = (client.unwrap(), TcpStream::connect(registry).unwrap());
+            let (answers, answered) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || pass(answers, answered, usize::MAX));
+            thread::spawn(move || pass(client, server, limit_bytes));
+        }
+    });
+    address
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, limit_bytes: usize) {
+    let (mut passed, mut piece) = (0, [0; 16 << 10]);
+    while let Ok(count @ 1..) = from.read(&mut piece) {
+        passed += count;
+        if passed > limit_bytes || to.write_all(&piece[..count]).is_err() {
+            break;
+        }
+    }
+    for stream in [from, to] {
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+}
