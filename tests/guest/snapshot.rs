@@ -180,11 +180,12 @@ fn a_daemon_killed_at_a_snapshot_leaves_the_old_configuration_or_the_new_one() {
     if !in_guest() {
         return;
     }
+    const ROUNDS: usize = 6;
     let dir = tempfile::tempdir_in("/var").unwrap();
     let config = config_with_upper(dir.path(), None, 8 * MIB);
     let mut daemon = start(dir.path());
     let path = daemon.add(&["--config", &config, "--id", "5"]);
-    for round in 0..6 {
+    for round in 0..ROUNDS {
         let recorder = Recorder::new(8 * MIB);
         output_of("blkdiscard", &[text(&path)]);
         let to = folder(dir.path(), &format!("next-{round}"));
@@ -193,7 +194,10 @@ fn a_daemon_killed_at_a_snapshot_leaves_the_old_configuration_or_the_new_one() {
             recorder.wait_for(70);
             let mut snapshot = daemon.command(&["snapshot", text(&path), "--to", text(&to)]).spawn().unwrap();
             // Later in each round, so that it meets another step.
-            recorder.wait_for_writes(round * 4);
+            recorder.wait_for_writes(round * 15);
+            if round == ROUNDS - 1 {
+                let _ = snapshot.wait();
+            }
             daemon.end("-KILL");
             let _ = snapshot.wait();
             writer.join().unwrap();
@@ -201,6 +205,8 @@ fn a_daemon_killed_at_a_snapshot_leaves_the_old_configuration_or_the_new_one() {
         daemon = start(dir.path());
         recorder.check(&path);
     }
-    println!("{} layers", layers(&daemon, &path).len());
+    let made = layers(&daemon, &path).len() - 1;
+    println!("{made} snapshots were made before the kill");
+    assert!(made > 0, "the last one was waited for");
     assert_eq!(daemon.end("-TERM"), Some(0));
 }
