@@ -80,7 +80,9 @@ fn two_processes_keep_one_limit_together() {
         }
         bench.settle(&blob);
     }
-    benches[1].until("the limit is kept", || on_disk(dir.path()) <= 4 * MIB as u64);
+    // What each has written since its last count, less than a sixteenth of the limit, may come on top.
+    let kept = (4 * MIB + 2 * (4 * MIB / 16)) as u64;
+    benches[1].until("the limit is kept", || on_disk(dir.path()) <= kept);
 }
 
 #[test]
