@@ -80,9 +80,14 @@ fn two_processes_keep_one_limit_together() {
         }
         bench.settle(&blob);
     }
-    // What each has written since its last count, less than a sixteenth of the limit, may come on top.
-    let kept = (4 * MIB + 2 * (4 * MIB / 16)) as u64;
-    benches[1].until("the limit is kept", || on_disk(dir.path()) <= kept);
+    // A pass may have come while the other process still held its blob; what a tick would do is done here.
+    let shared = &benches[1].cache.shared;
+    benches[1].until("the limit is kept", || {
+        if shared.is_full() {
+            super::super::evict::start(shared);
+        }
+        on_disk(dir.path()) <= 4 * MIB as u64
+    });
 }
 
 #[test]
