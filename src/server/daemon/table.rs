@@ -209,10 +209,13 @@ impl Table {
     }
 
     pub(super) fn info(&self, id: u32) -> Option<DeviceInfo> {
-        let places = self.lock();
-        let place = places.by_id.get(&id)?;
-        let mut info = place.info(id);
-        if let Some(served) = place.served() {
+        let (mut info, served) = {
+            let places = self.lock();
+            let place = places.by_id.get(&id)?;
+            (place.info(id), place.served().map(Arc::clone))
+        };
+        // The sizes of files are asked for, which may take longer than a moment.
+        if let Some(served) = served {
             info.layers = served.device.layers();
             info.reads = read_counts(served.device.reads());
             info.upper = served.device.writes().map(request_counts).unwrap_or_default();
