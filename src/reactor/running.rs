@@ -18,7 +18,7 @@ use std::{
 };
 
 use io_uring::{opcode, types};
-use rustix::fs::FallocateFlags;
+use rustix::{fs::FallocateFlags, io::ReadWriteFlags};
 
 use super::{
     Buffer, BufferPool, BufferSlot, ReactorConfig, ReactorHandle,
@@ -171,8 +171,32 @@ impl Reactor {
         offset: u64,
         buffer: Buffer,
     ) -> (io::Result<usize>, Buffer) {
+        self.write(file, offset, buffer, ReadWriteFlags::empty()).await
+    }
+
+    /// As [`Reactor::write_at`], and makes what it has written durable, as fdatasync(2) would, in the same trip.
+    ///
+    /// # Errors
+    /// As of a write; of what it had written nobody knows whether it is durable.
+    pub async fn write_durably_at(
+        &self,
+        file: &Arc<OwnedFd>,
+        offset: u64,
+        buffer: Buffer,
+    ) -> (io::Result<usize>, Buffer) {
+        self.write(file, offset, buffer, ReadWriteFlags::DSYNC).await
+    }
+
+    async fn write(
+        &self,
+        file: &Arc<OwnedFd>,
+        offset: u64,
+        buffer: Buffer,
+        flags: ReadWriteFlags,
+    ) -> (io::Result<usize>, Buffer) {
         let entry = opcode::Write::new(types::Fd(file.as_raw_fd()), buffer.as_ptr(), length(&buffer))
             .offset(offset)
+            .rw_flags(flags.bits().cast_signed())
             .build();
         // SAFETY: as for reading; the kernel only reads the memory.
         let started = unsafe { self.inner.ring.start(entry, Held::Transfer(buffer, Arc::clone(file))) };

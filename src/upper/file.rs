@@ -18,7 +18,7 @@ use rustix::{
 use super::{UpperError, medium::Medium};
 use crate::{
     block::ByteRange,
-    reactor::Reactor,
+    reactor::{Buffer, Reactor},
     source::{LocalFile, Readiness},
 };
 
@@ -86,6 +86,32 @@ impl LayerFile {
         name.into()
     }
 
+    /// Writes all of `data` at `offset`, piece by piece.
+    async fn write(
+        &self,
+        reactor: &Reactor,
+        offset: u64,
+        data: &[u8],
+        write_piece: impl AsyncFn(u64, Buffer) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let (mut rest, mut at, mut retries) = (data, offset, 0);
+        while !rest.is_empty() {
+            let len = rest.len().min(PIECE_BYTES);
+            let mut buffer = reactor.io_buffers().acquire(len).await.map_err(io::Error::other)?;
+            buffer.copy_from_slice(rest.get(..len).unwrap_or_default());
+            match write_piece(at, buffer).await {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    rest = rest.get(count..).unwrap_or_default();
+                    at = at.saturating_add(count as u64);
+                }
+                Err(error) if is_transient(&error) && retries < RETRIES => retries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     fn folder(&self) -> &Path {
         self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
@@ -118,22 +144,17 @@ impl Medium for LayerFile {
     }
 
     async fn write_at(&self, reactor: &Reactor, offset: u64, data: &[u8]) -> io::Result<()> {
-        let (mut rest, mut at, mut retries) = (data, offset, 0);
-        while !rest.is_empty() {
-            let len = rest.len().min(PIECE_BYTES);
-            let mut buffer = reactor.io_buffers().acquire(len).await.map_err(io::Error::other)?;
-            buffer.copy_from_slice(rest.get(..len).unwrap_or_default());
-            match reactor.write_at(self.file.file(), at, buffer).await.0 {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => {
-                    rest = rest.get(count..).unwrap_or_default();
-                    at = at.saturating_add(count as u64);
-                }
-                Err(error) if is_transient(&error) && retries < RETRIES => retries += 1,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        self.write(reactor, offset, data, async |at, buffer| {
+            reactor.write_at(self.file.file(), at, buffer).await.0
+        })
+        .await
+    }
+
+    async fn write_durably(&self, reactor: &Reactor, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.write(reactor, offset, data, async |at, buffer| {
+            reactor.write_durably_at(self.file.file(), at, buffer).await.0
+        })
+        .await
     }
 
     async fn sync(&self, reactor: &Reactor) -> io::Result<()> {

@@ -47,6 +47,17 @@ pub trait Medium: fmt::Debug + fmt::Display + Send + Sync + Sized + 'static {
     /// The system's answer.
     fn write_at(&self, reactor: &Reactor, offset: u64, data: &[u8]) -> impl Future<Output = io::Result<()>>;
 
+    /// As [`Medium::write_at`], and makes it durable in the same trip, with the file's size.
+    ///
+    /// # Errors
+    /// The system's answer. After any, none of it may be durable, or all; to write the same there again tells.
+    fn write_durably(
+        &self,
+        reactor: &Reactor,
+        offset: u64,
+        data: &[u8],
+    ) -> impl Future<Output = io::Result<()>>;
+
     /// Makes all writes durable that ended before, and the file's size.
     ///
     /// # Errors

@@ -51,14 +51,13 @@ impl<M: Medium> Round<M> {
 
     async fn append(&mut self, reactor: &Reactor, tail: &mut Tail<M>) -> Result<(), Trouble> {
         let bytes = encode(&self.batch.entries);
-        // Where this fails, a later round writes the same bytes to the same place.
-        tail.index.write_at(reactor, tail.end_bytes, &bytes).await.map_err(|error| {
+        // Where there is no room, a later round writes the same bytes to the same place, and sees whether they become durable.
+        tail.index.write_durably(reactor, tail.end_bytes, &bytes).await.map_err(|error| {
             match kind_of(&error) {
                 ErrorKind::NoSpace => Trouble::Refused(error),
                 _ => Trouble::Failed(error),
             }
         })?;
-        tail.index.sync(reactor).await.map_err(Trouble::Failed)?;
         tail.grow(bytes.len(), self.batch.entries.len());
         Ok(())
     }

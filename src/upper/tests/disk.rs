@@ -208,6 +208,11 @@ impl Medium for SimulatedFile {
         Ok(())
     }
 
+    async fn write_durably(&self, reactor: &Reactor, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.write_at(reactor, offset, data).await?;
+        self.sync(reactor).await
+    }
+
     async fn sync(&self, _reactor: &Reactor) -> io::Result<()> {
         let id = {
             let mut state = self.disk.state();
