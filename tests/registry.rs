@@ -6,6 +6,8 @@
 mod answers;
 #[path = "registry/cached.rs"]
 mod cached;
+#[path = "registry/copy.rs"]
+mod copy;
 #[path = "registry/credentials.rs"]
 mod credentials;
 #[path = "registry/limits.rs"]

@@ -91,8 +91,20 @@ impl RemoteBlob {
     /// The answer ends within the configured deadline. Its bytes were proven by status, range, size and length to be those
     /// of the range; only a digest of the whole could prove that the registry means well.
     pub fn read_range(&self, range: ByteRange, priority: Priority) -> Reply<Bytes> {
-        let blob = self.0.clone();
-        self.0.shared.spawn(async move { blob.read(range, priority).await })
+        let (blob, call) = (self.0.clone(), self.0.shared.start(priority));
+        self.0.shared.spawn(async move { blob.read(range, call).await })
+    }
+
+    /// The same for bytes that make the body of another request, whose place among all requests is theirs too.
+    pub(super) fn read_for_upload(&self, range: ByteRange) -> Reply<Bytes> {
+        let (blob, call) = (self.0.clone(), self.0.shared.start(Priority::Demand));
+        let call = Call { has_place: true, ..call };
+        self.0.shared.spawn(async move { blob.read(range, call).await })
+    }
+
+    /// Where it lies.
+    pub(super) fn repository(&self) -> &Repository {
+        &self.0.scope.repository
     }
 }
 
@@ -132,7 +144,7 @@ impl Blob {
         Self { shared, scope: Scope::pull(&repository), digest, url, name, host, size_bytes, route, metrics }
     }
 
-    async fn read(&self, range: ByteRange, priority: Priority) -> Result<Bytes, RegistryError> {
+    async fn read(&self, range: ByteRange, call: Call) -> Result<Bytes, RegistryError> {
         if range.end() > self.size_bytes || range.len() > MAX_READ_BYTES {
             let (offset, len, size_bytes) = (range.start(), range.len(), self.size_bytes);
             return Err(RegistryError::new(&self.name, Reason::OutOfBounds { offset, len, size_bytes }));
@@ -140,7 +152,6 @@ impl Blob {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let call = self.shared.start(priority);
         let exchange = &self.shared.exchange;
         let draft = Draft::get(range_header(range));
         self.metrics.fetches.inc();

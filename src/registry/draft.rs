@@ -17,6 +17,8 @@ use http_body_util::{BodyExt as _, Either, Full, StreamBody, combinators::Unsync
 use hyper::body::Frame;
 use tokio::task;
 
+use super::BlobContent;
+
 /// Bytes of a file that are read at once; an upload holds two of these.
 const PIECE_BYTES: u64 = 256 << 10;
 
@@ -36,6 +38,7 @@ pub(super) struct Draft {
 pub(super) enum Content {
     Bytes(Bytes),
     File(FileContent),
+    Blob(BlobContent),
 }
 
 /// A file that is read while it is sent.
@@ -77,6 +80,7 @@ impl Content {
         match self {
             Self::Bytes(_) => 0,
             Self::File(file) => file.sent_bytes.load(Ordering::Relaxed),
+            Self::Blob(blob) => blob.sent_bytes(),
         }
     }
 
@@ -84,6 +88,7 @@ impl Content {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::File(file) => file.size_bytes,
+            Self::Blob(blob) => blob.size_bytes(),
         }
     }
 
@@ -91,6 +96,7 @@ impl Content {
         match self {
             Self::Bytes(bytes) => Either::Left(Full::new(bytes.clone())),
             Self::File(file) => Either::Right(file.to_body()),
+            Self::Blob(blob) => Either::Right(blob.to_body()),
         }
     }
 }

@@ -233,17 +233,17 @@ pub enum Reason {
     /// A document that is a manifest by its header and an index by its content, or the other way round.
     #[error("the document and its Content-Type disagree on whether it is a manifest or an index")]
     MediaType,
-    /// The registry does not take a blob over from another repository, so that its bytes would have to be sent.
-    #[error("the registry does not take the blob over from {from}")]
-    NotMounted {
-        /// The repository that has it.
-        from: String,
-    },
     /// What was to be sent cannot be read.
     #[error("cannot read what is to be sent")]
     Content {
         /// What the system said.
         source: Cause,
+    },
+    /// What was to be copied cannot be had from where it is.
+    #[error("cannot read what is to be copied")]
+    Origin {
+        /// Why, after all tries.
+        source: RegistryError,
     },
     /// The base of a new image cannot be used.
     #[error("the image cannot be built upon")]
@@ -331,6 +331,7 @@ impl Reason {
             | Self::NotTls { .. }
             | Self::PlainHttp { .. }
             | Self::Configuration { .. } => Fault::Configuration,
+            Self::Origin { source } => source.fault(),
             Self::NotFound
             | Self::Reference(_)
             | Self::Digest(_)

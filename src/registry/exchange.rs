@@ -47,7 +47,7 @@ struct Pause {
 pub(super) struct Answer {
     pub(super) url: Url,
     pub(super) response: Response<Incoming>,
-    _permits: [Permit; 2],
+    _permits: Option<[Permit; 2]>,
 }
 
 impl Exchange {
@@ -73,7 +73,12 @@ impl Exchange {
     }
 
     pub(super) async fn send(&self, call: Call, url: &Url, draft: &Draft) -> Result<Answer, RegistryError> {
-        let permits = self.place(call, url).await?;
+        let permits = if call.has_place {
+            self.wait_out_pause(call, url).await?;
+            None
+        } else {
+            Some(self.place(call, url).await?)
+        };
         self.metrics.requests.inc();
         let response = self.connections.send(url, draft, call.is_home).await?;
         tracing::trace!(url = %location::shown(url), status = %response.status(), "answer");

@@ -29,6 +29,8 @@ pub struct ImageManifest {
     pub bytes: Bytes,
     /// The same, read.
     pub manifest: oci::Manifest,
+    /// Whether it was chosen out of an index, which has others beside it.
+    pub is_of_index: bool,
 }
 
 pub(super) async fn resolve(
@@ -42,10 +44,12 @@ pub(super) async fn resolve(
     let mut wanted = reference.digest().map(parse).transpose()?;
     let mut name = reference.tag_or_digest().to_owned();
     let call = shared.start(Priority::Demand);
-    for _ in 0..MAX_INDEX_DEPTH {
+    for depth in 0..MAX_INDEX_DEPTH {
         let (bytes, digest, document) = fetch(shared, call, repository, &name, wanted).await?;
         match document {
-            Document::Manifest(manifest) => return Ok(ImageManifest { digest, bytes, manifest }),
+            Document::Manifest(manifest) => {
+                return Ok(ImageManifest { digest, bytes, manifest, is_of_index: depth > 0 });
+            }
             Document::Index(index) => {
                 let chosen: &Descriptor =
                     index.select(platform).map_err(|error| fail(Reason::Manifest(error)))?;

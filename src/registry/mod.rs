@@ -3,7 +3,8 @@
 //! A [`Client`] runs on a tokio runtime that it is given; what it returns may be awaited on any executor. A
 //! [`RemoteBlob`] is read by range. The first read of a blob asks the registry; if that redirects to object storage, later
 //! reads go there directly, without the registry's credential. Everything is bounded: requests in flight, tries, time,
-//! sizes. Blobs and manifests are put into a repository by [`Client::ensure_blob`] and [`Client::put_manifest`]. Parsers of what comes from outside are plain functions over text: [`parse_challenge`], [`ContentRange`],
+//! sizes. Blobs and manifests are put into a repository by [`Client::ensure_blob`] and [`Client::put_manifest`], out of memory,
+//! a file, or another repository. Parsers of what comes from outside are plain functions over text: [`parse_challenge`], [`ContentRange`],
 //! [`DockerConfig::parse`], [`parse_retry_after`], [`parse_token`], [`ImageReference`], [`resolve_location`], [`locate`].
 
 mod authorize;
@@ -15,6 +16,7 @@ mod client;
 mod config;
 mod connection;
 mod content_range;
+mod copy;
 mod credentials;
 mod draft;
 mod error;
@@ -40,6 +42,7 @@ pub use challenge::{Challenge, MAX_CHALLENGE_BYTES, MAX_CHALLENGE_PARAMETERS, pa
 pub use client::{Client, MAX_REDIRECTS, Reply};
 pub use config::{ClientIdentity, CredentialConfig, HostConfig, Limits, ProxyConfig, RegistryConfig};
 pub use content_range::{ContentRange, ContentRangeError};
+pub use copy::BlobContent;
 pub use credentials::{
     Credentials, CredentialsError, DockerConfig, MAX_DOCKER_CONFIG_BYTES, parse_helper_answer,
     parse_service_answer,

@@ -84,7 +84,11 @@ impl ImageDocuments {
     /// # Errors
     /// None in practice: what is built is complete.
     pub fn empty(platform: &Platform) -> Result<Self, NextImageError> {
-        let config = ImageConfigurationBuilder::default()
+        let mut config = ImageConfigurationBuilder::default();
+        if let Some(variant) = &platform.variant {
+            config = config.variant(variant);
+        }
+        let config = config
             .architecture(Arch::from(platform.architecture.as_str()))
             .os(Os::from(platform.os.as_str()))
             .rootfs(RootFs::default())

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use url::Url;
 
 use super::{
-    FileContent, NextImage, Priority, Reason, RegistryError, Repository,
+    BlobContent, FileContent, NextImage, Priority, Reason, RegistryError, Repository,
     client::Shared,
     draft::{Content, Draft},
     exchange::Answer,
@@ -40,8 +40,8 @@ pub enum BlobOrigin {
     Bytes(Bytes),
     /// In a file, whose content must have the blob's digest.
     File(FileContent),
-    /// In another repository of the same registry.
-    Repository(Repository),
+    /// In another repository. One of the same registry is asked to be shared, and copied where that is refused.
+    Blob(BlobContent),
     /// Only where it is to be.
     Nowhere,
 }
@@ -54,8 +54,10 @@ pub enum Arrival {
     Present,
     /// The registry took it over from another repository.
     Mounted,
-    /// It was sent.
+    /// It was sent from memory or a file.
     Uploaded,
+    /// It was sent as it came from another repository.
+    Copied,
 }
 
 /// What the registry has made of a request for an upload.
@@ -82,15 +84,12 @@ pub(super) async fn ensure_blob(
     let exchange = &shared.exchange;
     let sending = Duration::from_secs(blob.size_bytes / SLOWEST_UPLOAD_BYTES_PER_SECOND);
     let call = Call::start_within(exchange.limits.deadline() + sending, Priority::Demand);
-    let mounted = match &blob.origin {
-        BlobOrigin::Repository(source) => Some(source),
-        _ => None,
-    };
+    let mounted = blob.origin.neighbour_of(target);
     let name = location::shown(&target.blob_url(blob.digest));
     retry::run(&exchange.limits, &exchange.metrics, call, &name, || async {
         let push = Push { shared, call, target, scope: Scope::push(target, mounted) };
         // Also at the second try: the answer to an upload may have been lost when all of it was there.
-        if push.has(blob).await? { Ok(Arrival::Present) } else { push.bring(blob, &name).await }
+        if push.has(blob).await? { Ok(Arrival::Present) } else { push.bring(blob, mounted, &name).await }
     })
     .await
 }
@@ -117,6 +116,18 @@ pub(super) async fn put_manifest(
     .await
 }
 
+impl BlobOrigin {
+    /// The repository of `target`'s registry that has the blob.
+    fn neighbour_of(&self, target: &Repository) -> Option<&Repository> {
+        match self {
+            Self::Blob(content) if content.repository().shares_registry_with(target) => {
+                Some(content.repository())
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Push<'_> {
     async fn has(&self, blob: &NewBlob) -> Result<bool, RegistryError> {
         let draft = Draft { method: Method::HEAD, ..Draft::get(HeaderMap::new()) };
@@ -135,24 +146,21 @@ impl Push<'_> {
         }
     }
 
-    async fn bring(&self, blob: &NewBlob, name: &str) -> Result<Arrival, RegistryError> {
-        let content = match &blob.origin {
-            BlobOrigin::Bytes(bytes) => Content::Bytes(bytes.clone()),
-            BlobOrigin::File(file) => Content::File(file.clone()),
-            BlobOrigin::Repository(source) => {
-                return match self.begin(Some((blob.digest, source))).await? {
-                    Begun::Mounted => Ok(Arrival::Mounted),
-                    Begun::Session(_) => {
-                        let from = source.name().to_owned();
-                        Err(RegistryError::new(name, Reason::NotMounted { from }))
-                    }
-                };
-            }
+    async fn bring(
+        &self,
+        blob: &NewBlob,
+        mounted: Option<&Repository>,
+        name: &str,
+    ) -> Result<Arrival, RegistryError> {
+        let (content, sent) = match &blob.origin {
+            BlobOrigin::Bytes(bytes) => (Content::Bytes(bytes.clone()), Arrival::Uploaded),
+            BlobOrigin::File(file) => (Content::File(file.clone()), Arrival::Uploaded),
+            BlobOrigin::Blob(blob) => (Content::Blob(blob.clone()), Arrival::Copied),
             BlobOrigin::Nowhere => return Err(RegistryError::new(name, Reason::NotFound)),
         };
-        match self.begin(None).await? {
+        match self.begin(mounted.map(|source| (blob.digest, source))).await? {
             Begun::Mounted => Ok(Arrival::Mounted),
-            Begun::Session(url) => self.upload(url, blob.digest, content).await,
+            Begun::Session(url) => self.upload(url, blob.digest, content).await.map(|()| sent),
         }
     }
 
@@ -182,12 +190,7 @@ impl Push<'_> {
 
     /// Sends all of a blob in one request. `session` may lie at another host, which gets no credential, and its query is the
     /// registry's own.
-    async fn upload(
-        &self,
-        mut session: Url,
-        digest: Digest,
-        content: Content,
-    ) -> Result<Arrival, RegistryError> {
+    async fn upload(&self, mut session: Url, digest: Digest, content: Content) -> Result<(), RegistryError> {
         session.query_pairs_mut().append_pair("digest", &digest.to_string());
         let octets = HeaderValue::from_static("application/octet-stream");
         let answer = self.send(session, &draft(Method::PUT, &octets, content)).await?;
@@ -196,8 +199,7 @@ impl Push<'_> {
             return Err(answer.error(Reason::LocationExpired { status: 404 }));
         }
         let answer = answer.into_one_of(&[StatusCode::CREATED])?;
-        agreeing(&answer, digest)?;
-        Ok(Arrival::Uploaded)
+        agreeing(&answer, digest)
     }
 
     async fn send(&self, url: Url, draft: &Draft) -> Result<Answer, RegistryError> {

@@ -19,6 +19,8 @@ pub(super) struct Call {
     pub(super) limit: Duration,
     /// Whether it is to the registry of the repository itself, which may see the certificate meant for registries.
     pub(super) is_home: bool,
+    /// Whether another request, whose body it makes, holds a place for both: the two must not wait for each other.
+    pub(super) has_place: bool,
 }
 
 impl Call {
@@ -38,7 +40,7 @@ impl Call {
 
     /// An operation that may take longer than others.
     pub(super) fn start_within(limit: Duration, priority: Priority) -> Self {
-        Self { priority, deadline: Instant::now() + limit, limit, is_home: false }
+        Self { priority, deadline: Instant::now() + limit, limit, is_home: false, has_place: false }
     }
 }
 

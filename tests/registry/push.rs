@@ -15,7 +15,6 @@ use stratabd::{
     format::oci::{Digest, Layer, Platform},
     registry::{
         Arrival, BlobOrigin, FileContent, ImageDocuments, LocationError, NewBlob, Reason, RegistryConfig,
-        Repository,
     },
 };
 
@@ -182,29 +181,6 @@ async fn a_session_by_plain_http_elsewhere_is_refused_unless_configured() {
     let (blob, _) = blob_in_file(b"layer");
     let error = client(&config(&[server.address])).ensure_blob(&repository(&server), blob).await.unwrap_err();
     assert!(matches!(error.reason(), Reason::Location(LocationError::Scheme)), "{error:?}");
-}
-
-#[tokio::test]
-async fn a_blob_of_a_neighbour_is_taken_over_or_not_to_be_had() {
-    let neighbour =
-        |server: &Server| Repository::new(&server.address.to_string(), "team/base", true).unwrap();
-    let server = Server::start(|seen, _| match seen.method.as_str() {
-        "HEAD" => raw("404 Not Found", &[], b"", After::Keep),
-        _ => created(),
-    })
-    .await;
-    let blob = blob_of(b"layer", BlobOrigin::Repository(neighbour(&server)));
-    let arrived = client(&config(&[server.address])).ensure_blob(&repository(&server), blob).await.unwrap();
-    assert_eq!(arrived, Arrival::Mounted);
-    let digest = digest_of(b"layer").to_string().replace(':', "%3A");
-    let post = format!("{UPLOADS}?mount={digest}&from=team%2Fbase");
-    assert_eq!(server.requests()[1].target, post);
-
-    let server = empty_registry(format!("{UPLOADS}id"), |_, _| created()).await;
-    let blob = blob_of(b"layer", BlobOrigin::Repository(neighbour(&server)));
-    let error = client(&config(&[server.address])).ensure_blob(&repository(&server), blob).await.unwrap_err();
-    assert!(matches!(error.reason(), Reason::NotMounted { from } if from == "team/base"), "{error:?}");
-    assert_eq!(methods(&server), ["HEAD", "POST"]);
 }
 
 #[tokio::test]

@@ -121,10 +121,15 @@ pub fn push_image(registry: SocketAddr, repository: &str, tag: &str, layers: &[V
         "layers": descriptors,
     })
     .to_string();
+    push_document(registry, repository, tag, MANIFEST, &manifest)
+}
+
+/// Puts a manifest or an index of this media type into the repository, and returns its digest.
+pub fn push_document(registry: SocketAddr, repository: &str, tag: &str, kind: &str, text: &str) -> String {
     let path = format!("/v2/{repository}/manifests/{tag}");
-    let (status, _) = request(registry, "PUT", &path, Some(MANIFEST), manifest.as_bytes());
+    let (status, _) = request(registry, "PUT", &path, Some(kind), text.as_bytes());
     assert_eq!(status, 201, "manifest of {repository}:{tag}");
-    digest_of(manifest.as_bytes())
+    digest_of(text.as_bytes())
 }
 
 /// `sha256:` and the hex digits of the digest of `bytes`.

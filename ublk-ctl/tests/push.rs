@@ -20,7 +20,7 @@ use std::{
     thread,
 };
 
-use registry::{Registry, Serving};
+use registry::{Registry, Serving, push_document};
 use serde_json::Value;
 
 /// Sums of the device of L0, of L0 and L1, and of all three, from MANIFEST.md.
@@ -116,21 +116,88 @@ fn what_is_no_layer_of_a_registry_or_no_base_is_refused() {
     let (code, said) = failure(&push(host, "L1.zt4k", None, &target));
     assert!(code == Some(2) && said.contains("--base"), "{code:?} {said}");
     assert_eq!(failure(&image(host, &["export", &target, "--sha256"])).0, Some(3), "a tag was made");
+}
 
-    let other_root = tempfile::tempdir().unwrap();
-    let other = Registry::start(other_root.path(), &Serving::default());
-    json(&push(host, "L0.zt4k", None, &target));
-    let away = format!("{}/team/app:v1", other.address());
-    let layer = fixture("L1.zt4k");
-    let output = image(
-        host,
-        &["push", "--plain-http", &other.address().to_string(), "--base", &target, "--layer"]
-            .into_iter()
-            .chain([layer.to_str().unwrap(), &away])
-            .collect::<Vec<_>>(),
-    );
-    let (code, said) = failure(&output);
-    assert!(code == Some(6) && said.contains("must be copied"), "{code:?} {said}");
+/// Runs `push` of `layer` over `base`, in whatever registries these are.
+fn push_between(registries: [&Registry; 2], layer: &str, more: &[&str], base: &str, target: &str) -> Output {
+    let [layer, other] = [fixture(layer).display().to_string(), registries[1].address().to_string()];
+    let arguments = ["push", "--plain-http", &other, "--layer", &layer, "--base", base, target];
+    image(registries[0].address(), &[&arguments, more].concat())
+}
+
+#[test]
+fn a_base_of_another_registry_is_copied_and_needed_no_more() {
+    let roots = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let mut from = Registry::start(roots[0].path(), &Serving::default());
+    let to = Registry::start(roots[1].path(), &Serving::default());
+    let [v1, v2] = ["v1", "v2"].map(|tag| format!("{}/team/app:{tag}", from.address()));
+    json(&push(from.address(), "L0.zt4k", None, &v1));
+    json(&push(from.address(), "L1.zt4k", Some(&v1), &v2));
+    let target = format!("{}/else/app:v3", to.address());
+    let pushed = json(&push_between([&from, &to], "L2.zt4k", &[], &v2, &target));
+    assert_eq!((counts(&pushed), pushed["copied"].as_u64()), ([2, 0, 0], Some(2)));
+    let sizes = ["L0.zt4k", "L1.zt4k"].map(|name| std::fs::metadata(fixture(name)).unwrap().len());
+    assert_eq!(pushed["copied_bytes"], sizes[0] + sizes[1]);
+    // Again: all is there.
+    let again = json(&push_between([&from, &to], "L2.zt4k", &[], &v2, &target));
+    assert_eq!((counts(&again), again["copied"].as_u64()), ([0, 0, 4], Some(0)));
+    assert_eq!(again["digest"], pushed["digest"]);
+    from.stop();
+    assert_eq!(sum(to.address(), &target), EXT4[2]);
+}
+
+#[test]
+fn of_a_base_for_several_platforms_one_gets_the_layer() {
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    let roots = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [from, to] = roots.each_ref().map(|root| Registry::start(root.path(), &Serving::default()));
+    let layer = fixture("L0.zt4k");
+    let manifests = ["amd64", "s390x"].map(|architecture| {
+        let target = format!("{}/team/base:{architecture}", from.address());
+        let platform = format!("linux/{architecture}");
+        let arguments = ["push", "--layer", layer.to_str().unwrap(), "--platform", &platform, &target];
+        let pushed = json(&image(from.address(), &arguments));
+        let platform = serde_json::json!({"os": "linux", "architecture": architecture});
+        serde_json::json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": pushed["digest"],
+            "size": document(&target).len(), "platform": platform,
+        })
+    });
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
+    push_document(from.address(), "team/base", "all", INDEX, &index.to_string());
+
+    let base = format!("{}/team/base:all", from.address());
+    let target = format!("{}/team/app:v1", to.address());
+    let over =
+        |platform: &str| push_between([&from, &to], "L1.zt4k", &["--platform", platform], &base, &target);
+    let pushed = json(&over("linux/s390x"));
+    assert_eq!((&pushed["platform"], pushed["copied"].as_u64()), (&Value::from("linux/s390x"), Some(1)));
+    let manifest: Value = serde_json::from_slice(&document(&target)).unwrap();
+    assert_eq!(manifest["layers"].as_array().unwrap().len(), 2, "one image, and no index: {manifest}");
+    let path = format!("{}/team/app/blobs/{}", to.address(), manifest["config"]["digest"].as_str().unwrap());
+    let config: Value = serde_json::from_slice(&fetched(&path)).unwrap();
+    assert_eq!(config["architecture"], "s390x");
+    assert_eq!(sum(to.address(), &target), EXT4[1]);
+    let (code, said) = failure(&over("linux/mips"));
+    assert!(code == Some(2) && said.contains("linux/amd64, linux/s390x"), "{code:?} {said}");
+    assert_eq!(over("linux").status.code(), Some(2), "no platform");
+}
+
+/// The manifest that a reference names.
+fn document(reference: &str) -> Vec<u8> {
+    let (name, tag) = reference.rsplit_once(':').unwrap();
+    let (host, repository) = name.split_once('/').unwrap();
+    fetched(&format!("{host}/{repository}/manifests/{tag}"))
+}
+
+/// What a registry has at `HOST/REPOSITORY/...`.
+fn fetched(path: &str) -> Vec<u8> {
+    let (host, rest) = path.split_once('/').unwrap();
+    let accept = "Accept: application/vnd.oci.image.manifest.v1+json";
+    let arguments = ["-sSf", "-H", accept, &format!("http://{host}/v2/{rest}")];
+    let output = Command::new("curl").args(arguments).output().unwrap();
+    assert!(output.status.success(), "{path}: {output:?}");
+    output.stdout
 }
 
 #[test]

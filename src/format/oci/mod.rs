@@ -17,4 +17,4 @@ pub use digest::{Digest, DigestError};
 pub use document::{DOCUMENT_LIMIT_BYTES, Descriptor, Document, Index, MANIFEST_MEDIA_TYPES, Manifest};
 pub use error::{LayerRule, OciError, Unsupported};
 pub use layer::Layer;
-pub use platform::Platform;
+pub use platform::{Platform, PlatformError};

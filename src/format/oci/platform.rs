@@ -1,6 +1,6 @@
 //! Which of the manifests of an index is for this machine.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::Deserialize;
 
@@ -15,6 +15,11 @@ pub struct Platform {
     #[serde(default)]
     pub variant: Option<String>,
 }
+
+/// The text names no platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a platform is os/architecture or os/architecture/variant, such as linux/arm64/v8")]
+pub struct PlatformError;
 
 impl Platform {
     /// The platform of this machine.
@@ -42,9 +47,45 @@ impl Platform {
     }
 }
 
+impl FromStr for Platform {
+    type Err = PlatformError;
+
+    fn from_str(text: &str) -> Result<Self, PlatformError> {
+        let is_word = |part: &str| {
+            !part.is_empty()
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        };
+        let parts: Vec<&str> = text.split('/').collect();
+        let (os, architecture, variant) = match parts.as_slice() {
+            [os, architecture] => (*os, *architecture, None),
+            [os, architecture, variant] => (*os, *architecture, Some((*variant).to_owned())),
+            _ => return Err(PlatformError),
+        };
+        match parts.into_iter().all(is_word) {
+            true => Ok(Self { os: os.to_owned(), architecture: architecture.to_owned(), variant }),
+            false => Err(PlatformError),
+        }
+    }
+}
+
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.os, self.architecture)?;
         self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_platform_is_read_as_it_is_shown() {
+        for text in ["linux/amd64", "linux/arm/v7"] {
+            assert_eq!(text.parse::<Platform>().unwrap().to_string(), text);
+        }
+        for text in ["", "linux", "linux/", "/amd64", "linux/arm/v7/x", "linux/a b", "linux//v8"] {
+            assert_eq!(text.parse::<Platform>(), Err(PlatformError), "{text}");
+        }
     }
 }

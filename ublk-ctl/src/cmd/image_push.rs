@@ -1,15 +1,14 @@
 //! `image push`: makes a new version of an image in a registry, of a base and one layer file.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, builder::NonEmptyStringValueParser};
-use stratabd::server::{
-    failure::{Failure, FailureClass},
-    push::{PushOptions, PushProgress, Pushed, push},
+use stratabd::{
+    format::oci::Platform,
+    server::{
+        failure::{Failure, FailureClass},
+        push::{PushOptions, PushProgress, Pushed, push},
+    },
 };
 
 use crate::{
@@ -31,9 +30,14 @@ pub(crate) struct PushArgs {
     /// The new layer, compressed and in a tar envelope, as `layer commit --tar` makes it
     #[arg(long, value_name = "FILE")]
     layer: PathBuf,
-    /// Image that the layer lies over, in the same registry [default: the layer lies over nothing]
+    /// Image that the layer lies over, in any registry: its layers are copied where the target's lacks them
+    /// [default: the layer lies over nothing]
     #[arg(long, value_name = "IMAGE", value_parser = NonEmptyStringValueParser::new())]
     base: Option<String>,
+    /// Which image of a base that has one for each of several platforms; only that one, with the layer, is pushed
+    /// [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
     #[command(flatten)]
     registry: RegistryArgs,
 }
@@ -42,8 +46,12 @@ impl PushArgs {
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
         let mut config = global.config()?;
         self.registry.apply(&mut config);
-        let options =
-            PushOptions { layer: self.layer.clone(), base: self.base.clone(), target: self.target.clone() };
+        let options = PushOptions {
+            layer: self.layer.clone(),
+            base: self.base.clone(),
+            target: self.target.clone(),
+            platform: self.platform.clone().unwrap_or_else(Platform::host),
+        };
         let pushed = Engine::for_reading(config)?.run(|service| async move {
             let mut interrupt = Interrupt::catch()?;
             let progress = Arc::new(PushProgress::default());
@@ -55,8 +63,8 @@ impl PushArgs {
                     // What is under way ends with the runtime, and the tag stays where it was.
                     () = interrupt.wait() => return Err(Failure::new(FailureClass::Internal, "interrupted")),
                     () = tokio::time::sleep(TICK) => {
-                        bar.set_total(progress.total_bytes.load(Ordering::Relaxed));
-                        bar.set(progress.sent_bytes.load(Ordering::Relaxed));
+                        bar.set_total(progress.total_bytes());
+                        bar.set(progress.done_bytes());
                     }
                 }
             }
@@ -66,7 +74,15 @@ impl PushArgs {
 }
 
 fn describe(pushed: &Pushed) -> String {
-    let Pushed { reference, uploaded, mounted, present, .. } = pushed;
-    let sent = size(pushed.uploaded_bytes);
-    format!("{reference}\n{uploaded} blobs sent ({sent}), {mounted} taken over, {present} there already")
+    let Pushed { reference, uploaded, copied, mounted, present, .. } = pushed;
+    let [sent, brought] = [pushed.uploaded_bytes, pushed.copied_bytes].map(size);
+    let only = pushed
+        .platform
+        .as_ref()
+        .map(|platform| format!("\nof the base's platforms only {platform} is in it"));
+    format!(
+        "{reference}\n{uploaded} blobs sent ({sent}), {copied} copied ({brought}), {mounted} taken over, \
+         {present} there already{}",
+        only.unwrap_or_default()
+    )
 }

@@ -1,15 +1,20 @@
 //! Pushes a new version of an image: what a base has, and one layer file on top.
+//!
+//! What is pushed is one image, also where the base is an index of images for several platforms: the one for a platform gets the
+//! layer, and the others are not in it. What the target's repository lacks is taken over from the base's, where both lie in one registry that does so, and
+//! copied otherwise.
+
+mod blobs;
 
 use std::{
     fs::File,
     io::{self, Read},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
+pub use blobs::PushProgress;
+use blobs::{Parcel, send};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -28,8 +33,8 @@ use crate::{
         uuid::Uuid,
     },
     registry::{
-        Arrival, BlobOrigin, Client, FileContent, ImageDocuments, ImageReference, NewBlob, NextImage,
-        NextImageError, Reason, RegistryError, Repository,
+        BlobContent, BlobOrigin, Client, FileContent, ImageDocuments, ImageReference, NewBlob, NextImage,
+        NextImageError, Repository,
     },
     upper::{LayerLink, check_parents},
 };
@@ -46,15 +51,8 @@ pub struct PushOptions {
     pub base: Option<String>,
     /// Reference of what is made; its tag is moved last.
     pub target: String,
-}
-
-/// How far a push has come. Bytes; shared with whoever shows it.
-#[derive(Debug, Default)]
-pub struct PushProgress {
-    /// Sent of the layer so far.
-    pub sent_bytes: Arc<AtomicU64>,
-    /// Size of the layer, 0 until it is known.
-    pub total_bytes: AtomicU64,
+    /// Which image of a base that has one for each of several platforms, and what an image without a base is for.
+    pub platform: Platform,
 }
 
 /// What was pushed.
@@ -68,10 +66,17 @@ pub struct Pushed {
     pub layer: String,
     /// Layers in all.
     pub layers: usize,
-    /// Blobs that were sent, and their bytes.
+    /// The platform of the image, where the base has images for others too, which are not in what was pushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// Blobs that were sent from here.
     pub uploaded: usize,
     /// Their bytes.
     pub uploaded_bytes: u64,
+    /// Blobs that were copied from the base's repository.
+    pub copied: usize,
+    /// Their bytes.
+    pub copied_bytes: u64,
     /// Blobs that the registry took over from the base's repository.
     pub mounted: usize,
     /// Blobs that were there.
@@ -84,6 +89,8 @@ struct Base {
     /// The reference that always means it.
     pinned: String,
     documents: ImageDocuments,
+    /// Whether there are others beside it, for other platforms.
+    is_of_index: bool,
 }
 
 /// Pushes what `options` say. The tag is moved when all blobs are there: whatever fails before leaves it as it was.
@@ -105,29 +112,35 @@ pub async fn push(
     let report = layer_report::inspect(service, &options.layer).await?;
     check_form(&report)?;
     let base = match &options.base {
-        Some(text) => Some(fetch_base(client, &reference(text)?).await?),
+        Some(text) => Some(fetch_base(client, &reference(text)?, &options.platform).await?),
         None => None,
     };
     if service.config().image.check_parents {
         check_parents_of(service, base.as_ref(), &report).await?;
     }
     let (file, layer) = hash(options.layer.clone()).await?;
-    progress.total_bytes.store(layer.size_bytes, Ordering::Relaxed);
     let next = match &base {
         Some(base) => base.documents.with_layer(layer),
-        None => ImageDocuments::empty(&Platform::host()).and_then(|empty| empty.with_layer(layer)),
+        None => ImageDocuments::empty(&options.platform).and_then(|empty| empty.with_layer(layer)),
     };
     let next = next.map_err(|error| unusable_base(&options.base, error))?;
-    let content = FileContent::new(file, layer.size_bytes, Arc::clone(&progress.sent_bytes));
-    let blobs = blobs(&next, base.as_ref(), &repository, content);
-    let mut pushed = send(client, &repository, blobs).await?;
+    let parcels = parcels(&next, base.as_ref(), (client, &repository), &file, progress);
+    let arrivals = send(client, &repository, parcels).await?;
     let put = client.put_manifest(&repository, target.tag_or_digest(), &next).await;
     put.map_err(|error| failure_of_registry(format!("cannot push the manifest of {target}"), error))?;
-    pushed.reference = format!("{target}@{}", next.digest);
-    pushed.digest = next.digest.to_string();
-    pushed.layer = layer.digest.to_string();
-    pushed.layers = next.layers.len();
-    Ok(pushed)
+    Ok(Pushed {
+        reference: format!("{target}@{}", next.digest),
+        digest: next.digest.to_string(),
+        layer: layer.digest.to_string(),
+        layers: next.layers.len(),
+        platform: base.filter(|base| base.is_of_index).map(|_| options.platform.to_string()),
+        uploaded: arrivals.uploaded,
+        uploaded_bytes: arrivals.uploaded_bytes,
+        copied: arrivals.copied,
+        copied_bytes: arrivals.copied_bytes,
+        mounted: arrivals.mounted,
+        present: arrivals.present,
+    })
 }
 
 fn reference(text: &str) -> Result<ImageReference, Failure> {
@@ -184,19 +197,28 @@ async fn check_parents_of(
     })
 }
 
-async fn fetch_base(client: &Client, reference: &ImageReference) -> Result<Base, Failure> {
+async fn fetch_base(
+    client: &Client,
+    reference: &ImageReference,
+    platform: &Platform,
+) -> Result<Base, Failure> {
     let repository = repository(client, reference)?;
     let failed = |error| failure_of_registry(format!("cannot read the base {reference}"), error);
-    let found = client.manifest(reference, &Platform::host()).await.map_err(failed)?;
+    let found = client.manifest(reference, platform).await.map_err(failed)?;
     found.manifest.layers().map_err(|source| {
         Failure::with_source(FailureClass::Image, format!("{reference} cannot be a base"), source)
     })?;
     let config = client.image_config(&repository, found.bytes.clone()).await.map_err(failed)?;
-    let pinned = match reference.digest() {
-        Some(_) => reference.to_string(),
-        None => format!("{reference}@{}", found.digest),
-    };
-    Ok(Base { repository, pinned, documents: ImageDocuments { manifest: found.bytes, config } })
+    let pinned = pinned(reference, found.digest);
+    let documents = ImageDocuments { manifest: found.bytes, config };
+    Ok(Base { repository, pinned, documents, is_of_index: found.is_of_index })
+}
+
+/// A reference that always means the image `digest`: what it names may be an index, or a tag that moves.
+fn pinned(reference: &ImageReference, digest: Digest) -> String {
+    let text = reference.to_string();
+    let name = text.split_once('@').map_or(text.as_str(), |(name, _)| name);
+    format!("{name}@{digest}")
 }
 
 fn unusable_base(base: &Option<String>, error: NextImageError) -> Failure {
@@ -227,67 +249,41 @@ async fn hash(path: PathBuf) -> Result<(Arc<File>, Layer), Failure> {
 }
 
 /// All that the repository must have before the manifest.
-fn blobs(next: &NextImage, base: Option<&Base>, target: &Repository, content: FileContent) -> Vec<NewBlob> {
+fn parcels(
+    next: &NextImage,
+    base: Option<&Base>,
+    (client, target): (&Client, &Repository),
+    file: &Arc<File>,
+    progress: &PushProgress,
+) -> Vec<Parcel> {
+    let mut parcels: Vec<Parcel> = Vec::new();
     let config = &next.documents.config;
-    let mut blobs = vec![NewBlob {
+    let config_bytes = u64::try_from(config.len()).unwrap_or(u64::MAX);
+    let blob = NewBlob {
         digest: next.config_digest,
-        size_bytes: u64::try_from(config.len()).unwrap_or(u64::MAX),
+        size_bytes: config_bytes,
         origin: BlobOrigin::Bytes(config.clone()),
-    }];
-    let below = match base {
-        Some(Base { repository, .. }) if repository != target && repository.shares_registry_with(target) => {
-            BlobOrigin::Repository(repository.clone())
-        }
-        _ => BlobOrigin::Nowhere,
     };
+    parcels.push(Parcel { blob, sent_bytes: progress.part(config_bytes) });
     // The last layer is the file's, also where the base has the same.
-    let mut origin = BlobOrigin::File(content);
+    let mut is_new = true;
     for Layer { digest, size_bytes } in next.layers.iter().rev().copied() {
-        if blobs.iter().all(|blob| blob.digest != digest) {
-            blobs.push(NewBlob { digest, size_bytes, origin });
+        if parcels.iter().all(|parcel| parcel.blob.digest != digest) {
+            let sent_bytes = progress.part(size_bytes);
+            let origin = match base {
+                _ if is_new => {
+                    let content = FileContent::new(Arc::clone(file), size_bytes, Arc::clone(&sent_bytes));
+                    BlobOrigin::File(content)
+                }
+                Some(Base { repository, .. }) if repository != target => {
+                    let blob = client.blob(repository, digest, size_bytes);
+                    BlobOrigin::Blob(BlobContent::new(blob, Arc::clone(&sent_bytes)))
+                }
+                _ => BlobOrigin::Nowhere,
+            };
+            parcels.push(Parcel { blob: NewBlob { digest, size_bytes, origin }, sent_bytes });
         }
-        origin = below.clone();
+        is_new = false;
     }
-    blobs
-}
-
-/// Makes sure that the repository has all of them, and counts how it came by them.
-async fn send(client: &Client, repository: &Repository, blobs: Vec<NewBlob>) -> Result<Pushed, Failure> {
-    let mut pushed = Pushed {
-        reference: String::new(),
-        digest: String::new(),
-        layer: String::new(),
-        layers: 0,
-        uploaded: 0,
-        uploaded_bytes: 0,
-        mounted: 0,
-        present: 0,
-    };
-    // All at once, within the client's limits; the first failure ends the others.
-    let arriving: Vec<_> =
-        blobs.into_iter().map(|blob| (blob.clone(), client.ensure_blob(repository, blob))).collect();
-    for (blob, arrival) in arriving {
-        let failed = |error| not_arrived(&blob, repository, error);
-        match arrival.await.map_err(failed)? {
-            Arrival::Present => pushed.present += 1,
-            Arrival::Mounted => pushed.mounted += 1,
-            Arrival::Uploaded => {
-                pushed.uploaded += 1;
-                pushed.uploaded_bytes += blob.size_bytes;
-            }
-        }
-    }
-    Ok(pushed)
-}
-
-fn not_arrived(blob: &NewBlob, repository: &Repository, error: RegistryError) -> Failure {
-    let text = format!("cannot push the blob {} to {}", blob.digest, repository.host());
-    match (&blob.origin, error.reason()) {
-        (BlobOrigin::Nowhere | BlobOrigin::Repository(_), Reason::NotFound | Reason::NotMounted { .. }) => {
-            let text =
-                format!("{text}: a layer of the base must be copied into the target's repository first");
-            Failure::with_source(FailureClass::Registry, text, error)
-        }
-        _ => failure_of_registry(text, error),
-    }
+    parcels
 }
