@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OfflineError, PackOptions, Watch, pack::pack, source::Source};
+use super::{OfflineError, PackOptions, Watch, content::Hold, pack::pack, source::Source};
 use crate::format::{
     lsmt::{LayerIdentity, Packing, UserTag},
     uuid::Uuid,
@@ -34,7 +34,7 @@ pub struct Committed {
 }
 
 /// Writes the layer in `data` to the file `output`. `index` is the index file of a writable pair; of a sparse file and a sealed one it
-/// is not looked at. The same segments and data make the same bytes, with any number of threads.
+/// is not looked at; nor need it be, where a device that goes on has had it sealed. The same segments and data make the same bytes, with any number of threads.
 ///
 /// # Errors
 /// [`OfflineError`]; then there is no output.
@@ -46,7 +46,7 @@ pub fn commit<P: Fn(u64, u64)>(
     options: &PackOptions,
     watch: &Watch<P>,
 ) -> Result<Committed, OfflineError> {
-    let source = Source::open(data, index)?;
+    let source = Source::open(data, index, Hold::Shared)?;
     let identity = naming.of(&source.identity, options.packing);
     let output_bytes = pack(&source, &identity, output, options, watch)?;
     let (data_bytes, torn_entries) = (source.data_bytes(), source.torn_entries);

@@ -1,7 +1,7 @@
 //! The LSMT file inside a layer file, whether it lies there as it is, compressed, enveloped, or both.
 
 use std::{
-    fs::File,
+    fs::{File, TryLockError},
     io,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
@@ -36,6 +36,29 @@ pub(super) struct Bench {
     block: Vec<u8>,
     /// Number of the block that is decoded in `block`.
     held: Option<u32>,
+}
+
+/// What a tool does with a file that a device may be writing to. Whoever serves the device holds the lock of its data file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// Reads it: so may others.
+    Shared,
+    /// Changes it.
+    Exclusive,
+}
+
+impl Hold {
+    /// Locks `file`, whose name is `path`, until it is closed.
+    pub(super) fn take(self, file: &File, path: &Path) -> Result<(), OfflineError> {
+        let locked = match self {
+            Self::Shared => file.try_lock_shared(),
+            Self::Exclusive => file.try_lock(),
+        };
+        locked.map_err(|error| match error {
+            TryLockError::WouldBlock => OfflineError::Busy(path.to_owned()),
+            TryLockError::Error(source) => OfflineError::io(path, "lock it")(source),
+        })
+    }
 }
 
 impl Content {
@@ -100,6 +123,14 @@ impl Content {
     /// Whether it lies in the file as it is: the only form that can be written.
     pub(super) fn is_bare(&self) -> bool {
         self.table.is_none() && self.payload.start() == 0
+    }
+
+    /// Keeps others from using it as `hold` says for as long as a clone of this lives, and has the size that it has from now on.
+    /// Only for one that is bare.
+    pub(super) fn held(self, hold: Hold) -> Result<Self, OfflineError> {
+        hold.take(&self.file, &self.path)?;
+        let size = self.file.metadata().map_err(OfflineError::io(&self.path, "open it"))?.size();
+        Ok(Self { payload: ByteRange::between(0, size), ..self })
     }
 
     /// How its blocks are made, where it is compressed.

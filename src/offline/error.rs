@@ -28,6 +28,9 @@ pub enum OfflineError {
     /// Something of that name is there, and was not to be replaced.
     #[error("{0}: exists already (--force replaces it)")]
     Exists(PathBuf),
+    /// A device writes to the file, or another tool would see it change.
+    #[error("{0}: in use by a device that is attached, or by another tool")]
+    Busy(PathBuf),
     /// Only a regular file may be replaced.
     #[error("{0}: not a regular file, which alone can be replaced")]
     NotReplaceable(PathBuf),

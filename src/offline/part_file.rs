@@ -12,7 +12,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::OfflineError;
+use super::{OfflineError, content::Hold};
 
 /// The file in the making, beside its later place and hidden. Dropping it removes it.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub struct PartFile {
     path: PathBuf,
     hidden: Option<PathBuf>,
     overwrite: bool,
+    /// What is to be replaced; held, so that no device is made of it meanwhile, which would go on writing to what has no name.
+    _replaced: Option<File>,
 }
 
 impl PartFile {
@@ -29,18 +31,21 @@ impl PartFile {
     /// # Errors
     /// Where something is there that may not be replaced, or the file cannot be made.
     pub fn create(path: &Path, overwrite: bool) -> Result<Self, OfflineError> {
-        match fs::symlink_metadata(path) {
+        let replaced = match fs::symlink_metadata(path) {
             Ok(_) if !overwrite => return Err(OfflineError::Exists(path.to_owned())),
             Ok(found) if !found.is_file() => return Err(OfflineError::NotReplaceable(path.to_owned())),
-            _ => {}
-        }
+            // One that cannot be read is no device's here.
+            Ok(_) => File::open(path).ok(),
+            Err(_) => None,
+        };
+        replaced.iter().try_for_each(|file| Hold::Shared.take(file, path))?;
         let mut name = OsString::from(".");
         name.push(path.file_name().ok_or_else(|| OfflineError::Nameless(path.to_owned()))?);
         name.push(format!(".{}.part", std::process::id()));
         let hidden = path.with_file_name(name);
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&hidden);
         let file = opened.map_err(OfflineError::io(path, "make it"))?;
-        Ok(Self { file, path: path.to_owned(), hidden: Some(hidden), overwrite })
+        Ok(Self { file, path: path.to_owned(), hidden: Some(hidden), overwrite, _replaced: replaced })
     }
 
     /// What to write to.

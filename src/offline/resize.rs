@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OfflineError, Upper,
+    content::Hold,
     create::check_size,
     source::{Kind, Source},
 };
@@ -37,7 +38,7 @@ pub struct Resized {
 pub fn resize(upper: &Upper, after_bytes: u64, shrink: bool) -> Result<Resized, OfflineError> {
     let path = upper.data.as_path();
     check_size(path, after_bytes)?;
-    let source = Source::open(path, upper.index.as_deref())?;
+    let source = Source::open(path, upper.index.as_deref(), Hold::Exclusive)?;
     let before_bytes = source.identity.virtual_size_bytes;
     if after_bytes < before_bytes && !shrink {
         return Err(OfflineError::Shrinks {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OfflineError,
+    content::Hold,
     source::{Kind, Source},
 };
 use crate::{block::SECTOR_BYTES, format::lsmt};
@@ -25,7 +26,7 @@ pub struct SealedLayer {
 /// # Errors
 /// [`OfflineError`]; then the file is as it was.
 pub fn seal(data: &Path, index: Option<&Path>) -> Result<SealedLayer, OfflineError> {
-    let source = Source::open(data, index)?;
+    let source = Source::open(data, index, Hold::Exclusive)?;
     let sealed = || OfflineError::Sealed(data.to_owned());
     let content = source.files.first().filter(|_| source.kind != Kind::Sealed).ok_or_else(sealed)?;
     let damaged = |source| OfflineError::Writable { path: data.to_owned(), source };

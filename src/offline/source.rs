@@ -9,7 +9,7 @@ use rustix::{
 
 use super::{
     OfflineError,
-    content::{Bench, Content},
+    content::{Bench, Content, Hold},
 };
 use crate::{
     block::SECTOR_BYTES,
@@ -71,22 +71,20 @@ pub struct Upper {
 
 impl Source {
     /// Opens the layer whose data, or all of it, is in the file `data`. The data file of a log-structured writable layer needs
-    /// its `index`; with other layers that is not looked at.
-    pub(super) fn open(data: &Path, index: Option<&Path>) -> Result<Self, OfflineError> {
-        let content = Content::open(data)?;
-        if content.is_bare()
-            && let Ok(header) = header_of(&content)
-        {
-            // The data of a sparse file might look like a trailer, but that of a sealed one lies after all of the device.
-            let device_end = header.virtual_size_bytes.saturating_add(SLOT_BYTES as u64);
-            if header.sparse && !header.sealed && content.size_bytes() <= device_end {
-                return Self::sparse(content, &header);
-            }
-            if let Some(index) = index
-                && !header.sparse
-            {
-                return Self::pair(content, index);
-            }
+    /// its `index`; with other layers that is not looked at. One that may be written is held, as long as this lives, and is refused
+    /// where a device has it.
+    pub(super) fn open(data: &Path, index: Option<&Path>, hold: Hold) -> Result<Self, OfflineError> {
+        let mut content = Content::open(data)?;
+        if writable(&content, index).is_some() {
+            content = content.held(hold)?;
+        }
+        // Looked at once more: until it was held it could change.
+        match writable(&content, index) {
+            Some((header, None)) => return Self::sparse(content, &header),
+            Some((_, Some(index))) => return Self::pair(content, index),
+            None => {}
+        }
+        if content.is_bare() && header_of(&content).is_ok() {
             let without_trailer = |error: &LsmtError| match error {
                 LsmtError::TooSmall { .. } => true,
                 LsmtError::Slot { offset, .. } => *offset > 0,
@@ -106,7 +104,7 @@ impl Source {
     /// The files are numbered from the top, and the one that may be written has the last number, as upstream has it.
     pub(super) fn open_stack(stack: &Stack) -> Result<Self, OfflineError> {
         let upper = match &stack.upper {
-            Some(Upper { data, index }) => Some(Self::open(data, index.as_deref())?),
+            Some(Upper { data, index }) => Some(Self::open(data, index.as_deref(), Hold::Shared)?),
             None => None,
         };
         let count = stack.lowers.len();
@@ -207,6 +205,17 @@ impl Source {
             kind: Kind::Sparse,
         })
     }
+}
+
+/// The header of a layer that may be written, and its index file where it is a log.
+fn writable<'a>(content: &Content, index: Option<&'a Path>) -> Option<(Header, Option<&'a Path>)> {
+    let header = content.is_bare().then(|| header_of(content))?.ok()?;
+    // The data of a sparse file might look like a trailer, but that of a sealed one lies after all of the device.
+    let device_end = header.virtual_size_bytes.saturating_add(SLOT_BYTES as u64);
+    if header.sparse {
+        return (!header.sealed && content.size_bytes() <= device_end).then_some((header, None));
+    }
+    index.map(|index| (header, Some(index)))
 }
 
 /// Data in the sectors `from..to` of a sparse file.

@@ -149,9 +149,10 @@ impl From<OfflineError> for Failure {
             OfflineError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 FailureClass::NotFound
             }
-            OfflineError::Exists(_) | OfflineError::NotReplaceable(_) | OfflineError::Sealed(_) => {
-                FailureClass::Conflict
-            }
+            OfflineError::Exists(_)
+            | OfflineError::Busy(_)
+            | OfflineError::NotReplaceable(_)
+            | OfflineError::Sealed(_) => FailureClass::Conflict,
             OfflineError::Nameless(_)
             | OfflineError::IndexMissing(_)
             | OfflineError::DeviceSize(..)

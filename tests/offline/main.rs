@@ -11,6 +11,7 @@ mod layer_writer;
 mod commit;
 mod compress;
 mod diff;
+mod in_use;
 mod merge;
 mod writable;
 

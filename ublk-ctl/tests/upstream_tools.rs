@@ -94,6 +94,26 @@ const L1: &str = "--uuid abc00001-1111-2222-3333-000000000001 -p abc00000-1111-2
 const COMMITTED: &str = "overlaybd-commit has committed files SUCCESSFULLY\n";
 
 #[test]
+fn a_layer_that_a_device_writes_to_is_refused_by_every_tool() {
+    let bench = Bench::new(&[("ext4/rw1.d.xz", "d1"), ("ext4/rw1.i", "i1")]);
+    fs::write(bench.path("config"), r#"{"lowers":[],"upper":{"data":"d1","index":"i1"}}"#).unwrap();
+    let device = File::open(bench.path("d1")).unwrap();
+    device.lock().unwrap();
+    for (line, code) in [
+        ("commit d1 i1 out", 255),
+        ("commit --seal d1 i1", 255),
+        ("merge config out", 255),
+        ("resize --config config --size 2", 1),
+    ] {
+        let ended = bench.run(line);
+        assert!(ended.code == code && ended.err.contains("d1: in use by a device"), "{line}: {}", ended.err);
+    }
+    assert!(!bench.path("out").exists());
+    drop(device);
+    bench.well("commit d1 i1 out");
+}
+
+#[test]
 fn overlaybd_commit_makes_the_fixtures() {
     let bench = Bench::new(&[("ext4/rw1.d.xz", "d1"), ("ext4/rw1.i", "i1")]);
     for (flags, fixture) in [

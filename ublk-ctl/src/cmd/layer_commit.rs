@@ -18,8 +18,8 @@ use crate::{
 #[command(override_usage = "ublk-ctl layer commit [OPTIONS] <DATA> [INDEX] <OUTPUT>\n       \
                             ublk-ctl layer commit --seal <DATA> [INDEX]")]
 pub(crate) struct CommitArgs {
-    /// Data file of a writable layer, its index file unless it is sparse, and the file to write; or a sealed layer in any form and
-    /// the file to write
+    /// Data file of a writable layer that no device has, its index file unless it is sparse, and the file to write; or a sealed
+    /// layer in any form, such as one that a snapshot has sealed, and the file to write
     #[arg(required = true, num_args = 1..=3, value_name = "FILE")]
     files: Vec<PathBuf>,
     #[command(flatten)]

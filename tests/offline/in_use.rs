@@ -1,0 +1,129 @@
+//! Layers that a device writes to: no tool reads them half written, changes them, or puts another file in their place.
+
+use std::{
+    fs::{self, File},
+    path::Path,
+};
+
+use stratabd::{
+    format::lsmt::Packing,
+    offline::{
+        CreateOptions, Naming, OfflineError, PackOptions, Stack, Upper, commit, create, default_threads,
+        diff, merge, resize, seal,
+    },
+    upper::{LayerFile, LogFiles},
+};
+
+use crate::{bytes, names, quiet};
+
+const OPTIONS: CreateOptions = CreateOptions {
+    sparse: false,
+    virtual_size_bytes: 1 << 20,
+    uuid: None,
+    parent_uuid: None,
+    ext4: false,
+    overwrite: true,
+};
+
+const PACK: PackOptions = PackOptions {
+    packing: Packing::Aligned,
+    compression: None,
+    tar: false,
+    final_header: true,
+    threads: std::num::NonZeroUsize::MIN,
+    overwrite: true,
+};
+
+fn pair(dir: &Path) -> Upper {
+    Upper { data: dir.join("data"), index: Some(dir.join("index")) }
+}
+
+fn index(upper: &Upper) -> &Path {
+    upper.index.as_deref().unwrap()
+}
+
+type Outcome = Result<(), OfflineError>;
+
+/// What reads the layer and makes `out`.
+fn readers(upper: &Upper) -> [(&'static str, Outcome); 3] {
+    let out = upper.data.with_file_name("out");
+    let stack = Stack { lowers: Vec::new(), upper: Some(upper.clone()) };
+    let naming = Naming::default();
+    [
+        ("commit", commit(&upper.data, upper.index.as_deref(), &out, &naming, &PACK, &quiet()).map(drop)),
+        ("merge", merge(&stack, &out, &naming, &PACK, &quiet()).map(drop)),
+        ("diff", diff(&stack, &stack, default_threads(), &quiet()).map(drop)),
+    ]
+}
+
+/// What would change the layer, or replace it.
+fn writers(upper: &Upper, sparse: bool) -> [(&'static str, Outcome); 3] {
+    [
+        ("resize", resize(upper, 2 << 20, false).map(drop)),
+        ("seal", seal(&upper.data, upper.index.as_deref()).map(drop)),
+        ("create", create(upper, &CreateOptions { sparse, ..OPTIONS }).map(drop)),
+    ]
+}
+
+fn refused(outcomes: impl IntoIterator<Item = (&'static str, Outcome)>, path: &Path) {
+    for (tool, outcome) in outcomes {
+        assert!(matches!(&outcome, Err(OfflineError::Busy(busy)) if busy == path), "{tool}: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_pair_that_a_device_has_is_left_alone_and_can_be_used_when_it_has_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let upper = pair(dir.path());
+    create(&upper, &OPTIONS).unwrap();
+    let before = [&upper.data, index(&upper)].map(bytes);
+    let device = LogFiles::open(&upper.data, index(&upper)).unwrap();
+    refused(readers(&upper), &upper.data);
+    refused(writers(&upper, false), &upper.data);
+    assert!(before == [&upper.data, index(&upper)].map(bytes));
+    assert_eq!(names(dir.path()), ["data", "index"]);
+    drop(device);
+    readers(&upper).into_iter().for_each(|(_, done)| done.unwrap());
+    resize(&upper, 2 << 20, false).unwrap();
+}
+
+#[test]
+fn a_sparse_layer_that_a_device_has_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let upper = Upper { data: dir.path().join("data"), index: None };
+    create(&upper, &CreateOptions { sparse: true, ..OPTIONS }).unwrap();
+    let device = LayerFile::open(&upper.data).unwrap();
+    device.lock().unwrap();
+    refused(readers(&upper), &upper.data);
+    refused(writers(&upper, true), &upper.data);
+    drop(device);
+    readers(&upper).into_iter().for_each(|(_, done)| done.unwrap());
+}
+
+#[test]
+fn tools_that_read_share_a_layer_and_no_device_is_made_of_it_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let upper = pair(dir.path());
+    create(&upper, &OPTIONS).unwrap();
+    let reader = File::open(&upper.data).unwrap();
+    reader.lock_shared().unwrap();
+    readers(&upper).into_iter().for_each(|(_, done)| done.unwrap());
+    refused([("resize", resize(&upper, 2 << 20, false).map(drop))], &upper.data);
+    assert!(LogFiles::open(&upper.data, index(&upper)).is_err());
+}
+
+#[test]
+fn a_layer_that_was_sealed_is_committed_while_its_device_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let upper = pair(dir.path());
+    create(&upper, &OPTIONS).unwrap();
+    seal(&upper.data, upper.index.as_deref()).unwrap();
+    // As a device that has had it sealed by a snapshot has it.
+    let device = LayerFile::open(&upper.data).unwrap();
+    device.lock().unwrap();
+    let out = dir.path().join("out");
+    commit(&upper.data, None, &out, &Naming::default(), &PACK, &quiet()).unwrap();
+    let stack = Stack { lowers: vec![upper.data.clone()], upper: None };
+    merge(&stack, &out, &Naming::default(), &PACK, &quiet()).unwrap();
+    assert!(fs::metadata(&out).unwrap().len() > 0);
+}
