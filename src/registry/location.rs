@@ -52,6 +52,18 @@ impl Repository {
         Ok(Self { base, name: name.to_owned() })
     }
 
+    /// The repository of upstream's `--upload`: `scheme://host/v2/<repository>/blobs/uploads/`, a slash at its end or not.
+    ///
+    /// # Errors
+    /// When it has another form.
+    pub fn from_upload_url(url: &str) -> Result<Self, LocationError> {
+        let blob_url = url.trim_end_matches('/').strip_suffix("/uploads").ok_or(LocationError::UploadUrl)?;
+        Self::from_blob_url(blob_url).map_err(|error| match error {
+            LocationError::BlobUrl => LocationError::UploadUrl,
+            other => other,
+        })
+    }
+
     /// Host, with its port unless it is the scheme's own.
     #[must_use]
     pub fn host(&self) -> String {
@@ -69,7 +81,9 @@ impl Repository {
         self.base.host_str()
     }
 
-    pub(super) fn is_plain_http(&self) -> bool {
+    /// Whether it is spoken to without TLS.
+    #[must_use]
+    pub fn is_plain_http(&self) -> bool {
         self.base.scheme() == "http"
     }
 
@@ -189,6 +203,25 @@ mod tests {
             "https://u:p@h/v2/a/blobs",
         ] {
             assert!(Repository::from_blob_url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn upstreams_upload_url_gives_the_repository() {
+        let repository = Repository::from_upload_url("https://reg.example/v2/a/b/blobs/uploads/").unwrap();
+        assert_eq!(repository.uploads_url().as_str(), "https://reg.example/v2/a/b/blobs/uploads/");
+        assert_eq!(
+            Repository::from_upload_url("https://reg.example/v2/a/b/blobs/uploads").unwrap(),
+            repository
+        );
+        for bad in [
+            "",
+            "https://h/v2/a/blobs/",
+            "https://h/v2/a/uploads/",
+            "https://h/v2/a/blobs/uploads/?x",
+            "/uploads",
+        ] {
+            assert!(Repository::from_upload_url(bad).is_err(), "{bad}");
         }
     }
 

@@ -52,6 +52,9 @@ pub enum LocationError {
     /// Not `scheme://host/v2/<repository>/blobs`.
     #[error("a blob URL that is not scheme://host/v2/<repository>/blobs")]
     BlobUrl,
+    /// Upstream's `--upload` in another form.
+    #[error("not of the form scheme://host/v2/<repository>/blobs/uploads/")]
+    UploadUrl,
     /// A repository name with characters or parts that no registry takes.
     #[error("a repository name that is empty, too long, or has parts other than [a-z0-9._-]")]
     Repository,

@@ -8,6 +8,7 @@ mod interrupt;
 mod offline;
 mod output;
 mod progress;
+mod push;
 mod upstream;
 
 use std::process::ExitCode;

@@ -20,7 +20,7 @@ use std::{
     thread,
 };
 
-use registry::{Registry, Serving, push_document};
+use registry::{Registry, Serving, digest_of, push_document};
 use serde_json::Value;
 
 /// Sums of the device of L0, of L0 and L1, and of all three, from MANIFEST.md.
@@ -272,4 +272,76 @@ fn pass(mut from: TcpStream, mut to: TcpStream, limit_bytes: usize) {
     for stream in [from, to] {
         let _ = stream.shutdown(Shutdown::Both);
     }
+}
+
+/// Runs one of upstream's tools in `dir`; the authorities of the system are those in `authority`.
+fn tool(dir: &Path, authority: Option<&Path>, line: &str) -> Output {
+    let mut words = line.split_whitespace();
+    let program = dir.join(format!("overlaybd-{}", words.next().unwrap()));
+    if !program.exists() {
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ublk-ctl"), &program).unwrap();
+    }
+    let mut command = Command::new(program);
+    command.args(words).current_dir(dir).env_remove("RUST_LOG").env("DOCKER_CONFIG", "/nonexistent");
+    command.envs(authority.map(|file| ("SSL_CERT_FILE", file))).output().unwrap()
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// The digest that a tool has printed where upstream prints it.
+fn printed(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stderr.clone()).unwrap().lines().last().unwrap().to_owned()
+}
+
+#[test]
+fn upstreams_upload_makes_a_blob_of_what_was_made() {
+    let root = tempfile::tempdir().unwrap();
+    let (dir, registry) = (root.path(), Registry::start(root.path(), &Serving::default()));
+    let host = registry.address();
+    let url = format!("http://{host}/v2/team/app/blobs/uploads/");
+    assert!(tool(dir, None, "create d i 1").status.success());
+    let lowers = r#"{"lowers":[],"upper":{"data":"d","index":"i"}}"#;
+    std::fs::write(dir.join("config.json"), lowers).unwrap();
+    let uuid = "abc00001-1111-2222-3333-000000000001";
+    for line in [format!("commit -z --uuid {uuid} d i out"), "merge config.json merged".to_owned()] {
+        let (name, made) = (line.split(' ').next().unwrap(), dir.join(line.split(' ').next_back().unwrap()));
+        let rest = line.strip_prefix(name).unwrap();
+        let digest = printed(&tool(dir, None, &format!("{name} --upload {url} --upload_bs 65536 {rest}")));
+        let bytes = bytes(&made);
+        assert_eq!(digest, digest_of(&bytes));
+        assert!(fetched(&format!("{host}/team/app/blobs/{digest}")) == bytes);
+        assert_eq!(bytes[32], 0x13, "a header that was sent is not written once more");
+    }
+}
+
+#[test]
+fn upstreams_upload_logs_in_and_knows_whom_it_talks_to() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    let certificates = secure::Certificates::make(dir);
+    let serving = Serving {
+        tls: Some((certificates.certificate.clone(), certificates.key.clone())),
+        htpasswd: Some(secure::htpasswd(dir)),
+    };
+    let registry = Registry::start(dir, &serving);
+    let host = registry.address().to_string();
+    let authfile = secure::authfile(dir, &host);
+    assert!(tool(dir, None, "create d i 1").status.success());
+    let url = format!("https://{host}/v2/team/app/blobs/uploads/");
+    let line = format!("commit -zf --upload {url} --cred_file_path {} d i out", authfile.display());
+    let stranger = tool(dir, None, &line);
+    let said = String::from_utf8(stranger.stderr).unwrap();
+    assert!(stranger.status.code() == Some(255) && said.contains("unknown authority"), "{said}");
+    let digest = printed(&tool(dir, Some(&certificates.authority), &line));
+    assert_eq!(digest, digest_of(&bytes(&dir.join("out"))));
+    let anonymous = format!("commit -zf --upload {url} d i out");
+    let refused = tool(dir, Some(&certificates.authority), &anonymous);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(255), 0), "{said}");
+    assert!(said.contains("failed to commit or upload") && said.contains("401"), "{said}");
 }

@@ -5,6 +5,7 @@
 //! copied otherwise.
 
 mod blobs;
+mod upload;
 
 use std::{
     fs::File,
@@ -17,6 +18,8 @@ pub use blobs::PushProgress;
 use blobs::{Parcel, send};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+
+pub use upload::upload;
 
 use super::{
     api::types::ImageSpec,

@@ -1,12 +1,12 @@
 //! `image push`: makes a new version of an image in a registry, of a base and one layer file.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 use stratabd::{
     format::oci::Platform,
     server::{
-        failure::{Failure, FailureClass},
+        failure::Failure,
         push::{PushOptions, PushProgress, Pushed, push},
     },
 };
@@ -14,13 +14,9 @@ use stratabd::{
 use crate::{
     args::{GlobalArgs, RegistryArgs},
     engine::Engine,
-    interrupt::Interrupt,
     output::{Output, size},
-    progress::Progress,
+    push::follow,
 };
-
-/// How often the bar moves.
-const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
@@ -53,21 +49,8 @@ impl PushArgs {
             platform: self.platform.clone().unwrap_or_else(Platform::host),
         };
         let pushed = Engine::for_reading(config)?.run(|service| async move {
-            let mut interrupt = Interrupt::catch()?;
             let progress = Arc::new(PushProgress::default());
-            let mut pushing = Box::pin(push(&service, &options, &progress));
-            let bar = Progress::new("pushing", 0);
-            loop {
-                tokio::select! {
-                    pushed = &mut pushing => return pushed,
-                    // What is under way ends with the runtime, and the tag stays where it was.
-                    () = interrupt.wait() => return Err(Failure::new(FailureClass::Internal, "interrupted")),
-                    () = tokio::time::sleep(TICK) => {
-                        bar.set_total(progress.total_bytes());
-                        bar.set(progress.done_bytes());
-                    }
-                }
-            }
+            follow(Arc::clone(&progress), push(&service, &options, &progress)).await
         })?;
         output.print(&pushed, describe)
     }

@@ -9,7 +9,7 @@ use stratabd::{
     server::failure::{Failure, FailureClass},
 };
 
-use super::{block_format, existing_file, pack_options, refuse, say, threads, uuid};
+use super::{block_format, existing_file, pack_options, refuse, say, threads, upload::UploadArgs, uuid};
 use crate::offline;
 
 /// Commits a writable layer, byte for byte as overlaybd does
@@ -62,26 +62,13 @@ pub(super) struct CommitTool {
     /// Without effect
     #[arg(long)]
     verbose: bool,
-    /// Not supported
-    #[arg(long)]
-    upload: Option<String>,
-    /// Only for --upload
-    #[arg(long = "upload_bs")]
-    upload_bs: Option<i64>,
-    /// Only for --upload
-    #[arg(long = "cred_file_path", value_parser = existing_file)]
-    cred_file_path: Option<PathBuf>,
-    /// Only for --upload
-    #[arg(long = "tls_key_path", value_parser = existing_file)]
-    tls_key_path: Option<PathBuf>,
-    /// Only for --upload
-    #[arg(long = "tls_cert_path", value_parser = existing_file)]
-    tls_cert_path: Option<PathBuf>,
+    #[command(flatten)]
+    upload: UploadArgs,
 }
 
 pub(super) fn run(tool: CommitTool) -> Result<(), Failure> {
     refuse(tool.turbo_oci, "--turboOCI")?;
-    refuse(tool.upload.is_some(), "--upload")?;
+    check_upload(&tool)?;
     let missing =
         |what| Failure::new(FailureClass::Usage, format!("failed to open file '': no {what} given"));
     if tool.seal {
@@ -95,11 +82,21 @@ pub(super) fn run(tool: CommitTool) -> Result<(), Failure> {
         false => (Some(tool.index_file.ok_or_else(|| missing("index file"))?), tool.commit_file),
     };
     let output = output.ok_or_else(|| missing("output file"))?;
-    let data = tool.data_file;
+    let (data, path) = (tool.data_file, output.clone());
     offline::run("committing", move |watch| {
-        commit(&data, index.as_deref(), &output, &naming, &options, watch)
+        commit(&data, index.as_deref(), &path, &naming, &options, watch)
     })?;
+    tool.upload.send(&output)?;
     say("overlaybd-commit has committed files SUCCESSFULLY")
+}
+
+/// As upstream, which could not send the size in the envelope before the rest.
+fn check_upload(tool: &CommitTool) -> Result<(), Failure> {
+    if tool.tar && tool.upload.is_wanted() {
+        let text = "unsupport option with '-t' and '--upload' at the same time.";
+        return Err(Failure::new(FailureClass::Usage, text));
+    }
+    tool.upload.check(tool.compress && !tool.seal)
 }
 
 fn options(tool: &CommitTool) -> Result<PackOptions, Failure> {
@@ -108,7 +105,8 @@ fn options(tool: &CommitTool) -> Result<PackOptions, Failure> {
     Ok(PackOptions {
         // As upstream, which ignores it where nothing is compressed.
         tar: tool.tar && tool.compress,
-        final_header: true,
+        // Upstream has sent it when it would write it.
+        final_header: !tool.upload.is_wanted(),
         threads: threads(tool.compress_threads),
         overwrite: tool.force,
         ..pack_options(compression)

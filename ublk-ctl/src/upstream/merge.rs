@@ -11,7 +11,7 @@ use stratabd::{
     },
 };
 
-use super::{block_format, existing_file, pack_options, refuse};
+use super::{block_format, existing_file, pack_options, upload::UploadArgs};
 use crate::offline;
 
 /// Merges the layers of an image into one
@@ -33,21 +33,8 @@ pub(super) struct MergeTool {
     /// Without effect, as upstream
     #[arg(short)]
     tar: bool,
-    /// Not supported
-    #[arg(long)]
-    upload: Option<String>,
-    /// Only for --upload
-    #[arg(long = "upload_bs")]
-    upload_bs: Option<i64>,
-    /// Only for --upload
-    #[arg(long = "cred_file_path", value_parser = existing_file)]
-    cred_file_path: Option<PathBuf>,
-    /// Only for --upload
-    #[arg(long = "tls_key_path", value_parser = existing_file)]
-    tls_key_path: Option<PathBuf>,
-    /// Only for --upload
-    #[arg(long = "tls_cert_path", value_parser = existing_file)]
-    tls_cert_path: Option<PathBuf>,
+    #[command(flatten)]
+    upload: UploadArgs,
     /// Image configuration
     #[arg(value_parser = existing_file)]
     image_config_path: PathBuf,
@@ -56,13 +43,14 @@ pub(super) struct MergeTool {
 }
 
 pub(super) fn run(tool: MergeTool) -> Result<(), Failure> {
-    refuse(tool.upload.is_some(), "--upload")?;
+    tool.upload.check(tool.compress)?;
     let stack = read_stack(&tool.image_config_path)?;
     let output = tool
         .output
         .ok_or_else(|| Failure::new(FailureClass::Usage, "failed to create output file: no name"))?;
     let compression = if tool.compress { Some(block_format(None, 4)?) } else { None };
     let options = PackOptions { overwrite: true, ..pack_options(compression) };
-    offline::run("merging", move |watch| merge(&stack, &output, &Naming::default(), &options, watch))?;
-    Ok(())
+    let path = output.clone();
+    offline::run("merging", move |watch| merge(&stack, &path, &Naming::default(), &options, watch))?;
+    tool.upload.send(&output)
 }

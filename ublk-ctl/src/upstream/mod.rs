@@ -5,6 +5,7 @@ mod commit;
 mod create;
 mod merge;
 mod resize;
+mod upload;
 mod zfile;
 
 use std::{
