@@ -19,6 +19,10 @@ mod daemon;
 mod devices;
 #[path = "guest/direct.rs"]
 mod direct;
+#[path = "guest/exerciser.rs"]
+mod exerciser;
+#[path = "guest/file_systems.rs"]
+mod file_systems;
 #[path = "guest/frame.rs"]
 mod frame;
 #[path = "guest/large.rs"]

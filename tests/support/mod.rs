@@ -10,6 +10,7 @@
 pub mod daemon;
 pub mod device;
 pub mod fault_proxy;
+pub mod file_system;
 pub mod layer_writer;
 pub mod process;
 pub mod registry;
