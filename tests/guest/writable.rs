@@ -3,13 +3,12 @@
 use std::{
     fs,
     os::unix::fs::{FileExt, MetadataExt},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
 };
 
 use stratabd::format::{
@@ -192,6 +191,11 @@ impl Recorder {
         }
     }
 
+    /// From now on nothing counts as durable.
+    pub(crate) fn freeze(&self) {
+        self.frozen.store(true, Ordering::SeqCst);
+    }
+
     /// Waits until that many writes are durable.
     pub(crate) fn wait_for(&self, count: usize) {
         while *self.durable.lock().unwrap() < count {
@@ -258,103 +262,4 @@ fn a_killed_daemon_has_lost_nothing_that_was_flushed() {
         recorder.check(&path);
     }
     assert_eq!(daemon.end("-TERM"), Some(0));
-}
-
-/// A disk that can be cut off: a device mapper's over a loop device over a file, with a file system for the layer.
-struct Disk {
-    loop_device: String,
-    sectors: u64,
-    point: PathBuf,
-}
-
-impl Disk {
-    const NODE: &str = "/dev/mapper/cut";
-
-    fn new(dir: &Path) -> Self {
-        let file = dir.join("disk");
-        fs::File::create(&file).unwrap().set_len(192 * MIB).unwrap();
-        let loop_device = output_of("losetup", &["-f", "--show", text(&file)]).trim().to_owned();
-        output_of("modprobe", &["dm-flakey"]);
-        let disk = Self { loop_device, sectors: 192 * MIB / 512, point: dir.join("disk-mount") };
-        fs::create_dir(&disk.point).unwrap();
-        disk.create();
-        output_of("mkfs.ext4", &["-q", Self::NODE]);
-        disk.mount();
-        disk
-    }
-
-    fn create(&self) {
-        let table = format!("0 {} linear {} 0", self.sectors, self.loop_device);
-        output_of("dmsetup", &["create", "cut", "--noudevsync", "--table", &table]);
-        output_of("dmsetup", &["mknodes"]);
-    }
-
-    fn mount(&self) {
-        output_of("mount", &["-t", "ext4", Self::NODE, text(&self.point)]);
-    }
-
-    /// A process that was killed lets its files go a moment after it has gone.
-    fn unmount(&self) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !Command::new("umount").arg(&self.point).stderr(Stdio::null()).status().unwrap().success() {
-            assert!(Instant::now() < deadline, "somebody still uses the disk");
-            std::thread::yield_now();
-        }
-    }
-
-    /// From now on nothing that is written gets there, and nobody is told.
-    fn cut(&self) {
-        let table = format!("0 {} flakey {} 0 0 100000 1 drop_writes", self.sectors, self.loop_device);
-        output_of("dmsetup", &["suspend", "--nolockfs", "--noflush", "cut"]);
-        output_of("dmsetup", &["load", "cut", "--table", &table]);
-        output_of("dmsetup", &["resume", "--noudevsync", "cut"]);
-    }
-
-    /// As after the power has come back: only what the disk has is there.
-    fn restore(&self) {
-        self.unmount();
-        output_of("dmsetup", &["remove", "--retry", "--noudevsync", "cut"]);
-        self.create();
-        self.mount();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        self.unmount();
-        output_of("dmsetup", &["remove", "--retry", "--noudevsync", "cut"]);
-        output_of("losetup", &["-d", &self.loop_device]);
-    }
-}
-
-#[test]
-fn a_power_cut_below_the_layer_loses_nothing_that_was_flushed() {
-    if !in_guest() {
-        return;
-    }
-    let dir = tempfile::tempdir_in("/var").unwrap();
-    let disk = Disk::new(dir.path());
-    let config = config_with_upper(&disk.point, None, 8 * MIB);
-    rustix::fs::sync();
-    let mut daemon = start(dir.path());
-    let path = daemon.add(&["--config", &config, "--id", "6"]);
-    for round in 1..4 {
-        let recorder = Recorder::new(8 * MIB);
-        output_of("blkdiscard", &[text(&path)]);
-        std::thread::scope(|scope| {
-            let writer = scope.spawn(|| recorder.record(&path));
-            recorder.wait_for(round * 70);
-            // What is flushed from here on is lost.
-            recorder.frozen.store(true, Ordering::SeqCst);
-            disk.cut();
-            recorder.wait_for_writes(40);
-            daemon.end("-KILL");
-            writer.join().unwrap();
-        });
-        disk.restore();
-        daemon = start(dir.path());
-        recorder.check(&path);
-    }
-    assert_eq!(daemon.end("-TERM"), Some(0));
-    drop(disk);
 }
