@@ -4,17 +4,27 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
 use crate::{
     daemon::start,
     frame::{in_guest, output_of},
+    support::{
+        file_system::{BTRFS, EXT4, FileSystem, XFS, unmount},
+        records::{self, Durable},
+    },
     writable::{MIB, Recorder, config_with_upper, text},
 };
 
-/// Of the disk.
-const SIZE_BYTES: u64 = 192 * MIB;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Of the disk: room for all that is written to the largest device.
+const SIZE_BYTES: u64 = 256 * MIB;
 
 /// A disk that can be cut off: a device mapper's over a loop device over a file, with a file system for the layer.
 struct Disk {
@@ -113,4 +123,88 @@ fn a_power_cut_below_the_layer_loses_nothing_that_was_flushed() {
     }
     assert_eq!(daemon.end("-TERM"), Some(0));
     drop(disk);
+}
+
+/// Versions of files that are durable before the power goes.
+const ENOUGH: usize = 60;
+/// Writers, each of which has files of its own, so that flushes meet.
+const WRITERS: u64 = 3;
+
+/// Has files made durable on the file system at `point`, cuts the disk off under that, and returns what was durable
+/// before.
+fn work_until_cut(point: &Path, disk: &Disk) -> Durable {
+    let durable = Mutex::new(Durable::new());
+    let is_cut = AtomicBool::new(false);
+    let (sender, receiver) = mpsc::channel();
+    let is_durable = |file: u64, version: u64| {
+        let mut durable = durable.lock().unwrap();
+        if is_cut.load(Ordering::SeqCst) {
+            return false;
+        }
+        durable.insert(file, version);
+        sender.send(()).is_ok()
+    };
+    std::thread::scope(|scope| {
+        let write = |turn| records::work(point, (turn, WRITERS), is_durable);
+        let writers: Vec<_> = (0..WRITERS).map(|turn| scope.spawn(move || write(turn))).collect();
+        (0..ENOUGH).for_each(|_| receiver.recv_timeout(PATIENCE).unwrap());
+        let held = durable.lock().unwrap();
+        // What is flushed from here on is lost.
+        is_cut.store(true, Ordering::SeqCst);
+        drop(held);
+        disk.cut();
+        // A file system that finds its device in an older state may fail them.
+        writers.into_iter().for_each(|writer| drop(writer.join().unwrap()));
+    });
+    durable.into_inner().unwrap()
+}
+
+fn keeps_what_was_durable(file_system: FileSystem) {
+    let dir = tempfile::tempdir_in("/var").unwrap();
+    let disk = Disk::new(dir.path());
+    let config = config_with_upper(&disk.point, None, file_system.size_bytes);
+    rustix::fs::sync();
+    let mut daemon = start(dir.path());
+    let path = daemon.add(&["--config", &config, "--id", "6"]);
+    file_system.make(&path);
+    for round in 0..2 {
+        let point = file_system.mount(&path, dir.path());
+        let folder = point.join(format!("round-{round}"));
+        fs::create_dir(&folder).unwrap();
+        rustix::fs::sync();
+        let durable = work_until_cut(&folder, &disk);
+        // It goes into the dark as well.
+        unmount(&point);
+        daemon.end("-KILL");
+        disk.restore();
+        daemon = start(dir.path());
+        let point = file_system.mount(&path, dir.path());
+        let ahead = records::check(&point.join(format!("round-{round}")), &durable).unwrap();
+        println!("{}: {} files, {ahead} ahead of what was durable", file_system.name, durable.len());
+        unmount(&point);
+        file_system.check(&path);
+    }
+    assert_eq!(daemon.end("-TERM"), Some(0));
+    drop(disk);
+}
+
+#[test]
+fn a_power_cut_below_the_layer_loses_no_file_of_ext4_that_was_durable() {
+    if in_guest() {
+        keeps_what_was_durable(EXT4);
+    }
+}
+
+#[test]
+fn a_power_cut_below_the_layer_loses_no_file_of_xfs_that_was_durable() {
+    if in_guest() {
+        keeps_what_was_durable(XFS);
+    }
+}
+
+#[test]
+fn a_power_cut_below_the_layer_loses_no_file_of_btrfs_that_was_durable() {
+    if in_guest() {
+        keeps_what_was_durable(BTRFS);
+    }
 }

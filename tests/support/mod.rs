@@ -13,5 +13,6 @@ pub mod fault_proxy;
 pub mod file_system;
 pub mod layer_writer;
 pub mod process;
+pub mod records;
 pub mod registry;
 pub mod secure;
