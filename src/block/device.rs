@@ -2,7 +2,7 @@
 
 use std::{future::ready, rc::Rc};
 
-use super::{BlockError, ErrorKind, Geometry};
+use super::{BlockError, ByteRange, ErrorKind, Geometry};
 use crate::reactor::{Buffer, BufferPool, BufferSlot, Reactor};
 
 /// A device that any thread may hold and any reactor may serve.
@@ -60,6 +60,12 @@ pub trait BlockQueue: 'static {
             self.read(offset, &mut dest).await?;
             Ok(dest)
         }
+    }
+
+    /// The first stretch of `range`, which is made of sectors, that may hold something else than zeroes, as far as the engine
+    /// knows without waiting; an empty one where all of `range` is known to be zeroes. A long stretch may be cut short.
+    fn next_data(&self, range: ByteRange) -> ByteRange {
+        range
     }
 
     /// Writes `data` at `offset`; durable only after a later [`BlockQueue::flush`].

@@ -254,6 +254,10 @@ impl<Q: BlockQueue> BlockQueue for FaultyQueue<Q> {
         self.inner.count_failure();
     }
 
+    fn next_data(&self, range: ByteRange) -> ByteRange {
+        self.inner.next_data(range)
+    }
+
     async fn flush(&self) -> Result<(), BlockError> {
         match self.trouble(Op::Flush, 0, 0).await {
             Outcome::Whole => self.inner.flush().await,

@@ -15,7 +15,7 @@ use super::{
     superblock,
 };
 use crate::{
-    block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, SECTOR_BYTES},
+    block::{BlockDevice, BlockError, BlockQueue, ByteRange, ErrorKind, Geometry, SECTOR_BYTES},
     format::lsmt::{LAYER_COUNT_LIMIT, Segment},
     reactor::{Buffer, BufferPool, BufferSlot, Reactor},
     source::BlobSource,
@@ -175,6 +175,10 @@ impl BlockQueue for ImageQueue {
 
     async fn read_pooled(&self, offset: u64, len: usize, pool: &BufferPool) -> Result<Buffer, BlockError> {
         self.reader.read_pooled(offset, len, pool).await
+    }
+
+    fn next_data(&self, range: ByteRange) -> ByteRange {
+        self.reader.next_data(range)
     }
 
     async fn write(&self, _offset: u64, _data: &[u8]) -> Result<(), BlockError> {

@@ -20,6 +20,9 @@ pub use mapping::{LAYER_BYTES_LIMIT, Mapping};
 use sweep::sweep;
 use table::Table;
 
+/// Extents that are looked at for the end of a stretch of data.
+const DATA_EXTENTS: usize = 64;
+
 /// The visible segments of a whole stack. Immutable and shared by all queues.
 ///
 /// Zeroed segments have done their work once they have hidden what lies below, and a hole reads as zeroes too, so
@@ -63,6 +66,22 @@ impl Index {
     #[inline]
     pub fn resolve<'a>(&'a self, range: ByteRange, cursor: &'a mut Cursor) -> Extents<'a> {
         Extents::new(&self.table, range, cursor)
+    }
+
+    /// The first stretch of `range` that a layer has the bytes of; empty where all of it is zeroes. A stretch of many segments
+    /// is cut short.
+    #[must_use]
+    pub fn next_data(&self, range: ByteRange) -> ByteRange {
+        let (mut start, mut end) = (range.start(), range.start());
+        let mut cursor = Cursor::default();
+        for extent in self.resolve(range, &mut cursor).take(DATA_EXTENTS) {
+            match extent {
+                Extent::Data { len, .. } => end += len,
+                Extent::Zero { .. } if end > start => break,
+                Extent::Zero { len } => (start, end) = (start + len, start + len),
+            }
+        }
+        ByteRange::between(start, end)
     }
 
     /// The segment that holds `sector`, or the next one after it.

@@ -94,6 +94,27 @@ proptest! {
     }
 
     #[test]
+    fn the_stretches_of_data_are_those_of_the_painted_sectors(stack in stacks(), from in 0..WINDOW) {
+        let painted = paint(&stack);
+        let index = Index::merge(&stack.layers, (stack.base + WINDOW) * SECTOR_BYTES);
+        let start = (stack.base + from) * SECTOR_BYTES;
+        let mut rest = ByteRange::between(start, (stack.base + WINDOW) * SECTOR_BYTES);
+        let mut found = vec![false; painted.len()];
+        while !rest.is_empty() {
+            let stretch = index.next_data(rest);
+            prop_assert!(rest.contains(stretch));
+            for at in (stretch.start()..stretch.end()).step_by(512) {
+                found[usize::try_from(at / SECTOR_BYTES - stack.base).unwrap()] = true;
+            }
+            prop_assert!(!stretch.is_empty() || stretch.start() == rest.end());
+            rest = ByteRange::between(stretch.end(), rest.end());
+        }
+        let from = usize::try_from(from).unwrap();
+        let wanted: Vec<bool> = painted.iter().map(Option::is_some).collect();
+        prop_assert_eq!(&found[from..], &wanted[from..]);
+    }
+
+    #[test]
     fn a_sequential_reader_sees_what_a_random_one_sees(stack in stacks(), step in 1..50_u64) {
         let painted = paint(&stack);
         let index = Index::merge(&stack.layers, (stack.base + WINDOW) * SECTOR_BYTES);

@@ -146,6 +146,11 @@ impl Reader {
     }
 
     /// Counts a request that failed.
+    /// See [`crate::block::BlockQueue::next_data`].
+    pub(super) fn next_data(&self, range: ByteRange) -> ByteRange {
+        self.stack.index.next_data(range)
+    }
+
     pub(super) fn count_failure(&self) {
         self.metrics.errors.inc();
     }
