@@ -22,7 +22,7 @@ use stratabd::{
     image::{Image, ImageOptions},
     reactor::{Reactor, ReactorConfig, ReactorThread},
     source::{BlobSource, FileSource},
-    upper::{Identity, LayerFile, LogFiles, LogLimits, Overlay, UpperError},
+    upper::{Identity, LayerFile, LayerFiles, LogLimits, Overlay, UpperError},
 };
 
 const G0_G1: &str = "13202a5a7e9cf0d3ddcf694bea46f45987cef1f650c4562b8846ebf3a18bce01";
@@ -65,14 +65,14 @@ impl Folder {
 
     async fn with_layer(reactor: &Reactor, virtual_size_bytes: u64) -> Self {
         let folder = Self::new();
-        let files = LogFiles::create(&folder.path("data"), &folder.path("index")).unwrap();
+        let files = LayerFiles::create(&folder.path("data"), &folder.path("index")).unwrap();
         let uuid = "ABC00007-1111-2222-3333-000000000007".parse().unwrap();
         files.format(reactor, &Identity { uuid, parent_uuid: None, virtual_size_bytes }).await.unwrap();
         folder
     }
 
-    fn files(&self) -> Result<LogFiles, UpperError> {
-        LogFiles::open(&self.path("data"), &self.path("index"))
+    fn files(&self) -> Result<LayerFiles, UpperError> {
+        LayerFiles::open(&self.path("data"), &self.path("index"))
     }
 
     async fn image(&self, reactor: &Reactor) -> Image {

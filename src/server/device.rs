@@ -21,7 +21,7 @@ use crate::{
     frontend::{AttachRequest, Attachment, Frontend, FrontendError},
     image::{Image, ReadMetrics},
     reactor::ReactorHandle,
-    upper::{LayerLink, LogFiles, LogLimits, Overlay, UpperError, WriteMetrics, check_parents},
+    upper::{LayerFiles, LayerLink, LogLimits, Overlay, UpperError, WriteMetrics, check_parents},
 };
 
 /// How long a writable layer that somebody has open is waited for, and how often it is tried.
@@ -189,11 +189,11 @@ impl Device {
 }
 
 /// Opens the files of a writable layer. A process that was killed lets go of them a moment after it has gone, when its ring has.
-async fn open_files(upper: UpperFiles) -> Result<LogFiles, Failure> {
+async fn open_files(upper: UpperFiles) -> Result<LayerFiles, Failure> {
     let began = Instant::now();
     loop {
         let paths = upper.clone();
-        let opened = blocking(move || Ok(LogFiles::open(&paths.data, &paths.index))).await?;
+        let opened = blocking(move || Ok(LayerFiles::open(&paths.data, &paths.index))).await?;
         match opened {
             Err(UpperError::Busy(_)) if began.elapsed() < BUSY_PATIENCE => sleep(BUSY_PAUSE).await,
             opened => return opened.map_err(failure_of_upper),

@@ -2,8 +2,11 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
+use super::Medium;
 use crate::{
-    block::BlockError,
+    block::{BlockError, ErrorKind},
     format::{lsmt::LsmtError, uuid::Uuid},
 };
 
@@ -124,4 +127,22 @@ pub enum UpperError {
         /// The UUID of the layer below.
         below: Uuid,
     },
+}
+
+/// What an answer of the file system means for a request.
+pub(super) fn kind_of(error: &io::Error) -> ErrorKind {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => ErrorKind::NoSpace,
+        _ => ErrorKind::Io,
+    }
+}
+
+/// An operation of the file system has failed while a layer was opened, made or sealed.
+pub(super) fn failed<M: Medium>(file: &M, action: &'static str, source: io::Error) -> UpperError {
+    UpperError::Io { name: file.to_string(), action, source }
+}
+
+/// A file breaks a rule of the format.
+pub(super) fn wrong<M: Medium>(file: &M, source: LsmtError) -> UpperError {
+    UpperError::Format { name: file.to_string(), source }
 }

@@ -1,270 +1,189 @@
-//! The log-structured layer: writes go to the end of the data file, and become durable together.
+//! A writable layer of either kind.
 
 use std::{
-    io,
     ops::Range,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc,
+        atomic::{AtomicU64, Ordering},
     },
 };
 
-use rustix::io::Errno;
-
 use super::{
-    LayerLink, UpperError, WriteMetrics,
-    extents::{Extent, Piece, Place},
-    ledger::{Ledger, Pin, Pins, push_segments},
+    LayerLink, UpperError,
+    extents::Piece,
+    log::{LogLayer, Pin},
     medium::Medium,
-    open::failed,
-    rounds::Rounds,
+    view::Reader,
 };
 use crate::{
-    block::{BlockError, ErrorKind, SECTOR_BYTES},
-    format::lsmt::{Header, LOG_ENTRY_LIMIT, LsmtError, seal},
+    block::{BlockError, BlockQueue},
+    format::lsmt::Header,
     reactor::Reactor,
 };
 
-/// Sectors of a page. A write of whole pages begins on one in the file too, so that none has to be read for it.
-const PAGE_SECTORS: u64 = 8;
-
-/// When the layer does what it need not do at once.
-#[derive(Debug, Clone, Copy)]
-pub struct LogLimits {
-    /// Entries that may wait for a flush, 16 bytes each. A write that finds so many waits for one.
-    pub pending_entries: usize,
-    /// Entries of the index file, superseded ones included, below which it is not rewritten.
-    pub rewrite_entries: u64,
-    /// The index file is rewritten when it has this many entries for one that is in use.
-    pub rewrite_ratio: u64,
-    /// Bytes of the data file that may be dead before they are given back to the file system.
-    pub dead_bytes: u64,
-}
-
-impl Default for LogLimits {
-    fn default() -> Self {
-        // 1 MiB of memory; an index of 1 MiB replays in milliseconds; 64 MiB are little beside what a container writes.
-        Self { pending_entries: 64 << 10, rewrite_entries: 64 << 10, rewrite_ratio: 4, dead_bytes: 64 << 20 }
-    }
-}
-
-/// An open layer, shared by all queues and threads.
-///
-/// A write is completed when its bytes are in the data file and its entry is in the ledger; it is durable after a [flush].
-/// The index file is written by one round at a time (see `rounds`): never an entry before its data.
-///
-/// [flush]: LogLayer::flush
+/// An open layer, shared by all queues and threads. Cloning gives another handle to the same one.
 #[derive(Debug)]
-pub(super) struct LogLayer<M> {
-    pub(super) data: M,
-    pub(super) limits: LogLimits,
-    pub(super) ledger: RwLock<Ledger>,
-    pub(super) pins: Pins,
-    pub(super) rounds: Mutex<Rounds<M>>,
-    /// Entries of the index file.
-    pub(super) index_entries: AtomicU64,
-    pub(super) reclaiming: AtomicBool,
-    pub(super) metrics: Arc<WriteMetrics>,
-    /// Set when nobody will use it any more: what can be left undone is.
-    pub(super) closing: AtomicBool,
-    /// Where the next write goes, in sectors of the data file.
-    next_sector: AtomicU64,
-    /// As it was found, but for the size of the device.
-    header: Header,
-    /// What the data file says of it, in bytes.
+pub(super) enum Layer<M> {
+    /// Writes go to the end of a file.
+    Log(Arc<LogLayer<M>>),
+}
+
+/// What keeps bytes of a layer as they were found until it is dropped.
+#[derive(Debug)]
+#[expect(dead_code, reason = "they are held, not looked at")]
+pub(super) enum Held<'a> {
+    /// Nothing is punched out of a log.
+    Room(Pin<'a>),
+}
+
+/// The header of a data file: as it was found, but for the size of the device.
+#[derive(Debug)]
+pub(super) struct LiveHeader {
+    found: Header,
     virtual_size_bytes: AtomicU64,
 }
 
-/// Room in the data file for one write.
-#[derive(Debug)]
-struct Room {
-    sectors: Range<u64>,
-    /// Skipped before it, for the sake of pages.
-    gap: Range<u64>,
+impl LiveHeader {
+    pub(super) fn new(found: Header) -> Self {
+        Self { virtual_size_bytes: AtomicU64::new(found.virtual_size_bytes), found }
+    }
+
+    /// What it says now.
+    pub(super) fn get(&self) -> Header {
+        Header { virtual_size_bytes: self.virtual_size_bytes.load(Ordering::Relaxed), ..self.found }
+    }
+
+    /// It says from now on that the device has this size.
+    pub(super) fn has_size(&self, size_bytes: u64) {
+        self.virtual_size_bytes.store(size_bytes, Ordering::Relaxed);
+    }
 }
 
-impl<M: Medium> LogLayer<M> {
-    pub(super) fn new(
-        data: M,
-        header: Header,
-        limits: LogLimits,
-        ledger: Ledger,
-        rounds: Rounds<M>,
-        end_bytes: u64,
-        metrics: Arc<WriteMetrics>,
-    ) -> Self {
-        Self {
-            index_entries: AtomicU64::new(rounds.index_entries()),
-            data,
-            limits,
-            ledger: RwLock::new(ledger),
-            pins: Pins::default(),
-            rounds: Mutex::new(rounds),
-            reclaiming: AtomicBool::new(false),
-            metrics,
-            closing: AtomicBool::new(false),
-            next_sector: AtomicU64::new(end_bytes.div_ceil(SECTOR_BYTES)),
-            virtual_size_bytes: AtomicU64::new(header.virtual_size_bytes),
-            header,
+impl<M: Medium> Layer<M> {
+    pub(super) fn data(&self) -> &M {
+        match self {
+            Self::Log(layer) => &layer.data,
         }
     }
 
     /// The header of the data file.
     pub(super) fn header(&self) -> Header {
-        Header { virtual_size_bytes: self.virtual_size_bytes.load(Ordering::Relaxed), ..self.header }
-    }
-
-    /// The data file says from now on that the device has this size.
-    pub(super) fn has_size(&self, size_bytes: u64) {
-        self.virtual_size_bytes.store(size_bytes, Ordering::Relaxed);
-    }
-
-    /// Looks up sectors of the device.
-    pub(super) fn find(&self, sectors: Range<u64>) -> (Vec<Piece>, Pin<'_>) {
-        let ledger = self.ledger();
-        (ledger.map.pieces(sectors), ledger.pin(&self.pins))
+        match self {
+            Self::Log(layer) => layer.header.get(),
+        }
     }
 
     /// What the layer says of itself and of the one that it was made over.
     pub(super) fn link(&self) -> LayerLink {
-        let Header { uuid, parent_uuid, .. } = self.header;
-        LayerLink { name: self.data.to_string(), uuid, parent_uuid }
+        let Header { uuid, parent_uuid, .. } = self.header();
+        LayerLink { name: self.data().to_string(), uuid, parent_uuid }
     }
 
-    /// Appends what makes the data file a read-only layer, durably. Nothing may be written meanwhile. The layer can be written
-    /// afterwards as before; then it is not sealed any more.
-    ///
-    /// # Errors
-    /// [`UpperError::Seal`] where the layer has too many segments, and [`UpperError::Io`].
-    pub(super) async fn seal(&self, reactor: &Reactor) -> Result<(), UpperError> {
-        let unsealed = |source| UpperError::Seal { name: self.data.to_string(), source };
-        let mut segments = Vec::new();
-        for extent in self.ledger().map.from(0) {
-            let Range { start, .. } = extent.sectors;
-            push_segments(&extent, &mut segments)
-                .map_err(|_| unsealed(LsmtError::Unnamed { offset: start, length: 0, place: 0 }))?;
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Log(layer) => layer.is_empty(),
         }
-        let bytes = |at| seal(&self.header(), &segments, at).map_err(unsealed);
-        let length = bytes(0)?.len() as u64 / SECTOR_BYTES;
-        let full = |source| UpperError::Unsealed { name: self.data.to_string(), source };
-        let at = self.reserve(length).map_err(full)?.sectors.start.saturating_mul(SECTOR_BYTES);
-        let written = self.data.write_at(reactor, at, &bytes(at)?).await;
-        written.map_err(|error| failed(&self.data, "write the end of", error))?;
-        self.data.sync(reactor).await.map_err(|error| failed(&self.data, "sync", error))
+    }
+
+    /// Looks up sectors of the device for somebody who reads what was found, which stays as it is until what comes with it is
+    /// dropped.
+    pub(super) async fn look(&self, sectors: Range<u64>) -> (Vec<Piece>, Held<'_>) {
+        match self {
+            Self::Log(layer) => {
+                let (pieces, pin) = layer.find(sectors);
+                (pieces, Held::Room(pin))
+            }
+        }
+    }
+
+    /// Looks up sectors of the device, in a layer that takes no writes, or for somebody who keeps them away by himself.
+    pub(super) fn pieces(&self, sectors: Range<u64>) -> Vec<Piece> {
+        match self {
+            Self::Log(layer) => layer.pieces(sectors),
+        }
     }
 
     /// Writes whole sectors from `sector` on.
     ///
     /// # Errors
-    /// [`ErrorKind::NoSpace`] where the file system is full: the range then has what it had. Anything after a failed sync.
-    pub(super) async fn write(
-        self: &Arc<Self>,
-        reactor: &Reactor,
+    /// Those of the kind.
+    pub(super) async fn write<Q: BlockQueue>(
+        &self,
+        reader: &Reader<Q>,
         sector: u64,
         data: &[u8],
     ) -> Result<(), BlockError> {
-        self.admit(reactor).await?;
-        let length = data.len() as u64 / SECTOR_BYTES;
-        let room = self.reserve(length)?;
-        let at = room.sectors.start.saturating_mul(SECTOR_BYTES);
-        if let Err(error) = self.data.write_at(reactor, at, data).await {
-            // Nothing points there, so nobody reads it.
-            let mut ledger = self.ledger_mut();
-            ledger.dead.add(room.gap.start..room.sectors.end);
-            return Err(self.failed("write", sector, length, error));
+        match self {
+            Self::Log(layer) => layer.write(&reader.reactor, sector, data).await,
         }
-        let extent =
-            Extent { sectors: sector..sector.saturating_add(length), place: Place::data(room.sectors.start) };
-        self.record(extent, room.gap)
     }
 
     /// Makes sectors read as zeroes.
     ///
     /// # Errors
-    /// As of [`LogLayer::write`].
-    pub(super) async fn write_zeroes(
-        self: &Arc<Self>,
-        reactor: &Reactor,
+    /// Those of the kind.
+    pub(super) async fn write_zeroes<Q: BlockQueue>(
+        &self,
+        reader: &Reader<Q>,
         sectors: Range<u64>,
     ) -> Result<(), BlockError> {
-        self.admit(reactor).await?;
-        self.record(Extent { sectors, place: Place::ZEROES }, 0..0)
+        match self {
+            Self::Log(layer) => layer.write_zeroes(&reader.reactor, sectors).await,
+        }
     }
 
-    /// Makes all writes durable that completed before. Flushes that come while a round is under way share the next one.
+    /// Makes durable what completed before.
     ///
     /// # Errors
-    /// [`ErrorKind::NoSpace`] where the index file cannot grow, which a later flush may try again; anything after a failed
-    /// sync, when nobody knows what is durable.
-    pub(super) async fn flush(self: &Arc<Self>, reactor: &Reactor) -> Result<(), BlockError> {
-        let recorded = self.ledger().recorded();
-        self.durable(reactor, recorded).await
-    }
-
-    /// Whether there may be another write now; waits for a round where too many wait for one.
-    async fn admit(self: &Arc<Self>, reactor: &Reactor) -> Result<(), BlockError> {
-        self.rounds().check()?;
-        let (pending, recorded) = {
-            let ledger = self.ledger();
-            (ledger.pending(), ledger.recorded())
-        };
-        if self.index_entries.load(Ordering::Relaxed).saturating_add(pending as u64) >= LOG_ENTRY_LIMIT {
-            let context = format!("{}: its index file can take no more entries", self.data);
-            return Err(BlockError::new(ErrorKind::NoSpace, context));
-        }
-        if pending >= self.limits.pending_entries {
-            self.durable(reactor, recorded).await?;
-        }
-        Ok(())
-    }
-
-    fn reserve(&self, length: u64) -> Result<Room, BlockError> {
-        let unit = if length.is_multiple_of(PAGE_SECTORS) { PAGE_SECTORS } else { 1 };
-        let place = |end: u64| {
-            let start = end.checked_next_multiple_of(unit)?;
-            Some((start, start.checked_add(length)?))
-        };
-        let reserved =
-            self.next_sector.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |end| Some(place(end)?.1));
-        match reserved.map(|end| (end, place(end))) {
-            Ok((end, Some((start, next)))) => Ok(Room { sectors: start..next, gap: end..start }),
-            _ => Err(BlockError::new(ErrorKind::NoSpace, format!("{}: the file is at its limit", self.data))),
+    /// Those of the kind.
+    pub(super) async fn flush(&self, reactor: &Reactor) -> Result<(), BlockError> {
+        match self {
+            Self::Log(layer) => layer.flush(reactor).await,
         }
     }
 
-    fn record(&self, extent: Extent, gap: Range<u64>) -> Result<(), BlockError> {
-        let Range { start, end } = extent.sectors;
-        let mut ledger = self.ledger_mut();
-        ledger.dead.add(gap);
-        ledger.record(extent).map_err(|_| {
-            let context = format!("{}: no entry can name sectors {start} to {end}", self.data);
-            BlockError::new(ErrorKind::Invalid, context)
-        })
+    /// Appends what makes the data file a read-only layer, durably. Nothing may be written meanwhile.
+    ///
+    /// # Errors
+    /// [`UpperError::Seal`] where the layer has too many segments, and [`UpperError::Io`].
+    pub(super) async fn seal(&self, reactor: &Reactor) -> Result<(), UpperError> {
+        match self {
+            Self::Log(layer) => layer.seal(reactor).await,
+        }
     }
 
-    pub(super) fn failed(&self, what: &str, sector: u64, length: u64, error: io::Error) -> BlockError {
-        let context =
-            format!("{}: cannot {what} {length} sectors at sector {sector} of the device", self.data);
-        BlockError::with_source(kind_of(&error), context, error)
+    /// Writes another size of the device, durably. What is new holds what lies below. Nothing may be written meanwhile.
+    ///
+    /// # Errors
+    /// [`UpperError::Io`], which changes nothing, and [`UpperError::Unresized`].
+    pub(super) async fn resize<Q: BlockQueue>(
+        &self,
+        reader: &Reader<Q>,
+        size_bytes: u64,
+    ) -> Result<(), UpperError> {
+        match self {
+            Self::Log(layer) => layer.resize(&reader.reactor, size_bytes).await,
+        }
     }
 
-    pub(super) fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
-        self.ledger.read().unwrap_or_else(PoisonError::into_inner)
+    /// Nobody will use it any more: what can be left undone is.
+    pub(super) fn has_closed(&self) {
+        let Self::Log(layer) = self;
+        layer.closing.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn ledger_mut(&self) -> RwLockWriteGuard<'_, Ledger> {
-        self.ledger.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn rounds(&self) -> MutexGuard<'_, Rounds<M>> {
-        self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether somebody else has a handle too, a round for instance.
+    pub(super) fn is_shared(&self) -> bool {
+        match self {
+            Self::Log(layer) => Arc::strong_count(layer) > 1,
+        }
     }
 }
 
-/// What an answer of the file system means for a request.
-pub(super) fn kind_of(error: &io::Error) -> ErrorKind {
-    match Errno::from_io_error(error) {
-        Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => ErrorKind::NoSpace,
-        _ => ErrorKind::Io,
+impl<M> Clone for Layer<M> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Log(layer) => Self::Log(Arc::clone(layer)),
+        }
     }
 }

@@ -16,34 +16,32 @@
 //! The log does not grow for ever. Data that durable entries have superseded is punched out of the data file when no read that
 //! began before is left, and an index file of mostly superseded entries is replaced by one of those in use.
 
-mod dead_space;
 mod error;
 mod extents;
 mod file;
+mod files;
 mod gate;
 mod layer;
-mod ledger;
+mod log;
 mod lower;
 mod medium;
 mod metrics;
-mod open;
 mod overlay;
 mod parents;
-mod reclaim;
-mod resize;
 mod rounds;
+mod segments;
 mod stack;
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "tests run where usize has 64 bits")]
 mod tests;
-mod write_round;
+mod view;
 
 pub use error::UpperError;
 pub use file::LayerFile;
-pub use layer::LogLimits;
+pub use files::{Identity, LayerFiles};
+pub use log::LogLimits;
 pub use medium::Medium;
 pub use metrics::{RequestMetrics, WriteMetrics};
-pub use open::{Identity, LogFiles};
 pub use overlay::{Overlay, OverlayQueue};
 pub use parents::{LayerLink, check_parents};
 pub use stack::Sealed;

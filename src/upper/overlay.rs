@@ -1,29 +1,24 @@
 //! A writable layer over a device that is only read, as one device.
 
 use std::{
-    io,
     ops::Range,
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, TryStreamExt, stream};
-
 use super::{
-    LayerFile, LayerLink, LogFiles, LogLimits, RequestMetrics, UpperError, WriteMetrics,
+    LayerFile, LayerFiles, LayerLink, LogLimits, RequestMetrics, UpperError, WriteMetrics,
     lower::Lower,
     medium::Medium,
-    stack::{Found, Part, Sealed, Source, Stack},
+    stack::{Part, Sealed, Source, Stack},
+    view::{Holes, Reader},
 };
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, SECTOR_BYTES, acquire},
     format::lsmt::DEVICE_SECTOR_LIMIT,
     reactor::{Buffer, BufferPool, BufferSlot, Reactor},
 };
-
-/// Pieces of one read that are waited for at once.
-const READS_AT_ONCE: usize = 16;
 
 /// How long a layer that is closed waits for what is under way, a round or the punching of a hole, and how often it looks.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
@@ -46,8 +41,7 @@ pub struct Overlay<L, M: Medium = LayerFile> {
 #[derive(Debug)]
 pub struct OverlayQueue<Q, M: Medium = LayerFile> {
     stack: Arc<Stack<M>>,
-    lower: Lower<Q>,
-    reactor: Reactor,
+    reader: Reader<Q>,
 }
 
 impl<L: BlockDevice, M: Medium> Overlay<L, M> {
@@ -57,7 +51,7 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
     /// [`UpperError`].
     pub async fn open(
         reactor: &Reactor,
-        files: LogFiles<M>,
+        files: LayerFiles<M>,
         lower: Option<L>,
         limits: LogLimits,
     ) -> Result<Self, UpperError> {
@@ -69,7 +63,7 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
             size_bytes => size_bytes,
         };
         if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) {
-            return Err(UpperError::Size { name: layer.data.to_string(), size_bytes });
+            return Err(UpperError::Size { name: layer.data().to_string(), size_bytes });
         }
         let logical = below.map_or(512, |below| below.logical_block_bytes);
         let fits = size_bytes.is_multiple_of(u64::from(logical));
@@ -82,7 +76,7 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
             read_only: false,
             discard: true,
         };
-        Ok(Self { stack: Arc::new(Stack::new(layer, size_bytes, metrics)), lower, geometry })
+        Ok(Self { stack: Arc::new(Stack::new(layer, size_bytes, limits, metrics)), lower, geometry })
     }
 
     /// Seals what was written so far, as a read-only layer, for `next`, an empty layer, to come over it. Writes that are under
@@ -90,7 +84,7 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
     ///
     /// # Errors
     /// Where that cannot be: then writes go on as before.
-    pub async fn seal(&self, reactor: &Reactor, next: LogFiles<M>) -> Result<Sealed<M>, UpperError> {
+    pub async fn seal(&self, reactor: &Reactor, next: LayerFiles<M>) -> Result<Sealed<M>, UpperError> {
         self.stack.seal(reactor, next).await
     }
 
@@ -103,7 +97,7 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
     /// header cannot be written, and [`UpperError::Unresized`] after a failed sync: whoever opens the layer again may find
     /// either size.
     pub async fn resize(&self, reactor: &Reactor, size_bytes: u64) -> Result<(), UpperError> {
-        let name = || self.stack.layers().top.data.to_string();
+        let name = || self.stack.layers().top.data().to_string();
         let block_bytes = self.geometry.logical_block_bytes;
         if !size_bytes.is_multiple_of(block_bytes.into()) {
             return Err(UpperError::Blocks { name: name(), size_bytes, block_bytes });
@@ -111,7 +105,9 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
         if size_bytes / SECTOR_BYTES > DEVICE_SECTOR_LIMIT {
             return Err(UpperError::Size { name: name(), size_bytes });
         }
-        self.stack.resize(reactor, size_bytes).await
+        let lower = Lower::open(self.lower.as_ref(), reactor);
+        let lower = lower.map_err(|source| UpperError::Unresized { name: name(), source })?;
+        self.stack.resize(&Reader { lower, reactor: reactor.clone() }, size_bytes).await
     }
 }
 
@@ -126,7 +122,7 @@ impl<L, M: Medium> Overlay<L, M> {
     /// Whether the layer that takes writes has nothing yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.stack.layers().top.ledger().map.is_empty()
+        self.stack.layers().top.is_empty()
     }
 
     /// Counters of all of them.
@@ -143,15 +139,15 @@ impl<L, M: Medium> Overlay<L, M> {
     pub async fn close(self, reactor: &Reactor) -> Result<(), BlockError> {
         let layers = self.stack.layers();
         let flushed = layers.top.flush(reactor).await;
-        layers.top.closing.store(true, Ordering::Relaxed);
+        layers.top.has_closed();
         for _ in 0..CLOSE_LIMIT.as_millis() / CLOSE_PAUSE.as_millis() {
             // The rounds have the layer, queues and handles the stack.
-            if Arc::strong_count(&layers.top) == 1 && Arc::strong_count(&self.stack) == 1 {
+            if !layers.top.is_shared() && Arc::strong_count(&self.stack) == 1 {
                 return flushed;
             }
             reactor.sleep(CLOSE_PAUSE).await;
         }
-        let context = format!("{}: is still in use after it was closed", layers.top.data);
+        let context = format!("{}: is still in use after it was closed", layers.top.data());
         flushed.and(Err(BlockError::new(ErrorKind::TimedOut, context)))
     }
 }
@@ -176,55 +172,12 @@ impl<L: BlockDevice, M: Medium> BlockDevice for Overlay<L, M> {
     fn open_queue(&self, reactor: &Reactor) -> Result<Self::Queue, BlockError> {
         Ok(OverlayQueue {
             stack: Arc::clone(&self.stack),
-            lower: Lower::open(self.lower.as_ref(), reactor)?,
-            reactor: reactor.clone(),
+            reader: Reader { lower: Lower::open(self.lower.as_ref(), reactor)?, reactor: reactor.clone() },
         })
     }
 }
 
-/// What to do where the layer has nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Holes {
-    /// The bytes are to come from below.
-    Read,
-    /// They are there already.
-    Keep,
-}
-
 impl<Q: BlockQueue, M: Medium> OverlayQueue<Q, M> {
-    /// Fills `dest`, which begins where the parts do: first what the layers have, so that their room is not held while the
-    /// device below is waited for.
-    async fn fill(&self, found: Found<'_, M>, holes: Holes, dest: &mut [u8]) -> Result<(), BlockError> {
-        let Found { parts, pin } = found;
-        let (mut waiting, mut below) = (Vec::new(), Vec::new());
-        let mut rest = dest;
-        for Part { sectors, source } in parts {
-            let (dest, after) = split(rest, &sectors);
-            rest = after;
-            match source {
-                Source::Below => below.push((sectors.start.saturating_mul(SECTOR_BYTES), dest)),
-                Source::Zeroes => dest.fill(0),
-                Source::Data(layer, sector) => {
-                    let at = sector.saturating_mul(SECTOR_BYTES);
-                    if !layer.data.try_read(at, dest).map_err(|error| unread(&layer.data, at, error))? {
-                        waiting.push((layer, at, dest));
-                    }
-                }
-            }
-        }
-        let reads = waiting.into_iter().map(|(layer, at, dest)| async move {
-            let read = layer.data.read_at(&self.reactor, at, dest).await;
-            read.map_err(|error| unread(&layer.data, at, error))
-        });
-        stream::iter(reads).buffer_unordered(READS_AT_ONCE).try_collect::<()>().await?;
-        drop(pin);
-        if holes == Holes::Keep {
-            return Ok(());
-        }
-        let reads = below.into_iter().map(|(at, part)| self.lower.read(at, part));
-        stream::iter(reads).buffer_unordered(READS_AT_ONCE).try_collect().await
-    }
-
     /// Counts a request of one kind and how it went.
     fn counted<T>(
         &self,
@@ -244,24 +197,19 @@ impl<Q: BlockQueue, M: Medium> OverlayQueue<Q, M> {
     }
 }
 
-fn unread(data: &impl Medium, at: u64, error: io::Error) -> BlockError {
-    let context = format!("{data}: cannot read what was written, at {at} of the file");
-    BlockError::with_source(ErrorKind::Io, context, error)
-}
-
 impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
     async fn read(&self, offset: u64, dest: &mut [u8]) -> Result<(), BlockError> {
         let (began, len) = (Instant::now(), dest.len() as u64);
         let layers = self.stack.layers();
-        let found = layers.find(sectors(offset, len)?);
+        let found = layers.look(sectors(offset, len)?).await;
         let is_whole = !found.has_holes();
-        let filled = self.fill(found, Holes::Read, dest).await;
+        let filled = self.reader.fill(found, Holes::Read, dest).await;
         if is_whole { self.counted(|metrics| &metrics.reads, len, began, filled) } else { filled }
     }
 
     async fn read_to_slot(&self, offset: u64, len: u32, slot: &Rc<BufferSlot>) -> bool {
         let Ok(sectors) = sectors(offset, len.into()) else { return false };
-        let Some(below) = self.lower.whole(offset, len.into()) else { return false };
+        let Some(below) = self.reader.lower.whole(offset, len.into()) else { return false };
         let is_below = matches!(
             self.stack.layers().find(sectors).parts.as_slice(),
             [Part { source: Source::Below, .. }]
@@ -272,11 +220,12 @@ impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
     async fn read_pooled(&self, offset: u64, len: usize, pool: &BufferPool) -> Result<Buffer, BlockError> {
         let sectors = sectors(offset, len as u64)?;
         let has_holes = self.stack.layers().find(sectors.clone()).has_holes();
-        match self.lower.whole(offset, len as u64).filter(|_| has_holes) {
+        match self.reader.lower.whole(offset, len as u64).filter(|_| has_holes) {
             Some(below) => {
                 // No buffer is held while the device below is waited for. What was written meanwhile is found afterwards.
                 let mut dest = below.read_pooled(offset, len, pool).await?;
-                self.fill(self.stack.layers().find(sectors), Holes::Keep, &mut dest).await?;
+                let layers = self.stack.layers();
+                self.reader.fill(layers.look(sectors).await, Holes::Keep, &mut dest).await?;
                 Ok(dest)
             }
             None => {
@@ -291,14 +240,15 @@ impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
         let (began, len) = (Instant::now(), data.len() as u64);
         let sectors = sectors(offset, len)?;
         let _inside = self.stack.gate.enter().await;
-        let written = self.stack.layers().top.write(&self.reactor, sectors.start, data).await;
+        let layers = self.stack.layers();
+        let written = layers.top.write(&self.reader, sectors.start, data).await;
         self.counted(|metrics| &metrics.writes, len, began, written)
     }
 
     async fn flush(&self) -> Result<(), BlockError> {
         let began = Instant::now();
         let _inside = self.stack.gate.enter().await;
-        let flushed = self.stack.layers().top.flush(&self.reactor).await;
+        let flushed = self.stack.layers().top.flush(&self.reader.reactor).await;
         self.counted(|metrics| &metrics.flushes, 0, began, flushed)
     }
 
@@ -310,7 +260,8 @@ impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
         let began = Instant::now();
         let sectors = sectors(offset, len)?;
         let _inside = self.stack.gate.enter().await;
-        let zeroed = self.stack.layers().top.write_zeroes(&self.reactor, sectors).await;
+        let layers = self.stack.layers();
+        let zeroed = layers.top.write_zeroes(&self.reader, sectors).await;
         self.counted(|metrics| &metrics.zeroes, len, began, zeroed)
     }
 }
@@ -326,11 +277,4 @@ fn sectors(offset: u64, len: u64) -> Result<Range<u64>, BlockError> {
             Err(BlockError::new(ErrorKind::Invalid, context))
         }
     }
-}
-
-/// Takes the bytes of `sectors` off the front; the pieces of a range are as long as the range together.
-fn split<'a>(bytes: &'a mut [u8], sectors: &Range<u64>) -> (&'a mut [u8], &'a mut [u8]) {
-    let len = sectors.end.saturating_sub(sectors.start).saturating_mul(SECTOR_BYTES);
-    let len = usize::try_from(len).unwrap_or(usize::MAX).min(bytes.len());
-    bytes.split_at_mut(len)
 }

@@ -10,14 +10,14 @@ use std::{
 };
 
 use super::{
-    LayerLink, LogFiles, UpperError, WriteMetrics, check_parents,
+    LayerFiles, LayerLink, LogLimits, UpperError, WriteMetrics, check_parents,
     extents::Piece,
     gate::{Closed, Gate},
-    layer::LogLayer,
-    ledger::Pin,
+    layer::{Held, Layer},
     medium::Medium,
+    view::Reader,
 };
-use crate::reactor::Reactor;
+use crate::{block::BlockQueue, reactor::Reactor};
 
 /// The layers of one device. The layer that takes writes changes only while the gate is closed.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub(super) struct Stack<M> {
     layers: RwLock<Arc<Layers<M>>>,
     /// Of the device. Changes only while the gate is closed.
     size_bytes: AtomicU64,
+    limits: LogLimits,
     pub(super) gate: Arc<Gate>,
     pub(super) metrics: Arc<WriteMetrics>,
 }
@@ -32,17 +33,17 @@ pub(super) struct Stack<M> {
 /// The layers as they were at some time.
 #[derive(Debug)]
 pub(super) struct Layers<M> {
-    pub(super) top: Arc<LogLayer<M>>,
+    pub(super) top: Layer<M>,
     /// Those that take no writes any more, the newest first.
-    sealed: Vec<Arc<LogLayer<M>>>,
+    sealed: Vec<Layer<M>>,
 }
 
-/// What a range of the device consists of. The files keep its bytes until this is dropped.
+/// What a range of the device consists of.
 #[derive(Debug)]
 pub(super) struct Found<'a, M> {
     pub(super) parts: Vec<Part<'a, M>>,
-    /// Of the layer that takes writes: nothing is punched out of the others.
-    pub(super) pin: Pin<'a>,
+    /// Keeps the bytes in the file of the layer that takes writes; nothing happens to the others.
+    pub(super) held: Option<Held<'a>>,
 }
 
 /// A part of a range.
@@ -60,7 +61,7 @@ pub(super) enum Source<'a, M> {
     /// Nowhere: they are zeroes.
     Zeroes,
     /// In the data file of a layer, from this sector on.
-    Data(&'a LogLayer<M>, u64),
+    Data(&'a M, u64),
 }
 
 /// The writable layer is sealed, and nothing is written until this is dropped: then it takes writes again, or after
@@ -68,15 +69,15 @@ pub(super) enum Source<'a, M> {
 #[derive(Debug)]
 pub struct Sealed<M: Medium = super::LayerFile> {
     stack: Arc<Stack<M>>,
-    next: Arc<LogLayer<M>>,
+    next: Layer<M>,
     closed_at: Instant,
     _closed: Closed,
 }
 
 impl<M: Medium> Stack<M> {
-    pub(super) fn new(top: LogLayer<M>, size_bytes: u64, metrics: Arc<WriteMetrics>) -> Self {
-        let layers = RwLock::new(Arc::new(Layers { top: Arc::new(top), sealed: Vec::new() }));
-        Self { layers, size_bytes: AtomicU64::new(size_bytes), gate: Arc::default(), metrics }
+    pub(super) fn new(top: Layer<M>, size_bytes: u64, limits: LogLimits, metrics: Arc<WriteMetrics>) -> Self {
+        let layers = RwLock::new(Arc::new(Layers { top, sealed: Vec::new() }));
+        Self { layers, size_bytes: AtomicU64::new(size_bytes), limits, gate: Arc::default(), metrics }
     }
 
     /// Size of the device in bytes.
@@ -96,16 +97,16 @@ impl<M: Medium> Stack<M> {
     pub(super) async fn seal(
         self: &Arc<Self>,
         reactor: &Reactor,
-        next: LogFiles<M>,
+        next: LayerFiles<M>,
     ) -> Result<Sealed<M>, UpperError> {
         let layers = self.layers();
-        let next = next.load(reactor, layers.top.limits, Arc::clone(&self.metrics)).await?;
-        let name = next.data.to_string();
-        if !next.ledger().map.is_empty() {
+        let next = next.load(reactor, self.limits, Arc::clone(&self.metrics)).await?;
+        let name = next.data().to_string();
+        if !next.is_empty() {
             return Err(UpperError::NotEmpty(name));
         }
         check_parents([layers.top.link(), next.link()])?;
-        let failed = |source| UpperError::Unsealed { name: layers.top.data.to_string(), source };
+        let failed = |source| UpperError::Unsealed { name: layers.top.data().to_string(), source };
         // What becomes durable while writes go on need not be waited for with the gate closed.
         layers.top.flush(reactor).await.map_err(failed)?;
         let closed_at = Instant::now();
@@ -115,21 +116,26 @@ impl<M: Medium> Stack<M> {
             return Err(UpperError::OtherSize { name, size_bytes: next_bytes, device_bytes });
         }
         layers.top.seal(reactor).await?;
-        Ok(Sealed { stack: Arc::clone(self), next: Arc::new(next), closed_at, _closed: closed })
+        Ok(Sealed { stack: Arc::clone(self), next, closed_at, _closed: closed })
     }
 
     /// Makes the device larger: in the headers of the layer that takes writes, and then for everybody.
     ///
     /// # Errors
     /// Where it would shrink, or the headers cannot be written.
-    pub(super) async fn resize(&self, reactor: &Reactor, size_bytes: u64) -> Result<(), UpperError> {
+    pub(super) async fn resize<Q: BlockQueue>(
+        &self,
+        reader: &Reader<Q>,
+        size_bytes: u64,
+    ) -> Result<(), UpperError> {
         // One that seals or resizes at a time.
         let _closed = self.gate.close().await;
-        let (top, device_bytes) = (Arc::clone(&self.layers().top), self.size_bytes());
+        let (layers, device_bytes) = (self.layers(), self.size_bytes());
         if size_bytes < device_bytes {
-            return Err(UpperError::Shrinks { name: top.data.to_string(), size_bytes, device_bytes });
+            let name = layers.top.data().to_string();
+            return Err(UpperError::Shrinks { name, size_bytes, device_bytes });
         }
-        top.resize(reactor, size_bytes).await?;
+        layers.top.resize(reader, size_bytes).await?;
         self.size_bytes.store(size_bytes, Ordering::Release);
         Ok(())
     }
@@ -140,8 +146,8 @@ impl<M: Medium> Sealed<M> {
     /// durable before. Returns how long writes were kept out.
     pub fn stack(self) -> Duration {
         let mut layers = self.stack.layers.write().unwrap_or_else(PoisonError::into_inner);
-        let sealed = [&layers.top].into_iter().chain(&layers.sealed).map(Arc::clone).collect();
-        *layers = Arc::new(Layers { top: Arc::clone(&self.next), sealed });
+        let sealed = [&layers.top].into_iter().chain(&layers.sealed).cloned().collect();
+        *layers = Arc::new(Layers { top: self.next.clone(), sealed });
         self.closed_at.elapsed()
     }
 
@@ -152,34 +158,21 @@ impl<M: Medium> Sealed<M> {
 }
 
 impl<M: Medium> Layers<M> {
-    /// Looks up sectors of the device.
-    pub(super) fn find(&self, sectors: Range<u64>) -> Found<'_, M> {
-        let (pieces, pin) = self.top.find(sectors);
-        let mut parts = Vec::with_capacity(pieces.len());
-        self.resolve(&self.top, pieces, &self.sealed, &mut parts);
-        Found { parts, pin }
+    /// Looks up sectors of the device for somebody who reads what was found.
+    pub(super) async fn look(&self, sectors: Range<u64>) -> Found<'_, M> {
+        let (pieces, held) = self.top.look(sectors).await;
+        Found { held: Some(held), ..self.resolved(pieces) }
     }
 
-    fn resolve<'a>(
-        &'a self,
-        layer: &'a LogLayer<M>,
-        pieces: Vec<Piece>,
-        below: &'a [Arc<LogLayer<M>>],
-        parts: &mut Vec<Part<'a, M>>,
-    ) {
-        for piece in pieces {
-            match (piece, below.split_first()) {
-                (Piece::Extent(extent), _) => {
-                    let source =
-                        extent.place.sector().map_or(Source::Zeroes, |sector| Source::Data(layer, sector));
-                    parts.push(Part { sectors: extent.sectors, source });
-                }
-                (Piece::Hole(sectors), None) => parts.push(Part { sectors, source: Source::Below }),
-                (Piece::Hole(sectors), Some((next, below))) => {
-                    self.resolve(next, next.ledger().map.pieces(sectors), below, parts);
-                }
-            }
-        }
+    /// Looks up sectors of the device for somebody who does not read, or keeps writes away by himself.
+    pub(super) fn find(&self, sectors: Range<u64>) -> Found<'_, M> {
+        self.resolved(self.top.pieces(sectors))
+    }
+
+    fn resolved(&self, pieces: Vec<Piece>) -> Found<'_, M> {
+        let mut parts = Vec::with_capacity(pieces.len());
+        resolve(self.top.data(), pieces, &self.sealed, &mut parts);
+        Found { parts, held: None }
     }
 
     /// What the layers say of themselves, the lowest first.
@@ -192,5 +185,27 @@ impl<M> Found<'_, M> {
     /// Whether a part of the range is for the device below.
     pub(super) fn has_holes(&self) -> bool {
         self.parts.iter().any(|part| matches!(part.source, Source::Below))
+    }
+}
+
+/// Names the sources of what was looked up in the layer that has `data`, and of its holes in those below it.
+fn resolve<'a, M: Medium>(
+    data: &'a M,
+    pieces: Vec<Piece>,
+    below: &'a [Layer<M>],
+    parts: &mut Vec<Part<'a, M>>,
+) {
+    for piece in pieces {
+        match (piece, below.split_first()) {
+            (Piece::Extent(extent), _) => {
+                let source =
+                    extent.place.sector().map_or(Source::Zeroes, |sector| Source::Data(data, sector));
+                parts.push(Part { sectors: extent.sectors, source });
+            }
+            (Piece::Hole(sectors), None) => parts.push(Part { sectors, source: Source::Below }),
+            (Piece::Hole(sectors), Some((next, below))) => {
+                resolve(next.data(), next.pieces(sectors), below, parts);
+            }
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
         image_config::UpperFiles,
         next_config::NextConfig,
     },
-    upper::{LogFiles, Overlay},
+    upper::{LayerFiles, Overlay},
 };
 
 /// Where the next writable layer is.
@@ -98,7 +98,7 @@ async fn switch(
     next: NextConfig,
 ) -> Result<SnapshotTaken, Failure> {
     let paths = next.upper.clone();
-    let opened = blocking(move || LogFiles::open(&paths.data, &paths.index).map_err(failure_of_upper));
+    let opened = blocking(move || LayerFiles::open(&paths.data, &paths.index).map_err(failure_of_upper));
     let files = opened.await?;
     let sealing = Arc::clone(overlay);
     let sealed = served

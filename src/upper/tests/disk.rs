@@ -11,7 +11,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
-    super::{LogFiles, Medium},
+    super::{LayerFiles, Medium},
     crash_image::{CrashImage, Event},
 };
 use crate::{block::ByteRange, reactor::Reactor};
@@ -61,13 +61,16 @@ impl SimulatedDisk {
     }
 
     /// The files of a layer, made if they are not there.
-    pub(super) fn layer_files(&self) -> LogFiles<SimulatedFile> {
-        LogFiles { data: self.open("data"), index: self.open("index") }
+    pub(super) fn layer_files(&self) -> LayerFiles<SimulatedFile> {
+        LayerFiles { data: self.open("data"), index: Ok(self.open("index")) }
     }
 
     /// The files of another layer, made if they are not there.
-    pub(super) fn files_named(&self, name: &str) -> LogFiles<SimulatedFile> {
-        LogFiles { data: self.open(&format!("{name}.data")), index: self.open(&format!("{name}.index")) }
+    pub(super) fn files_named(&self, name: &str) -> LayerFiles<SimulatedFile> {
+        LayerFiles {
+            data: self.open(&format!("{name}.data")),
+            index: Ok(self.open(&format!("{name}.index"))),
+        }
     }
 
     fn open(&self, name: &str) -> SimulatedFile {

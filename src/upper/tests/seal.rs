@@ -161,10 +161,10 @@ fn a_layer_that_cannot_take_the_place_is_refused_and_writes_go_on() {
         let stranger = "ABC00009-1111-2222-3333-000000000007".parse().unwrap();
         let parent = format("parent", Identity { parent_uuid: Some(stranger), ..identity(0) }).await;
         assert!(matches!(parent, UpperError::Parent { .. }), "{parent}");
+        disk.files_named("full").format(&reactor, &identity(0)).await.unwrap();
         let full = disk.files_named("full");
-        full.format(&reactor, &identity(0)).await.unwrap();
         let entry = Segment::new(0, 1, 8, true, 0).unwrap().encode();
-        full.index.write_at(&reactor, SLOT_BYTES as u64, &entry).await.unwrap();
+        full.index.as_ref().unwrap().write_at(&reactor, SLOT_BYTES as u64, &entry).await.unwrap();
         let full = device.seal(&reactor, disk.files_named("full")).await.unwrap_err();
         assert!(matches!(full, UpperError::NotEmpty(_)), "{full}");
         work.run(50).await;

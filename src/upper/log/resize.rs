@@ -5,13 +5,12 @@
 
 use std::sync::Arc;
 
-use super::{
-    UpperError,
-    layer::LogLayer,
-    medium::Medium,
-    rounds::{Round, Trouble},
+use super::{LogLayer, round::Round};
+use crate::{
+    format::lsmt::Header,
+    reactor::Reactor,
+    upper::{UpperError, medium::Medium, rounds::Trouble},
 };
-use crate::{format::lsmt::Header, reactor::Reactor};
 
 impl<M: Medium> LogLayer<M> {
     /// Writes the size of the device into the headers, durably, in a round of its own: no other may replace the index file
@@ -20,7 +19,7 @@ impl<M: Medium> LogLayer<M> {
     /// # Errors
     /// [`UpperError::Io`] where a header cannot be written: the layer goes on as before. [`UpperError::Unresized`] after a
     /// failed sync: nobody knows which size is durable, and nothing is written any more.
-    pub(super) async fn resize(
+    pub(in crate::upper) async fn resize(
         self: &Arc<Self>,
         reactor: &Reactor,
         size_bytes: u64,
@@ -36,7 +35,7 @@ impl<M: Medium> LogLayer<M> {
             }
             ended => {
                 round.end(ended);
-                self.rounds().check().map_err(unresized)
+                self.rounds.check().map_err(unresized)
             }
         }
     }
@@ -51,7 +50,7 @@ impl<M: Medium> Round<M> {
             written.map_err(Trouble::Refused)?;
             file.sync(reactor).await.map_err(Trouble::Failed)?;
         }
-        self.layer.has_size(size_bytes);
+        self.layer.header.has_size(size_bytes);
         Ok(())
     }
 }

@@ -5,16 +5,12 @@
 
 use std::io;
 
-use super::{
-    layer::kind_of,
-    ledger::push_segments,
-    medium::Medium,
-    rounds::{Round, Tail, Trouble},
-};
+use super::round::{Round, Tail};
 use crate::{
     block::ErrorKind,
     format::lsmt::{SEGMENT_BYTES, SLOT_BYTES, Segment, index_header},
     reactor::Reactor,
+    upper::{error::kind_of, medium::Medium, rounds::Trouble, segments::push_segments},
 };
 
 /// Extents that are copied to a new index file at a time, while the map is locked.
@@ -75,7 +71,7 @@ impl<M: Medium> Round<M> {
 
     async fn try_copy_live(&self, reactor: &Reactor, index: &M) -> io::Result<Tail<M>> {
         let index = index.successor()?;
-        index.write_at(reactor, 0, &index_header(&self.layer.header()).encode()).await?;
+        index.write_at(reactor, 0, &index_header(&self.layer.header.get()).encode()).await?;
         let mut successor = Tail { index, end_bytes: SLOT_BYTES as u64, entries: 0, rewrite_at: 0 };
         let (mut from, mut segments) = (0, Vec::new());
         loop {

@@ -5,14 +5,14 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use super::{
-    dead_space::DeadSpace,
-    extents::{Extent, ExtentMap, Place},
+use super::dead_space::DeadSpace;
+use crate::{
+    format::lsmt::Segment,
+    upper::{
+        extents::{Extent, ExtentMap},
+        segments::{Unnamed, push_segments},
+    },
 };
-use crate::format::lsmt::{DATA_START_SECTOR, SEGMENT_LENGTH_LIMIT, Segment};
-
-/// Longest entry that is written, in sectors: whole pages, which the longest that an entry can hold are not.
-const ENTRY_SECTORS: u64 = (SEGMENT_LENGTH_LIMIT - SEGMENT_LENGTH_LIMIT % 8) as u64;
 
 /// Everything that one lock protects. A write is in the map and among the pending entries, or in neither.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) struct Pins([AtomicUsize; 2]);
 
 /// Keeps what was found in the map from being punched out until it is dropped.
 #[derive(Debug)]
-pub(super) struct Pin<'a>(Option<&'a AtomicUsize>);
+pub(in crate::upper) struct Pin<'a>(Option<&'a AtomicUsize>);
 
 /// What one round makes durable.
 #[derive(Debug, Default)]
@@ -55,10 +55,6 @@ pub(super) struct Batch {
     /// Entries recorded up to and with these.
     pub(super) upto: u64,
 }
-
-/// No entry can name these sectors.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Unnamed;
 
 impl Ledger {
     pub(super) fn new(map: ExtentMap, dead: DeadSpace) -> Self {
@@ -140,32 +136,4 @@ impl Drop for Pin<'_> {
             count.fetch_sub(1, Ordering::Release);
         }
     }
-}
-
-/// Puts `extent` at the end of `segments` as entries of the index file.
-pub(super) fn push_segments(extent: &Extent, segments: &mut Vec<Segment>) -> Result<(), Unnamed> {
-    let mut at = extent.sectors.start;
-    while at < extent.sectors.end {
-        let length = (extent.sectors.end - at).min(ENTRY_SECTORS);
-        let segment = match extent.place.sector() {
-            Some(sector) => {
-                let sector = sector.checked_add(at - extent.sectors.start).ok_or(Unnamed)?;
-                Segment::new(at, u32::try_from(length).map_err(|_| Unnamed)?, sector, false, 0)
-            }
-            // Of zeroes the place says nothing. This one lies inside every data file, as readers want it to.
-            None => {
-                let length = u32::try_from(length).map_err(|_| Unnamed)?;
-                Segment::new(at, length, DATA_START_SECTOR, true, 0)
-            }
-        };
-        segments.push(segment.ok_or(Unnamed)?);
-        at += length;
-    }
-    Ok(())
-}
-
-/// The extent that an entry stands for.
-pub(super) fn extent_of(segment: Segment) -> Extent {
-    let place = if segment.zeroed() { Place::ZEROES } else { Place::data(segment.moffset()) };
-    Extent { sectors: segment.offset()..segment.end(), place }
 }

@@ -8,10 +8,11 @@ use std::{
     },
 };
 
-use super::{layer::LogLayer, medium::Medium};
+use super::LogLayer;
 use crate::{
     block::{ByteRange, SECTOR_BYTES},
     reactor::Reactor,
+    upper::medium::Medium,
 };
 
 /// Says that nobody reclaims any more, also when the task is dropped.
@@ -27,7 +28,7 @@ impl<M: Medium> LogLayer<M> {
     /// Punches dead blocks out until too few are left. Called after each round, for that is when room dies; one thread at a
     /// time does it. What fails stays allocated until the layer is opened again.
     pub(super) async fn reclaim(self: &Arc<Self>, reactor: &Reactor) {
-        if self.rounds().check().is_err() || self.reclaiming.swap(true, Ordering::Acquire) {
+        if self.rounds.check().is_err() || self.reclaiming.swap(true, Ordering::Acquire) {
             return;
         }
         let _turn = Turn(&self.reclaiming);

@@ -1,0 +1,111 @@
+//! The files of a writable layer: opening and making them.
+
+use std::{path::Path, sync::Arc};
+
+use super::{
+    LayerFile, LogLimits, UpperError, WriteMetrics,
+    error::{failed, wrong},
+    layer::Layer,
+    log::LogLayer,
+    medium::Medium,
+};
+use crate::{
+    format::{
+        lsmt::{Header, LsmtError, SLOT_BYTES, data_header, decode_data_header, index_header},
+        uuid::Uuid,
+    },
+    reactor::Reactor,
+};
+
+/// What a new layer says of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity {
+    /// Its own UUID.
+    pub uuid: Uuid,
+    /// The UUID of the layer below, where there is one.
+    pub parent_uuid: Option<Uuid>,
+    /// Size of the device in bytes; 0 takes that of the layers below.
+    pub virtual_size_bytes: u64,
+}
+
+/// The two files of a layer. The data file says of which kind the layer is.
+#[derive(Debug)]
+pub struct LayerFiles<M = LayerFile> {
+    pub(super) data: M,
+    /// Or why it cannot be had.
+    pub(super) index: Result<M, UpperError>,
+}
+
+impl LayerFiles {
+    /// Opens the files at these paths, and keeps others from opening them so. May wait for the disk.
+    ///
+    /// # Errors
+    /// [`UpperError::Io`] and [`UpperError::Busy`]. Whether the index file is needed is not known yet.
+    pub fn open(data: &Path, index: &Path) -> Result<Self, UpperError> {
+        let data = LayerFile::open(data)?;
+        // The index file may be replaced by whoever has the lock, so it is not opened before.
+        data.lock()?;
+        Ok(Self { data, index: LayerFile::open(index) })
+    }
+
+    /// Makes files at these paths, where there must be none, and keeps others from opening them. May wait for the disk.
+    ///
+    /// # Errors
+    /// [`UpperError::Io`] and [`UpperError::Busy`].
+    pub fn create(data: &Path, index: &Path) -> Result<Self, UpperError> {
+        let data = LayerFile::create(data)?;
+        data.lock()?;
+        Ok(Self { data, index: Ok(LayerFile::create(index)?) })
+    }
+}
+
+impl<M: Medium> LayerFiles<M> {
+    /// Makes an empty layer of two new files, durably.
+    ///
+    /// # Errors
+    /// [`UpperError::Io`].
+    pub async fn format(self, reactor: &Reactor, identity: &Identity) -> Result<(), UpperError> {
+        let Identity { uuid, parent_uuid, virtual_size_bytes } = *identity;
+        let header = data_header(false, uuid, parent_uuid, virtual_size_bytes);
+        let index = self.index?;
+        for (file, header) in [(&self.data, header), (&index, index_header(&header))] {
+            let write = async {
+                file.write_at(reactor, 0, &header.encode()).await?;
+                file.sync(reactor).await?;
+                file.sync_name(reactor).await
+            };
+            write.await.map_err(|error| failed(file, "write", error))?;
+        }
+        Ok(())
+    }
+
+    /// Reads what the layer has, and mends what a crash has torn.
+    pub(super) async fn load(
+        self,
+        reactor: &Reactor,
+        limits: LogLimits,
+        metrics: Arc<WriteMetrics>,
+    ) -> Result<Layer<M>, UpperError> {
+        let Self { data, index } = self;
+        let header = read_header(reactor, &data, decode_data_header).await?;
+        if header.sparse {
+            return Err(UpperError::Kind { name: data.to_string(), sparse: true });
+        }
+        let layer = LogLayer::load(reactor, data, index?, header, limits, metrics).await?;
+        Ok(Layer::Log(Arc::new(layer)))
+    }
+}
+
+pub(super) async fn read_header<M: Medium>(
+    reactor: &Reactor,
+    file: &M,
+    decode: impl FnOnce(&[u8]) -> Result<Header, LsmtError>,
+) -> Result<Header, UpperError> {
+    let mut slot = [0; SLOT_BYTES];
+    file.read_at(reactor, 0, &mut slot).await.map_err(|error| failed(file, "read the header of", error))?;
+    decode(&slot).map_err(|error| wrong(file, error))
+}
+
+pub(super) fn size_of<M: Medium>(file: &M) -> Result<u64, UpperError> {
+    file.size_bytes().map_err(|error| failed(file, "ask for the size of", error))
+}

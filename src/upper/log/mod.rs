@@ -1,0 +1,234 @@
+//! The log-structured kind: writes go to the end of the data file, and become durable together.
+
+mod dead_space;
+mod ledger;
+mod open;
+mod reclaim;
+mod resize;
+mod round;
+mod write_round;
+
+use std::{
+    io,
+    ops::Range,
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    UpperError, WriteMetrics,
+    error::{failed, kind_of},
+    extents::{Extent, Piece, Place},
+    layer::LiveHeader,
+    medium::Medium,
+    rounds::Rounds,
+    segments::push_segments,
+};
+use crate::{
+    block::{BlockError, ErrorKind, SECTOR_BYTES},
+    format::lsmt::{LOG_ENTRY_LIMIT, LsmtError, seal},
+    reactor::Reactor,
+};
+pub(super) use ledger::Pin;
+use ledger::{Ledger, Pins};
+use round::Tail;
+
+/// Sectors of a page. A write of whole pages begins on one in the file too, so that none has to be read for it.
+const PAGE_SECTORS: u64 = 8;
+
+/// When the layer does what it need not do at once.
+#[derive(Debug, Clone, Copy)]
+pub struct LogLimits {
+    /// Entries that may wait for a flush, 16 bytes each. A write that finds so many waits for one.
+    pub pending_entries: usize,
+    /// Entries of the index file, superseded ones included, below which it is not rewritten.
+    pub rewrite_entries: u64,
+    /// The index file is rewritten when it has this many entries for one that is in use.
+    pub rewrite_ratio: u64,
+    /// Bytes of the data file that may be dead before they are given back to the file system.
+    pub dead_bytes: u64,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        // 1 MiB of memory; an index of 1 MiB replays in milliseconds; 64 MiB are little beside what a container writes.
+        Self { pending_entries: 64 << 10, rewrite_entries: 64 << 10, rewrite_ratio: 4, dead_bytes: 64 << 20 }
+    }
+}
+
+/// An open layer, shared by all queues and threads.
+///
+/// A write is completed when its bytes are in the data file and its entry is in the ledger; it is durable after a [flush].
+/// The index file is written by one round at a time (see `rounds`): never an entry before its data.
+///
+/// [flush]: LogLayer::flush
+#[derive(Debug)]
+pub(super) struct LogLayer<M> {
+    pub(super) data: M,
+    pub(super) header: LiveHeader,
+    pub(super) limits: LogLimits,
+    /// Set when nobody will use it any more: what can be left undone is.
+    pub(super) closing: AtomicBool,
+    ledger: RwLock<Ledger>,
+    pins: Pins,
+    rounds: Rounds<Tail<M>>,
+    /// Entries of the index file.
+    index_entries: AtomicU64,
+    reclaiming: AtomicBool,
+    metrics: Arc<WriteMetrics>,
+    /// Where the next write goes, in sectors of the data file.
+    next_sector: AtomicU64,
+}
+
+/// Room in the data file for one write.
+#[derive(Debug)]
+struct Room {
+    sectors: Range<u64>,
+    /// Skipped before it, for the sake of pages.
+    gap: Range<u64>,
+}
+
+impl<M: Medium> LogLayer<M> {
+    /// Looks up sectors of the device. What was found stays where it is until the answer is dropped.
+    pub(super) fn find(&self, sectors: Range<u64>) -> (Vec<Piece>, Pin<'_>) {
+        let ledger = self.ledger();
+        (ledger.map.pieces(sectors), ledger.pin(&self.pins))
+    }
+
+    /// Looks up sectors of the device, in a layer that takes no writes any more.
+    pub(super) fn pieces(&self, sectors: Range<u64>) -> Vec<Piece> {
+        self.ledger().map.pieces(sectors)
+    }
+
+    /// Whether it has nothing of the device.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ledger().map.is_empty()
+    }
+
+    /// Appends what makes the data file a read-only layer, durably. Nothing may be written meanwhile. The layer can be written
+    /// afterwards as before; then it is not sealed any more.
+    ///
+    /// # Errors
+    /// [`UpperError::Seal`] where the layer has too many segments, and [`UpperError::Io`].
+    pub(super) async fn seal(&self, reactor: &Reactor) -> Result<(), UpperError> {
+        let unsealed = |source| UpperError::Seal { name: self.data.to_string(), source };
+        let mut segments = Vec::new();
+        for extent in self.ledger().map.from(0) {
+            let Range { start, .. } = extent.sectors;
+            push_segments(&extent, &mut segments)
+                .map_err(|_| unsealed(LsmtError::Unnamed { offset: start, length: 0, place: 0 }))?;
+        }
+        let bytes = |at| seal(&self.header.get(), &segments, at).map_err(unsealed);
+        let length = bytes(0)?.len() as u64 / SECTOR_BYTES;
+        let full = |source| UpperError::Unsealed { name: self.data.to_string(), source };
+        let at = self.reserve(length).map_err(full)?.sectors.start.saturating_mul(SECTOR_BYTES);
+        let written = self.data.write_at(reactor, at, &bytes(at)?).await;
+        written.map_err(|error| failed(&self.data, "write the end of", error))?;
+        self.data.sync(reactor).await.map_err(|error| failed(&self.data, "sync", error))
+    }
+
+    /// Writes whole sectors from `sector` on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`] where the file system is full: the range then has what it had. Anything after a failed sync.
+    pub(super) async fn write(
+        self: &Arc<Self>,
+        reactor: &Reactor,
+        sector: u64,
+        data: &[u8],
+    ) -> Result<(), BlockError> {
+        self.admit(reactor).await?;
+        let length = data.len() as u64 / SECTOR_BYTES;
+        let room = self.reserve(length)?;
+        let at = room.sectors.start.saturating_mul(SECTOR_BYTES);
+        if let Err(error) = self.data.write_at(reactor, at, data).await {
+            // Nothing points there, so nobody reads it.
+            let mut ledger = self.ledger_mut();
+            ledger.dead.add(room.gap.start..room.sectors.end);
+            return Err(self.failed("write", sector, length, error));
+        }
+        let extent =
+            Extent { sectors: sector..sector.saturating_add(length), place: Place::data(room.sectors.start) };
+        self.record(extent, room.gap)
+    }
+
+    /// Makes sectors read as zeroes.
+    ///
+    /// # Errors
+    /// As of [`LogLayer::write`].
+    pub(super) async fn write_zeroes(
+        self: &Arc<Self>,
+        reactor: &Reactor,
+        sectors: Range<u64>,
+    ) -> Result<(), BlockError> {
+        self.admit(reactor).await?;
+        self.record(Extent { sectors, place: Place::ZEROES }, 0..0)
+    }
+
+    /// Makes all writes durable that completed before. Flushes that come while a round is under way share the next one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`] where the index file cannot grow, which a later flush may try again; anything after a failed
+    /// sync, when nobody knows what is durable.
+    pub(super) async fn flush(self: &Arc<Self>, reactor: &Reactor) -> Result<(), BlockError> {
+        let recorded = self.ledger().recorded();
+        self.durable(reactor, recorded).await
+    }
+
+    /// Whether there may be another write now; waits for a round where too many wait for one.
+    async fn admit(self: &Arc<Self>, reactor: &Reactor) -> Result<(), BlockError> {
+        self.rounds.check()?;
+        let (pending, recorded) = {
+            let ledger = self.ledger();
+            (ledger.pending(), ledger.recorded())
+        };
+        if self.index_entries.load(Ordering::Relaxed).saturating_add(pending as u64) >= LOG_ENTRY_LIMIT {
+            let context = format!("{}: its index file can take no more entries", self.data);
+            return Err(BlockError::new(ErrorKind::NoSpace, context));
+        }
+        if pending >= self.limits.pending_entries {
+            self.durable(reactor, recorded).await?;
+        }
+        Ok(())
+    }
+
+    fn reserve(&self, length: u64) -> Result<Room, BlockError> {
+        let unit = if length.is_multiple_of(PAGE_SECTORS) { PAGE_SECTORS } else { 1 };
+        let place = |end: u64| {
+            let start = end.checked_next_multiple_of(unit)?;
+            Some((start, start.checked_add(length)?))
+        };
+        let reserved =
+            self.next_sector.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |end| Some(place(end)?.1));
+        match reserved.map(|end| (end, place(end))) {
+            Ok((end, Some((start, next)))) => Ok(Room { sectors: start..next, gap: end..start }),
+            _ => Err(BlockError::new(ErrorKind::NoSpace, format!("{}: the file is at its limit", self.data))),
+        }
+    }
+
+    fn record(&self, extent: Extent, gap: Range<u64>) -> Result<(), BlockError> {
+        let Range { start, end } = extent.sectors;
+        let mut ledger = self.ledger_mut();
+        ledger.dead.add(gap);
+        ledger.record(extent).map_err(|_| {
+            let context = format!("{}: no entry can name sectors {start} to {end}", self.data);
+            BlockError::new(ErrorKind::Invalid, context)
+        })
+    }
+
+    fn failed(&self, what: &str, sector: u64, length: u64, error: io::Error) -> BlockError {
+        let context =
+            format!("{}: cannot {what} {length} sectors at sector {sector} of the device", self.data);
+        BlockError::with_source(kind_of(&error), context, error)
+    }
+
+    fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
+        self.ledger.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ledger_mut(&self) -> RwLockWriteGuard<'_, Ledger> {
+        self.ledger.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,139 @@
+//! Opening a log-structured layer.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
+};
+
+use super::{
+    LogLayer, LogLimits,
+    dead_space::DeadSpace,
+    ledger::{Ledger, Pins},
+    round::Tail,
+};
+use crate::{
+    block::SECTOR_BYTES,
+    format::lsmt::{
+        DATA_START_SECTOR, Header, LogReplay, Replayed, SEGMENT_BYTES, SLOT_BYTES, decode_index_header,
+        require_pair,
+    },
+    reactor::Reactor,
+    upper::{
+        UpperError, WriteMetrics,
+        error::{failed, wrong},
+        extents::ExtentMap,
+        files::{read_header, size_of},
+        layer::LiveHeader,
+        medium::Medium,
+        rounds::Rounds,
+        segments::extent_of,
+    },
+};
+
+/// Bytes of the index file that are read at a time.
+const READ_BYTES: u64 = 1 << 20;
+
+const SLOT: u64 = SLOT_BYTES as u64;
+
+impl<M: Medium> LogLayer<M> {
+    /// Reads the index file, and cuts it where a crash has torn it.
+    pub(in crate::upper) async fn load(
+        reactor: &Reactor,
+        data: M,
+        index: M,
+        header: Header,
+        mut limits: LogLimits,
+        metrics: Arc<WriteMetrics>,
+    ) -> Result<Self, UpperError> {
+        let index_header = read_header(reactor, &index, decode_index_header).await?;
+        require_pair(&header, &index_header).map_err(|error| wrong(&index, error))?;
+        let data_bytes = size_of(&data)?;
+        let replayed = replay(reactor, &index, data_bytes).await?;
+        make_true(reactor, &data, &index, &replayed).await?;
+        let end_bytes = replayed.end_offset;
+        let entries = end_bytes.saturating_sub(SLOT) / SEGMENT_BYTES as u64;
+        let mut map = ExtentMap::default();
+        for segment in replayed.segments.into_segments() {
+            map.insert(extent_of(segment), |_| ());
+        }
+        let mut dead = DeadSpace::new(data.block_bytes() / SECTOR_BYTES);
+        match unused(&map, data_bytes / SECTOR_BYTES) {
+            Some(gaps) => gaps.into_iter().for_each(|gap| dead.add(gap)),
+            None => {
+                tracing::warn!(layer = %data, "extents share data, so that no room of it is given back");
+                limits.dead_bytes = u64::MAX;
+            }
+        }
+        let tail = Tail { index, end_bytes, entries, rewrite_at: limits.rewrite_entries };
+        Ok(Self {
+            data,
+            header: LiveHeader::new(header),
+            limits,
+            closing: AtomicBool::new(false),
+            ledger: RwLock::new(Ledger::new(map, dead)),
+            pins: Pins::default(),
+            rounds: Rounds::new(tail),
+            index_entries: AtomicU64::new(entries),
+            reclaiming: AtomicBool::new(false),
+            metrics,
+            next_sector: AtomicU64::new(data_bytes.div_ceil(SECTOR_BYTES)),
+        })
+    }
+}
+
+async fn replay<M: Medium>(reactor: &Reactor, index: &M, data_bytes: u64) -> Result<Replayed, UpperError> {
+    let size_bytes = size_of(index)?;
+    let mut replay = LogReplay::new(size_bytes, data_bytes).map_err(|error| wrong(index, error))?;
+    let mut piece = Vec::new();
+    let mut at = SLOT;
+    while at < size_bytes {
+        let len = (size_bytes - at).min(READ_BYTES);
+        piece.resize(usize::try_from(len).unwrap_or_default(), 0);
+        index.read_at(reactor, at, &mut piece).await.map_err(|error| failed(index, "read", error))?;
+        replay.feed(&piece).map_err(|error| wrong(index, error))?;
+        at += len;
+    }
+    Ok(replay.finish())
+}
+
+/// Makes durable what has been replayed, and nothing else: entries that are only in the page cache have been believed, and
+/// those after the torn one must not come back when others have been written before them.
+async fn make_true<M: Medium>(
+    reactor: &Reactor,
+    data: &M,
+    index: &M,
+    replayed: &Replayed,
+) -> Result<(), UpperError> {
+    data.sync(reactor).await.map_err(|error| failed(data, "sync", error))?;
+    let cut_bytes = size_of(index)?.saturating_sub(replayed.end_offset);
+    if cut_bytes > 0 {
+        let (end_bytes, entries) = (replayed.end_offset, replayed.torn_entries);
+        tracing::warn!(%index, end_bytes, cut_bytes, entries, "cut the torn tail of an index file");
+        index.set_size(end_bytes).map_err(|error| failed(index, "cut", error))?;
+    }
+    let sync = async {
+        index.sync(reactor).await?;
+        index.sync_name(reactor).await
+    };
+    sync.await.map_err(|error| failed(index, "sync", error))
+}
+
+/// The sectors of the data file that no extent has; `None` where two extents have the same, which no writer makes them have.
+fn unused(map: &ExtentMap, end: u64) -> Option<Vec<Range<u64>>> {
+    let mut used: Vec<Range<u64>> = map.from(0).filter_map(|extent| extent.data()).collect();
+    used.sort_unstable_by_key(|range| range.start);
+    let mut unused = Vec::new();
+    let mut at = DATA_START_SECTOR;
+    for range in used {
+        if range.start < at {
+            return None;
+        }
+        unused.push(at..range.start);
+        at = range.end;
+    }
+    unused.push(at..end.max(at));
+    Some(unused)
+}

@@ -1,0 +1,89 @@
+//! What a device holds, as one request sees it: the writable layers and the device below them.
+
+use std::{io, ops::Range};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    lower::Lower,
+    medium::Medium,
+    stack::{Found, Part, Source},
+};
+use crate::{
+    block::{BlockError, BlockQueue, ErrorKind, SECTOR_BYTES},
+    reactor::Reactor,
+};
+
+/// Pieces of one read that are waited for at once.
+const READS_AT_ONCE: usize = 16;
+
+/// Reads what layers and the device below have, on one reactor.
+#[derive(Debug)]
+pub(super) struct Reader<Q> {
+    pub(super) lower: Lower<Q>,
+    pub(super) reactor: Reactor,
+}
+
+/// What to do where the layers have nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holes {
+    /// The bytes are to come from below.
+    Read,
+    /// They are there already.
+    Keep,
+}
+
+impl<Q: BlockQueue> Reader<Q> {
+    /// Fills `dest`, which begins where the parts do: first what the layers have, so that their room is not held while the
+    /// device below is waited for.
+    ///
+    /// # Errors
+    /// Those of the files and of the device below.
+    pub(super) async fn fill<M: Medium>(
+        &self,
+        found: Found<'_, M>,
+        holes: Holes,
+        dest: &mut [u8],
+    ) -> Result<(), BlockError> {
+        let Found { parts, held } = found;
+        let (mut waiting, mut below) = (Vec::new(), Vec::new());
+        let mut rest = dest;
+        for Part { sectors, source } in parts {
+            let (dest, after) = split(rest, &sectors);
+            rest = after;
+            match source {
+                Source::Below => below.push((sectors.start.saturating_mul(SECTOR_BYTES), dest)),
+                Source::Zeroes => dest.fill(0),
+                Source::Data(data, sector) => {
+                    let at = sector.saturating_mul(SECTOR_BYTES);
+                    if !data.try_read(at, dest).map_err(|error| unread(data, at, error))? {
+                        waiting.push((data, at, dest));
+                    }
+                }
+            }
+        }
+        let reads = waiting.into_iter().map(|(data, at, dest)| async move {
+            let read = data.read_at(&self.reactor, at, dest).await;
+            read.map_err(|error| unread(data, at, error))
+        });
+        stream::iter(reads).buffer_unordered(READS_AT_ONCE).try_collect::<()>().await?;
+        drop(held);
+        if holes == Holes::Keep {
+            return Ok(());
+        }
+        let reads = below.into_iter().map(|(at, part)| self.lower.read(at, part));
+        stream::iter(reads).buffer_unordered(READS_AT_ONCE).try_collect().await
+    }
+}
+
+fn unread(data: &impl Medium, at: u64, error: io::Error) -> BlockError {
+    let context = format!("{data}: cannot read what was written, at {at} of the file");
+    BlockError::with_source(ErrorKind::Io, context, error)
+}
+
+/// Takes the bytes of `sectors` off the front; the pieces of a range are as long as the range together.
+fn split<'a>(bytes: &'a mut [u8], sectors: &Range<u64>) -> (&'a mut [u8], &'a mut [u8]) {
+    let len = sectors.end.saturating_sub(sectors.start).saturating_mul(SECTOR_BYTES);
+    let len = usize::try_from(len).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.split_at_mut(len)
+}
