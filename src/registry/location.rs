@@ -104,6 +104,14 @@ impl Repository {
         self.url("blobs", "uploads/")
     }
 
+    /// Upstream's `repoBlobUrl` of it, which [`Repository::from_blob_url`] reads.
+    #[must_use]
+    pub fn blobs_url(&self) -> String {
+        let mut url = self.base.clone();
+        url.set_path(&format!("v2/{}/blobs", self.name));
+        url.into()
+    }
+
     /// Whether `other` lies in the same registry.
     #[must_use]
     pub fn shares_registry_with(&self, other: &Self) -> bool {
@@ -182,6 +190,7 @@ mod tests {
         let repository = Repository::from_blob_url("http://reg.example:5000/v2/a/b/blobs/").unwrap();
         assert_eq!((repository.host().as_str(), repository.name()), ("reg.example:5000", "a/b"));
         assert!(repository.is_plain_http());
+        assert_eq!(repository.blobs_url(), "http://reg.example:5000/v2/a/b/blobs");
         let digest = Digest::from_hash([7; 32]);
         let url = repository.blob_url(digest);
         assert_eq!(url.as_str(), format!("http://reg.example:5000/v2/a/b/blobs/{digest}"));

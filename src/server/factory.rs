@@ -77,6 +77,15 @@ impl Drop for OpenImage {
     }
 }
 
+/// Where what a specification names lies.
+#[derive(Debug)]
+pub(super) struct Placed {
+    /// The read-only layers, lowest first.
+    pub(super) places: Vec<LayerPlace>,
+    upper: Option<UpperFiles>,
+    pinned: ImageSpec,
+}
+
 /// What a specification means.
 #[derive(Debug)]
 pub struct Opened {
@@ -130,6 +139,16 @@ impl Factory {
     /// # Errors
     /// When its description or a layer cannot be used.
     pub async fn open(&self, reactor: &ReactorHandle, spec: &ImageSpec) -> Result<Opened, Failure> {
+        let Placed { places, upper, pinned } = self.places(spec).await?;
+        let image = match places.is_empty() {
+            true => None,
+            false => Some(self.open_places(reactor, places).await?),
+        };
+        Ok(Opened { image, upper, pinned })
+    }
+
+    /// Looks for the layers that `spec` names, and opens none.
+    pub(super) async fn places(&self, spec: &ImageSpec) -> Result<Placed, Failure> {
         let (places, upper, pinned) = match spec {
             ImageSpec::Reference(text) => {
                 let (places, pinned) = self.references.layers(text).await?;
@@ -155,11 +174,7 @@ impl Factory {
                 (places, upper, spec.clone())
             }
         };
-        let image = match places.is_empty() {
-            true => None,
-            false => Some(self.open_places(reactor, places).await?),
-        };
-        Ok(Opened { image, upper, pinned })
+        Ok(Placed { places, upper, pinned })
     }
 
     /// What talks to registries.

@@ -27,3 +27,4 @@ pub mod settings;
 mod sources;
 pub mod state;
 pub mod ublk;
+mod upper_folder;

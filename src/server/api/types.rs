@@ -46,6 +46,11 @@ pub struct AddDevice {
     /// Requests in flight a queue, else the configuration's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub depth: Option<u16>,
+    /// Folder of a writable layer over an image that is named by a reference or by its layers: `upper.data` and `upper.index`,
+    /// the `config.v1.json` that puts them over the image, and in `image_ref` the reference that always means it. Made where
+    /// it is not there, and used again where it is, whatever a tag means by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upper: Option<PathBuf>,
 }
 
 /// `POST /v1/devices/N/snapshot`.
@@ -77,7 +82,7 @@ pub struct SnapshotTaken {
 pub struct ForkDevice {
     /// Name of the folder that is made for the files of the new device.
     pub name: String,
-    /// Where that folder is made, else beside the configuration of the device.
+    /// Where that folder is made, else beside the configuration of the device, if it was made of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<PathBuf>,
     /// Wanted number of the new device; the kernel chooses where it is missing.

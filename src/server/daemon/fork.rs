@@ -1,25 +1,20 @@
 //! Forks: a second device that begins with what a first one holds, and shares all of it.
 
 use std::{
-    fs,
-    io::Write,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use serde_json::json;
-
 use super::{Daemon, Served, blocking, detached, snapshot::snapshot};
-use crate::{
-    format::uuid::Uuid,
-    offline::{self, CreateOptions, PartFile, Upper},
-    server::{
-        api::types::{AddDevice, DeviceInfo, ForkDevice, ImageSpec},
-        daemon::SnapshotTarget,
-        device::Shown,
-        failure::{Failure, FailureClass},
-        next_config::read_json,
-    },
+use crate::server::{
+    api::types::{AddDevice, DeviceInfo, ForkDevice, ImageSpec},
+    daemon::SnapshotTarget,
+    device::Shown,
+    failure::{Failure, FailureClass},
+    next_config::read_json,
+    service::Service,
+    upper_folder::{NewFolder, document, image_ref, reference_of},
 };
 
 impl Daemon {
@@ -27,12 +22,12 @@ impl Daemon {
     /// over it. It goes on when the caller gives up waiting.
     ///
     /// # Errors
-    /// Where there is no such device, it was not made of a configuration, or a file cannot be made.
+    /// Where there is no such device, or a file cannot be made.
     pub async fn fork(self: &Arc<Self>, id: u32, wanted: ForkDevice) -> Result<DeviceInfo, Failure> {
         let served = self.table.live(id)?;
         let daemon = Arc::clone(self);
         detached(async move {
-            let config = prepare(&served, &wanted).await?;
+            let config = prepare(&daemon.service, &served, &wanted).await?;
             let request =
                 AddDevice { image: ImageSpec::Config(config), id: wanted.id, ..served.request.clone() };
             daemon.attach(request).await
@@ -42,38 +37,14 @@ impl Daemon {
 }
 
 /// Makes the folder of the fork, and in it its configuration and its writable layer; returns the path of the configuration.
-async fn prepare(served: &Served, wanted: &ForkDevice) -> Result<PathBuf, Failure> {
-    let ImageSpec::Config(config) = &served.request.image else {
-        let text = format!("device {} was not made of a configuration", served.info.id);
-        return Err(Failure::new(FailureClass::Conflict, text));
-    };
-    let folder = folder_of(config, wanted)?;
-    let made = folder.clone();
-    blocking(move || {
-        fs::create_dir(&made).map_err(|source| {
-            let class = match source.kind() {
-                std::io::ErrorKind::AlreadyExists => FailureClass::Conflict,
-                _ => FailureClass::Internal,
-            };
-            Failure::with_source(class, format!("{}: cannot make it", made.display()), source)
-        })
-    })
-    .await?;
+async fn prepare(service: &Service, served: &Served, wanted: &ForkDevice) -> Result<PathBuf, Failure> {
+    let folder = folder_of(&served.request.image, wanted)?;
+    make(folder.clone()).await?;
     if let Shown::Overlay(overlay) = served.device.shown()
         && !overlay.is_empty()
     {
         let origin = folder.join("origin");
-        let made = origin.clone();
-        blocking(move || {
-            fs::create_dir(&made).map_err(|source| {
-                Failure::with_source(
-                    FailureClass::Internal,
-                    format!("{}: cannot make it", made.display()),
-                    source,
-                )
-            })
-        })
-        .await?;
+        make(origin.clone()).await?;
         snapshot(served, SnapshotTarget::Folder(origin)).await?;
     }
     let mut links = served.device.links();
@@ -82,49 +53,64 @@ async fn prepare(served: &Served, wanted: &ForkDevice) -> Result<PathBuf, Failur
         links.pop();
     }
     let parent_uuid = links.pop().and_then(|link| link.uuid);
-    let (config, size_bytes) = (config.clone(), served.device.geometry().size_bytes);
-    blocking(move || write(&config, &folder, size_bytes, parent_uuid)).await
+    let size_bytes = served.device.geometry().size_bytes;
+    match &served.request.image {
+        ImageSpec::Config(config) => {
+            let config = config.clone();
+            blocking(move || {
+                let mut document = read_json(&config)?;
+                if let Some(members) = document.as_object_mut() {
+                    // That file tells how the first device went.
+                    members.remove("resultFile");
+                }
+                let image_ref = config.parent().and_then(image_ref);
+                NewFolder { document, image_ref, size_bytes, parent_uuid }.write(&folder)
+            })
+            .await
+        }
+        ImageSpec::Reference(_) | ImageSpec::Layers(_) => {
+            let placed = service.factory().places(&served.pinned).await?;
+            let (document, image_ref) = (document(&placed.places)?, reference_of(&served.pinned));
+            let new = NewFolder { document, image_ref, size_bytes, parent_uuid };
+            blocking(move || new.write(&folder)).await
+        }
+    }
 }
 
-fn folder_of(config: &Path, wanted: &ForkDevice) -> Result<PathBuf, Failure> {
+/// Where the folder of the fork is to be.
+fn folder_of(image: &ImageSpec, wanted: &ForkDevice) -> Result<PathBuf, Failure> {
     let name = Path::new(&wanted.name);
     if name.file_name() != Some(name.as_os_str()) {
         let text = format!("{:?} is not the name of a folder", wanted.name);
         return Err(Failure::new(FailureClass::Usage, text));
     }
-    let beside = config.parent().unwrap_or(Path::new("/"));
-    Ok(wanted.to.as_deref().unwrap_or(beside).join(name))
+    let beside = match image {
+        ImageSpec::Config(config) => config.parent(),
+        ImageSpec::Reference(_) | ImageSpec::Layers(_) => None,
+    };
+    let parent = wanted.to.as_deref().or(beside).ok_or_else(|| {
+        let text = "the device was not made of a configuration: say by --to where the files of the fork go";
+        Failure::new(FailureClass::Usage, text)
+    })?;
+    match parent.is_absolute() {
+        true => Ok(parent.join(name)),
+        false => {
+            let text = format!("{}: the daemon needs absolute paths", parent.display());
+            Err(Failure::new(FailureClass::Usage, text))
+        }
+    }
 }
 
-/// Writes the files of a fork: all but the last two lines of the device's configuration, and an empty layer of its own.
-fn write(
-    config: &Path,
-    folder: &Path,
-    size_bytes: u64,
-    parent_uuid: Option<Uuid>,
-) -> Result<PathBuf, Failure> {
-    let mut document = read_json(config)?;
-    let upper = Upper { data: folder.join("upper.data"), index: Some(folder.join("upper.index")) };
-    let options = CreateOptions {
-        sparse: false,
-        virtual_size_bytes: size_bytes,
-        uuid: None,
-        parent_uuid,
-        overwrite: false,
-        ext4: false,
-    };
-    offline::create(&upper, &options)?;
-    if let Some(members) = document.as_object_mut() {
-        // That file tells how the first device went.
-        members.remove("resultFile");
-        members.insert("upper".to_owned(), json!({ "data": upper.data, "index": upper.index }));
-    }
-    let path = folder.join("config.v1.json");
-    let part = PartFile::create(&path, false)?;
-    let text = serde_json::to_vec(&document).unwrap_or_default();
-    part.file().write_all(&text).map_err(|source| {
-        Failure::with_source(FailureClass::Internal, format!("{}: cannot write it", path.display()), source)
-    })?;
-    part.finish()?;
-    Ok(path)
+/// Makes a folder that is not there.
+async fn make(folder: PathBuf) -> Result<(), Failure> {
+    blocking(move || {
+        fs::create_dir(&folder).map_err(|source| {
+            let class = match source.kind() {
+                io::ErrorKind::AlreadyExists => FailureClass::Conflict,
+                _ => FailureClass::Internal,
+            };
+            Failure::with_source(class, format!("{}: cannot make it", folder.display()), source)
+        })
+    })
+    .await
 }

@@ -87,6 +87,8 @@ impl Daemon {
         let info = served.info.clone();
         request.id = Some(info.id);
         request.image = served.pinned.clone();
+        // Its configuration names it from now on.
+        request.upper = None;
         let changing = self.changing.lock().await;
         if let Err(stopping) = self.table.insert(&served) {
             drop(changing);

@@ -17,6 +17,7 @@ use crate::{
         failure::{Failure, FailureClass},
         port::{Port, failure_of_frontend},
         service::Service,
+        upper_folder::configuration,
     },
 };
 
@@ -39,15 +40,20 @@ impl OpenedDevice {
         let section = &service.config().device;
         let queues = request.queues.unwrap_or(section.queues);
         let depth = request.depth.unwrap_or(section.depth);
-        check_request(&request.image, queues, depth)?;
+        check_request(request, queues, depth)?;
         let limit = Duration::from_millis(section.attach_timeout_ms);
-        let opened = tokio::time::timeout(limit, service.open(&request.image)).await;
+        let opening = async {
+            let (request, _image) = with_upper(service, request).await?;
+            let (device, pinned) = service.open(&request.image).await?;
+            Ok::<_, Failure>((request, device, pinned))
+        };
+        let opened = tokio::time::timeout(limit, opening).await;
         let late = || Failure::new(FailureClass::TimedOut, format!("{}: not open in time", request.image));
-        let (device, pinned) = opened.map_err(|_| late())??;
+        let (request, device, pinned) = opened.map_err(|_| late())??;
         let wanted =
             AttachRequest { id: request.id, queues, depth, deadline: limit, ..AttachRequest::default() };
         Ok(Self {
-            request: request.clone(),
+            request,
             device: Arc::new(device),
             pinned,
             wanted,
@@ -99,7 +105,14 @@ impl OpenedDevice {
     }
 }
 
-fn check_request(image: &ImageSpec, queues: u16, depth: u16) -> Result<(), Failure> {
+/// The request for the configuration in the folder that `request` wants its writes in, and what is open for it meanwhile.
+async fn with_upper(service: &Service, request: &AddDevice) -> Result<(AddDevice, Option<Device>), Failure> {
+    let Some(folder) = &request.upper else { return Ok((request.clone(), None)) };
+    let (config, image) = configuration(service, &request.image, folder).await?;
+    Ok((AddDevice { image: ImageSpec::Config(config), upper: None, ..request.clone() }, image))
+}
+
+fn check_request(request: &AddDevice, queues: u16, depth: u16) -> Result<(), Failure> {
     let wrong = |text: String| Err(Failure::new(FailureClass::Usage, text));
     if queues == 0 || queues > MAX_QUEUES {
         return wrong(format!("{queues} queues: there may be 1 to {MAX_QUEUES}"));
@@ -107,12 +120,12 @@ fn check_request(image: &ImageSpec, queues: u16, depth: u16) -> Result<(), Failu
     if depth == 0 || depth > MAX_DEPTH {
         return wrong(format!("depth {depth}: it may be 1 to {MAX_DEPTH}"));
     }
-    let paths = match image {
+    let paths = match &request.image {
         ImageSpec::Reference(_) => &[][..],
         ImageSpec::Config(path) => std::slice::from_ref(path),
         ImageSpec::Layers(paths) => paths,
     };
-    match paths.iter().find(|path| !path.is_absolute()) {
+    match paths.iter().chain(&request.upper).find(|path| !path.is_absolute()) {
         Some(path) => wrong(format!("{}: the daemon needs absolute paths", path.display())),
         None => Ok(()),
     }

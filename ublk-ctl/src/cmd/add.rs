@@ -1,6 +1,6 @@
 //! `add`: makes a block device of an image, through the daemon or in this process.
 
-use std::{pin::pin, time::Duration};
+use std::{path::PathBuf, pin::pin, time::Duration};
 
 use clap::{Args, value_parser};
 use stratabd::server::{
@@ -12,7 +12,7 @@ use stratabd::server::{
 };
 
 use crate::{
-    args::{GlobalArgs, ImageArgs, RegistryArgs},
+    args::{GlobalArgs, ImageArgs, RegistryArgs, absolute},
     block_on,
     client::Client,
     engine::Engine,
@@ -28,6 +28,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 pub(crate) struct AddArgs {
     #[command(flatten)]
     image: ImageArgs,
+    /// Folder of a writable layer over the image: made where it is not there, used again where it is. Its config.v1.json is what
+    /// the device is made of from then on, and its image_ref names the image, whatever a tag means by then
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    upper: Option<PathBuf>,
     /// Wanted number of the device
     #[arg(long, short = 'n', value_name = "N")]
     id: Option<u32>,
@@ -46,8 +50,13 @@ pub(crate) struct AddArgs {
 
 impl AddArgs {
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
-        let request =
-            AddDevice { image: self.image.spec()?, id: self.id, queues: self.queues, depth: self.depth };
+        let request = AddDevice {
+            image: self.image.spec()?,
+            id: self.id,
+            queues: self.queues,
+            depth: self.depth,
+            upper: self.upper.as_deref().map(absolute).transpose()?,
+        };
         if self.foreground {
             return self.serve(global, output, request);
         }

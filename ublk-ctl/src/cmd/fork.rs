@@ -25,7 +25,7 @@ pub(crate) struct ForkArgs {
     /// Name of the folder that is made for the files of the new device
     #[arg(long, value_name = "NAME")]
     name: String,
-    /// Where that folder is made [default: beside the configuration of the device]
+    /// Where that folder is made [default: beside the configuration of the device, if it was made of one]
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
     /// Wanted number of the new device

@@ -1,0 +1,233 @@
+//! The folder of a device that can be written: a layer for the writes, the configuration that puts it over an image, and the
+//! reference that always means this image.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    api::types::ImageSpec,
+    blocking::blocking,
+    device::Device,
+    failure::{Failure, FailureClass},
+    layers::{LayerPlace, read_config},
+    service::Service,
+    settings::read_regular_document,
+};
+use crate::{
+    format::uuid::Uuid,
+    offline::{self, CreateOptions, PartFile, Upper},
+    registry::ImageReference,
+};
+
+/// What upstream's snapshotter calls its configurations, and the file beside them with the name of the image.
+const CONFIG: &str = "config.v1.json";
+const IMAGE_REF: &str = "image_ref";
+
+/// What a new folder is to hold besides its empty layer.
+#[derive(Debug)]
+pub(super) struct NewFolder {
+    /// The configuration, without the writable layer.
+    pub(super) document: Value,
+    /// The reference of the image, where it has one.
+    pub(super) image_ref: Option<String>,
+    /// Size of the device in bytes.
+    pub(super) size_bytes: u64,
+    /// UUID of the layer that lies below.
+    pub(super) parent_uuid: Option<Uuid>,
+}
+
+/// The configuration of a device over `image` whose writes go to a layer in `folder`: the one that is there, or a new one. A new
+/// one comes with the image, so that it stays open until a device is made of it.
+///
+/// # Errors
+/// When the folder is of another image, or holds something else, or the image cannot be opened.
+pub(super) async fn configuration(
+    service: &Service,
+    image: &ImageSpec,
+    folder: &Path,
+) -> Result<(PathBuf, Option<Device>), Failure> {
+    if let ImageSpec::Config(path) = image {
+        let text = format!("{}: a configuration names its own upper, and no folder for one", path.display());
+        return Err(Failure::new(FailureClass::Usage, text));
+    }
+    let (wanted, there) = (image.clone(), folder.to_owned());
+    if let Some(config) = blocking(move || existing(&wanted, &there)).await? {
+        return Ok((config, None));
+    }
+    let (device, pinned) = service.open(image).await?;
+    let placed = service.factory().places(&pinned).await?;
+    let new = NewFolder {
+        document: document(&placed.places)?,
+        image_ref: reference_of(&pinned),
+        size_bytes: device.geometry().size_bytes,
+        parent_uuid: device.links().pop().and_then(|link| link.uuid),
+    };
+    let folder = folder.to_owned();
+    let config = blocking(move || {
+        fs::create_dir_all(&folder).map_err(|source| cannot("make it", &folder, source))?;
+        new.write(&folder)
+    });
+    Ok((config.await?, Some(device)))
+}
+
+/// The reference of an image of a registry.
+pub(super) fn reference_of(image: &ImageSpec) -> Option<String> {
+    match image {
+        ImageSpec::Reference(reference) => Some(reference.clone()),
+        ImageSpec::Config(_) | ImageSpec::Layers(_) => None,
+    }
+}
+
+/// The reference of the image that the folder was made for, where it has one.
+pub(super) fn image_ref(folder: &Path) -> Option<String> {
+    let text = String::from_utf8(read_regular_document(&folder.join(IMAGE_REF)).ok()?).ok()?;
+    Some(text.trim_end().to_owned())
+}
+
+/// The configuration of an image whose layers lie at `places`.
+///
+/// # Errors
+/// Where a path cannot be written down.
+pub(super) fn document(places: &[LayerPlace]) -> Result<Value, Failure> {
+    // All layers of a reference lie in one repository.
+    let url = places.iter().find_map(|place| match place {
+        LayerPlace::Remote { repository, .. } => Some(repository.blobs_url()),
+        LayerPlace::Local { .. } => None,
+    });
+    let lower = |place: &LayerPlace| {
+        Ok(match place {
+            LayerPlace::Local { path, .. } => json!({ "file": text(path)? }),
+            LayerPlace::Remote { digest, size_bytes, .. } => {
+                json!({ "digest": digest.to_string(), "size": size_bytes.unwrap_or_default() })
+            }
+        })
+    };
+    let lowers = places.iter().map(lower).collect::<Result<Vec<_>, Failure>>()?;
+    Ok(json!({ "repoBlobUrl": url.unwrap_or_default(), "lowers": lowers }))
+}
+
+impl NewFolder {
+    /// Makes the files in `folder`, the configuration last; returns its path. What was made of them when it fails goes again.
+    ///
+    /// # Errors
+    /// When one of that name is there, or cannot be made.
+    pub(super) fn write(self, folder: &Path) -> Result<PathBuf, Failure> {
+        let [config, image_ref, data, index] =
+            [CONFIG, IMAGE_REF, "upper.data", "upper.index"].map(|name| folder.join(name));
+        let options = CreateOptions {
+            sparse: false,
+            virtual_size_bytes: self.size_bytes,
+            uuid: None,
+            parent_uuid: self.parent_uuid,
+            overwrite: false,
+            ext4: false,
+        };
+        let mut document = self.document;
+        let odd = || conflict(folder, "the configuration of the first device is no object any more");
+        let upper = json!({ "data": text(&data)?, "index": text(&index)? });
+        document.as_object_mut().ok_or_else(odd)?.insert("upper".to_owned(), upper);
+        offline::create(&Upper { data: data.clone(), index: Some(index.clone()) }, &options)?;
+        let mut made = Made(vec![data, index]);
+        if let Some(reference) = &self.image_ref {
+            put(&image_ref, format!("{reference}\n").as_bytes())?;
+            made.0.push(image_ref);
+        }
+        put(&config, &serde_json::to_vec(&document).unwrap_or_default())?;
+        made.0.clear();
+        Ok(config)
+    }
+}
+
+/// Files that go when this is dropped.
+struct Made(Vec<PathBuf>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // What cannot be removed is in the way of the next try, which says so.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// The configuration in `folder`, which must be one over `image`; `None` where there is none yet.
+fn existing(image: &ImageSpec, folder: &Path) -> Result<Option<PathBuf>, Failure> {
+    let path = folder.join(CONFIG);
+    let config = match read_config(&path) {
+        Err(failure) if failure.class() == FailureClass::NotFound => {
+            return match fs::symlink_metadata(folder.join("upper.data")) {
+                Ok(_) => Err(conflict(folder, format!("it has an upper.data and no {CONFIG}"))),
+                Err(_) => Ok(None),
+            };
+        }
+        config => config?,
+    };
+    let is_over = match image {
+        ImageSpec::Reference(wanted) => {
+            let made_of = image_ref(folder);
+            if !made_of.as_deref().is_some_and(|made_of| means(made_of, wanted)) {
+                let made_of = made_of.as_deref().unwrap_or("no image of a registry");
+                return Err(conflict(
+                    folder,
+                    format!("what it holds lies over {made_of}, and not over {wanted}"),
+                ));
+            }
+            true
+        }
+        // Snapshots put further layers over them.
+        ImageSpec::Layers(files) => {
+            let lowers = config.lowers.iter().map(|lower| lower.file.as_ref());
+            lowers.take(files.len()).eq(files.iter().map(Some))
+        }
+        ImageSpec::Config(_) => false,
+    };
+    match is_over && config.upper.is_some() {
+        true => Ok(Some(path)),
+        false => {
+            Err(conflict(folder, "its layers are others than those given, or nothing can be written to it"))
+        }
+    }
+}
+
+/// Whether `wanted` names the image `pinned`: by its digest, or by the tag that it was found by, wherever that points now.
+fn means(pinned: &str, wanted: &str) -> bool {
+    let (Ok(made_of), Ok(wanted)) = (pinned.parse::<ImageReference>(), wanted.parse::<ImageReference>())
+    else {
+        return false;
+    };
+    let tagged = pinned.split_once('@').map_or(pinned, |(tagged, _)| tagged);
+    let lies_at = |reference: &ImageReference| {
+        (reference.registry_host().to_owned(), reference.repository().to_owned())
+    };
+    match wanted.digest() {
+        Some(digest) => made_of.digest() == Some(digest) && lies_at(&made_of) == lies_at(&wanted),
+        None => tagged == wanted.to_string(),
+    }
+}
+
+fn put(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let part = PartFile::create(path, false)?;
+    part.file().write_all(bytes).map_err(|source| cannot("write it", path, source))?;
+    Ok(part.finish()?)
+}
+
+/// A path as the configuration can hold it.
+fn text(path: &Path) -> Result<&str, Failure> {
+    path.to_str().ok_or_else(|| {
+        let text = format!("{}: a configuration holds only paths that are UTF-8", path.display());
+        Failure::new(FailureClass::Usage, text)
+    })
+}
+
+fn conflict(folder: &Path, why: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureClass::Conflict, format!("{}: {why}", folder.display()))
+}
+
+fn cannot(what: &str, path: &Path, source: std::io::Error) -> Failure {
+    Failure::with_source(FailureClass::Internal, format!("{}: cannot {what}", path.display()), source)
+}

@@ -1,0 +1,236 @@
+//! A folder that makes an image of a registry writable, from `add` to the next version of the image, with a frontend that needs no
+//! driver.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    reason = "a test panics where something is not as expected, and the support is a crate's own elsewhere"
+)]
+#![expect(dead_code, reason = "each test binary uses a part of the support")]
+
+#[path = "../../tests/support/fixtures.rs"]
+mod fixtures;
+#[path = "../../tests/support/registry.rs"]
+mod registry;
+#[path = "../../tests/support/secure.rs"]
+mod secure;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use fixtures::Fixture;
+use registry::{Registry, Serving};
+use serde_json::{Value, json};
+use stratabd::{
+    frontend::{AttachRequest, Attachment, Detached, FrontendError, NullFrontend},
+    reactor::ReactorHandle,
+    server::{
+        api::types::{AddDevice, FeatureList, ForkDevice, ImageSpec},
+        config::{Config, HostSection},
+        daemon::{Daemon, DaemonParts, SnapshotTarget},
+        device::Shown,
+        failure::{Failure, FailureClass},
+        port::{KnownDevice, Port},
+        service::Service,
+        state::StateDir,
+    },
+};
+
+struct NullPort(NullFrontend);
+
+impl Port for NullPort {
+    fn features(&self) -> Result<FeatureList, Failure> {
+        Ok(FeatureList { bits: 0, names: Vec::new() })
+    }
+
+    fn attach(
+        &self,
+        device: &Shown,
+        request: &AttachRequest,
+        reactors: &[ReactorHandle],
+    ) -> Result<Box<dyn Attachment>, FrontendError> {
+        device.attach_to(&self.0, request, reactors)
+    }
+
+    fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
+        Ok(Vec::new())
+    }
+
+    fn is_claimed(&self, _path: &Path) -> bool {
+        false
+    }
+
+    fn remove_orphan(&self, _id: u32, _timeout: Duration) -> Result<Detached, Failure> {
+        Ok(Detached::Complete)
+    }
+}
+
+/// A daemon that speaks plain HTTP to `host`.
+fn daemon(dir: &Path, host: &str) -> Arc<Daemon> {
+    let mut config = Config::default();
+    config.cache.enabled = false;
+    config.registry.hosts.insert(host.to_owned(), HostSection { plain_http: true, ..HostSection::default() });
+    let service = Service::start(config, tokio::runtime::Handle::current(), || Ok(())).unwrap();
+    let port = Arc::new(NullPort(NullFrontend::new()));
+    Daemon::new(DaemonParts { service, port }, StateDir::open(&dir.join("state")).unwrap())
+}
+
+fn over(image: ImageSpec, upper: &Path) -> AddDevice {
+    AddDevice { image, id: None, queues: None, depth: None, upper: Some(upper.to_owned()) }
+}
+
+fn reference(text: &str) -> ImageSpec {
+    ImageSpec::Reference(text.to_owned())
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/ext4").join(name)
+}
+
+/// What the tool answers, which must work, by plain HTTP to `host`.
+fn ctl(host: &str, arguments: &[&str]) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-ctl"));
+    command.arg("--json").args(arguments).env_remove("RUST_LOG").env("DOCKER_CONFIG", "/nonexistent");
+    if arguments[0] == "image" {
+        command.args(["--no-cache", "--plain-http", host]);
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+/// The layers of the configuration in `folder`.
+fn lowers(folder: &Path) -> Value {
+    serde_json::from_str::<Value>(&read(&folder.join("config.v1.json"))).unwrap()["lowers"].clone()
+}
+
+/// A registry with L0 as `team/base:v1`.
+fn with_base(root: &Path) -> (Registry, String) {
+    let registry = Registry::start(root, &Serving::default());
+    let host = registry.address().to_string();
+    ctl(&host, &["image", "push", "--layer", text(&fixture("L0.zt4k")), &format!("{host}/team/base:v1")]);
+    (registry, host)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_over_an_image_of_a_registry_becomes_its_next_version() {
+    let root = tempfile::tempdir().unwrap();
+    let (_registry, host) = with_base(root.path());
+    let daemon = daemon(root.path(), &host);
+    let (base, folder) = (format!("{host}/team/base:v1"), root.path().join("box"));
+    let added = daemon.add(over(reference(&base), &folder)).await.unwrap();
+    let config = folder.join("config.v1.json");
+    assert_eq!((added.read_only, added.image), (false, Some(ImageSpec::Config(config.clone()))));
+    let image_ref = read(&folder.join("image_ref")).trim().to_owned();
+    assert!(image_ref.starts_with(&format!("{base}@sha256:")), "{image_ref}");
+    daemon.remove(added.id, true).await.unwrap();
+
+    // As if it had been written to. Meanwhile the tag has moved on.
+    for (name, written) in [("upper.data", "ext4/rw1.d.xz"), ("upper.index", "ext4/rw1.i")] {
+        fs::write(folder.join(name), Fixture::named(written).read()).unwrap();
+    }
+    let other = fixture("L0.zstd64kt");
+    ctl(&host, &["image", "push", "--platform", "linux/none", "--layer", text(&other), &base]);
+    let added = daemon.add(over(reference(&base), &folder)).await.unwrap();
+    assert_eq!(daemon.info(added.id).await.unwrap().layers.len(), 2);
+    let next = folder.join("2");
+    fs::create_dir(&next).unwrap();
+    let taken = daemon.snapshot(added.id, SnapshotTarget::Folder(next.clone())).await.unwrap();
+    assert_eq!((taken.config, taken.data), (config, next.join("upper.data")));
+    assert_eq!(lowers(&folder)[1], json!({"file": folder.join("upper.data")}));
+
+    // While the device goes on.
+    let layer = root.path().join("layer.obd");
+    ctl(&host, &["layer", "commit", "--tar", text(&taken.sealed), text(&layer)]);
+    let target = format!("{host}/team/app:v2");
+    let pushed = ctl(&host, &["image", "push", "--base", &image_ref, "--layer", text(&layer), &target]);
+    assert_eq!(pushed["layers"], 2);
+    let sum = ctl(&host, &["image", "export", &target, "--sha256"])["sha256"].clone();
+    assert_eq!(sum, "a2cbed8b08692468295794111ded9df4b453bb25fb41c9c5f0c155f5bba1ccbf");
+
+    let fork = ForkDevice { name: "fork".into(), to: None, id: None };
+    let forked = daemon.fork(added.id, fork).await.unwrap();
+    assert_eq!(daemon.info(forked.id).await.unwrap().layers.len(), 3);
+    assert_eq!(lowers(&folder.join("fork")), lowers(&folder), "nothing was written since");
+    assert_eq!(read(&folder.join("fork/image_ref")).trim(), image_ref);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_for_one_image_and_is_never_written_over() {
+    let root = tempfile::tempdir().unwrap();
+    let (_registry, host) = with_base(root.path());
+    let daemon = daemon(root.path(), &host);
+    let (base, folder) = (format!("{host}/team/base:v1"), root.path().join("box"));
+    let first = daemon.add(over(reference(&base), &folder)).await.unwrap();
+    let image_ref = read(&folder.join("image_ref")).trim().to_owned();
+    let kept = || {
+        ["config.v1.json", "upper.data", "upper.index"]
+            .map(|name| fs::metadata(folder.join(name)).unwrap().len())
+    };
+    let before = kept();
+    let elsewhere = format!("{host}/team/base:v2");
+    let layers = ImageSpec::Layers(vec![fixture("L0.zt4k")]);
+    for (image, class, words) in [
+        (reference(&elsewhere), FailureClass::Conflict, image_ref.as_str()),
+        (layers.clone(), FailureClass::Conflict, "its layers are others"),
+        (ImageSpec::Config(folder.join("config.v1.json")), FailureClass::Usage, "names its own upper"),
+        // It is in use.
+        (reference(&base), FailureClass::Conflict, "upper.data"),
+        (reference(&image_ref), FailureClass::Conflict, "upper.data"),
+    ] {
+        let failure = daemon.add(over(image, &folder)).await.unwrap_err();
+        assert_eq!(failure.class(), class, "{}", failure.full_text());
+        assert!(failure.full_text().contains(words), "{}", failure.full_text());
+    }
+    assert_eq!(kept(), before);
+    daemon.remove(first.id, true).await.unwrap();
+    daemon.add(over(reference(&image_ref), &folder)).await.unwrap();
+
+    let relative = daemon.add(over(layers.clone(), Path::new("box"))).await.unwrap_err();
+    assert_eq!(relative.class(), FailureClass::Usage);
+    let half = root.path().join("half");
+    fs::create_dir(&half).unwrap();
+    fs::write(half.join("upper.data"), "precious").unwrap();
+    assert_eq!(daemon.add(over(layers, &half)).await.unwrap_err().class(), FailureClass::Conflict);
+    let missing = daemon.add(over(reference(&elsewhere), &root.path().join("none"))).await.unwrap_err();
+    assert_eq!(missing.class(), FailureClass::NotFound);
+    assert!(!root.path().join("none").exists());
+    assert_eq!(fs::read_dir(&half).unwrap().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layer_files_and_images_that_are_read_only_get_a_folder_too() {
+    let root = tempfile::tempdir().unwrap();
+    let (_registry, host) = with_base(root.path());
+    let daemon = daemon(root.path(), &host);
+    let (layers, folder) = (ImageSpec::Layers(vec![fixture("L0.zt4k")]), root.path().join("box"));
+    let added = daemon.add(over(layers.clone(), &folder)).await.unwrap();
+    assert!(!added.read_only && !folder.join("image_ref").exists());
+    daemon.remove(added.id, true).await.unwrap();
+    let added = daemon.add(over(layers, &folder)).await.unwrap();
+    assert!(!added.read_only);
+
+    let base = format!("{host}/team/base:v1");
+    let image = AddDevice { upper: None, ..over(reference(&base), root.path()) };
+    let read_only = daemon.add(image).await.unwrap();
+    let fork = |to: Option<&Path>| ForkDevice { name: "fork".into(), to: to.map(Path::to_owned), id: None };
+    let nowhere = daemon.fork(read_only.id, fork(None)).await.unwrap_err();
+    assert!(nowhere.class() == FailureClass::Usage && nowhere.full_text().contains("--to"), "{nowhere}");
+    let forked = daemon.fork(read_only.id, fork(Some(root.path()))).await.unwrap();
+    assert!(!forked.read_only);
+    let made_of = read(&root.path().join("fork/image_ref"));
+    assert!(made_of.starts_with(&format!("{base}@sha256:")), "{made_of}");
+}
