@@ -11,7 +11,7 @@ use stratabd::{
         CreateOptions, Naming, OfflineError, PackOptions, Stack, Upper, commit, create, default_threads,
         diff, merge, resize, seal,
     },
-    upper::{LayerFile, LogFiles},
+    upper::{LayerFile, LayerFiles},
 };
 
 use crate::{bytes, names, quiet};
@@ -77,7 +77,7 @@ fn a_pair_that_a_device_has_is_left_alone_and_can_be_used_when_it_has_gone() {
     let upper = pair(dir.path());
     create(&upper, &OPTIONS).unwrap();
     let before = [&upper.data, index(&upper)].map(bytes);
-    let device = LogFiles::open(&upper.data, index(&upper)).unwrap();
+    let device = LayerFiles::open(&upper.data, index(&upper)).unwrap();
     refused(readers(&upper), &upper.data);
     refused(writers(&upper, false), &upper.data);
     assert!(before == [&upper.data, index(&upper)].map(bytes));
@@ -109,7 +109,7 @@ fn tools_that_read_share_a_layer_and_no_device_is_made_of_it_meanwhile() {
     reader.lock_shared().unwrap();
     readers(&upper).into_iter().for_each(|(_, done)| done.unwrap());
     refused([("resize", resize(&upper, 2 << 20, false).map(drop))], &upper.data);
-    assert!(LogFiles::open(&upper.data, index(&upper)).is_err());
+    assert!(LayerFiles::open(&upper.data, index(&upper)).is_err());
 }
 
 #[test]
