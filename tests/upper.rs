@@ -67,7 +67,10 @@ impl Folder {
         let folder = Self::new();
         let files = LayerFiles::create(&folder.path("data"), &folder.path("index")).unwrap();
         let uuid = "ABC00007-1111-2222-3333-000000000007".parse().unwrap();
-        files.format(reactor, &Identity { uuid, parent_uuid: None, virtual_size_bytes }).await.unwrap();
+        files
+            .format(reactor, &Identity { uuid, parent_uuid: None, virtual_size_bytes, sparse: false })
+            .await
+            .unwrap();
         folder
     }
 

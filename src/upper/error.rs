@@ -32,13 +32,24 @@ pub enum UpperError {
         /// Where it is wrong, and the rule that it breaks.
         source: LsmtError,
     },
-    /// The data file is of another kind.
-    #[error("{name}: its header at offset 0 says that it is {}sparse", if *.sparse { "" } else { "not " })]
-    Kind {
+    /// The file system has blocks that are too large for a sparse layer.
+    #[error(
+        "{name}: the blocks of its file system have {block_bytes} bytes, and those of a sparse layer at most 4096: use a \
+         log-structured layer here"
+    )]
+    FileBlocks {
         /// The file.
         name: String,
-        /// What it says.
-        sparse: bool,
+        /// Size of a block in bytes.
+        block_bytes: u64,
+    },
+    /// A sparse file has too many runs of data.
+    #[error("{name}: it has more than {limit} runs of data")]
+    Fragmented {
+        /// The file.
+        name: String,
+        /// Most that a layer may have.
+        limit: usize,
     },
     /// Somebody else has the layer open.
     #[error("{0}: another device or process has this writable layer open")]

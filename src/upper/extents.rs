@@ -102,6 +102,11 @@ impl ExtentMap {
         self.0.insert(start, joined);
     }
 
+    /// Forgets `sectors`.
+    pub(super) fn remove(&mut self, sectors: &Range<u64>) {
+        self.carve(sectors, &mut |_| ());
+    }
+
     /// Takes `sectors` out of every extent.
     fn carve(&mut self, sectors: &Range<u64>, superseded: &mut impl FnMut(Range<u64>)) {
         while let Some(old) = self.overlapping(sectors) {

@@ -5,13 +5,14 @@ use std::{
     fmt,
     fs::{File, OpenOptions},
     io,
+    ops::Range,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustix::{
-    fs::{FallocateFlags, FlockOperation},
+    fs::{Advice, FallocateFlags, FlockOperation, SeekFrom, fadvise, seek},
     io::Errno,
 };
 
@@ -76,7 +77,10 @@ impl LayerFile {
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        let block_bytes = u64::try_from(rustix::fs::fstatfs(&file)?.f_bsize).unwrap_or(4096);
+        // The file system may have larger units for some files than it says of all.
+        let sizes = (rustix::fs::fstatfs(&file)?.f_bsize, rustix::fs::fstat(&file)?.st_blksize);
+        let [common, own] = [u64::try_from(sizes.0), u64::try_from(sizes.1)].map(|size| size.unwrap_or(4096));
+        let block_bytes = common.max(own);
         Ok(Self { path: path.to_owned(), file: LocalFile::new(file.into()), block_bytes })
     }
 
@@ -129,6 +133,20 @@ impl Medium for LayerFile {
 
     fn block_bytes(&self) -> u64 {
         self.block_bytes
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        // Everything else reads and writes by offset, so that the position of the open file is nobody's.
+        let file = &**self.file.file();
+        match seek(file, SeekFrom::Data(offset)) {
+            Ok(start) => Ok(Some(start..seek(file, SeekFrom::Hole(start))?)),
+            Err(Errno::NXIO) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn forget_cached(&self) -> io::Result<()> {
+        Ok(fadvise(&**self.file.file(), 0, None, Advice::DontNeed)?)
     }
 
     fn set_size(&self, size_bytes: u64) -> io::Result<()> {

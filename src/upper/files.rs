@@ -8,6 +8,7 @@ use super::{
     layer::Layer,
     log::LogLayer,
     medium::Medium,
+    sparse::SparseLayer,
 };
 use crate::{
     format::{
@@ -26,9 +27,12 @@ pub struct Identity {
     pub parent_uuid: Option<Uuid>,
     /// Size of the device in bytes; 0 takes that of the layers below.
     pub virtual_size_bytes: u64,
+    /// Whether it is one sparse file instead of a log.
+    pub sparse: bool,
 }
 
-/// The two files of a layer. The data file says of which kind the layer is.
+/// The two files of a layer. The data file says of which kind the layer is; a sparse one has nothing in its index file, which
+/// need not be there.
 #[derive(Debug)]
 pub struct LayerFiles<M = LayerFile> {
     pub(super) data: M,
@@ -65,12 +69,18 @@ impl<M: Medium> LayerFiles<M> {
     /// # Errors
     /// [`UpperError::Io`].
     pub async fn format(self, reactor: &Reactor, identity: &Identity) -> Result<(), UpperError> {
-        let Identity { uuid, parent_uuid, virtual_size_bytes } = *identity;
-        let header = data_header(false, uuid, parent_uuid, virtual_size_bytes);
+        let Identity { uuid, parent_uuid, virtual_size_bytes, sparse } = *identity;
+        let header = data_header(sparse, uuid, parent_uuid, virtual_size_bytes);
         let index = self.index?;
-        for (file, header) in [(&self.data, header), (&index, index_header(&header))] {
+        let headers = [(&self.data, Some(header)), (&index, (!sparse).then(|| index_header(&header)))];
+        for (file, header) in headers {
             let write = async {
-                file.write_at(reactor, 0, &header.encode()).await?;
+                if let Some(header) = header {
+                    file.write_at(reactor, 0, &header.encode()).await?;
+                }
+                if header.is_some_and(|header| header.sparse) {
+                    file.set_size(virtual_size_bytes.saturating_add(SLOT_BYTES as u64))?;
+                }
                 file.sync(reactor).await?;
                 file.sync_name(reactor).await
             };
@@ -89,7 +99,8 @@ impl<M: Medium> LayerFiles<M> {
         let Self { data, index } = self;
         let header = read_header(reactor, &data, decode_data_header).await?;
         if header.sparse {
-            return Err(UpperError::Kind { name: data.to_string(), sparse: true });
+            let layer = SparseLayer::load(reactor, data, header, metrics).await?;
+            return Ok(Layer::Sparse(Arc::new(layer)));
         }
         let layer = LogLayer::load(reactor, data, index?, header, limits, metrics).await?;
         Ok(Layer::Log(Arc::new(layer)))

@@ -10,10 +10,12 @@ use std::{
 
 use super::{
     LayerLink, UpperError,
+    claims::Claim,
     extents::Piece,
     log::{LogLayer, Pin},
     medium::Medium,
-    view::Reader,
+    sparse::SparseLayer,
+    view::View,
 };
 use crate::{
     block::{BlockError, BlockQueue},
@@ -26,6 +28,8 @@ use crate::{
 pub(super) enum Layer<M> {
     /// Writes go to the end of a file.
     Log(Arc<LogLayer<M>>),
+    /// Writes go to their place in a file.
+    Sparse(Arc<SparseLayer<M>>),
 }
 
 /// What keeps bytes of a layer as they were found until it is dropped.
@@ -34,6 +38,8 @@ pub(super) enum Layer<M> {
 pub(super) enum Held<'a> {
     /// Nothing is punched out of a log.
     Room(Pin<'a>),
+    /// Nothing is written over blocks of a sparse file.
+    Blocks(Claim<'a>),
 }
 
 /// The header of a data file: as it was found, but for the size of the device.
@@ -63,6 +69,7 @@ impl<M: Medium> Layer<M> {
     pub(super) fn data(&self) -> &M {
         match self {
             Self::Log(layer) => &layer.data,
+            Self::Sparse(layer) => &layer.data,
         }
     }
 
@@ -70,6 +77,7 @@ impl<M: Medium> Layer<M> {
     pub(super) fn header(&self) -> Header {
         match self {
             Self::Log(layer) => layer.header.get(),
+            Self::Sparse(layer) => layer.header.get(),
         }
     }
 
@@ -82,6 +90,7 @@ impl<M: Medium> Layer<M> {
     pub(super) fn is_empty(&self) -> bool {
         match self {
             Self::Log(layer) => layer.is_empty(),
+            Self::Sparse(layer) => layer.is_empty(),
         }
     }
 
@@ -93,6 +102,10 @@ impl<M: Medium> Layer<M> {
                 let (pieces, pin) = layer.find(sectors);
                 (pieces, Held::Room(pin))
             }
+            Self::Sparse(layer) => {
+                let claim = layer.still(sectors.clone()).await;
+                (layer.pieces(sectors), Held::Blocks(claim))
+            }
         }
     }
 
@@ -100,35 +113,38 @@ impl<M: Medium> Layer<M> {
     pub(super) fn pieces(&self, sectors: Range<u64>) -> Vec<Piece> {
         match self {
             Self::Log(layer) => layer.pieces(sectors),
+            Self::Sparse(layer) => layer.pieces(sectors),
         }
     }
 
-    /// Writes whole sectors from `sector` on.
+    /// Writes whole sectors from `sector` on; `view` is of the device.
     ///
     /// # Errors
     /// Those of the kind.
     pub(super) async fn write<Q: BlockQueue>(
         &self,
-        reader: &Reader<Q>,
+        view: &View<'_, Q, M>,
         sector: u64,
         data: &[u8],
     ) -> Result<(), BlockError> {
         match self {
-            Self::Log(layer) => layer.write(&reader.reactor, sector, data).await,
+            Self::Log(layer) => layer.write(&view.reader.reactor, sector, data).await,
+            Self::Sparse(layer) => layer.write(view, sector, data).await,
         }
     }
 
-    /// Makes sectors read as zeroes.
+    /// Makes sectors read as zeroes; `view` is of the device.
     ///
     /// # Errors
     /// Those of the kind.
     pub(super) async fn write_zeroes<Q: BlockQueue>(
         &self,
-        reader: &Reader<Q>,
+        view: &View<'_, Q, M>,
         sectors: Range<u64>,
     ) -> Result<(), BlockError> {
         match self {
-            Self::Log(layer) => layer.write_zeroes(&reader.reactor, sectors).await,
+            Self::Log(layer) => layer.write_zeroes(&view.reader.reactor, sectors).await,
+            Self::Sparse(layer) => layer.write_zeroes(view, sectors).await,
         }
     }
 
@@ -139,6 +155,7 @@ impl<M: Medium> Layer<M> {
     pub(super) async fn flush(&self, reactor: &Reactor) -> Result<(), BlockError> {
         match self {
             Self::Log(layer) => layer.flush(reactor).await,
+            Self::Sparse(layer) => layer.flush(reactor).await,
         }
     }
 
@@ -149,6 +166,16 @@ impl<M: Medium> Layer<M> {
     pub(super) async fn seal(&self, reactor: &Reactor) -> Result<(), UpperError> {
         match self {
             Self::Log(layer) => layer.seal(reactor).await,
+            Self::Sparse(layer) => layer.seal(reactor).await,
+        }
+    }
+
+    /// Takes back what [`Layer::seal`] has appended, where that would be in the way of writes.
+    pub(super) fn unseal(&self) {
+        match self {
+            // What is appended next follows it, and the index file does not know it.
+            Self::Log(_) => {}
+            Self::Sparse(layer) => layer.unseal(),
         }
     }
 
@@ -158,24 +185,41 @@ impl<M: Medium> Layer<M> {
     /// [`UpperError::Io`], which changes nothing, and [`UpperError::Unresized`].
     pub(super) async fn resize<Q: BlockQueue>(
         &self,
-        reader: &Reader<Q>,
+        view: &View<'_, Q, M>,
         size_bytes: u64,
     ) -> Result<(), UpperError> {
         match self {
-            Self::Log(layer) => layer.resize(&reader.reactor, size_bytes).await,
+            Self::Log(layer) => layer.resize(&view.reader.reactor, size_bytes).await,
+            Self::Sparse(layer) => layer.resize(view, size_bytes).await,
+        }
+    }
+
+    /// The device has this size. Where the header leaves it to the layers below, and the file depends on it, the header says it
+    /// from now on, durably, as upstream has it.
+    ///
+    /// # Errors
+    /// [`UpperError::Io`].
+    pub(super) async fn has_device(&self, reactor: &Reactor, size_bytes: u64) -> Result<(), UpperError> {
+        match self {
+            Self::Sparse(layer) if layer.header.get().virtual_size_bytes == 0 => {
+                layer.set_size(reactor, size_bytes).await
+            }
+            _ => Ok(()),
         }
     }
 
     /// Nobody will use it any more: what can be left undone is.
     pub(super) fn has_closed(&self) {
-        let Self::Log(layer) = self;
-        layer.closing.store(true, Ordering::Relaxed);
+        if let Self::Log(layer) = self {
+            layer.closing.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Whether somebody else has a handle too, a round for instance.
     pub(super) fn is_shared(&self) -> bool {
         match self {
             Self::Log(layer) => Arc::strong_count(layer) > 1,
+            Self::Sparse(layer) => Arc::strong_count(layer) > 1,
         }
     }
 }
@@ -184,6 +228,7 @@ impl<M> Clone for Layer<M> {
     fn clone(&self) -> Self {
         match self {
             Self::Log(layer) => Self::Log(Arc::clone(layer)),
+            Self::Sparse(layer) => Self::Sparse(Arc::clone(layer)),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The device below a writable layer, as the layer reads it: of any size, in sectors, or not there at all.
 
+use std::ops::Range;
+
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ByteRange, SECTOR_BYTES},
     reactor::Reactor,
@@ -37,6 +39,16 @@ impl<Q: BlockQueue> Lower<Q> {
             && offset.is_multiple_of(self.block_bytes)
             && end.is_multiple_of(self.block_bytes);
         self.queue.as_ref().filter(|_| fits)
+    }
+
+    /// The first run of `sectors` that may hold something else than zeroes, if any may.
+    pub(super) fn next_data(&self, sectors: Range<u64>) -> Option<Range<u64>> {
+        let [start, end] = [sectors.start, sectors.end].map(|sector| sector.saturating_mul(SECTOR_BYTES));
+        let range = ByteRange::between(start, end.min(self.size_bytes));
+        let queue = self.queue.as_ref().filter(|_| !range.is_empty())?;
+        let found = queue.next_data(range).intersect(range);
+        let run = found.start() / SECTOR_BYTES..found.end().div_ceil(SECTOR_BYTES);
+        (!found.is_empty()).then_some(run)
     }
 
     /// Fills `dest`, whole sectors; zeroes where there is nothing.

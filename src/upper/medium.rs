@@ -1,6 +1,6 @@
 //! What the layer needs of the file system below; a model of a disk takes its place in the crash tests.
 
-use std::{fmt, io};
+use std::{fmt, io, ops::Range};
 
 use crate::{block::ByteRange, reactor::Reactor};
 
@@ -15,10 +15,23 @@ pub trait Medium: fmt::Debug + fmt::Display + Send + Sync + Sized + 'static {
     /// The system's answer, as of all below.
     fn size_bytes(&self) -> io::Result<u64>;
 
-    /// The unit in which [`Medium::punch`] gives room back, in bytes.
+    /// The unit in which the file system gives room and takes it back, in bytes.
     fn block_bytes(&self) -> u64;
 
-    /// Cuts the file off, or lets it grow. May wait for the disk: only called while a layer is opened.
+    /// The first run of bytes at or after `offset` that the file system keeps, in whole blocks; `None` where it keeps nothing
+    /// more. All else reads as zeroes. May wait for the disk: only called while a layer is opened, or after a failure.
+    ///
+    /// # Errors
+    /// The system's answer.
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>>;
+
+    /// Drops what memory has of the file besides what the disk has: pages of holes, which look like data.
+    ///
+    /// # Errors
+    /// The system's answer.
+    fn forget_cached(&self) -> io::Result<()>;
+
+    /// Cuts the file off, or lets it grow. May wait for the disk: not called by those who serve requests.
     ///
     /// # Errors
     /// The system's answer.

@@ -1,10 +1,14 @@
 //! The writable layer over any device: where its bytes lie, and what is durable after which call.
 //!
-//! An [`Overlay`] is a device whose writes go to two files, as upstream's log-structured layer has them. A write is appended to
-//! the data file; when it is there, its entry is put into the map, where all later reads find it, and among those that wait.
-//! A flush makes them durable together with all that came before: it syncs the data file, appends the entries to the index
-//! file, and syncs that. So no entry is durable before its data, entries are durable in the order in which their writes
-//! completed, and whatever a crash leaves of the last of them is cut where the first one is missing.
+//! An [`Overlay`] is a device whose writes go to a layer of files, as upstream has them. The header of the data file says of
+//! which kind the layer is. Reads find what it has in a map in memory; a flush makes durable all that completed before.
+//!
+//! # Logs
+//!
+//! A write is appended to the data file; when it is there, its entry is put into the map, where all later reads find it, and
+//! among those that wait. A flush syncs the data file, appends the entries to the index file, and syncs that. So no entry is
+//! durable before its data, entries are durable in the order in which their writes completed, and whatever a crash leaves of
+//! the last of them is cut where the first one is missing.
 //!
 //! | after | what a crash leaves |
 //! |---|---|
@@ -15,7 +19,26 @@
 //!
 //! The log does not grow for ever. Data that durable entries have superseded is punched out of the data file when no read that
 //! began before is left, and an index file of mostly superseded entries is replaced by one of those in use.
+//!
+//! # Sparse files
+//!
+//! A write goes to its place in the data file, and a flush is one sync. What the layer has is what the file system keeps of the
+//! file. There is no order among what was not flushed, as on a disk: to write in place and to keep an order takes a journal.
+//!
+//! | after | what a crash leaves of each sector |
+//! |---|---|
+//! | a completed write or discard | it, or what the sector held at the last completed flush or at any time since |
+//! | a completed flush | what the sector held when the flush began, or anything later |
+//! | a write or discard that has failed, or has not completed | what was there, or what was written, or zeroes if it was a discard |
+//! | a failed sync | nobody knows: nothing is written any more, reads go on |
+//!
+//! A sector that was discarded never shows what lies below again, to us or to upstream's reader, which takes a hole for nothing
+//! said. So a discard makes a hole only where all below is known to be zeroes, and writes zeroes elsewhere. Upstream's writer
+//! makes holes everywhere, and forgets them when it opens the file again. What must be known of the file system: a block that is
+//! new to a file is there after a crash with its data or not at all, as ext4 (but for `data=writeback`), xfs and btrfs have
+//! it, its blocks have 4096 bytes or less, and it makes holes and names them.
 
+mod claims;
 mod error;
 mod extents;
 mod file;
@@ -30,6 +53,7 @@ mod overlay;
 mod parents;
 mod rounds;
 mod segments;
+mod sparse;
 mod stack;
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "tests run where usize has 64 bits")]

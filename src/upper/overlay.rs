@@ -12,7 +12,7 @@ use super::{
     lower::Lower,
     medium::Medium,
     stack::{Part, Sealed, Source, Stack},
-    view::{Holes, Reader},
+    view::{Holes, Reader, View},
 };
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, SECTOR_BYTES, acquire},
@@ -65,6 +65,7 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
         if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) {
             return Err(UpperError::Size { name: layer.data().to_string(), size_bytes });
         }
+        layer.has_device(reactor, size_bytes).await?;
         let logical = below.map_or(512, |below| below.logical_block_bytes);
         let fits = size_bytes.is_multiple_of(u64::from(logical));
         let logical_block_bytes = if fits { logical } else { 512 };
@@ -241,7 +242,8 @@ impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
         let sectors = sectors(offset, len)?;
         let _inside = self.stack.gate.enter().await;
         let layers = self.stack.layers();
-        let written = layers.top.write(&self.reader, sectors.start, data).await;
+        let view = View { layers: &layers, reader: &self.reader };
+        let written = layers.top.write(&view, sectors.start, data).await;
         self.counted(|metrics| &metrics.writes, len, began, written)
     }
 
@@ -261,7 +263,8 @@ impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
         let sectors = sectors(offset, len)?;
         let _inside = self.stack.gate.enter().await;
         let layers = self.stack.layers();
-        let zeroed = layers.top.write_zeroes(&self.reader, sectors).await;
+        let view = View { layers: &layers, reader: &self.reader };
+        let zeroed = layers.top.write_zeroes(&view, sectors).await;
         self.counted(|metrics| &metrics.zeroes, len, began, zeroed)
     }
 }

@@ -126,6 +126,16 @@ impl<T> Rounds<T> {
         waiting.into_iter().for_each(Waker::wake);
     }
 
+    /// From now on nobody may write any more. Returns what everybody is told.
+    pub(super) fn fail(&self, cause: io::Error) -> BlockError {
+        let mut state = self.state();
+        let told = state.fail(Arc::new(cause));
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+        told
+    }
+
     fn state(&self) -> MutexGuard<'_, State<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -15,7 +15,7 @@ use super::{
     gate::{Closed, Gate},
     layer::{Held, Layer},
     medium::Medium,
-    view::Reader,
+    view::{Reader, View},
 };
 use crate::{block::BlockQueue, reactor::Reactor};
 
@@ -69,7 +69,8 @@ pub(super) enum Source<'a, M> {
 #[derive(Debug)]
 pub struct Sealed<M: Medium = super::LayerFile> {
     stack: Arc<Stack<M>>,
-    next: Layer<M>,
+    /// `None` once it takes the writes.
+    next: Option<Layer<M>>,
     closed_at: Instant,
     _closed: Closed,
 }
@@ -115,8 +116,9 @@ impl<M: Medium> Stack<M> {
         if next_bytes != 0 && next_bytes != device_bytes {
             return Err(UpperError::OtherSize { name, size_bytes: next_bytes, device_bytes });
         }
+        next.has_device(reactor, device_bytes).await?;
         layers.top.seal(reactor).await?;
-        Ok(Sealed { stack: Arc::clone(self), next, closed_at, _closed: closed })
+        Ok(Sealed { stack: Arc::clone(self), next: Some(next), closed_at, _closed: closed })
     }
 
     /// Makes the device larger: in the headers of the layer that takes writes, and then for everybody.
@@ -135,7 +137,7 @@ impl<M: Medium> Stack<M> {
             let name = layers.top.data().to_string();
             return Err(UpperError::Shrinks { name, size_bytes, device_bytes });
         }
-        layers.top.resize(reader, size_bytes).await?;
+        layers.top.resize(&View { layers: &layers, reader }, size_bytes).await?;
         self.size_bytes.store(size_bytes, Ordering::Release);
         Ok(())
     }
@@ -144,16 +146,27 @@ impl<M: Medium> Stack<M> {
 impl<M: Medium> Sealed<M> {
     /// Has the next layer take the writes. Everything that is to find the sealed layer and the next one after a crash must be
     /// durable before. Returns how long writes were kept out.
-    pub fn stack(self) -> Duration {
-        let mut layers = self.stack.layers.write().unwrap_or_else(PoisonError::into_inner);
-        let sealed = [&layers.top].into_iter().chain(&layers.sealed).cloned().collect();
-        *layers = Arc::new(Layers { top: self.next.clone(), sealed });
+    pub fn stack(mut self) -> Duration {
+        if let Some(top) = self.next.take() {
+            let mut layers = self.stack.layers.write().unwrap_or_else(PoisonError::into_inner);
+            let sealed = [&layers.top].into_iter().chain(&layers.sealed).cloned().collect();
+            *layers = Arc::new(Layers { top, sealed });
+        }
         self.closed_at.elapsed()
     }
 
     /// Has the layer take writes again that was sealed. Returns how long they were kept out.
     pub fn give_up(self) -> Duration {
         self.closed_at.elapsed()
+    }
+}
+
+impl<M: Medium> Drop for Sealed<M> {
+    fn drop(&mut self) {
+        if self.next.is_some() {
+            // The gate is still closed.
+            self.stack.layers().top.unseal();
+        }
     }
 }
 
@@ -173,6 +186,13 @@ impl<M: Medium> Layers<M> {
         let mut parts = Vec::with_capacity(pieces.len());
         resolve(self.top.data(), pieces, &self.sealed, &mut parts);
         Found { parts, held: None }
+    }
+
+    /// Looks up sectors of the device as if the layer that takes writes were not there.
+    pub(super) fn below(&self, sectors: Range<u64>) -> Vec<Part<'_, M>> {
+        let mut parts = Vec::new();
+        resolve(self.top.data(), vec![Piece::Hole(sectors)], &self.sealed, &mut parts);
+        parts
     }
 
     /// What the layers say of themselves, the lowest first.

@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{
     lower::Lower,
     medium::Medium,
-    stack::{Found, Part, Source},
+    stack::{Found, Layers, Part, Source},
 };
 use crate::{
     block::{BlockError, BlockQueue, ErrorKind, SECTOR_BYTES},
@@ -22,6 +22,13 @@ const READS_AT_ONCE: usize = 16;
 pub(super) struct Reader<Q> {
     pub(super) lower: Lower<Q>,
     pub(super) reactor: Reactor,
+}
+
+/// The layers as they are now, and who reads them.
+#[derive(Debug)]
+pub(super) struct View<'a, Q, M> {
+    pub(super) layers: &'a Layers<M>,
+    pub(super) reader: &'a Reader<Q>,
 }
 
 /// What to do where the layers have nothing.
@@ -73,6 +80,40 @@ impl<Q: BlockQueue> Reader<Q> {
         }
         let reads = below.into_iter().map(|(at, part)| self.lower.read(at, part));
         stream::iter(reads).buffer_unordered(READS_AT_ONCE).try_collect().await
+    }
+}
+
+impl<Q: BlockQueue, M: Medium> View<'_, Q, M> {
+    /// Fills `dest` with what the device holds from `sector` on, for somebody who keeps writes away from there.
+    ///
+    /// # Errors
+    /// Those of the files and of the device below.
+    pub(super) async fn read(&self, sector: u64, dest: &mut [u8]) -> Result<(), BlockError> {
+        let end = sector.saturating_add(dest.len() as u64 / SECTOR_BYTES);
+        self.reader.fill(self.layers.find(sector..end), Holes::Read, dest).await
+    }
+
+    /// The runs of `sectors` under the layer that takes writes that may hold something else than zeroes, in order, as far as
+    /// that is known without reading them.
+    pub(super) fn data_below(&self, sectors: Range<u64>) -> Vec<Range<u64>> {
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        let mut add = |run: Range<u64>| match runs.last_mut() {
+            Some(last) if last.end == run.start => last.end = run.end,
+            _ => runs.push(run),
+        };
+        for Part { mut sectors, source } in self.layers.below(sectors) {
+            match source {
+                Source::Zeroes => {}
+                Source::Data(..) => add(sectors),
+                Source::Below => {
+                    while let Some(run) = self.reader.lower.next_data(sectors.clone()) {
+                        sectors.start = run.end;
+                        add(run);
+                    }
+                }
+            }
+        }
+        runs
     }
 }
 

@@ -5,14 +5,12 @@ use std::ops::Range;
 use super::{
     super::{Overlay, OverlayQueue, tests::disk::SimulatedFile},
     crash_image::SECTOR,
+    patchwork::Patchwork,
 };
-use crate::{
-    block::{BlockDevice, BlockQueue, Geometry},
-    device::{MemoryDevice, MemoryQueue},
-};
+use crate::block::{BlockDevice, BlockQueue};
 
-pub(super) type Device = Overlay<MemoryDevice, SimulatedFile>;
-pub(super) type Queue = OverlayQueue<MemoryQueue, SimulatedFile>;
+pub(super) type Device = Overlay<Patchwork, SimulatedFile>;
+pub(super) type Queue = OverlayQueue<Patchwork, SimulatedFile>;
 
 /// Who wrote a sector: 0 for zeroes, 1 for the device below, others for operations.
 pub(super) type Writer = u32;
@@ -23,6 +21,8 @@ pub(super) const BELOW: Writer = 1;
 /// A finished write or discard.
 #[derive(Debug, Clone)]
 pub(super) struct Change {
+    /// Counts those that began.
+    pub(super) number: usize,
     pub(super) writer: Writer,
     pub(super) sectors: Range<u64>,
 }
@@ -50,15 +50,24 @@ pub(super) fn writers(bytes: &[u8], first: u64) -> Vec<Writer> {
     bytes.chunks(SECTOR as usize).zip(first..).map(writer).collect()
 }
 
-/// A device below of so many sectors.
-pub(super) fn below(sectors: u64, block_bytes: u32) -> MemoryDevice {
-    let geometry = Geometry::read_only(sectors * SECTOR, block_bytes);
-    MemoryDevice::with_bytes(geometry, bytes_of(BELOW, 0..sectors)).unwrap()
+/// Sectors of the device below that are zeroes: a part of a block, and whole ones.
+const HOLES: [Range<u64>; 2] = [12..18, 30..50];
+
+/// A device below of so many sectors, which does not know of all its zeroes.
+pub(super) fn below(sectors: u64, block_bytes: u32) -> Patchwork {
+    let bytes = (0..sectors).zip(model(sectors, sectors));
+    let bytes = bytes.flat_map(|(sector, writer)| bytes_of(writer, sector..sector + 1)).collect();
+    let mut zeroes = 0;
+    Patchwork::new(block_bytes, bytes, || {
+        zeroes += 1;
+        zeroes % 20 != 0
+    })
 }
 
 /// A model of a device of `sectors` over one of `below`.
 pub(super) fn model(sectors: u64, below: u64) -> Vec<Writer> {
-    (0..sectors).map(|sector| if sector < below { BELOW } else { ZERO }).collect()
+    let is_there = |sector| sector < below && !HOLES.iter().any(|hole| hole.contains(&sector));
+    (0..sectors).map(|sector| if is_there(sector) { BELOW } else { ZERO }).collect()
 }
 
 /// Who wrote each sector of the device.

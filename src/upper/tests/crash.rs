@@ -1,15 +1,15 @@
-//! Loss of power at every boundary of a write or sync: what is left is the state after a prefix of the completed changes that
-//! contains all that a flush covered.
+//! Loss of power at every boundary of a write or sync. Of a log, what is left is the state after a prefix of the completed changes
+//! that contains all that a flush covered. Of a sparse layer it is for each sector a state that it had at the last flush or since.
 //!
-//! `STRATABD_UPPER_CRASHES` is the number of workloads, `STRATABD_UPPER_SEED` the first one's seed.
+//! `STRATABD_UPPER_CRASHES` is the number of workloads of each kind, `STRATABD_UPPER_SEED` the first one's seed.
 
 use super::{
-    BELOW_SECTORS, SECTORS,
+    BELOW_SECTORS, Kind, SECTORS,
     content::{self, Change, Writer},
     crash_image::CrashImage,
     disk::SimulatedDisk,
-    fresh_disk, open, reactor,
-    workload::Workload,
+    fresh_disk_of, open, reactor,
+    workload::{Record, Workload},
 };
 use crate::{block::BlockDevice, reactor::Reactor};
 
@@ -38,6 +38,31 @@ pub(super) fn prefix_of(
     Err(format!("{} changes, {flushed} of them flushed, and found {found:?}", done.len()))
 }
 
+impl Kind {
+    /// Whether a layer of this kind may hold what was `found` after a crash after so many events; also says whether something
+    /// is there that no flush had covered.
+    pub(super) fn check(
+        self,
+        found: &[Writer],
+        base: &[Writer],
+        record: &Record,
+        events: usize,
+    ) -> Result<bool, String> {
+        let (done, flushed) = record.at(events);
+        if self == Self::Log {
+            return prefix_of(found, base, done, flushed).map(|kept| kept > flushed);
+        }
+        for (sector, (writer, possible)) in found.iter().zip(record.possible(base, events)).enumerate() {
+            if !possible.contains(writer) {
+                return Err(format!("sector {sector} was found as written by {writer}, not {possible:?}"));
+            }
+        }
+        let mut at_flush = base.to_vec();
+        done[..flushed].iter().for_each(|(_, change)| change.apply(&mut at_flush));
+        Ok(found != at_flush)
+    }
+}
+
 /// What a layer holds after a crash that left `image`.
 pub(super) async fn reopened(reactor: &Reactor, disk: &SimulatedDisk) -> Vec<Writer> {
     let device = open(reactor, disk).await;
@@ -55,7 +80,16 @@ struct Tried {
 }
 
 #[test]
-fn a_crash_at_any_boundary_leaves_a_prefix_with_all_that_was_flushed() {
+fn a_crash_of_a_log_leaves_a_prefix_with_all_that_was_flushed() {
+    crash_at_every_boundary(Kind::Log);
+}
+
+#[test]
+fn a_crash_of_a_sparse_layer_leaves_each_sector_as_it_was_at_the_last_flush_or_since() {
+    crash_at_every_boundary(Kind::Sparse);
+}
+
+fn crash_at_every_boundary(kind: Kind) {
     let setting = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().expect(name));
     let first: u64 = setting("STRATABD_UPPER_SEED", 1);
     let workloads = setting("STRATABD_UPPER_CRASHES", 2);
@@ -63,15 +97,15 @@ fn a_crash_at_any_boundary_leaves_a_prefix_with_all_that_was_flushed() {
     let mut tried = Tried::default();
     for seed in first..first + workloads {
         println!("seed {seed}");
-        reactor.block_on(one_workload(&reactor, seed, &mut tried)).unwrap();
+        reactor.block_on(one_workload(&reactor, kind, seed, &mut tried)).unwrap();
     }
-    println!("{tried:?}");
+    println!("{kind:?}: {tried:?}");
     assert!(tried.boundaries > 500 && tried.beyond_the_flush > 0);
 }
 
-async fn one_workload(reactor: &Reactor, seed: u64, tried: &mut Tried) {
+async fn one_workload(reactor: &Reactor, kind: Kind, seed: u64, tried: &mut Tried) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let disk = fresh_disk(reactor, seed).await;
+    let disk = fresh_disk_of(reactor, kind, seed).await;
     let mut image = disk.image();
     disk.take_events();
     let device = open(reactor, &disk).await;
@@ -80,7 +114,6 @@ async fn one_workload(reactor: &Reactor, seed: u64, tried: &mut Tried) {
     let record = work.record.take();
     let events = disk.take_events();
     for count in 0..=events.len() {
-        let (done, flushed) = record.at(count);
         tried.boundaries += 1;
         for _ in 0..SURVIVALS {
             let again = random.usize(0..SECOND_CRASH_OF) == 0;
@@ -88,12 +121,13 @@ async fn one_workload(reactor: &Reactor, seed: u64, tried: &mut Tried) {
             let before = again.then(|| left.clone());
             let crashed = SimulatedDisk::new(left, random.u64(..));
             let found = reopened(reactor, &crashed).await;
-            let kept = prefix_of(&found, &work.base, done, flushed);
-            let kept = kept.unwrap_or_else(|error| panic!("seed {seed}, after event {count}: {error}"));
+            let more = kind.check(&found, &work.base, &record, count);
+            let more = more.unwrap_or_else(|error| panic!("seed {seed}, after event {count}: {error}"));
             tried.crashes += 1;
-            tried.beyond_the_flush += usize::from(kept > flushed);
+            tried.beyond_the_flush += usize::from(more);
             if let Some(before) = before {
-                second_crash(reactor, before, found, &mut random, seed, tried).await;
+                second_crash(reactor, kind, before, found, &mut random, seed).await;
+                tried.crashes += 1;
             }
         }
         if let Some(event) = events.get(count) {
@@ -105,11 +139,11 @@ async fn one_workload(reactor: &Reactor, seed: u64, tried: &mut Tried) {
 /// Opens what a crash has left, works on it, and crashes it again at some boundary, perhaps while it was being opened.
 async fn second_crash(
     reactor: &Reactor,
+    kind: Kind,
     mut image: CrashImage,
     base: Vec<Writer>,
     random: &mut fastrand::Rng,
     seed: u64,
-    tried: &mut Tried,
 ) {
     let disk = SimulatedDisk::new(image.clone(), random.u64(..));
     let device = open(reactor, &disk).await;
@@ -121,9 +155,7 @@ async fn second_crash(
     events.iter().take(count).for_each(|event| image.apply(event));
     let crashed = SimulatedDisk::new(image.crash(random), random.u64(..));
     let found = reopened(reactor, &crashed).await;
-    let (done, flushed) = record.at(count);
-    if let Err(error) = prefix_of(&found, &work.base, done, flushed) {
+    if let Err(error) = kind.check(&found, &work.base, &record, count) {
         panic!("seed {seed}, the second crash, after event {count}: {error}");
     }
-    tried.crashes += 1;
 }

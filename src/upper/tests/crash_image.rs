@@ -1,6 +1,9 @@
 //! What a disk holds, durably and not, as a machine that is driven by events; and what a crash may leave of it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 pub(super) const SECTOR: u64 = 512;
 
@@ -18,11 +21,18 @@ pub(super) enum Event {
     NamesSynced,
 }
 
+/// The bytes of a file, and the blocks that it keeps: all others are holes.
+#[derive(Debug, Clone, Default)]
+struct Content {
+    bytes: Vec<u8>,
+    kept: BTreeSet<u64>,
+}
+
 /// A file: what reads see, what a crash leaves for certain, and what it may leave.
 #[derive(Debug, Clone, Default)]
 struct File {
-    cached: Vec<u8>,
-    durable: Vec<u8>,
+    cached: Content,
+    durable: Content,
     changes: Vec<Change>,
     /// Changes that each sync under way covers: those that had ended when it began.
     syncs: BTreeMap<u64, Vec<u64>>,
@@ -32,15 +42,40 @@ struct File {
 struct Change {
     id: u64,
     ended: bool,
-    /// Whole sectors as the cache had them afterwards: a disk writes no less.
-    sectors: Vec<(u64, [u8; SECTOR as usize])>,
+    what: What,
     /// The size afterwards.
     size: u64,
-    cuts: bool,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    /// Whole sectors as the cache had them afterwards, for a disk writes no less; and their blocks.
+    Write {
+        sectors: Vec<(u64, Vec<u8>)>,
+        blocks: Vec<(u64, Vec<u8>)>,
+    },
+    Punch(Range<u64>),
+    Size,
+}
+
+/// How a file system brings blocks of a file to the disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FileSystem {
+    pub(super) block_bytes: u64,
+    /// A block that is new to a file is there as it was written, or not at all; else any of its sectors may be zeroes.
+    pub(super) whole_blocks: bool,
+}
+
+impl Default for FileSystem {
+    fn default() -> Self {
+        // Smaller than real ones, so that small tests fill and free many.
+        Self { block_bytes: 1024, whole_blocks: false }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct CrashImage {
+    pub(super) system: FileSystem,
     files: Vec<File>,
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
@@ -49,27 +84,40 @@ pub(super) struct CrashImage {
 }
 
 impl CrashImage {
+    pub(super) fn on(system: FileSystem) -> Self {
+        Self { system, ..Self::default() }
+    }
+
     pub(super) fn apply(&mut self, event: &Event) {
+        let system = self.system;
         match event {
             Event::WriteBegan { file, id, offset, bytes } => {
                 let cached = &mut self.files[*file].cached;
                 let end = *offset as usize + bytes.len();
-                if cached.len() < end {
-                    cached.resize(end, 0);
+                if cached.bytes.len() < end {
+                    cached.bytes.resize(end, 0);
                 }
-                cached[*offset as usize..end].copy_from_slice(bytes);
-                self.change(*file, *id, *offset..end as u64, false, false);
+                cached.bytes[*offset as usize..end].copy_from_slice(bytes);
+                let blocks = offset / system.block_bytes..(end as u64).div_ceil(system.block_bytes);
+                cached.kept.extend(blocks.clone());
+                let pieces = |unit: u64, numbers: Range<u64>| {
+                    numbers.map(|number| (number, cached.piece(unit, number))).collect()
+                };
+                let what = What::Write {
+                    sectors: pieces(SECTOR, offset / SECTOR..(end as u64).div_ceil(SECTOR)),
+                    blocks: pieces(system.block_bytes, blocks),
+                };
+                self.change(*file, *id, what, false);
             }
             Event::PunchBegan { file, id, offset, len } => {
+                let blocks = offset / system.block_bytes..(offset + len) / system.block_bytes;
                 let cached = &mut self.files[*file].cached;
-                let end = ((offset + len) as usize).min(cached.len());
-                let start = (*offset as usize).min(end);
-                cached[start..end].fill(0);
-                self.change(*file, *id, start as u64..end as u64, false, false);
+                blocks.clone().for_each(|block| cached.punch(system.block_bytes, block));
+                self.change(*file, *id, What::Punch(blocks), false);
             }
             Event::SizeSet { file, id, size } => {
-                self.files[*file].cached.resize(*size as usize, 0);
-                self.change(*file, *id, 0..0, true, true);
+                self.files[*file].cached.set_size(system.block_bytes, *size);
+                self.change(*file, *id, What::Size, true);
             }
             Event::Ended { file, id } => {
                 let changes = self.files[*file].changes.iter_mut();
@@ -80,7 +128,7 @@ impl CrashImage {
                 let ended = file.changes.iter().filter(|change| change.ended);
                 file.syncs.insert(*id, ended.map(|change| change.id).collect());
             }
-            Event::SyncEnded { file, id } => self.files[*file].synced(*id),
+            Event::SyncEnded { file, id } => self.files[*file].synced(system, *id),
             Event::Created { name, file } => {
                 self.files.resize(self.files.len().max(file + 1), File::default());
                 self.names.insert(name.clone(), *file);
@@ -98,19 +146,10 @@ impl CrashImage {
         }
     }
 
-    fn change(&mut self, file: usize, id: u64, range: std::ops::Range<u64>, ended: bool, cuts: bool) {
+    fn change(&mut self, file: usize, id: u64, what: What, ended: bool) {
         let file = &mut self.files[file];
-        let sectors = range.start / SECTOR..range.end.div_ceil(SECTOR);
-        let content = |sector: u64| {
-            let mut bytes = [0; SECTOR as usize];
-            let start = (sector * SECTOR) as usize;
-            let end = file.cached.len().min(start + SECTOR as usize);
-            bytes[..end - start].copy_from_slice(&file.cached[start..end]);
-            (sector, bytes)
-        };
-        let sectors = if range.is_empty() { Vec::new() } else { sectors.map(content).collect() };
-        let size = file.cached.len() as u64;
-        file.changes.push(Change { id, ended, sectors, size, cuts });
+        let size = file.cached.bytes.len() as u64;
+        file.changes.push(Change { id, ended, what, size });
     }
 
     pub(super) fn file(&self, name: &str) -> Option<usize> {
@@ -122,29 +161,69 @@ impl CrashImage {
     }
 
     pub(super) fn cached(&self, file: usize) -> &[u8] {
-        &self.files[file].cached
+        &self.files[file].cached.bytes
+    }
+
+    /// The first run of bytes from `offset` on that the file keeps.
+    pub(super) fn next_data(&self, file: usize, offset: u64) -> Option<Range<u64>> {
+        let Content { bytes, kept } = &self.files[file].cached;
+        let (unit, size) = (self.system.block_bytes, bytes.len() as u64);
+        let first = *kept.range(offset / unit..).next()?;
+        let last = (first..).take_while(|block| kept.contains(block)).last()?;
+        let run = (first * unit).max(offset)..((last + 1) * unit).min(size);
+        (run.start < size).then_some(run)
     }
 
     /// A disk after a loss of power: any part of what was not synced, in any order.
     pub(super) fn crash(&self, random: &mut fastrand::Rng) -> Self {
         let kept = random.usize(0..=self.name_states.len());
         let names = kept.checked_sub(1).map_or(&self.durable_names, |last| &self.name_states[last]).clone();
-        let files = self.files.iter().map(|file| file.crash(random)).collect();
-        Self { files, names: names.clone(), durable_names: names, name_states: Vec::new() }
+        let files = self.files.iter().map(|file| file.crash(self.system, random)).collect();
+        let (durable_names, name_states) = (names.clone(), Vec::new());
+        Self { system: self.system, files, names, durable_names, name_states }
+    }
+}
+
+impl Content {
+    /// The bytes of a sector or block, as far as the file goes.
+    fn piece(&self, unit: u64, number: u64) -> Vec<u8> {
+        let start = (number * unit) as usize;
+        self.bytes[start..self.bytes.len().min(start + unit as usize)].to_vec()
+    }
+
+    fn put(&mut self, unit: u64, number: u64, bytes: &[u8]) {
+        let start = (number * unit) as usize;
+        let end = start + bytes.len();
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        self.bytes[start..end].copy_from_slice(bytes);
+    }
+
+    fn punch(&mut self, unit: u64, block: u64) {
+        let end = self.bytes.len().min(((block + 1) * unit) as usize);
+        let start = end.min((block * unit) as usize);
+        self.bytes[start..end].fill(0);
+        self.kept.remove(&block);
+    }
+
+    fn set_size(&mut self, unit: u64, size: u64) {
+        self.bytes.resize(size as usize, 0);
+        self.kept.retain(|block| *block < size.div_ceil(unit));
     }
 }
 
 impl File {
-    fn synced(&mut self, id: u64) {
+    fn synced(&mut self, system: FileSystem, id: u64) {
         let covered = self.syncs.remove(&id).unwrap();
         for change in self.changes.iter().filter(|change| covered.contains(&change.id)) {
-            change.apply(&mut self.durable, |_| true);
+            change.apply(&mut self.durable, system, || true);
         }
         self.changes.retain(|change| !covered.contains(&change.id));
     }
 
-    fn crash(&self, random: &mut fastrand::Rng) -> Self {
-        let mut bytes = self.durable.clone();
+    fn crash(&self, system: FileSystem, random: &mut fastrand::Rng) -> Self {
+        let mut left = self.durable.clone();
         let of_ten = *random.choice(&[0, 1, 5, 9, 10]).unwrap();
         let mut order: Vec<&Change> = self.changes.iter().collect();
         if random.bool() {
@@ -152,32 +231,47 @@ impl File {
         }
         let mut cut = false;
         for change in order {
-            cut |= change.cuts;
-            if change.cuts && random.u8(0..10) >= of_ten {
-                continue;
-            }
-            change.apply(&mut bytes, |_| random.u8(0..10) < of_ten);
+            cut |= matches!(change.what, What::Size);
+            change.apply(&mut left, system, || random.u8(0..10) < of_ten);
         }
         // The size may lag behind what was written.
-        if !cut && bytes.len() > self.durable.len() && random.u8(0..4) == 0 {
-            bytes.truncate(random.usize(self.durable.len()..=bytes.len()));
+        let durable = self.durable.bytes.len();
+        if !cut && left.bytes.len() > durable && random.u8(0..4) == 0 {
+            left.set_size(system.block_bytes, random.usize(durable..=left.bytes.len()) as u64);
         }
-        Self { cached: bytes.clone(), durable: bytes, ..Self::default() }
+        Self { cached: left.clone(), durable: left, ..Self::default() }
     }
 }
 
 impl Change {
-    fn apply(&self, bytes: &mut Vec<u8>, mut survives: impl FnMut(u64) -> bool) {
-        if self.cuts {
-            bytes.resize(self.size as usize, 0);
-        }
-        for (sector, content) in self.sectors.iter().filter(|(sector, _)| survives(*sector)) {
-            let start = (sector * SECTOR) as usize;
-            let end = (self.size as usize).min(start + SECTOR as usize);
-            if bytes.len() < end {
-                bytes.resize(end, 0);
+    fn apply(&self, to: &mut Content, system: FileSystem, mut survives: impl FnMut() -> bool) {
+        let unit = system.block_bytes;
+        match &self.what {
+            What::Size if survives() => to.set_size(unit, self.size),
+            What::Size => {}
+            What::Punch(blocks) => {
+                blocks.clone().filter(|_| survives()).for_each(|block| to.punch(unit, block));
             }
-            bytes[start..end].copy_from_slice(&content[..end - start]);
+            What::Write { sectors, blocks } => {
+                for (block, bytes) in blocks {
+                    let is_new = !to.kept.contains(block);
+                    if is_new && system.whole_blocks {
+                        if survives() {
+                            to.kept.insert(*block);
+                            to.put(unit, *block, bytes);
+                        }
+                        continue;
+                    }
+                    for (sector, bytes) in
+                        sectors.iter().filter(|(sector, _)| sector * SECTOR / unit == *block)
+                    {
+                        if survives() {
+                            to.kept.insert(*block);
+                            to.put(SECTOR, *sector, bytes);
+                        }
+                    }
+                }
+            }
         }
     }
 }

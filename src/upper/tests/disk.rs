@@ -4,6 +4,7 @@ use std::{
     fmt,
     future::poll_fn,
     io,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard},
     task::Poll,
 };
@@ -29,6 +30,8 @@ struct State {
     slowest: u32,
     /// No file may become larger than this.
     size_limit: u64,
+    /// After so many writes one fails, when so many of its bytes are written.
+    write_limit: Option<(usize, usize)>,
     failing_syncs: u32,
     /// Bytes of files that were given back.
     punched: u64,
@@ -46,7 +49,7 @@ impl SimulatedDisk {
     pub(super) fn new(image: CrashImage, seed: u64) -> Self {
         let random = fastrand::Rng::with_seed(seed);
         let (events, next_id, slowest) = (Vec::new(), 0, 4);
-        let (size_limit, failing_syncs, punched, syncs) = (u64::MAX, 0, 0, 0);
+        let (size_limit, write_limit, failing_syncs, punched, syncs) = (u64::MAX, None, 0, 0, 0);
         Self(Arc::new(Mutex::new(State {
             image,
             events,
@@ -54,6 +57,7 @@ impl SimulatedDisk {
             next_id,
             slowest,
             size_limit,
+            write_limit,
             failing_syncs,
             punched,
             syncs,
@@ -101,6 +105,16 @@ impl SimulatedDisk {
 
     pub(super) fn limit_size(&self, size_limit: u64) {
         self.state().size_limit = size_limit;
+    }
+
+    /// The next write gets that many bytes to the file, and fails.
+    pub(super) fn cut_next_write(&self, bytes: usize) {
+        self.cut_after(0, bytes);
+    }
+
+    /// So many writes succeed, and the one after them fails like that.
+    pub(super) fn cut_after(&self, writes: usize, bytes: usize) {
+        self.state().write_limit = Some((writes, bytes));
     }
 
     pub(super) fn fail_next_sync(&self) {
@@ -159,8 +173,15 @@ impl Medium for SimulatedFile {
     }
 
     fn block_bytes(&self) -> u64 {
-        // Smaller than real ones, so that small tests fill and free many.
-        1024
+        self.disk.state().image.system.block_bytes
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        Ok(self.disk.state().image.next_data(self.file, offset))
+    }
+
+    fn forget_cached(&self) -> io::Result<()> {
+        Ok(())
     }
 
     fn set_size(&self, size: u64) -> io::Result<()> {
@@ -197,18 +218,22 @@ impl Medium for SimulatedFile {
 
     async fn write_at(&self, _reactor: &Reactor, offset: u64, data: &[u8]) -> io::Result<()> {
         self.disk.dawdle().await;
-        let id = {
+        let (id, cut) = {
             let mut state = self.disk.state();
             if offset + data.len() as u64 > state.size_limit {
                 return Err(Errno::NOSPC.into());
             }
+            let limit = state.write_limit.take();
+            let cut = limit.filter(|(writes, _)| *writes == 0).map(|(_, bytes)| bytes);
+            state.write_limit = limit.and_then(|(writes, bytes)| Some((writes.checked_sub(1)?, bytes)));
+            let bytes = data[..cut.unwrap_or(data.len())].to_vec();
             let id = state.id();
-            state.event(Event::WriteBegan { file: self.file, id, offset, bytes: data.to_vec() });
-            id
+            state.event(Event::WriteBegan { file: self.file, id, offset, bytes });
+            (id, cut)
         };
         self.disk.dawdle().await;
         self.disk.state().event(Event::Ended { file: self.file, id });
-        Ok(())
+        cut.map_or(Ok(()), |_| Err(Errno::NOSPC.into()))
     }
 
     async fn write_durably(&self, reactor: &Reactor, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -235,7 +260,8 @@ impl Medium for SimulatedFile {
     }
 
     async fn punch(&self, _reactor: &Reactor, range: ByteRange) -> io::Result<()> {
-        assert!(range.start().is_multiple_of(1024) && range.len().is_multiple_of(1024), "{range:?}");
+        let unit = self.block_bytes();
+        assert!(range.start().is_multiple_of(unit) && range.len().is_multiple_of(unit), "{range:?}");
         self.disk.dawdle().await;
         let id = {
             let mut state = self.disk.state();

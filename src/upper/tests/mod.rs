@@ -1,21 +1,22 @@
-//! Proofs of the writable layer: against a model, against crashes, and against files of upstream.
+//! Proofs of the writable layer, of both kinds: against a model, and against crashes.
 
 mod content;
 mod crash;
 mod crash_image;
 mod disk;
 mod model;
+mod patchwork;
 mod resize;
 mod seal;
+mod sparse;
 mod torn;
 mod trouble;
 mod workload;
 
 use super::{Identity, LogLimits, Overlay};
-use crate::{
-    device::MemoryDevice,
-    reactor::{Reactor, ReactorConfig},
-};
+use crate::reactor::{Reactor, ReactorConfig};
+use crash_image::{CrashImage, FileSystem, SECTOR};
+use disk::SimulatedDisk;
 
 /// So small that short tests rewrite the index, punch holes and hold writes up.
 const LIMITS: LogLimits =
@@ -29,20 +30,52 @@ fn reactor() -> Reactor {
     Reactor::new(&ReactorConfig::default()).unwrap()
 }
 
-fn identity(virtual_size_bytes: u64) -> Identity {
-    let uuid = "ABC00007-1111-2222-3333-000000000007".parse().unwrap();
-    Identity { uuid, parent_uuid: None, virtual_size_bytes }
+/// Kinds of layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Log,
+    Sparse,
 }
 
-/// A disk with an empty layer on it.
-async fn fresh_disk(reactor: &Reactor, seed: u64) -> disk::SimulatedDisk {
-    let disk = disk::SimulatedDisk::new(crash_image::CrashImage::default(), seed);
-    disk.layer_files().format(reactor, &identity(SECTORS * crash_image::SECTOR)).await.unwrap();
+impl Kind {
+    const ALL: [Self; 2] = [Self::Log, Self::Sparse];
+
+    fn identity(self, virtual_size_bytes: u64) -> Identity {
+        Identity { sparse: self == Self::Sparse, ..identity(virtual_size_bytes) }
+    }
+
+    /// What a layer of this kind counts on.
+    fn file_system(self, random: &mut fastrand::Rng) -> FileSystem {
+        match self {
+            Self::Log => FileSystem::default(),
+            Self::Sparse => {
+                let block_bytes = *random.choice(&[512, 1024, 4096, 4096]).unwrap();
+                FileSystem { block_bytes, whole_blocks: true }
+            }
+        }
+    }
+}
+
+fn identity(virtual_size_bytes: u64) -> Identity {
+    let uuid = "ABC00007-1111-2222-3333-000000000007".parse().unwrap();
+    Identity { uuid, parent_uuid: None, virtual_size_bytes, sparse: false }
+}
+
+/// A disk with an empty log-structured layer on it.
+async fn fresh_disk(reactor: &Reactor, seed: u64) -> SimulatedDisk {
+    fresh_disk_of(reactor, Kind::Log, seed).await
+}
+
+/// A disk with an empty layer of this kind on it.
+async fn fresh_disk_of(reactor: &Reactor, kind: Kind, seed: u64) -> SimulatedDisk {
+    let system = kind.file_system(&mut fastrand::Rng::with_seed(seed));
+    let disk = SimulatedDisk::new(CrashImage::on(system), seed);
+    disk.layer_files().format(reactor, &kind.identity(SECTORS * SECTOR)).await.unwrap();
     disk
 }
 
 /// The layer on `disk` over a device that is smaller.
-async fn open(reactor: &Reactor, disk: &disk::SimulatedDisk) -> content::Device {
-    let below: MemoryDevice = content::below(BELOW_SECTORS, 512);
+async fn open(reactor: &Reactor, disk: &SimulatedDisk) -> content::Device {
+    let below = content::below(BELOW_SECTORS, 512);
     Overlay::open(reactor, disk.layer_files(), Some(below), LIMITS).await.unwrap()
 }

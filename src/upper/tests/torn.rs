@@ -73,7 +73,7 @@ async fn fill_and_crash(reactor: &Reactor, mut image: CrashImage, random: &mut f
     let mut done = Vec::new();
     for number in 0..missing as u32 {
         let sector = random.u64(0..SECTORS);
-        let change = Change { writer: 1000 + number, sectors: sector..sector + 1 };
+        let change = Change { number: 0, writer: 1000 + number, sectors: sector..sector + 1 };
         queue.write(sector * SECTOR, &bytes_of(change.writer, change.sectors.clone())).await.unwrap();
         done.push((disk.events(), change));
     }

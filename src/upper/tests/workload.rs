@@ -1,6 +1,6 @@
 //! Random work on two queues, as concurrent as the queues allow, and a record of what completed when.
 
-use std::{cell::RefCell, ops::Range};
+use std::{cell::RefCell, collections::BTreeSet, ops::Range};
 
 use futures_util::future::join_all;
 
@@ -18,9 +18,10 @@ use crate::{
 /// Sectors of the longest request.
 const LONGEST: u64 = 12;
 
-/// What completed, in order, and after how many events of the disk.
+/// What began and completed, in order, and after how many events of the disk.
 #[derive(Debug, Default)]
 pub(super) struct Record {
+    pub(super) begun: Vec<(usize, Change)>,
     pub(super) done: Vec<(usize, Change)>,
     /// Completed flushes: after how many events, and how many changes were complete when each began.
     pub(super) flushed: Vec<(usize, usize)>,
@@ -32,6 +33,26 @@ impl Record {
         let done = self.done.partition_point(|(at, _)| *at <= events);
         let flushed = self.flushed.iter().filter(|(at, _)| *at <= events).map(|(_, covered)| *covered);
         (&self.done[..done], flushed.max().unwrap_or(0))
+    }
+
+    /// Who may have written each sector that is found after a crash after so many events: as on a disk, whoever wrote it last
+    /// before the last flush, or anybody later, as far as he had begun.
+    pub(super) fn possible(&self, base: &[Writer], events: usize) -> Vec<BTreeSet<Writer>> {
+        let (_, flushed) = self.at(events);
+        let mut durable = base.to_vec();
+        self.done[..flushed].iter().for_each(|(_, change)| change.apply(&mut durable));
+        let mut possible: Vec<BTreeSet<Writer>> =
+            durable.into_iter().map(|writer| BTreeSet::from([writer])).collect();
+        let is_flushed =
+            |change: &Change| self.done[..flushed].iter().any(|(_, done)| done.number == change.number);
+        let begun = self.begun.iter().take_while(|(at, _)| *at <= events).map(|(_, change)| change);
+        for change in begun.filter(|change| !is_flushed(change)) {
+            let sectors = change.sectors.start as usize..change.sectors.end as usize;
+            possible[sectors].iter_mut().for_each(|writers| {
+                writers.insert(change.writer);
+            });
+        }
+        possible
     }
 }
 
@@ -99,20 +120,34 @@ impl<'a> Workload<'a> {
         match kind {
             0..45 => {
                 let writer = self.next_writer.replace_with(|writer| *writer + 1);
-                queue.write(offset, &bytes_of(writer, sectors.clone())).await.unwrap();
-                self.done(Change { writer, sectors });
+                let change = self.begun(writer, sectors.clone());
+                queue.write(offset, &bytes_of(writer, sectors)).await.unwrap();
+                self.done(change);
             }
             45..55 => {
+                let change = self.begun(ZERO, sectors);
                 queue.write_zeroes(offset, len).await.unwrap();
-                self.done(Change { writer: ZERO, sectors });
+                self.done(change);
             }
             55..65 => {
                 let covered = self.record.borrow().done.len();
                 queue.flush().await.unwrap();
-                self.record.borrow_mut().flushed.push((self.disk.events(), covered));
+                self.flushed(covered);
             }
             _ => self.check_read(queue, sectors).await,
         }
+    }
+
+    fn begun(&self, writer: Writer, sectors: Range<u64>) -> Change {
+        let mut record = self.record.borrow_mut();
+        let change = Change { number: record.begun.len(), writer, sectors };
+        record.begun.push((self.disk.events(), change.clone()));
+        change
+    }
+
+    /// All that has completed is durable.
+    pub(super) fn flushed(&self, covered: usize) {
+        self.record.borrow_mut().flushed.push((self.disk.events(), covered));
     }
 
     fn done(&self, change: Change) {
