@@ -31,7 +31,7 @@ const PAGE_BYTES: u32 = 4096;
 /// smaller than this one, and reads as zeroes where it is not. Cloning gives another handle to the same device.
 #[derive(Debug)]
 pub struct Overlay<L, M: Medium = LayerFile> {
-    stack: Arc<Stack<M>>,
+    pub(super) stack: Arc<Stack<M>>,
     lower: Option<L>,
     /// As it was when it was opened; the size may have grown.
     geometry: Geometry,

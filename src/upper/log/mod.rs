@@ -6,6 +6,7 @@ mod open;
 mod reclaim;
 mod resize;
 mod round;
+mod seal;
 mod write_round;
 
 use std::{
@@ -18,8 +19,8 @@ use std::{
 };
 
 use super::{
-    UpperError, WriteMetrics,
-    error::{failed, kind_of},
+    WriteMetrics,
+    error::kind_of,
     extents::{Extent, Piece, Place},
     layer::LiveHeader,
     medium::Medium,
@@ -28,7 +29,7 @@ use super::{
 };
 use crate::{
     block::{BlockError, ErrorKind, SECTOR_BYTES},
-    format::lsmt::{LOG_ENTRY_LIMIT, LsmtError, seal},
+    format::lsmt::LOG_ENTRY_LIMIT,
     reactor::Reactor,
 };
 pub(super) use ledger::Pin;
@@ -105,28 +106,6 @@ impl<M: Medium> LogLayer<M> {
     /// Whether it has nothing of the device.
     pub(super) fn is_empty(&self) -> bool {
         self.ledger().map.is_empty()
-    }
-
-    /// Appends what makes the data file a read-only layer, durably. Nothing may be written meanwhile. The layer can be written
-    /// afterwards as before; then it is not sealed any more.
-    ///
-    /// # Errors
-    /// [`UpperError::Seal`] where the layer has too many segments, and [`UpperError::Io`].
-    pub(super) async fn seal(&self, reactor: &Reactor) -> Result<(), UpperError> {
-        let unsealed = |source| UpperError::Seal { name: self.data.to_string(), source };
-        let mut segments = Vec::new();
-        for extent in self.ledger().map.from(0) {
-            let Range { start, .. } = extent.sectors;
-            push_segments(&extent, &mut segments)
-                .map_err(|_| unsealed(LsmtError::Unnamed { offset: start, length: 0, place: 0 }))?;
-        }
-        let bytes = |at| seal(&self.header.get(), &segments, at).map_err(unsealed);
-        let length = bytes(0)?.len() as u64 / SECTOR_BYTES;
-        let full = |source| UpperError::Unsealed { name: self.data.to_string(), source };
-        let at = self.reserve(length).map_err(full)?.sectors.start.saturating_mul(SECTOR_BYTES);
-        let written = self.data.write_at(reactor, at, &bytes(at)?).await;
-        written.map_err(|error| failed(&self.data, "write the end of", error))?;
-        self.data.sync(reactor).await.map_err(|error| failed(&self.data, "sync", error))
     }
 
     /// Writes whole sectors from `sector` on.

@@ -12,7 +12,8 @@ impl<M: Medium> SparseLayer<M> {
     /// Appends index and trailer, durably. Nothing may be written meanwhile, nor before [`SparseLayer::unseal`].
     ///
     /// # Errors
-    /// [`UpperError::Seal`] where the layer has too many runs of data, and [`UpperError::Io`].
+    /// [`UpperError::Seal`] where the layer has too many runs of data, and [`UpperError::Io`]. [`UpperError::Unsealed`] after a failed
+    /// sync: nothing is written any more.
     pub(in crate::upper) async fn seal(&self, reactor: &Reactor) -> Result<(), UpperError> {
         let unsealed = |source| UpperError::Seal { name: self.data.to_string(), source };
         let mut segments = Vec::new();
@@ -22,14 +23,15 @@ impl<M: Medium> SparseLayer<M> {
                 .map_err(|_| unsealed(LsmtError::Unnamed { offset, length: 0, place: 0 }))?;
         }
         let end = seal(&self.header.get(), &segments, self.end_bytes()).map_err(unsealed)?;
-        let appended = async {
-            self.data.write_at(reactor, self.end_bytes(), &end).await?;
-            self.data.sync(reactor).await
-        };
-        appended.await.map_err(|error| {
+        if let Err(error) = self.data.write_at(reactor, self.end_bytes(), &end).await {
             self.unseal();
-            failed(&self.data, "write the end of", error)
-        })
+            return Err(failed(&self.data, "write the end of", error));
+        }
+        // The kernel tells of a failed sync once: a flush that comes later would not know.
+        let synced = self.data.sync(reactor).await.map_err(|error| self.rounds.fail(error));
+        // So it is with a sync of somebody else's that had this one's failure.
+        let synced = synced.and_then(|()| self.rounds.check());
+        synced.map_err(|source| UpperError::Unsealed { name: self.data.to_string(), source })
     }
 
     /// Cuts off what was appended, the end of a sealed layer or of a larger one. What is written from now on is not in the

@@ -5,10 +5,10 @@ use std::pin::pin;
 use futures_util::{FutureExt, future::join_all, poll};
 
 use super::{
-    SECTORS,
+    Kind, SECTORS,
     content::{self, bytes_of},
     crash_image::SECTOR,
-    fresh_disk, open, reactor,
+    fresh_disk, fresh_disk_of, open, reactor,
 };
 use crate::block::{BlockDevice, BlockQueue, ErrorKind};
 
@@ -85,6 +85,43 @@ fn after_a_failed_sync_nothing_is_written_and_reads_go_on() {
         assert!(queue.write(offset, &bytes).await.is_err());
         assert!(queue.write_zeroes(offset, SECTOR).await.is_err());
         assert_eq!(content::read_all(&device, &queue).await[3], 5);
+    };
+    reactor.block_on(work).unwrap();
+}
+
+#[test]
+fn after_a_failed_sync_of_a_seal_no_flush_says_that_all_is_well() {
+    for kind in [Kind::Log, Kind::Sparse] {
+        let reactor = reactor();
+        let work = async {
+            let disk = fresh_disk_of(&reactor, kind, 1).await;
+            let device = open(&reactor, &disk).await;
+            let queue = device.open_queue(&reactor).unwrap();
+            let (offset, bytes) = one(5, 3);
+            queue.write(offset, &bytes).await.unwrap();
+            disk.fail_next_sync();
+            device.stack.layers().top.seal(&reactor).await.unwrap_err();
+            assert_eq!(queue.flush().await.unwrap_err().kind(), ErrorKind::Io, "{kind:?}");
+            assert!(queue.write(offset, &bytes).await.is_err(), "{kind:?}");
+        };
+        reactor.block_on(work).unwrap();
+    }
+}
+
+#[test]
+fn what_a_sealed_log_has_is_in_its_index_file_too() {
+    let reactor = reactor();
+    let work = async {
+        let disk = fresh_disk(&reactor, 1).await;
+        let device = open(&reactor, &disk).await;
+        let queue = device.open_queue(&reactor).unwrap();
+        let (offset, bytes) = one(5, 3);
+        queue.write(offset, &bytes).await.unwrap();
+        device.stack.layers().top.seal(&reactor).await.unwrap();
+        drop((device, queue));
+        let device = open(&reactor, &disk).await;
+        let found = content::read_all(&device, &device.open_queue(&reactor).unwrap()).await;
+        assert_eq!(found[3], 5);
     };
     reactor.block_on(work).unwrap();
 }

@@ -1,0 +1,72 @@
+//! The end of a log-structured layer that makes its data file a read-only one.
+
+use std::{ops::Range, sync::Arc};
+
+use super::{LogLayer, push_segments, round::Round};
+use crate::{
+    block::{BlockError, SECTOR_BYTES},
+    format::lsmt::{LsmtError, seal},
+    reactor::Reactor,
+    upper::{
+        UpperError,
+        error::{failed, kind_of},
+        medium::Medium,
+        rounds::Trouble,
+    },
+};
+
+impl<M: Medium> LogLayer<M> {
+    /// Appends what makes the data file a read-only layer, durably, and what the index file lacks: both have everything then,
+    /// so that a crash may leave the layer as either of the two. Nothing may be written meanwhile. The layer can be written
+    /// afterwards as before; then it is not sealed any more.
+    ///
+    /// # Errors
+    /// [`UpperError::Seal`] where the layer has too many segments; [`UpperError::Io`] and [`UpperError::Unsealed`] where there is
+    /// no room. After a failed sync nothing is written any more: the kernel tells of it once, so that a later flush would not
+    /// know.
+    pub(in crate::upper) async fn seal(self: &Arc<Self>, reactor: &Reactor) -> Result<(), UpperError> {
+        let unsealed = |source| UpperError::Unsealed { name: self.data.to_string(), source };
+        let mut round = self.round().await.map_err(unsealed)?;
+        if let Err(error) = round.write_end(reactor).await {
+            // Nothing points to what has been written of it, and the log is as it was.
+            round.end(Ok(()));
+            return Err(error);
+        }
+        let ended = round.write(reactor).await;
+        let refused = match &ended {
+            Err(Trouble::Refused(error)) => {
+                Err(BlockError::new(kind_of(error), format!("cannot write the index file: {error}")))
+            }
+            _ => Ok(()),
+        };
+        round.end(ended);
+        self.rounds.check().and(refused).map_err(unsealed)
+    }
+
+    /// All that the layer has, and a trailer, as bytes at `at` of the data file.
+    fn end_at(&self, at: u64) -> Result<Vec<u8>, UpperError> {
+        let unsealed = |source| UpperError::Seal { name: self.data.to_string(), source };
+        let mut segments = Vec::new();
+        for extent in self.ledger().map.from(0) {
+            let Range { start, .. } = extent.sectors;
+            push_segments(&extent, &mut segments)
+                .map_err(|_| unsealed(LsmtError::Unnamed { offset: start, length: 0, place: 0 }))?;
+        }
+        seal(&self.header.get(), &segments, at).map_err(unsealed)
+    }
+}
+
+impl<M: Medium> Round<M> {
+    /// Writes the end of the sealed layer, which is not durable yet.
+    async fn write_end(&self, reactor: &Reactor) -> Result<(), UpperError> {
+        let layer = &self.layer;
+        let length = layer.end_at(0)?.len() as u64 / SECTOR_BYTES;
+        let full = |source| UpperError::Unsealed { name: layer.data.to_string(), source };
+        let room = layer.reserve(length).map_err(full)?;
+        let at = room.sectors.start.saturating_mul(SECTOR_BYTES);
+        let written = layer.data.write_at(reactor, at, &layer.end_at(at)?).await;
+        let dead = if written.is_ok() { room.gap } else { room.gap.start..room.sectors.end };
+        layer.ledger_mut().dead.add(dead);
+        written.map_err(|error| failed(&layer.data, "write the end of", error))
+    }
+}
