@@ -139,9 +139,12 @@ impl ExtentMap {
         before.into_iter().chain(self.0.range(sector..)).map(|(start, stored)| stored.at(*start))
     }
 
-    /// Cuts `sectors` into pieces, in order, without a gap.
+    /// Cuts `sectors` into pieces, in order, without a gap; none of them is empty.
     pub(super) fn pieces(&self, sectors: Range<u64>) -> Vec<Piece> {
         let mut pieces = Vec::new();
+        if sectors.is_empty() {
+            return pieces;
+        }
         let mut at = sectors.start;
         for extent in self.from(sectors.start).take_while(|extent| extent.sectors.start < sectors.end) {
             let extent = extent.within(&sectors);
@@ -210,6 +213,7 @@ mod tests {
         ];
         assert_eq!(pieces, expected);
         assert_eq!(map.pieces(0..10), [Piece::Hole(0..10)]);
+        assert_eq!([map.pieces(12..12), map.pieces(5..5)], [[], []], "an empty range has no piece");
     }
 
     /// The place of each sector, one by one.

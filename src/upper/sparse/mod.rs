@@ -179,11 +179,8 @@ impl<M: Medium> SparseLayer<M> {
         let start = sector - sector % BLOCK_SECTORS;
         let block = start..start.saturating_add(BLOCK_SECTORS).min(self.size_sectors());
         let map = self.map();
-        let lacks = |part: Range<u64>| {
-            map.pieces(part)
-                .into_iter()
-                .any(|piece| matches!(piece, Piece::Hole(sectors) if !sectors.is_empty()))
-        };
+        let lacks =
+            |part: Range<u64>| map.pieces(part).into_iter().any(|piece| matches!(piece, Piece::Hole(_)));
         let before = block.start..sectors.start.min(block.end).max(block.start);
         let after = sectors.end.max(block.start).min(block.end)..block.end;
         (lacks(before) || lacks(after)).then_some(block)

@@ -68,9 +68,6 @@ impl<M: Medium> SparseLayer<M> {
         view: &View<'_, Q, M>,
         sectors: Range<u64>,
     ) -> Result<(), BlockError> {
-        if sectors.is_empty() {
-            return Ok(());
-        }
         let is_here = self.pieces(sectors.clone()).iter().any(|piece| matches!(piece, Piece::Extent(_)));
         if !is_here && view.data_below(sectors.clone()).is_empty() {
             return Ok(());
@@ -88,7 +85,7 @@ impl<M: Medium> SparseLayer<M> {
         });
         // What lies between is a hole already, and no request of its own.
         let Some(first) = here.next() else { return Ok(()) };
-        let end = here.last().unwrap_or(first).end;
+        let end = here.next_back().unwrap_or(first).end;
         let hole = first.start - first.start % BLOCK_SECTORS..end.next_multiple_of(BLOCK_SECTORS);
         let bytes = |sector| super::place_of(sector).saturating_mul(SECTOR_BYTES);
         let punched = self.data.punch(reactor, ByteRange::between(bytes(hole.start), bytes(hole.end))).await;
