@@ -35,6 +35,8 @@ pub(super) struct NewFolder {
     pub(super) document: Value,
     /// The reference of the image, where it has one.
     pub(super) image_ref: Option<String>,
+    /// Whether the layer is to be one sparse file.
+    pub(super) sparse: bool,
     /// Size of the device in bytes.
     pub(super) size_bytes: u64,
     /// UUID of the layer that lies below.
@@ -64,6 +66,7 @@ pub(super) async fn configuration(
     let new = NewFolder {
         document: document(&placed.places)?,
         image_ref: reference_of(&pinned),
+        sparse: false,
         size_bytes: device.geometry().size_bytes,
         parent_uuid: device.links().pop().and_then(|link| link.uuid),
     };
@@ -120,7 +123,7 @@ impl NewFolder {
         let [config, image_ref, data, index] =
             [CONFIG, IMAGE_REF, "upper.data", "upper.index"].map(|name| folder.join(name));
         let options = CreateOptions {
-            sparse: false,
+            sparse: self.sparse,
             virtual_size_bytes: self.size_bytes,
             uuid: None,
             parent_uuid: self.parent_uuid,

@@ -126,6 +126,12 @@ impl<L, M: Medium> Overlay<L, M> {
         self.stack.layers().top.is_empty()
     }
 
+    /// Whether the layer that takes writes is one sparse file.
+    #[must_use]
+    pub fn is_sparse(&self) -> bool {
+        self.stack.layers().top.header().sparse
+    }
+
     /// Counters of all of them.
     #[must_use]
     pub fn metrics(&self) -> &WriteMetrics {

@@ -53,6 +53,8 @@ async fn prepare(service: &Service, served: &Served, wanted: &ForkDevice) -> Res
         links.pop();
     }
     let parent_uuid = links.pop().and_then(|link| link.uuid);
+    // Whoever has chosen a kind has chosen it for what is written later too.
+    let sparse = matches!(served.device.shown(), Shown::Overlay(overlay) if overlay.is_sparse());
     let size_bytes = served.device.geometry().size_bytes;
     match &served.request.image {
         ImageSpec::Config(config) => {
@@ -64,14 +66,14 @@ async fn prepare(service: &Service, served: &Served, wanted: &ForkDevice) -> Res
                     members.remove("resultFile");
                 }
                 let image_ref = config.parent().and_then(image_ref);
-                NewFolder { document, image_ref, size_bytes, parent_uuid }.write(&folder)
+                NewFolder { document, image_ref, sparse, size_bytes, parent_uuid }.write(&folder)
             })
             .await
         }
         ImageSpec::Reference(_) | ImageSpec::Layers(_) => {
             let placed = service.factory().places(&served.pinned).await?;
             let (document, image_ref) = (document(&placed.places)?, reference_of(&served.pinned));
-            let new = NewFolder { document, image_ref, size_bytes, parent_uuid };
+            let new = NewFolder { document, image_ref, sparse, size_bytes, parent_uuid };
             blocking(move || new.write(&folder)).await
         }
     }

@@ -58,7 +58,8 @@ pub(super) async fn snapshot(served: &Served, target: SnapshotTarget) -> Result<
         return Err(Failure::new(FailureClass::Internal, "a device without a layer"));
     };
     let made = CreateOptions {
-        sparse: false,
+        // Whoever has chosen a kind has chosen it for what is written later too.
+        sparse: overlay.is_sparse(),
         virtual_size_bytes: served.device.geometry().size_bytes,
         uuid: None,
         parent_uuid: top.uuid,
