@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     num::NonZeroUsize,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -20,6 +19,7 @@ use crate::{
     bytes, file_of,
     fixtures::{Fixture, sha256},
     flat_sha256, layer_writer, names, opened, quiet, sample,
+    sparse_archive::unpack_sparse,
 };
 
 fn options(packing: Packing, compression: Option<(Algorithm, u32)>) -> PackOptions {
@@ -99,29 +99,6 @@ fn a_sealed_layer_and_a_committed_one_are_committed_again_as_upstream_does() {
         let naming = naming(number, number > 0, &format!("layer {number}"));
         let (output, _) = committed(&layer, None, &naming, &options(UPSTREAM, None));
         assert!(bytes(&output) == Fixture::named(&format!("ext4/L{number}.lsmt.xz")).read(), "{file}");
-    }
-}
-
-/// The file in an archive of GNU tar's old sparse form, with its holes.
-fn unpack_sparse(archive: &[u8], path: &Path) {
-    let number = |at: usize| {
-        let digits = std::str::from_utf8(&archive[at..at + 11]).unwrap();
-        u64::from_str_radix(digits, 8).unwrap()
-    };
-    let file = File::create(path).unwrap();
-    file.set_len(number(483)).unwrap();
-    let entry = |at: usize| (archive[at] != 0).then(|| (number(at), number(at + 12)));
-    let mut map: Vec<_> = (0..4).map_while(|it| entry(386 + 24 * it)).collect();
-    let (mut at, mut more) = (512, archive[482] != 0);
-    while more {
-        map.extend((0..21).map_while(|it| entry(at + 24 * it)));
-        more = archive[at + 504] != 0;
-        at += 512;
-    }
-    for (offset, len) in map {
-        let len = usize::try_from(len).unwrap();
-        file.write_all_at(&archive[at..at + len], offset).unwrap();
-        at += len;
     }
 }
 

@@ -7,6 +7,8 @@ mod fixtures;
 #[expect(dead_code, unreachable_pub, reason = "each test binary uses a part of the support")]
 #[expect(clippy::cast_possible_truncation, reason = "the layers of tests are small")]
 mod layer_writer;
+#[path = "../support/sparse_archive.rs"]
+mod sparse_archive;
 
 mod commit;
 mod compress;
