@@ -25,9 +25,22 @@ Exit codes:
   8  the daemon cannot be reached
   9  it did not end in time";
 
+const TOUR: &str = r#"From an image to its next version:
+  ublk-ctl add registry.example.com/app:v1-obd --upper /srv/box
+  mount /dev/ublkb0 /mnt
+  (use /mnt)
+  fsfreeze --freeze /mnt
+  ublk-ctl snapshot 0 --to /srv/box/2
+  fsfreeze --unfreeze /mnt
+  ublk-ctl fork 0 --name twin
+  ublk-ctl layer commit --tar /srv/box/upper.data hello.obd
+  ublk-ctl image push --base "$(cat /srv/box/image_ref)" --layer hello.obd registry.example.com/app:v2-obd
+  umount /mnt && ublk-ctl del --all
+  ublk-ctl add registry.example.com/app:v2-obd"#;
+
 /// Attaches, lists, exports and inspects overlaybd block devices
 #[derive(Debug, Parser)]
-#[command(name = "ublk-ctl", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "ublk-ctl", version, after_help = EXIT_CODES, after_long_help = format!("{TOUR}\n\n{EXIT_CODES}"), disable_help_subcommand = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: GlobalArgs,

@@ -215,6 +215,22 @@ fn a_reader_that_has_gone_is_no_failure() {
 }
 
 #[test]
+fn the_manual_shows_the_tour_that_readme_shows() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(run(&["man", dir.path().to_str().unwrap()]).code, 0);
+    let page = fs::read_to_string(dir.path().join("ublk-ctl.1")).unwrap().replace("\\-", "-");
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let (_, tour) = readme.split_once("### From an image to its next version\n").unwrap();
+    let (tour, _) = tour.split_once("```\n\n").unwrap();
+    let commands = tour.lines().map(|line| line.split_once("  #").map_or(line, |(command, _)| command));
+    let commands: Vec<_> = commands.filter(|line| line.contains("ublk-ctl")).collect();
+    assert!(commands.len() > 5, "{tour}");
+    for command in commands {
+        assert!(page.contains(command.replace("sudo ", "").trim_end()), "{command} is not in {page}");
+    }
+}
+
+#[test]
 fn completions_and_manual_pages_know_every_command() {
     let script = run(&["completions", "bash"]).out;
     let dir = tempfile::tempdir().unwrap();

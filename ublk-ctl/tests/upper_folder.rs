@@ -147,7 +147,6 @@ async fn what_is_written_over_an_image_of_a_registry_becomes_its_next_version() 
     let added = daemon.add(over(reference(&base), &folder)).await.unwrap();
     assert_eq!(daemon.info(added.id).await.unwrap().layers.len(), 2);
     let next = folder.join("2");
-    fs::create_dir(&next).unwrap();
     let taken = daemon.snapshot(added.id, SnapshotTarget::Folder(next.clone())).await.unwrap();
     assert_eq!((taken.config, taken.data), (config, next.join("upper.data")));
     assert_eq!(lowers(&folder)[1], json!({"file": folder.join("upper.data")}));

@@ -4,6 +4,7 @@
 //! crash leaves the old one, whose writable layer has everything, or the new one, whose layers have.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -85,6 +86,10 @@ fn prepare(
     match target {
         SnapshotTarget::Config(path) => NextConfig::given(config, path, sealed),
         SnapshotTarget::Folder(folder) => {
+            fs::create_dir_all(folder).map_err(|source| {
+                let text = format!("{}: cannot make it", folder.display());
+                Failure::with_source(FailureClass::Internal, text, source)
+            })?;
             let upper = UpperFiles { data: folder.join("upper.data"), index: folder.join("upper.index") };
             let next = NextConfig::over(config, sealed, upper.clone())?;
             offline::create(&Upper { data: upper.data, index: Some(upper.index) }, made)?;

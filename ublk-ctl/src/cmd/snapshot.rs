@@ -22,7 +22,7 @@ pub(crate) struct SnapshotArgs {
     /// Number or path of the device
     #[arg(value_name = "DEVICE")]
     device: String,
-    /// Folder in which the files of the next writable layer are made
+    /// Folder in which the files of the next writable layer are made, and which is made if it is not there
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
 }
