@@ -11,7 +11,9 @@ use crate::{
 /// Writes what is seen of `stack` from above to the file `output`, as one layer, which says what the top of the stack says of itself,
 /// but that its parent is that of the lowest layer. What lies past the end of the device is left out.
 ///
-/// As upstream, a segment keeps the number of the file that it came from.
+/// As upstream, a segment keeps the number of the file that it came from, and the parent is that of the layer that may be written,
+/// if there is one. But the size is always the device's: upstream takes that of the highest read-only layer, and what was written
+/// past it to a device that has grown would be lost.
 ///
 /// # Errors
 /// [`OfflineError`]; then there is no output.
@@ -23,8 +25,9 @@ pub fn merge<P: Fn(u64, u64)>(
     watch: &Watch<P>,
 ) -> Result<Committed, OfflineError> {
     let mut source = Source::open_stack(stack)?;
-    if options.packing == Packing::Aligned {
-        clip(&mut source);
+    match options.packing {
+        Packing::Aligned => clip(&mut source),
+        Packing::AsUpstream => source.identity.parent_uuid = source.last_parent_uuid,
     }
     let identity = naming.of(&source.identity, options.packing);
     let output_bytes = pack(&source, &identity, output, options, watch)?;

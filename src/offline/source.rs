@@ -13,9 +13,12 @@ use super::{
 };
 use crate::{
     block::SECTOR_BYTES,
-    format::lsmt::{
-        self, DATA_START_SECTOR, Header, LAYER_COUNT_LIMIT, LayerIdentity, LogReplay, LsmtError,
-        SEGMENT_LENGTH_LIMIT, SLOT_BYTES, Segment, SegmentMap,
+    format::{
+        lsmt::{
+            self, DATA_START_SECTOR, Header, LAYER_COUNT_LIMIT, LayerIdentity, LogReplay, LsmtError,
+            SEGMENT_LENGTH_LIMIT, SLOT_BYTES, Segment, SegmentMap,
+        },
+        uuid::Uuid,
     },
 };
 
@@ -31,6 +34,8 @@ pub(super) struct Source {
     pub(super) segments: Vec<Segment>,
     /// What the layer says of itself.
     pub(super) identity: LayerIdentity,
+    /// The parent that the file with the last number names, which upstream takes for that of the whole.
+    pub(super) last_parent_uuid: Option<Uuid>,
     /// Entries of a writable layer's index that do not count, because a crash has left them without their data.
     pub(super) torn_entries: u64,
     /// What it, or the top of it, is.
@@ -125,6 +130,8 @@ impl Source {
         }
         files.reverse();
         let torn_entries = upper.as_ref().map_or(0, |upper| upper.torn_entries);
+        let last = upper.as_ref().map(|upper| &upper.identity).or(identities.first());
+        let last_parent_uuid = last.and_then(|identity| identity.parent_uuid);
         let kind = upper.as_ref().map_or(Kind::Sealed, |upper| upper.kind);
         if let Some(upper) = upper {
             cover(count, upper.segments);
@@ -140,7 +147,7 @@ impl Source {
             virtual_size_bytes: sizes.into_iter().find(|size| *size > 0).unwrap_or(0),
             ..*top
         };
-        Ok(Self { files, segments: merged.into_segments(), identity, torn_entries, kind })
+        Ok(Self { files, segments: merged.into_segments(), identity, last_parent_uuid, torn_entries, kind })
     }
 
     /// Bytes of data that there are to copy.
@@ -151,8 +158,7 @@ impl Source {
 
     fn sealed(content: Content) -> Result<Self, OfflineError> {
         let (layout, segments) = content.layer()?;
-        let identity = identity(layout.trailer());
-        Ok(Self { files: vec![content], segments, identity, torn_entries: 0, kind: Kind::Sealed })
+        Ok(Self::alone(content, segments, identity(layout.trailer()), Kind::Sealed))
     }
 
     fn pair(content: Content, index: &Path) -> Result<Self, OfflineError> {
@@ -172,14 +178,10 @@ impl Source {
             at = at.saturating_add(len);
         }
         let replayed = replay.finish();
-        let index_end = replayed.end_offset;
-        Ok(Self {
-            files: vec![content],
-            segments: replayed.segments.into_segments(),
-            identity: identity(&header),
-            torn_entries: replayed.torn_entries,
-            kind: Kind::Log { index_end },
-        })
+        let kind = Kind::Log { index_end: replayed.end_offset };
+        let segments = replayed.segments.into_segments();
+        let torn_entries = replayed.torn_entries;
+        Ok(Self { torn_entries, ..Self::alone(content, segments, identity(&header), kind) })
     }
 
     /// What the file system keeps of a sparse file is data; its holes are not mapped.
@@ -197,13 +199,13 @@ impl Source {
             append(&mut segments, start / SECTOR_BYTES, end.min(size) / SECTOR_BYTES);
             at = end.max(at.saturating_add(SECTOR_BYTES));
         }
-        Ok(Self {
-            files: vec![content],
-            segments,
-            identity: identity(header),
-            torn_entries: 0,
-            kind: Kind::Sparse,
-        })
+        Ok(Self::alone(content, segments, identity(header), Kind::Sparse))
+    }
+
+    /// One layer.
+    fn alone(content: Content, segments: Vec<Segment>, identity: LayerIdentity, kind: Kind) -> Self {
+        let last_parent_uuid = identity.parent_uuid;
+        Self { files: vec![content], segments, identity, last_parent_uuid, torn_entries: 0, kind }
     }
 }
 

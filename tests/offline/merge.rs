@@ -110,6 +110,22 @@ fn a_stack_is_flattened_with_what_was_written_above_it() {
 }
 
 #[test]
+fn a_stack_that_is_merged_as_upstream_does_is_upstreams_file() {
+    let files = ["lsmt/tiny.lsmt", "merge/middle.lsmt", "merge/top.d", "merge/top.i"];
+    let (dir, paths) = fixtures(&files);
+    let [low, middle, data, index] = paths.try_into().unwrap();
+    let top = Upper { data, index: Some(index) };
+    let plain = PackOptions { compression: None, tar: false, ..options(Packing::AsUpstream, 2) };
+    for (upper, fixture) in [(None, "merge/merged.lsmt"), (Some(top), "merge/flattened.lsmt")] {
+        let stack = Stack { lowers: vec![low.clone(), middle.clone()], upper };
+        let out = dir.path().join("out");
+        merge(&stack, &out, &Naming::default(), &plain, &quiet()).unwrap();
+        assert!(bytes(&out) == Fixture::named(fixture).read(), "{fixture}");
+        assert_eq!(Some(flattened(&stack, &dir, Packing::Aligned)), Fixture::named(fixture).flat_sha256);
+    }
+}
+
+#[test]
 fn a_merged_layer_stands_for_its_stack() {
     let (dir, lowers) = fixtures(&["ext4/L1.z4k", "ext4/L2.z4k"]);
     let stack = Stack { lowers, upper: None };
