@@ -221,7 +221,15 @@ fn overlaybd_create_makes_pairs_and_sparse_layers_and_files_of_zeroes() {
 
 #[test]
 fn overlaybd_merge_and_resize_work_on_an_image() {
-    let bench = Bench::new(&[("ext4/L0.z4k", "L0"), ("ext4/rw1.d.xz", "d1"), ("ext4/rw1.i", "i1")]);
+    let bench = Bench::new(&[
+        ("ext4/L0.z4k", "L0"),
+        ("ext4/rw1.d.xz", "d1"),
+        ("ext4/rw1.i", "i1"),
+        ("lsmt/tiny.lsmt", "tiny"),
+        ("merge/middle.lsmt", "middle"),
+        ("merge/top.d", "top.d"),
+        ("merge/top.i", "top.i"),
+    ]);
     let [rw, ro] = [r#","upper":{"data":"d1","index":"i1"}"#, ""];
     for (name, upper) in [("rw.json", rw), ("ro.json", ro)] {
         fs::write(bench.path(name), format!(r#"{{"lowers":[{{"file":"L0"}}]{upper}}}"#)).unwrap();
@@ -231,9 +239,20 @@ fn overlaybd_merge_and_resize_work_on_an_image() {
     assert_eq!(bench.flat_sha256(&["out"]), both);
     assert_eq!(bench.bytes("out").get(32), Some(&0x13), "upstream leaves the first header as it was");
     // It replaces what is there, and takes nothing but a false for a false.
-    bench.well("merge -t --compress=false rw.json out");
-    assert_eq!(bench.bytes("out").get(..4), Some(&b"LSMT"[..]));
+    for no in ["0", "off", "no", "false"] {
+        bench.well(&format!("merge -t --compress={no} rw.json out"));
+        assert_eq!(bench.bytes("out").get(..4), Some(&b"LSMT"[..]), "{no}");
+    }
     assert_eq!(bench.flat_sha256(&["out"]), both);
+
+    for (name, upper, made) in
+        [("2", "", "merged"), ("3", r#","upper":{"data":"top.d","index":"top.i"}"#, "flattened")]
+    {
+        let lowers = r#"[{"file":"tiny"},{"file":"middle"}]"#;
+        fs::write(bench.path(name), format!(r#"{{"lowers":{lowers}{upper}}}"#)).unwrap();
+        bench.well(&format!("merge --compress=false {name} out"));
+        bench.holds("out", &format!("merge/{made}.lsmt"));
+    }
 
     let said = bench.well("resize --config rw.json --size 3");
     assert!(said.starts_with("Success: device resized to 3 GB ("), "{said}");
@@ -245,6 +264,7 @@ fn overlaybd_merge_and_resize_work_on_an_image() {
         ("resize --config ro.json --size 3", 1),
         ("resize --config rw.json --size 1", 1),
         ("resize --config rw.json --size 0", 1),
+        ("resize --config rw.json --size -1", 1),
         ("resize --config rw.json --size 1GB", 1),
         ("resize --config rw.json", 106),
     ] {
@@ -271,6 +291,7 @@ fn a_wrong_use_exits_as_upstreams_does_and_makes_nothing() {
         ("commit d1 i1 out more", 109, "more"),
         ("commit --bogus d1 i1 out", 109, "--bogus"),
         ("commit --bs x d1 i1 out", 104, "--bs"),
+        ("commit --bs 4 --bs 8 d1 i1 out", 114, "--bs"),
         ("commit -z --bs 5 d1 i1 out", 255, "invalid '--bs' parameters."),
         ("commit -z --bs 128 d1 i1 out", 255, "invalid '--bs' parameters."),
         ("commit -z --algorithm gzip d1 i1 out", 255, "invalid '--algorithm' parameters."),
@@ -288,6 +309,8 @@ fn a_wrong_use_exits_as_upstreams_does_and_makes_nothing() {
         ("commit --commit_sealed bad out", 255, "not a sealed overlaybd layer"),
         (&long, 255, "256 bytes"),
         ("create out i 1.5", 104, "1.5"),
+        ("create out i x", 105, "x"),
+        ("create out i -1", 105, "-1"),
         ("create out i", 106, "required"),
         ("create out i 99999999999999", 255, "too many"),
         ("create --mkfs --raw out i 1", 255, "not yet supported"),
@@ -299,6 +322,7 @@ fn a_wrong_use_exits_as_upstreams_does_and_makes_nothing() {
         ("zfile --verify bad.z", 255, "checksum"),
         ("zfile --verify there", 255, "not a ZFile"),
         ("merge nowhere out", 105, "does not exist"),
+        ("merge --service_config_path nowhere there out", 105, "does not exist"),
         ("merge there out", 255, "not JSON"),
     ] {
         let ended = bench.run(line);

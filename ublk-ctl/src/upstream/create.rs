@@ -1,6 +1,9 @@
 //! `overlaybd-create`: the files of a new writable layer.
 
-use std::path::{Path, PathBuf};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+};
 
 use clap::Parser;
 use stratabd::{
@@ -37,6 +40,7 @@ pub(super) struct CreateTool {
     /// Index file to make
     index_file: PathBuf,
     /// Size of the device in GiB
+    #[arg(value_parser = gibibytes, allow_negative_numbers = true)]
     vsize: u64,
 }
 
@@ -60,6 +64,12 @@ pub(super) fn run(tool: CreateTool) -> Result<(), Failure> {
         create(&Upper { data: tool.data_file, index: Some(tool.index_file) }, &options)?;
     }
     say("overlaybd-create has created files SUCCESSFULLY")
+}
+
+/// Upstream tells apart what is no number of at least 0, and what is one but not whole.
+fn gibibytes(text: &str) -> Result<u64, Box<dyn Error + Send + Sync>> {
+    let is_size = text.parse::<f64>().is_ok_and(|number| number >= 0.0);
+    if is_size { Ok(text.parse()?) } else { Err("not a number of at least 0".into()) }
 }
 
 /// A new file of zeroes, which is not there yet.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, builder::BoolishValueParser};
 use stratabd::{
     offline::{Naming, PackOptions, merge},
     server::{
@@ -22,12 +22,12 @@ pub(super) struct MergeTool {
     #[arg(long)]
     verbose: bool,
     /// Without effect: only layers that are on this machine are merged
-    #[arg(long = "service_config_path")]
+    #[arg(long = "service_config_path", value_parser = existing_file)]
     service_config_path: Option<PathBuf>,
     /// Compress to a ZFile, which is the default
     #[arg(
         long, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true",
-        action = clap::ArgAction::Set
+        action = clap::ArgAction::Set, value_parser = BoolishValueParser::new()
     )]
     compress: bool,
     /// Without effect, as upstream

@@ -72,7 +72,10 @@ fn parser_code(error: &clap::Error) -> u8 {
         ErrorKind::ValueValidation => 105,
         ErrorKind::MissingRequiredArgument => 106,
         ErrorKind::UnknownArgument | ErrorKind::TooManyValues => 109,
-        ErrorKind::InvalidValue | ErrorKind::NoEquals | ErrorKind::WrongNumberOfValues => 114,
+        ErrorKind::InvalidValue
+        | ErrorKind::NoEquals
+        | ErrorKind::WrongNumberOfValues
+        | ErrorKind::ArgumentConflict => 114,
         _ => 127,
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct ResizeTool {
     #[arg(long, value_parser = existing_file)]
     config: PathBuf,
     /// Size of the device in GiB
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     size: String,
     /// Without effect
     #[arg(long = "service_config_path")]
