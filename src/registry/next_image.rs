@@ -53,6 +53,9 @@ pub enum NextImageError {
     /// Not the JSON that a manifest or a configuration is.
     #[error("its documents are malformed")]
     Malformed(#[source] OciSpecError),
+    /// An index has no layers of its own.
+    #[error("its manifest is an index of manifests")]
+    Index,
     /// Not the JSON that a manifest or a configuration is.
     #[error("its configuration is malformed")]
     Config(#[source] serde_json::Error),
@@ -136,7 +139,7 @@ impl ImageDocuments {
         let manifest = json(&manifest)?;
         let layers = match Document::decode(&manifest).map_err(NextImageError::Unusable)? {
             Document::Manifest(manifest) => manifest.layers().map_err(NextImageError::Unusable)?,
-            Document::Index(_) => Vec::new(),
+            Document::Index(_) => return Err(NextImageError::Index),
         };
         let digest = digest_of(&manifest);
         Ok(NextImage { documents: Self { manifest, config }, digest, config_digest, media_type, layers })
@@ -260,6 +263,17 @@ mod tests {
         let config: Value = serde_json::from_slice(&next.documents.config).unwrap();
         assert_eq!(config["config"]["Healthcheck"]["Test"][0], "NONE");
         assert_eq!(config.get("history"), None);
+    }
+
+    /// The fuzz target has found that it came out as an image without a layer.
+    #[test]
+    fn a_base_that_calls_itself_an_index_is_refused() {
+        let mut base = ImageDocuments::empty(&linux()).unwrap();
+        let mut manifest: Value = serde_json::from_slice(&base.manifest).unwrap();
+        manifest["mediaType"] = json!("application/vnd.oci.image.index.v1+json");
+        manifest["manifests"] = json!([]);
+        base.manifest = manifest.to_string().into();
+        assert!(matches!(base.with_layer(layer(1)), Err(NextImageError::Index)));
     }
 
     #[test]
