@@ -16,7 +16,7 @@ pub mod layers;
 pub mod manifests;
 mod metrics;
 mod network;
-mod next_config;
+pub mod next_config;
 pub mod port;
 pub mod push;
 pub mod reactors;

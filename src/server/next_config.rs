@@ -32,22 +32,9 @@ pub(super) struct NextConfig {
 impl NextConfig {
     /// The configuration at `path` with its writable layer, whose data file is `sealed`, as the last of the lowers, and `upper` over it.
     pub(super) fn over(path: &Path, sealed: &Path, upper: UpperFiles) -> Result<Self, Failure> {
-        let mut document = read_json(path)?;
-        let odd = || wrong(path, "it is not the object that it was when the device was made");
-        let members = document.as_object_mut().ok_or_else(odd)?;
-        let lowers = members.entry("lowers").or_insert_with(|| json!([]));
-        lowers.as_array_mut().ok_or_else(odd)?.push(json!({ "file": sealed }));
-        members.insert("upper".to_owned(), json!({ "data": upper.data, "index": upper.index }));
-        let text = serde_json::to_vec(&document).map_err(|error| wrong(path, &error.to_string()))?;
-        let next = Self {
-            path: path.to_owned(),
-            sealed: sealed.to_owned(),
-            text,
-            upper,
-            made: Vec::new(),
-            given: None,
-        };
-        next.checked(path)
+        let text = text_over(path, &read_regular_document(path)?, sealed, &upper)?;
+        let (path, sealed) = (path.to_owned(), sealed.to_owned());
+        Ok(Self { path, sealed, text, upper, made: Vec::new(), given: None })
     }
 
     /// The configuration at `given`, which must be that at `path` with its writable layer as the last of the lowers and others
@@ -118,10 +105,6 @@ impl NextConfig {
         part.file().write_all(&self.text).map_err(failed)?;
         Ok(part.finish()?)
     }
-
-    fn checked(self, path: &Path) -> Result<Self, Failure> {
-        parse(path, &self.text).map(|_| self)
-    }
 }
 
 impl Drop for NextConfig {
@@ -131,6 +114,28 @@ impl Drop for NextConfig {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// The text of the configuration `document`, which is at `path`, with its writable layer, whose data file is `sealed`, as the last
+/// of the lowers, and `upper` over it. What this version does not know is kept.
+///
+/// # Errors
+/// [`FailureClass::Image`], where it was no configuration that can be served, or would be none.
+pub fn text_over(
+    path: &Path,
+    document: &[u8],
+    sealed: &Path,
+    upper: &UpperFiles,
+) -> Result<Vec<u8>, Failure> {
+    let mut document: Value =
+        serde_json::from_slice(document).map_err(|error| wrong(path, &error.to_string()))?;
+    let odd = || wrong(path, "it is not the object that it was when the device was made");
+    let members = document.as_object_mut().ok_or_else(odd)?;
+    let lowers = members.entry("lowers").or_insert_with(|| json!([]));
+    lowers.as_array_mut().ok_or_else(odd)?.push(json!({ "file": sealed }));
+    members.insert("upper".to_owned(), json!({ "data": upper.data, "index": upper.index }));
+    let text = serde_json::to_vec(&document).map_err(|error| wrong(path, &error.to_string()))?;
+    parse(path, &text).map(|_| text)
 }
 
 /// The JSON at `path`.
