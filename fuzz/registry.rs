@@ -4,10 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use stratabd::{
     block::ByteRange,
+    format::oci::{Digest, Layer},
     registry::{
-        Challenge, ContentRange, Credentials, DockerConfig, ImageReference, MAX_SKIP_BYTES, MAX_URL_BYTES,
-        Repository, locate, parse_challenge, parse_helper_answer, parse_retry_after, parse_service_answer,
-        parse_token, resolve_location, shown,
+        Challenge, ContentRange, Credentials, DockerConfig, ImageDocuments, ImageReference, MAX_SKIP_BYTES,
+        MAX_URL_BYTES, Repository, locate, parse_challenge, parse_helper_answer, parse_retry_after,
+        parse_service_answer, parse_token, resolve_location, shown,
     },
 };
 
@@ -160,5 +161,26 @@ pub fn registry_token(input: &[u8]) {
     if let Ok((token, life)) = parse_token(input) {
         assert!(!token.expose().is_empty() && token.expose().bytes().all(|byte| byte.is_ascii_graphic()));
         assert!(life <= Duration::from_secs(24 * 60 * 60));
+    }
+}
+
+/// The input is a manifest, a NUL, and the configuration that it should have; a layer is put on that image.
+pub fn registry_next_image(input: &[u8]) {
+    let cut = input.iter().position(|byte| *byte == 0).unwrap_or(input.len());
+    let (manifest, config) = input.split_at(cut);
+    let config = config.get(1..).unwrap_or_default();
+    let base = ImageDocuments { manifest: manifest.to_vec().into(), config: config.to_vec().into() };
+    let layer = Layer { digest: Digest::from_hash([7; 32]), size_bytes: 4096 };
+    match base.with_layer(layer) {
+        Ok(next) => {
+            assert_eq!(next.layers.last(), Some(&layer));
+            let again = base.with_layer(layer).expect("it has just been made");
+            assert_eq!((&next.digest, &next.config_digest), (&again.digest, &again.config_digest));
+            if let Ok(third) = next.documents.with_layer(layer) {
+                assert_eq!(third.layers, [next.layers, vec![layer]].concat());
+                assert_eq!(third.media_type, next.media_type);
+            }
+        }
+        Err(error) => check_message(&error),
     }
 }

@@ -1,9 +1,13 @@
 //! The fuzz targets of the files that operators and upstream's snapshotter write.
 
+use std::path::Path;
+
+use serde::{Serialize, de::DeserializeOwned};
 use stratabd::server::{
-    api::types::AddDevice,
+    api::types::{AddDevice, ForkDevice, ResizeDevice, SnapshotDevice},
     config::{Config, OverlaybdConfig, Overrides},
-    image_config::{ImageConfig, MAX_LAYERS},
+    image_config::{ImageConfig, MAX_LAYERS, UpperFiles},
+    next_config::text_over,
     state::Record,
 };
 
@@ -36,6 +40,24 @@ pub fn server_image_config(input: &[u8]) {
     }
 }
 
+/// The input is the `config.v1.json` of a device of which a snapshot is taken.
+pub fn server_next_config(input: &[u8]) {
+    let [sealed, data, index] = ["/a/upper.data", "/b/upper.data", "/b/upper.index"].map(Path::new);
+    let upper = UpperFiles { data: data.to_owned(), index: index.to_owned() };
+    match text_over(Path::new("config.v1.json"), input, sealed, &upper) {
+        Ok(text) => {
+            let next = ImageConfig::parse("config.v1.json", &text).expect("it was checked");
+            assert_eq!(next.upper, Some(upper));
+            let (last, below) = next.lowers.split_last().expect("there is the one that was written");
+            assert_eq!((last.file.as_deref(), &last.digest), (Some(sealed), &None));
+            if let Ok(old) = ImageConfig::parse("config.v1.json", input) {
+                assert_eq!((below, &next.repo_blob_url), (old.lowers.as_slice(), &old.repo_blob_url));
+            }
+        }
+        Err(error) => check_message(&error),
+    }
+}
+
 /// The input is an `overlaybd.json`.
 pub fn server_overlaybd_config(input: &[u8]) {
     match OverlaybdConfig::parse("overlaybd.json", input) {
@@ -61,12 +83,20 @@ pub fn server_record(input: &[u8]) {
     }
 }
 
-/// The input is the body of `POST /v1/devices`.
+/// The input is the body of a request, whichever it is.
 pub fn server_api_request(input: &[u8]) {
-    match serde_json::from_slice::<AddDevice>(input) {
+    same_again::<AddDevice>(input);
+    same_again::<SnapshotDevice>(input);
+    same_again::<ForkDevice>(input);
+    same_again::<ResizeDevice>(input);
+}
+
+/// What was read can be written, and reads the same.
+fn same_again<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(input: &[u8]) {
+    match serde_json::from_slice::<T>(input) {
         Ok(request) => {
             let again = serde_json::to_vec(&request).expect("a request can be written");
-            assert_eq!(serde_json::from_slice::<AddDevice>(&again).ok(), Some(request));
+            assert_eq!(serde_json::from_slice::<T>(&again).ok(), Some(request));
         }
         Err(error) => check_message(&error),
     }

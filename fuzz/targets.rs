@@ -33,18 +33,19 @@ mod server;
 
 pub use registry::{
     registry_challenge, registry_content_range, registry_docker_config, registry_location,
-    registry_program_answer, registry_reference, registry_retry_after, registry_service_answer,
-    registry_token,
+    registry_next_image, registry_program_answer, registry_reference, registry_retry_after,
+    registry_service_answer, registry_token,
 };
 pub use server::{
-    server_api_request, server_config, server_image_config, server_overlaybd_config, server_record,
+    server_api_request, server_config, server_image_config, server_next_config, server_overlaybd_config,
+    server_record,
 };
 
 /// A name, and what is called with the bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 25] = [
+pub const TARGETS: [Target; 28] = [
     ("tar_envelope", tar_envelope),
     ("zfile_header", zfile_header),
     ("zfile_jump_table", zfile_jump_table),
@@ -52,6 +53,7 @@ pub const TARGETS: [Target; 25] = [
     ("lsmt_header", lsmt_header),
     ("lsmt_index", lsmt_index),
     ("lsmt_log", lsmt_log),
+    ("lsmt_writable", lsmt_writable),
     ("oci_manifest", oci_manifest),
     ("registry_challenge", registry_challenge),
     ("registry_content_range", registry_content_range),
@@ -60,10 +62,12 @@ pub const TARGETS: [Target; 25] = [
     ("registry_reference", registry_reference),
     ("registry_location", registry_location),
     ("registry_token", registry_token),
+    ("registry_next_image", registry_next_image),
     ("registry_program_answer", registry_program_answer),
     ("registry_service_answer", registry_service_answer),
     ("server_config", server_config),
     ("server_image_config", server_image_config),
+    ("server_next_config", server_next_config),
     ("server_overlaybd_config", server_overlaybd_config),
     ("server_record", server_record),
     ("server_api_request", server_api_request),
@@ -278,6 +282,32 @@ fn check_segments(segments: &[lsmt::Segment], limit: u64) {
         );
         assert!(segment.moffset() >= lsmt::DATA_START_SECTOR && segment.mend() <= limit);
         end = segment.end();
+    }
+}
+
+/// The first half of the input is the start of a data file that may be written, the second that of its index file.
+pub fn lsmt_writable(input: &[u8]) {
+    let (data, index) = input.split_at(input.len() / 2);
+    let slot = |start: &[u8]| {
+        let mut slot = start.to_vec();
+        slot.resize(slot.len().max(lsmt::SLOT_BYTES), 0);
+        slot
+    };
+    let data = lsmt::decode_data_header(&slot(data));
+    let index = lsmt::decode_index_header(&slot(index));
+    for error in [data.as_ref().err(), index.as_ref().err()].into_iter().flatten() {
+        check_message(error);
+    }
+    let Ok(data) = data else { return };
+    assert!(!data.sealed && data.kind == lsmt::FileKind::Data);
+    // What is made for it belongs to it.
+    let made = lsmt::decode_index_header(&lsmt::index_header(&data).encode()).expect("it is sound");
+    assert_eq!(lsmt::require_pair(&data, &made), Ok(()));
+    assert_eq!(made.virtual_size_bytes, data.virtual_size_bytes);
+    let Ok(index) = index else { return };
+    match lsmt::require_pair(&data, &index) {
+        Ok(()) => assert!(data.uuid == index.uuid || data.uuid.is_none() || index.uuid.is_none()),
+        Err(error) => check_message(&error),
     }
 }
 
