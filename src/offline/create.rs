@@ -18,7 +18,7 @@ use crate::{
 pub struct CreateOptions {
     /// One sparse file instead of a log. Its index file, if one is named, is empty.
     pub sparse: bool,
-    /// Size of the device in bytes; of a log it may be 0, which is the size of the layer below.
+    /// Size of the device in bytes; 0 is the size of the layer below.
     pub virtual_size_bytes: u64,
     /// Its UUID; a random one where none is given.
     pub uuid: Option<Uuid>,
@@ -47,7 +47,7 @@ pub fn create(upper: &Upper, options: &CreateOptions) -> Result<Created, Offline
         (None, false) => return Err(OfflineError::IndexMissing(upper.data.clone())),
         (index, _) => index.as_deref(),
     };
-    if size_bytes != 0 || options.sparse || options.ext4 {
+    if size_bytes != 0 || options.ext4 {
         check_size(&upper.data, size_bytes)?;
     }
     let uuid = options.uuid.unwrap_or_else(random_uuid);

@@ -81,6 +81,20 @@ fn a_sparse_layer_takes_no_room_and_its_index_file_is_empty() {
 }
 
 #[test]
+fn a_sparse_layer_may_leave_its_size_to_the_layer_below() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = upper(dir.path());
+    create(&pair, &CreateOptions { sparse: true, virtual_size_bytes: 0, ..OPTIONS }).unwrap();
+    assert_eq!(fs::metadata(&pair.data).unwrap().len(), 4096);
+    assert_eq!(fs::metadata(pair.index.as_ref().unwrap()).unwrap().len(), 0);
+    let layer = committed(&pair);
+    assert_eq!((layer.virtual_size_bytes(), layer.segments()), (0, &[][..]));
+    assert!(matches!(resize(&pair, 0, false), Err(OfflineError::DeviceSize(..))));
+    resize(&pair, 1 << 20, false).unwrap();
+    assert_eq!(fs::metadata(&pair.data).unwrap().len(), (1 << 20) + 4096);
+}
+
+#[test]
 fn nothing_is_replaced_and_no_odd_size_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let pair = upper(dir.path());
@@ -92,7 +106,7 @@ fn nothing_is_replaced_and_no_odd_size_is_made() {
         let odd = create(&other, &CreateOptions { virtual_size_bytes: size, ..OPTIONS });
         assert!(matches!(odd, Err(OfflineError::DeviceSize(..))), "{size}");
     }
-    let none = CreateOptions { sparse: true, virtual_size_bytes: 0, ..OPTIONS };
+    let none = CreateOptions { ext4: true, virtual_size_bytes: 0, ..OPTIONS };
     assert!(matches!(create(&other, &none), Err(OfflineError::DeviceSize(..))));
     let alone = Upper { index: None, ..other };
     assert!(matches!(create(&alone, &OPTIONS), Err(OfflineError::IndexMissing(_))));

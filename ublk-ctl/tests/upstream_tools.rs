@@ -207,6 +207,13 @@ fn overlaybd_create_makes_pairs_and_sparse_layers_and_files_of_zeroes() {
             fs::remove_file(bench.path(name)).unwrap();
         }
     }
+    // As the snapshotter does for a layer over others, which give it its size.
+    bench.well("create -s d i 0");
+    assert_eq!((bench.bytes("d").len(), bench.bytes("i").len()), (4096, 0));
+    for name in ["d", "i"] {
+        fs::remove_file(bench.path(name)).unwrap();
+    }
+    assert_eq!(bench.run("create -s --mkfs d i 0").code, 255);
     bench.well("create -s --mkfs d i 1");
     let mut magic = [0; 2];
     File::open(bench.path("d")).unwrap().read_exact_at(&mut magic, 4096 + 1024 + 56).unwrap();
