@@ -158,6 +158,7 @@ fn commit_all(pair: &Pair, dir: &Path, outputs: &[PathBuf]) -> Result<Vec<f64>, 
                 final_header: true,
                 threads: default_threads(),
                 overwrite: false,
+                allow_torn: false,
             };
             let _ = fs::remove_file(output);
             let watch = Watch { progress: |_, _| {}, cancelled: false.into() };

@@ -29,7 +29,7 @@ pub struct Committed {
     pub data_bytes: u64,
     /// Bytes of the file.
     pub output_bytes: u64,
-    /// Entries at the end of a writable layer's index that a crash has left without their data, and that do not count.
+    /// Entries at the end of a writable layer's index that have lost their data, and that do not count.
     pub torn_entries: u64,
 }
 
@@ -47,6 +47,7 @@ pub fn commit<P: Fn(u64, u64)>(
     watch: &Watch<P>,
 ) -> Result<Committed, OfflineError> {
     let source = Source::open(data, index, Hold::Shared)?;
+    source.require_whole(options.allow_torn)?;
     let identity = naming.of(&source.identity, options.packing);
     let output_bytes = pack(&source, &identity, output, options, watch)?;
     let (data_bytes, torn_entries) = (source.data_bytes(), source.torn_entries);

@@ -105,6 +105,12 @@ pub enum OfflineError {
         /// The rule.
         source: LsmtError,
     },
+    /// A writable layer has lost the data of its last writes.
+    #[error(
+        "{0}: the data of {1} writes at the end of the index is missing, as after a crash without a flush or in a copy that is not whole \
+         (layer commit --allow-torn leaves them out)"
+    )]
+    Torn(PathBuf, u64),
     /// The output would not be a layer that can be read.
     #[error("{path}: cannot be one layer")]
     Unplaced {

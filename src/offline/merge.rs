@@ -25,6 +25,7 @@ pub fn merge<P: Fn(u64, u64)>(
     watch: &Watch<P>,
 ) -> Result<Committed, OfflineError> {
     let mut source = Source::open_stack(stack)?;
+    source.require_whole(options.allow_torn)?;
     match options.packing {
         Packing::Aligned => clip(&mut source),
         Packing::AsUpstream => source.identity.parent_uuid = source.last_parent_uuid,

@@ -51,6 +51,9 @@ pub struct PackOptions {
     pub threads: NonZeroUsize,
     /// Whether an existing file is replaced.
     pub overwrite: bool,
+    /// Whether writes at the end of a writable layer's index that have lost their data are left out; without it they are an error.
+    /// A crash before a flush leaves such, and so does a copy of the data file that is not whole.
+    pub allow_torn: bool,
 }
 
 /// Some segments, or the parts of them that a batch has room for.

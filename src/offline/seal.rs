@@ -16,19 +16,20 @@ use crate::{block::SECTOR_BYTES, format::lsmt};
 pub struct SealedLayer {
     /// Bytes of the file.
     pub output_bytes: u64,
-    /// Entries at the end of the index that a crash has left without their data, and that do not count.
+    /// Entries at the end of the index that have lost their data, and that do not count.
     pub torn_entries: u64,
 }
 
 /// Appends an index and a trailer to the data file `data` of a writable layer, durably. Until that is done the file is the data file
-/// that it was, and `index` is not changed at all.
+/// that it was, and `index` is not changed at all. Entries that have lost their data are left out only with `allow_torn`.
 ///
 /// # Errors
 /// [`OfflineError`]; then the file is as it was.
-pub fn seal(data: &Path, index: Option<&Path>) -> Result<SealedLayer, OfflineError> {
+pub fn seal(data: &Path, index: Option<&Path>, allow_torn: bool) -> Result<SealedLayer, OfflineError> {
     let source = Source::open(data, index, Hold::Exclusive)?;
     let sealed = || OfflineError::Sealed(data.to_owned());
     let content = source.files.first().filter(|_| source.kind != Kind::Sealed).ok_or_else(sealed)?;
+    source.require_whole(allow_torn)?;
     let damaged = |source| OfflineError::Writable { path: data.to_owned(), source };
     let header = lsmt::decode_data_header(&content.head()?).map_err(damaged)?;
     // Of a sparse file all bytes are the device's, and only its size says that it is not sealed.

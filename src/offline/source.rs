@@ -36,7 +36,7 @@ pub(super) struct Source {
     pub(super) identity: LayerIdentity,
     /// The parent that the file with the last number names, which upstream takes for that of the whole.
     pub(super) last_parent_uuid: Option<Uuid>,
-    /// Entries of a writable layer's index that do not count, because a crash has left them without their data.
+    /// Entries of a writable layer's index that do not count, because their data is not there.
     pub(super) torn_entries: u64,
     /// What it, or the top of it, is.
     pub(super) kind: Kind,
@@ -154,6 +154,16 @@ impl Source {
     pub(super) fn data_bytes(&self) -> u64 {
         let data = self.segments.iter().filter(|segment| !segment.zeroed());
         data.fold(0_u64, |sum, it| sum.saturating_add(u64::from(it.length()))).saturating_mul(SECTOR_BYTES)
+    }
+
+    /// Refuses a layer that has lost data of its last writes, unless that is allowed.
+    pub(super) fn require_whole(&self, allow_torn: bool) -> Result<(), OfflineError> {
+        match (self.torn_entries, self.files.last()) {
+            (1.., Some(file)) if !allow_torn => {
+                Err(OfflineError::Torn(file.path().to_owned(), self.torn_entries))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn sealed(content: Content) -> Result<Self, OfflineError> {

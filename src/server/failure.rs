@@ -166,6 +166,7 @@ impl From<OfflineError> for Failure {
             | OfflineError::Zfile { .. }
             | OfflineError::Layer { .. }
             | OfflineError::Writable { .. }
+            | OfflineError::Torn(..)
             | OfflineError::Unplaced { .. } => FailureClass::Image,
             _ => FailureClass::Internal,
         };

@@ -31,6 +31,7 @@ fn options(packing: Packing, compression: Option<(Algorithm, u32)>) -> PackOptio
         final_header: true,
         threads: NonZeroUsize::new(3).unwrap(),
         overwrite: false,
+        allow_torn: false,
     }
 }
 
@@ -193,13 +194,18 @@ fn a_layer_of_ours_says_what_its_source_says_unless_told_otherwise() {
 }
 
 #[test]
-fn a_torn_tail_is_left_out_and_counted_and_a_lost_index_is_missed() {
+fn a_torn_tail_is_left_out_only_where_that_is_allowed_and_a_lost_index_is_missed() {
     let (_dir, data, index) = pair("lsmt/g1.rw.d.xz", "lsmt/g1.rw.i.xz");
     let whole = fs::metadata(&data).unwrap().len();
     File::options().write(true).open(&data).unwrap().set_len(whole - 1).unwrap();
-    let (_, done) = committed(&data, Some(&index), &Naming::default(), &options(UPSTREAM, None));
+    let torn = PackOptions { allow_torn: true, ..options(UPSTREAM, None) };
+    let (_, done) = committed(&data, Some(&index), &Naming::default(), &torn);
     assert!(done.torn_entries > 0, "the last write has lost a byte");
     let out = data.with_file_name("out2");
+    let refused = commit(&data, Some(&index), &out, &Naming::default(), &options(UPSTREAM, None), &quiet());
+    assert!(matches!(refused, Err(OfflineError::Torn(_, 1..))), "{refused:?}");
+    let refused = seal(&data, Some(&index), false);
+    assert!(matches!(refused, Err(OfflineError::Torn(_, 1..))), "{refused:?}");
     let alone = commit(&data, None, &out, &Naming::default(), &options(UPSTREAM, None), &quiet());
     assert!(matches!(alone, Err(OfflineError::IndexMissing(_))), "{alone:?}");
     let (_other, foreign, _) = pair("ext4/rw1.d.xz", "ext4/rw1.i");
@@ -327,11 +333,11 @@ fn a_pair_is_sealed_as_upstream_seals_it_and_only_once() {
     assert_eq!((sealed.len(), done.output_bytes), (upstreams.len(), upstreams.len() as u64));
     assert_eq!(Some(flat_sha256(&data)), Fixture::named("ext4/L2.sealed.xz").flat_sha256);
     for again in [Some(index.as_path()), None] {
-        assert!(matches!(seal(&data, again), Err(OfflineError::Sealed(_))));
+        assert!(matches!(seal(&data, again, false), Err(OfflineError::Sealed(_))));
     }
     assert!(bytes(&data) == sealed);
     let (_dir, compressed) = file_of(&Fixture::named("ext4/L2.z4k").read());
-    assert!(matches!(seal(&compressed, None), Err(OfflineError::Sealed(_))));
+    assert!(matches!(seal(&compressed, None, false), Err(OfflineError::Sealed(_))));
 }
 
 #[test]
@@ -340,9 +346,9 @@ fn a_sparse_file_is_sealed_after_all_of_its_device() {
     let data = dir.path().join("data");
     let fixture = Fixture::named("lsmt/gs-sparse.tar.xz");
     unpack_sparse(&fixture.read(), &data);
-    seal(&data, None).unwrap();
+    seal(&data, None, false).unwrap();
     assert_eq!(Some(flat_sha256(&data)), fixture.flat_sha256);
-    assert!(matches!(seal(&data, None), Err(OfflineError::Sealed(_))));
+    assert!(matches!(seal(&data, None, false), Err(OfflineError::Sealed(_))));
     let (output, _) = committed(&data, None, &Naming::default(), &options(Packing::Aligned, None));
     assert_eq!(Some(flat_sha256(&output)), fixture.flat_sha256);
 }

@@ -32,6 +32,7 @@ const PACK: PackOptions = PackOptions {
     final_header: true,
     threads: std::num::NonZeroUsize::MIN,
     overwrite: true,
+    allow_torn: false,
 };
 
 fn pair(dir: &Path) -> Upper {

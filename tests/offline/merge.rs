@@ -19,7 +19,15 @@ use crate::{
 fn options(packing: Packing, threads: usize) -> PackOptions {
     let compression = Some(BlockFormat::new(Algorithm::Lz4, 4096).unwrap());
     let threads = NonZeroUsize::new(threads).unwrap();
-    PackOptions { packing, compression, tar: true, final_header: true, threads, overwrite: true }
+    PackOptions {
+        packing,
+        compression,
+        tar: true,
+        final_header: true,
+        threads,
+        overwrite: true,
+        allow_torn: false,
+    }
 }
 
 /// A folder with these files in it.

@@ -38,6 +38,7 @@ fn committed(upper: &Upper) -> stratabd::format::lsmt::ReadOnlyLayer {
         final_header: true,
         threads: std::num::NonZeroUsize::MIN,
         overwrite: true,
+        allow_torn: false,
     };
     let out = upper.data.with_file_name("out");
     commit(&upper.data, upper.index.as_deref(), &out, &Naming::default(), &options, &quiet()).unwrap();

@@ -149,6 +149,20 @@ fn overlaybd_commit_seals_and_commits_what_is_sealed() {
 }
 
 #[test]
+fn a_data_file_that_is_not_whole_is_neither_committed_nor_sealed() {
+    let bench = Bench::new(&[("lsmt/g1.rw.d.xz", "d"), ("lsmt/g1.rw.i.xz", "i")]);
+    let half = bench.bytes("d").len() as u64 / 2;
+    File::options().write(true).open(bench.path("d")).unwrap().set_len(half).unwrap();
+    fs::write(bench.path("config"), r#"{"lowers":[],"upper":{"data":"d","index":"i"}}"#).unwrap();
+    for line in ["commit d i out", "commit --seal d i", "merge config out"] {
+        let ended = bench.run(line);
+        assert!(ended.code == 255 && ended.err.contains("missing"), "{line}: {} {}", ended.code, ended.err);
+        assert!(!ended.out.contains("SUCCESSFULLY") && !bench.path("out").exists(), "{line}");
+    }
+    assert_eq!(bench.bytes("d").len() as u64, half);
+}
+
+#[test]
 fn overlaybd_zfile_makes_the_fixtures_and_takes_them_apart() {
     let bench = Bench::new(&[
         ("zfile/text300000.lz4.4k", "t.z"),

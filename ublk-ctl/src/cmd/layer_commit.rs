@@ -64,7 +64,7 @@ impl CommitArgs {
     }
 
     fn seal(&self, output: &Output, data: &Path, index: Option<&PathBuf>) -> Result<(), Failure> {
-        let done = seal(data, index.map(PathBuf::as_path))?;
+        let done = seal(data, index.map(PathBuf::as_path), self.form.allow_torn)?;
         tell_torn(output, data, done.torn_entries);
         output.print(&done, |done| format!("{}: sealed, {}", data.display(), size(done.output_bytes)))
     }
@@ -74,7 +74,7 @@ impl CommitArgs {
 pub(super) fn tell_torn(output: &Output, data: &Path, torn_entries: u64) {
     if torn_entries > 0 {
         output.note(&format!(
-            "{}: {torn_entries} writes at the end of the index have lost their data in a crash and are left out",
+            "{}: {torn_entries} writes at the end of the index have lost their data and are left out",
             data.display()
         ));
     }

@@ -35,6 +35,10 @@ pub(crate) struct FormArgs {
     /// Replace the output if it exists
     #[arg(long)]
     pub(crate) force: bool,
+    /// Leave out the last writes of a writable layer where their data is missing, as a crash without a flush leaves it; a copy that is
+    /// not whole looks the same
+    #[arg(long)]
+    pub(crate) allow_torn: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -75,6 +79,7 @@ impl FormArgs {
             final_header: true,
             threads: self.threads.unwrap_or_else(default_threads),
             overwrite: self.force,
+            allow_torn: self.allow_torn,
         })
     }
 }

@@ -73,7 +73,7 @@ pub(super) fn run(tool: CommitTool) -> Result<(), Failure> {
         |what| Failure::new(FailureClass::Usage, format!("failed to open file '': no {what} given"));
     if tool.seal {
         let index = tool.index_file.as_deref().filter(|_| !tool.commit_sealed);
-        return Ok(seal(&tool.data_file, index).map(drop)?);
+        return Ok(seal(&tool.data_file, index, false).map(drop)?);
     }
     let options = options(&tool)?;
     let naming = naming(&tool)?;

@@ -115,6 +115,7 @@ fn pack_options(compression: Option<BlockFormat>) -> PackOptions {
         final_header: false,
         threads: default_threads(),
         overwrite: false,
+        allow_torn: false,
     }
 }
 
