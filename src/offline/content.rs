@@ -133,6 +133,11 @@ impl Content {
         Ok(Self { payload: ByteRange::between(0, size), ..self })
     }
 
+    /// The first `size_bytes` of it, or all of less. Only for one that is bare.
+    pub(super) fn up_to(self, size_bytes: u64) -> Self {
+        Self { payload: ByteRange::between(0, self.payload.len().min(size_bytes)), ..self }
+    }
+
     /// How its blocks are made, where it is compressed.
     pub(super) fn layout_of_blocks(&self) -> Option<&Layout> {
         self.table.as_ref().map(|table| table.layout())

@@ -64,6 +64,8 @@ pub fn resize(upper: &Upper, after_bytes: u64, shrink: bool) -> Result<Resized, 
             let file_bytes = after_bytes.saturating_add(SLOT_BYTES as u64);
             // The device must never be larger than its file.
             if after_bytes > before_bytes {
+                // What a seal that was cut short has left is not to become data.
+                file.set_len(before_bytes.saturating_add(SLOT_BYTES as u64))?;
                 file.set_len(file_bytes)?;
                 file.sync_all()?;
             }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     OfflineError,
     content::Hold,
-    source::{Kind, Source},
+    source::{Kind, Source, sparse_end},
 };
 use crate::{block::SECTOR_BYTES, format::lsmt};
 
@@ -37,13 +37,16 @@ pub fn seal(data: &Path, index: Option<&Path>, allow_torn: bool) -> Result<Seale
         return Err(sealed());
     }
     let size_bytes = content.size_bytes();
-    let data_end = size_bytes.next_multiple_of(SECTOR_BYTES);
+    let data_end = match header.sparse {
+        // Where a seal goes that can be told from data, whether the file is shorter yet or an earlier seal was cut short.
+        true => sparse_end(&header),
+        false => size_bytes.next_multiple_of(SECTOR_BYTES),
+    };
     let unplaced = |source| OfflineError::Unplaced { path: data.to_owned(), source };
     let end = lsmt::seal(&header, &source.segments, data_end).map_err(unplaced)?;
-    let rest = usize::try_from(data_end.saturating_sub(size_bytes)).unwrap_or(0);
     let failed = OfflineError::io(data, "seal it");
     let mut file = OpenOptions::new().append(true).open(data).map_err(&failed)?;
-    let appended = file.write_all(&vec![0; rest]).and_then(|()| file.write_all(&end));
+    let appended = file.set_len(data_end).and_then(|()| file.write_all(&end));
     if let Err(error) = appended.and_then(|()| file.sync_all()) {
         // What stays where even this fails is past the end of the data, and harmless.
         let _ = file.set_len(size_bytes);

@@ -1,6 +1,9 @@
 //! The layers that a tool reads, in whatever form they are: sealed, a writable pair, or a sparse file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    cmp::Ordering,
+    path::{Path, PathBuf},
+};
 
 use rustix::{
     fs::{SeekFrom, seek},
@@ -80,11 +83,11 @@ impl Source {
     /// where a device has it.
     pub(super) fn open(data: &Path, index: Option<&Path>, hold: Hold) -> Result<Self, OfflineError> {
         let mut content = Content::open(data)?;
-        if writable(&content, index).is_some() {
+        if writable(&content, index)?.is_some() {
             content = content.held(hold)?;
         }
         // Looked at once more: until it was held it could change.
-        match writable(&content, index) {
+        match writable(&content, index)? {
             Some((header, None)) => return Self::sparse(content, &header),
             Some((_, Some(index))) => return Self::pair(content, index),
             None => {}
@@ -196,6 +199,8 @@ impl Source {
 
     /// What the file system keeps of a sparse file is data; its holes are not mapped.
     fn sparse(content: Content, header: &Header) -> Result<Self, OfflineError> {
+        // Past the end of the device is what a seal has left that was cut short.
+        let content = content.up_to(sparse_end(header));
         let failed = |errno: Errno| OfflineError::io(content.path(), "find its holes")(errno.into());
         let mut segments = Vec::new();
         let mut at = SLOT_BYTES as u64;
@@ -220,14 +225,39 @@ impl Source {
 }
 
 /// The header of a layer that may be written, and its index file where it is a log.
-fn writable<'a>(content: &Content, index: Option<&'a Path>) -> Option<(Header, Option<&'a Path>)> {
-    let header = content.is_bare().then(|| header_of(content))?.ok()?;
-    // The data of a sparse file might look like a trailer, but that of a sealed one lies after all of the device.
-    let device_end = header.virtual_size_bytes.saturating_add(SLOT_BYTES as u64);
+fn writable<'a>(
+    content: &Content,
+    index: Option<&'a Path>,
+) -> Result<Option<(Header, Option<&'a Path>)>, OfflineError> {
+    let header = if content.is_bare() { header_of(content).ok() } else { None };
+    let Some(header) = header else { return Ok(None) };
     if header.sparse {
-        return (!header.sealed && content.size_bytes() <= device_end).then_some((header, None));
+        return Ok((!is_sealed_sparse(content, &header)?).then_some((header, None)));
     }
-    index.map(|index| (header, Some(index)))
+    Ok(index.map(|index| (header, Some(index))))
+}
+
+/// Whether a sparse file with this header, which sealing leaves as it is, ends with a trailer of its own.
+fn is_sealed_sparse(content: &Content, header: &Header) -> Result<bool, OfflineError> {
+    let trailer = match content.layout() {
+        Ok(layout) => *layout.trailer(),
+        Err(OfflineError::Layer { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    Ok(match content.size_bytes().cmp(&sparse_end(header)) {
+        Ordering::Greater => true,
+        // All of it is the device's, whose bytes may be those of a trailer.
+        Ordering::Equal => false,
+        // Upstream may leave a file shorter than its device, and seals it at its end. What a device has written there does not know
+        // the UUID of the layer that it is in.
+        Ordering::Less => trailer.sparse && trailer.uuid.is_some() && trailer.uuid == header.uuid,
+    })
+}
+
+/// Where the device ends in a sparse file with this header, in bytes.
+pub(super) fn sparse_end(header: &Header) -> u64 {
+    let device_bytes = header.virtual_size_bytes.div_ceil(SECTOR_BYTES).saturating_mul(SECTOR_BYTES);
+    device_bytes.saturating_add(SLOT_BYTES as u64)
 }
 
 /// Data in the sectors `from..to` of a sparse file.

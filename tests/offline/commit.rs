@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     num::NonZeroUsize,
     path::{Path, PathBuf},
 };
@@ -12,7 +13,7 @@ use stratabd::{
         uuid::Uuid,
         zfile::{Algorithm, BlockFormat},
     },
-    offline::{Committed, Naming, OfflineError, PackOptions, commit, seal},
+    offline::{Committed, Naming, OfflineError, PackOptions, Upper, commit, resize, seal},
 };
 
 use crate::{
@@ -232,6 +233,15 @@ fn the_longest_segment_is_cut_where_upstream_cuts_it_whatever_is_read_with_it() 
     assert_eq!(spans, [(0, 5, 8), (20_000, 16_320, 13), (36_320, 63, 16_333)]);
 }
 
+#[test]
+fn zeroed_segments_are_joined_where_upstream_joins_them() {
+    let zeroed = [(0, 16_300), (16_300, 50), (16_350, 40)].map(|(offset, length)| (offset, Err(length)));
+    let (_dir, path) = file_of(&layer_writer::lsmt(1 << 30, &zeroed));
+    let (output, _) = committed(&path, None, &Naming::default(), &options(UPSTREAM, None));
+    let spans: Vec<_> = opened(&output).1.segments().iter().map(|it| (it.offset(), it.length())).collect();
+    assert_eq!(spans, [(0, 16_350), (16_350, 40)]);
+}
+
 /// Writes and discards at random places of a small device, half of the pages zero, as a pair; returns the device.
 fn random_pair(random: &mut fastrand::Rng, dir: &Path) -> Vec<u8> {
     let header = data_header(false, Uuid::NULL, None, 2 << 20);
@@ -351,6 +361,70 @@ fn a_sparse_file_is_sealed_after_all_of_its_device() {
     assert!(matches!(seal(&data, None, false), Err(OfflineError::Sealed(_))));
     let (output, _) = committed(&data, None, &Naming::default(), &options(Packing::Aligned, None));
     assert_eq!(Some(flat_sha256(&output)), fixture.flat_sha256);
+}
+
+/// A sparse file whose device has data in its second page only.
+fn sparse_file(path: &Path, file_bytes: u64) -> Header {
+    let header = Header { sparse: true, ..data_header(false, UUID.parse().unwrap(), None, 1 << 20) };
+    fs::write(path, header.encode()).unwrap();
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_len(file_bytes).unwrap();
+    file.write_all_at(&[7; 4096], 8192).unwrap();
+    header
+}
+
+const UUID: &str = "abc00001-1111-2222-3333-000000000001";
+
+/// The layer that a commit of the sparse file makes has one page, and the file is sealed once.
+fn has_its_page_and_is_sealed_once(data: &Path) {
+    let one_page = |path: &Path| {
+        let options = PackOptions { overwrite: true, ..options(UPSTREAM, None) };
+        let (output, _) = committed(path, None, &Naming::default(), &options);
+        let (_, layer) = opened(&output);
+        let spans: Vec<_> = layer.segments().iter().map(|it| (it.offset(), it.length())).collect();
+        assert_eq!((layer.virtual_size_bytes(), spans.as_slice()), (1 << 20, &[(8, 8)][..]));
+    };
+    one_page(data);
+    seal(data, None, false).unwrap();
+    one_page(data);
+    assert_eq!(fs::metadata(data).unwrap().len(), 4096 + (1 << 20) + 512 + 4096);
+    assert!(matches!(seal(data, None, false), Err(OfflineError::Sealed(_))));
+}
+
+#[test]
+fn a_sparse_file_that_is_shorter_than_its_device_is_sealed_only_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    // As upstream's tool leaves it that ends between the new size in the header and that of the file.
+    sparse_file(&data, 12_288);
+    has_its_page_and_is_sealed_once(&data);
+    // Upstream's tool seals one where it ends.
+    let header = sparse_file(&data, 12_288);
+    let page = Segment::new(8, 8, 16, false, 0).unwrap();
+    let end = stratabd::format::lsmt::seal(&header, &[page], 12_288).unwrap();
+    File::options().append(true).open(&data).unwrap().write_all(&end).unwrap();
+    let options = PackOptions { overwrite: true, ..options(UPSTREAM, None) };
+    let (output, done) = committed(&data, None, &Naming::default(), &options);
+    assert_eq!((opened(&output).1.segments().len(), done.data_bytes), (1, 4096));
+    assert!(matches!(seal(&data, None, false), Err(OfflineError::Sealed(_))));
+}
+
+#[test]
+fn a_seal_of_a_sparse_file_that_was_cut_short_is_no_data_and_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    for left in [1, 511, 512, 4607] {
+        sparse_file(&data, 4096 + (1 << 20));
+        seal(&data, None, false).unwrap();
+        let file = File::options().write(true).open(&data).unwrap();
+        file.set_len(4096 + (1 << 20) + left).unwrap();
+        has_its_page_and_is_sealed_once(&data);
+    }
+    sparse_file(&data, 4096 + (1 << 20));
+    File::options().append(true).open(&data).unwrap().write_all(&[9; 700]).unwrap();
+    let upper = Upper { data: data.clone(), index: None };
+    resize(&upper, 2 << 20, false).unwrap();
+    assert!(bytes(&data)[4096 + (1 << 20)..].iter().all(|byte| *byte == 0), "it has become data");
 }
 
 #[test]
