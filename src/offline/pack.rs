@@ -212,11 +212,10 @@ fn mark(batch: &mut Batch, keeps_zeroes: bool) {
     let mut rest = batch.bytes.as_slice();
     for part in &batch.parts {
         let tag = if keeps_zeroes { part.tag() } else { 0 };
+        // What upstream joins depends on where a segment of the source ends, so that its parts stay apart.
+        let mut note = |run| if keeps_zeroes { batch.runs.push(run) } else { add(&mut batch.runs, run) };
         if part.zeroed() {
-            add(
-                &mut batch.runs,
-                Run { offset: part.offset(), length: part.length(), kind: RunKind::Zeroed, tag },
-            );
+            note(Run { offset: part.offset(), length: part.length(), kind: RunKind::Zeroed, tag });
             continue;
         }
         let mut at = part.offset();
@@ -228,13 +227,7 @@ fn mark(batch: &mut Batch, keeps_zeroes: bool) {
             rest = after;
             let is_zero = !keeps_zeroes && PAGE_OF_ZEROES.get(..bytes.len()) == Some(bytes);
             let kind = if is_zero { RunKind::Zeroes } else { RunKind::Data };
-            // Upstream cuts where a segment of the source ends, so that its parts stay apart.
-            let run = Run { offset: at, length, kind, tag };
-            if keeps_zeroes {
-                batch.runs.push(run)
-            } else {
-                add(&mut batch.runs, run)
-            }
+            note(Run { offset: at, length, kind, tag });
             at = end;
         }
     }
