@@ -17,6 +17,7 @@ mod secure;
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -27,6 +28,7 @@ use fixtures::Fixture;
 use registry::{Registry, Serving};
 use serde_json::{Value, json};
 use stratabd::{
+    format::lsmt::Segment,
     frontend::{AttachRequest, Attachment, Detached, FrontendError, NullFrontend},
     reactor::ReactorHandle,
     server::{
@@ -232,4 +234,57 @@ async fn layer_files_and_images_that_are_read_only_get_a_folder_too() {
     assert!(!forked.read_only);
     let made_of = read(&root.path().join("fork/image_ref"));
     assert!(made_of.starts_with(&format!("{base}@sha256:")), "{made_of}");
+}
+
+/// Names of the images that devices show, and the bytes of the index of each image that is open, from the metrics.
+fn images(daemon: &Daemon) -> (Vec<String>, Vec<u64>) {
+    let metrics = daemon.metrics().unwrap();
+    let of = |family: &str| -> Vec<(String, u64)> {
+        let lines = metrics.lines().filter(|line| line.starts_with(&format!("stratabd_{family}{{")));
+        lines
+            .map(|line| {
+                let (_, name) = line.split_once("image=\"").unwrap();
+                let value = line.rsplit(' ').next().unwrap().parse().unwrap();
+                (name.split('"').next().unwrap().to_owned(), value)
+            })
+            .collect()
+    };
+    let shown = of("device_image").into_iter().map(|(name, _)| name).collect();
+    (shown, of("image_index_bytes").into_iter().map(|(_, bytes)| bytes).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forks_of_ten_layers_share_one_index() {
+    const LAYERS: u64 = 10;
+    const SEGMENTS: u64 = 1_000;
+    let root = tempfile::tempdir().unwrap();
+    let files = (0..LAYERS).map(|layer| {
+        let [data, index, made] =
+            ["data", "index", "layer"].map(|name| root.path().join(format!("{name}-{layer}")));
+        ctl("", &["layer", "create", text(&data), text(&index), "--size", "1GiB"]);
+        // Each has the same page at places of its own, so that the merged index has them all.
+        let entries =
+            (0..SEGMENTS).map(|number| Segment::new((number * LAYERS + layer) * 16, 8, 8, false, 0));
+        let entries: Vec<u8> = entries.flat_map(|entry| entry.unwrap().encode()).collect();
+        for (path, bytes) in [(&data, [7; 4096].as_slice()), (&index, &entries)] {
+            fs::File::options().append(true).open(path).unwrap().write_all(bytes).unwrap();
+        }
+        ctl("", &["layer", "commit", text(&data), text(&index), text(&made)]);
+        made
+    });
+    let daemon = daemon(root.path(), "none.example");
+    let first = daemon.add(over(ImageSpec::Layers(files.collect()), &root.path().join("box"))).await.unwrap();
+    let (_, alone) = images(&daemon);
+    assert!(alone.len() == 1 && alone[0] > LAYERS * SEGMENTS * 16, "{alone:?}");
+    for number in 0..16 {
+        let wanted = ForkDevice { name: format!("fork-{number}"), to: None, id: None };
+        let fork = daemon.fork(first.id, wanted).await.unwrap();
+        assert!(!fork.read_only);
+    }
+    let (mut shown, open) = images(&daemon);
+    assert_eq!(shown.len(), 17);
+    shown.dedup();
+    assert_eq!((shown.len(), open), (1, alone), "nothing was written, so that all lie over the same image");
+    let layer = root.path().join("box/fork-3/upper.data");
+    assert_eq!(fs::metadata(layer).unwrap().len(), 4096, "an empty layer is a header");
 }
