@@ -15,6 +15,7 @@ mod compress;
 mod diff;
 mod in_use;
 mod merge;
+mod merge_bytes;
 mod writable;
 
 use std::{
