@@ -72,7 +72,7 @@ impl Device {
         Self { image: Some(image), shown: Shown::Image(Arc::new(shown)), reads }
     }
 
-    /// A device of `image`, if there is one, whose writes go to `upper`. Nobody else can open the layer while it lives. With
+    /// A device of `image`, if there is one, whose writes go to the layer of `files`. Nobody else can open it while it lives. With
     /// `strict` the layers must name each other as parents, those that name any.
     ///
     /// # Errors
@@ -80,12 +80,11 @@ impl Device {
     pub async fn writable(
         reactor: &ReactorHandle,
         image: Option<Arc<OpenImage>>,
-        upper: UpperFiles,
+        files: LayerFiles,
         strict: bool,
     ) -> Result<Self, Failure> {
         let below = image.as_ref().map(|open| open.image.for_device());
         let reads = below.as_ref().map(|below| Arc::clone(below.reads())).unwrap_or_default();
-        let files = open_files(upper).await?;
         let opened =
             reactor
                 .call(move |reactor| async move {
@@ -189,7 +188,10 @@ impl Device {
 }
 
 /// Opens the files of a writable layer. A process that was killed lets go of them a moment after it has gone, when its ring has.
-async fn open_files(upper: UpperFiles) -> Result<LayerFiles, Failure> {
+///
+/// # Errors
+/// When they cannot be opened, or somebody has them still.
+pub(super) async fn open_files(upper: &UpperFiles) -> Result<LayerFiles, Failure> {
     let began = Instant::now();
     loop {
         let paths = upper.clone();

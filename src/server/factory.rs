@@ -17,6 +17,7 @@ use super::{
     layer_report,
     layers::{self, LayerIdentity, LayerPlace},
     network::{failure_of_registry, registry_config},
+    next_config::upper_of,
     references::References,
     sources::Sources,
 };
@@ -175,6 +176,14 @@ impl Factory {
             }
         };
         Ok(Placed { places, upper, pinned })
+    }
+
+    /// Whether `upper` is still the writable layer of what `spec` names. Once it is open it stays so: only who has it open may put
+    /// another over it.
+    pub(super) async fn is_upper_of(&self, spec: &ImageSpec, upper: UpperFiles) -> Result<bool, Failure> {
+        let ImageSpec::Config(path) = spec else { return Ok(true) };
+        let path = path.clone();
+        blocking(move || Ok(upper_of(&path)?.as_ref() == Some(&upper))).await
     }
 
     /// What talks to registries.

@@ -32,6 +32,7 @@ pub(super) struct NextConfig {
 impl NextConfig {
     /// The configuration at `path` with its writable layer, whose data file is `sealed`, as the last of the lowers, and `upper` over it.
     pub(super) fn over(path: &Path, sealed: &Path, upper: UpperFiles) -> Result<Self, Failure> {
+        check_seals(path, upper_of(path)?.as_ref(), sealed)?;
         let text = text_over(path, &read_regular_document(path)?, sealed, &upper)?;
         let (path, sealed) = (path.to_owned(), sealed.to_owned());
         Ok(Self { path, sealed, text, upper, made: Vec::new(), given: None })
@@ -42,6 +43,7 @@ impl NextConfig {
     pub(super) fn given(path: &Path, given: &Path, sealed: &Path) -> Result<Self, Failure> {
         let text = read_regular_document(given)?;
         let (old, new) = (parse(path, &read_regular_document(path)?)?, parse(given, &text)?);
+        check_seals(path, old.upper.as_ref(), sealed)?;
         let Some(upper) = new.upper else { return Err(wrong(given, "it has no upper")) };
         let expected = Lower { file: Some(sealed.to_owned()), dir: None, digest: None, size_bytes: None };
         let is_over = new
@@ -141,6 +143,21 @@ pub fn text_over(
 /// The JSON at `path`.
 pub(super) fn read_json(path: &Path) -> Result<Value, Failure> {
     serde_json::from_slice(&read_regular_document(path)?).map_err(|error| wrong(path, &error.to_string()))
+}
+
+/// The writable layer of the configuration at `path`, if it has one.
+pub(super) fn upper_of(path: &Path) -> Result<Option<UpperFiles>, Failure> {
+    Ok(parse(path, &read_regular_document(path)?)?.upper)
+}
+
+/// Makes sure that the writable layer is the one that is to be sealed: what was written to it since would be lost.
+fn check_seals(path: &Path, upper: Option<&UpperFiles>, sealed: &Path) -> Result<(), Failure> {
+    match upper.is_some_and(|upper| upper.data == sealed) {
+        true => Ok(()),
+        false => {
+            Err(wrong(path, &format!("its upper is not {}, which the device writes to", sealed.display())))
+        }
+    }
 }
 
 fn parse(path: &Path, text: &[u8]) -> Result<ImageConfig, Failure> {

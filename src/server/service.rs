@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 use super::{
     api::types::ImageSpec,
     config::Config,
-    device::Device,
+    device::{Device, open_files},
     factory::{Factory, Opened},
     failure::{Failure, FailureClass},
     reactors::Reactors,
@@ -60,14 +60,21 @@ impl Service {
     /// When its description or a layer cannot be used.
     pub async fn open(&self, spec: &ImageSpec) -> Result<(Device, ImageSpec), Failure> {
         let opener = self.reactors.opener();
-        let Opened { image, upper, pinned } = self.factory.open(&opener, spec).await?;
-        let device = match (image, upper) {
-            (image, Some(upper)) => {
-                Device::writable(&opener, image, upper, self.config.image.check_parents).await?
-            }
-            (Some(image), None) => Device::read_only(image),
-            (None, None) => return Err(Failure::new(FailureClass::Image, "the image has no layer")),
-        };
-        Ok((device, pinned))
+        loop {
+            let Opened { image, upper, pinned } = self.factory.open(&opener, spec).await?;
+            let device = match (image, upper) {
+                (image, Some(upper)) => {
+                    let files = open_files(&upper).await?;
+                    // Whoever had the layer before may have put another over it meanwhile, in another configuration.
+                    if !self.factory.is_upper_of(spec, upper).await? {
+                        continue;
+                    }
+                    Device::writable(&opener, image, files, self.config.image.check_parents).await?
+                }
+                (Some(image), None) => Device::read_only(image),
+                (None, None) => return Err(Failure::new(FailureClass::Image, "the image has no layer")),
+            };
+            return Ok((device, pinned));
+        }
     }
 }
