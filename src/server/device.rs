@@ -13,11 +13,11 @@ use super::{
     api::types::LayerInfo,
     blocking::blocking,
     factory::OpenImage,
-    failure::{Failure, FailureClass, class_of_data_error},
+    failure::{Failure, FailureClass},
     image_config::UpperFiles,
 };
 use crate::{
-    block::{BlockDevice, BlockQueue, Geometry},
+    block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry},
     frontend::{AttachRequest, Attachment, Frontend, FrontendError},
     image::{Image, ReadMetrics},
     reactor::ReactorHandle,
@@ -173,17 +173,12 @@ impl Device {
     /// Makes everything durable that was written: nobody can flush a device any more that has been removed.
     ///
     /// # Errors
-    /// Where it cannot be; then nobody knows how much of it is.
-    pub async fn make_durable(&self, reactor: &ReactorHandle) -> Result<(), Failure> {
+    /// Where it cannot be: [`ErrorKind::NoSpace`] may be tried again, else nobody knows how much of it is.
+    pub async fn make_durable(&self, reactor: &ReactorHandle) -> Result<(), BlockError> {
         let Shown::Overlay(overlay) = &self.shown else { return Ok(()) };
         let overlay = Arc::clone(overlay);
         let flushed = reactor.call(move |reactor| async move { overlay.open_queue(&reactor)?.flush().await });
-        let lost = "the last writes may not be durable";
-        match flushed.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Failure::with_source(class_of_data_error(&error), lost, error)),
-            Err(_) => Err(Failure::new(FailureClass::Internal, lost)),
-        }
+        flushed.await.unwrap_or_else(|_| Err(BlockError::new(ErrorKind::Gone, "the reactor has stopped")))
     }
 }
 

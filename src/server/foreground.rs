@@ -60,6 +60,6 @@ impl Foreground {
     /// # Errors
     /// When it cannot be removed within `timeout`.
     pub async fn detach(self, timeout: Duration) -> Result<Detached, Failure> {
-        self.served.detach(timeout, CLOSE_PATIENCE).await
+        Ok(self.served.detach(timeout, CLOSE_PATIENCE).await?)
     }
 }

@@ -39,13 +39,15 @@ impl Daemon {
 /// Makes the folder of the fork, and in it its configuration and its writable layer; returns the path of the configuration.
 async fn prepare(service: &Service, served: &Served, wanted: &ForkDevice) -> Result<PathBuf, Failure> {
     let folder = folder_of(&served.request.image, wanted)?;
+    // Until all is written down: a snapshot meanwhile would change which layers these are.
+    let turn = served.turn().await?;
     make(folder.clone()).await?;
     if let Shown::Overlay(overlay) = served.device.shown()
         && !overlay.is_empty()
     {
         let origin = folder.join("origin");
         make(origin.clone()).await?;
-        snapshot(served, SnapshotTarget::Folder(origin)).await?;
+        snapshot(served, SnapshotTarget::Folder(origin), &turn).await?;
     }
     let mut links = served.device.links();
     if let Shown::Overlay(_) = served.device.shown() {

@@ -149,10 +149,12 @@ impl Daemon {
             let id = served.info.id;
             self.table.begin_removal(id)?;
             // Nobody wants their numbers, and many may be held open.
-            match self.detach(served, limit, Duration::ZERO).await {
+            match self.detach(Arc::clone(&served), limit, Duration::ZERO).await {
                 // A client has told it to go before; it is waited for below.
                 Err(failure) if failure.class() == FailureClass::Conflict => Ok(()),
                 Err(failure) => {
+                    // Nobody comes again to save what could not be saved now.
+                    self.table.remove(&served);
                     let text = format!("device {id} is left behind");
                     Err(Failure::with_source(failure.class(), text, failure))
                 }

@@ -17,7 +17,7 @@ pub(super) use opened::OpenedDevice;
 use orphan::{of_kernel, of_record};
 pub use snapshot::SnapshotTarget;
 pub(super) use table::Served;
-use table::Table;
+use table::{NotRemoved, Table};
 
 use super::{
     api::types::{AddDevice, DeviceInfo, DeviceState, FeatureList},
@@ -169,9 +169,21 @@ impl Daemon {
     ) -> Result<Detached, Failure> {
         let id = served.info.id;
         let detached = served.detach(limit, patience).await;
-        if matches!(&detached, Err(failure) if failure.class() == FailureClass::Conflict) {
-            return detached;
-        }
+        let detached = match detached {
+            Err(NotRemoved { failure, is_unsaved: true }) => {
+                // It stays in the table, for whoever removes it again.
+                tracing::error!(
+                    id,
+                    error = failure.full_text(),
+                    "a removed device has writes that are not durable"
+                );
+                return Err(failure);
+            }
+            Err(NotRemoved { failure, .. }) if failure.class() == FailureClass::Conflict => {
+                return Err(failure);
+            }
+            detached => detached.map_err(Failure::from),
+        };
         self.retired.absorb(&served.device);
         let _changing = self.changing.lock().await;
         match &detached {

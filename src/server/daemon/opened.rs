@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::Served;
+use super::{Served, table::Presence};
 use crate::{
     frontend::AttachRequest,
     reactor::ReactorHandle,
@@ -100,7 +100,7 @@ impl OpenedDevice {
             device,
             opener,
             snapshotting,
-            attachment: Mutex::new(Some(attachment)),
+            presence: Mutex::new(Presence::Attached(attachment)),
         })
     }
 }

@@ -32,7 +32,7 @@ async fn resize(served: &Arc<Served>, size_bytes: u64, limit: Duration) -> Resul
         let text = format!("device {id} has no writable layer");
         return Err(Failure::new(FailureClass::Conflict, text));
     };
-    let _turn = served.snapshotting.lock().await;
+    let _turn = served.turn().await?;
     served.ask(move |attachment| attachment.check_resize(size_bytes)).await?;
     let resizing = Arc::clone(overlay);
     let resized =

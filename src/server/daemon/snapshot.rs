@@ -10,6 +10,8 @@ use std::{
     time::Instant,
 };
 
+use tokio::sync::MutexGuard;
+
 use super::{Daemon, Served, blocking, detached};
 use crate::{
     offline::{self, CreateOptions, Upper},
@@ -44,17 +46,25 @@ impl Daemon {
         target: SnapshotTarget,
     ) -> Result<SnapshotTaken, Failure> {
         let served = self.table.live(id)?;
-        detached(async move { snapshot(&served, target).await }).await
+        detached(async move {
+            let turn = served.turn().await?;
+            snapshot(&served, target, &turn).await
+        })
+        .await
     }
 }
 
-pub(super) async fn snapshot(served: &Served, target: SnapshotTarget) -> Result<SnapshotTaken, Failure> {
+/// Makes a snapshot, for somebody who has the turn.
+pub(super) async fn snapshot(
+    served: &Served,
+    target: SnapshotTarget,
+    _turn: &MutexGuard<'_, ()>,
+) -> Result<SnapshotTaken, Failure> {
     let (Shown::Overlay(overlay), ImageSpec::Config(config)) = (served.device.shown(), &served.request.image)
     else {
         let text = format!("device {} has no writable layer", served.info.id);
         return Err(Failure::new(FailureClass::Conflict, text));
     };
-    let _turn = served.snapshotting.lock().await;
     let Some(top) = served.device.links().pop() else {
         return Err(Failure::new(FailureClass::Internal, "a device without a layer"));
     };

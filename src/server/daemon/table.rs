@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    block::{BlockError, ErrorKind},
     frontend::{Attachment, Detached, FrontendError},
     image::{ReadMetrics, SourceClass},
     reactor::ReactorHandle,
@@ -31,10 +32,29 @@ pub(in crate::server) struct Served {
     pub(in crate::server) device: Arc<Device>,
     /// Where what it was left with is made durable.
     pub(in crate::server) opener: ReactorHandle,
-    /// Held by whoever makes a snapshot or another size: one at a time.
+    /// Held by whoever makes a snapshot or another size, and to make the last writes durable: one at a time.
     pub(in crate::server) snapshotting: tokio::sync::Mutex<()>,
-    /// Taken by whoever removes the device.
-    pub(in crate::server) attachment: Mutex<Option<Box<dyn Attachment>>>,
+    /// What of it is left.
+    pub(in crate::server) presence: Mutex<Presence>,
+}
+
+/// What is left of a device.
+pub(in crate::server) enum Presence {
+    /// All of it: this is what the frontend has.
+    Attached(Box<dyn Attachment>),
+    /// Somebody removes it, or has.
+    Leaving,
+    /// Writes that are not durable yet. The frontend has let go of the device as it says here, or has failed to.
+    Unsaved(Option<Detached>),
+}
+
+/// A removal that has failed.
+#[derive(Debug)]
+pub(in crate::server) struct NotRemoved {
+    /// Why.
+    pub(in crate::server) failure: Failure,
+    /// Whether another removal may save what was written last.
+    pub(in crate::server) is_unsaved: bool,
 }
 
 impl Served {
@@ -53,52 +73,117 @@ impl Served {
     ) -> Result<T, Failure> {
         let served = Arc::clone(self);
         device_work(move || {
-            let attachment = served.attachment.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(attachment) = attachment.as_deref() else {
-                let text = format!("device {} is being removed", served.info.id);
-                return Err(Failure::new(FailureClass::Conflict, text));
-            };
-            asked(attachment).map_err(|error| failure_of_frontend("the frontend refuses", error))
+            let presence = served.presence();
+            let Presence::Attached(attachment) = &*presence else { return Err(served.is_leaving()) };
+            asked(attachment.as_ref()).map_err(|error| failure_of_frontend("the frontend refuses", error))
         })
         .await
     }
 
-    /// Removes the device; the first call does. Programs that have it open get `patience` to close it, for the sake of its
-    /// number. What was written to it is durable then.
+    /// The turn to change which layers the device has.
     ///
     /// # Errors
-    /// When it cannot be removed within `limit`, or what was written not be made durable.
+    /// [`FailureClass::Conflict`] where it is being removed.
+    pub(super) async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Failure> {
+        let turn = self.snapshotting.lock().await;
+        match &*self.presence() {
+            Presence::Attached(_) => Ok(turn),
+            Presence::Leaving | Presence::Unsaved(_) => Err(self.is_leaving()),
+        }
+    }
+
+    /// Removes the device; the first call does. Programs that have it open get `patience` to close it, for the sake of its
+    /// number. What was written to it is durable then, and a snapshot that had begun has ended. Where writes could not be
+    /// saved, the next call tries again.
+    ///
+    /// # Errors
+    /// When it cannot be removed within `limit`, or what was written not be made durable within as much again.
     pub(in crate::server) async fn detach(
         self: &Arc<Self>,
         limit: Duration,
         patience: Duration,
-    ) -> Result<Detached, Failure> {
+    ) -> Result<Detached, NotRemoved> {
         let removing = Arc::clone(self);
-        let detached = device_work(move || removing.remove(limit, patience)).await?;
-        self.device.make_durable(&self.opener).await?;
-        Ok(detached)
+        let detached = device_work(move || removing.remove(limit, patience)).await;
+        if matches!(&detached, Err(failure) if failure.class() == FailureClass::Conflict) {
+            return Ok(detached?);
+        }
+        // Also where the frontend has failed: nobody else will flush them.
+        let Err(error) = self.save(limit).await else { return Ok(detached?) };
+        // After a failed sync there is nothing left to be saved.
+        let is_unsaved = matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::TimedOut);
+        if is_unsaved {
+            *self.presence() = Presence::Unsaved(detached.as_ref().ok().copied());
+        }
+        let id = self.info.id;
+        let lost = match is_unsaved {
+            true => {
+                format!("the last writes to device {id} are not durable yet: remove it again to try again")
+            }
+            false => format!("the last writes to device {id} may not be durable"),
+        };
+        let text =
+            detached.map_or_else(|failure| format!("{}; {lost}", failure.full_text()), |_| lost.clone());
+        let class = match error.kind() {
+            ErrorKind::TimedOut => FailureClass::TimedOut,
+            _ => FailureClass::Internal,
+        };
+        Err(NotRemoved { failure: Failure::with_source(class, text, error), is_unsaved })
+    }
+
+    /// Makes durable what was written, after a snapshot that is under way: whoever makes the device again finds it done.
+    async fn save(&self, limit: Duration) -> Result<(), BlockError> {
+        let saving = async {
+            let _turn = self.snapshotting.lock().await;
+            self.device.make_durable(&self.opener).await
+        };
+        let late = || Err(BlockError::new(ErrorKind::TimedOut, "a flush takes too long"));
+        tokio::time::timeout(limit, saving).await.unwrap_or_else(|_| late())
     }
 
     fn remove(&self, limit: Duration, patience: Duration) -> Result<Detached, Failure> {
-        let taken = self.attachment.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(attachment) = taken else {
-            let text = format!("device {} is being removed already", self.info.id);
-            return Err(Failure::new(FailureClass::Conflict, text));
+        let found = std::mem::replace(&mut *self.presence(), Presence::Leaving);
+        let failed = "cannot remove the device";
+        let detached = match found {
+            Presence::Attached(attachment) => attachment
+                .detach_within(limit, patience)
+                .map_err(|error| failure_of_frontend(failed, error))?,
+            Presence::Unsaved(detached) => {
+                return detached.ok_or_else(|| Failure::new(FailureClass::Internal, failed));
+            }
+            Presence::Leaving => return Err(self.is_leaving()),
         };
-        let detached = attachment
-            .detach_within(limit, patience)
-            .map_err(|error| failure_of_frontend("cannot remove the device", error))?;
         if detached == Detached::HeldOpen {
             tracing::warn!(id = self.info.id, "the kernel keeps the number until somebody closes the node");
         }
         Ok(detached)
     }
 
+    fn presence(&self) -> MutexGuard<'_, Presence> {
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_leaving(&self) -> Failure {
+        Failure::new(FailureClass::Conflict, format!("device {} is being removed", self.info.id))
+    }
+
     /// Whether another program has deleted the device.
     fn has_ended(&self) -> bool {
         // Whoever asks the frontend for something is told by it.
-        let Ok(attachment) = self.attachment.try_lock() else { return false };
-        attachment.as_ref().is_some_and(|attachment| attachment.has_ended())
+        let Ok(presence) = self.presence.try_lock() else { return false };
+        matches!(&*presence, Presence::Attached(attachment) if attachment.has_ended())
+    }
+}
+
+impl From<Failure> for NotRemoved {
+    fn from(failure: Failure) -> Self {
+        Self { failure, is_unsaved: false }
+    }
+}
+
+impl From<NotRemoved> for Failure {
+    fn from(error: NotRemoved) -> Self {
+        error.failure
     }
 }
 
@@ -160,7 +245,15 @@ impl Table {
     pub(super) fn insert(&self, served: &Arc<Served>) -> Result<(), Failure> {
         let mut places = self.lock();
         places.check_open()?;
-        places.by_id.insert(served.info.id, Place::Live(Arc::clone(served)));
+        let id = served.info.id;
+        if let Some(Place::Detaching(former)) = places.by_id.insert(id, Place::Live(Arc::clone(served)))
+            && matches!(&*former.presence(), Presence::Unsaved(_))
+        {
+            tracing::error!(
+                id,
+                "another device has this number now: the last writes to the former one are lost"
+            );
+        }
         Ok(())
     }
 

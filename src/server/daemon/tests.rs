@@ -1,12 +1,14 @@
 //! Devices come, are listed and go, with a frontend that needs no driver.
 
+mod writable;
+
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
 
-use super::*;
+use super::{table::Presence, *};
 use crate::{
     frontend::{AttachRequest, Attachment, Detached, FrontendError, NullFrontend, Stage},
     reactor::ReactorHandle,

@@ -1,0 +1,176 @@
+//! Devices that are written to: what a removal makes durable, and how it meets snapshots and forks.
+
+use super::*;
+use crate::{
+    block::{BlockDevice, BlockQueue},
+    offline::{self, CreateOptions, Upper},
+    server::{api::types::ForkDevice, daemon::snapshot::snapshot},
+};
+
+/// What makes a device of an empty writable layer in `dir`.
+fn writable(dir: &Path) -> AddDevice {
+    let upper = Upper { data: dir.join("upper.data"), index: Some(dir.join("upper.index")) };
+    let options = CreateOptions {
+        sparse: false,
+        virtual_size_bytes: 1 << 20,
+        uuid: None,
+        parent_uuid: None,
+        ext4: false,
+        overwrite: false,
+    };
+    offline::create(&upper, &options).unwrap();
+    let config = dir.join("config.v1.json");
+    let text = serde_json::json!({"upper": {"data": upper.data, "index": upper.index}}).to_string();
+    std::fs::write(&config, text).unwrap();
+    AddDevice { image: ImageSpec::Config(config), ..request(None) }
+}
+
+/// The only device of `daemon`.
+fn only(daemon: &Daemon) -> Arc<Served> {
+    daemon.table.served().pop().unwrap()
+}
+
+/// Writes a sector, and does not flush.
+async fn write(served: &Served, sector: u64) {
+    let Shown::Overlay(overlay) = served.device.shown().clone() else { panic!("it takes no writes") };
+    let writing = served.opener.call(move |reactor| async move {
+        overlay.open_queue(&reactor).unwrap().write(sector * 512, &[7; 512]).await.unwrap();
+    });
+    writing.await.unwrap();
+}
+
+fn top_of(served: &Served) -> PathBuf {
+    served.device.links().pop().unwrap().name.into()
+}
+
+fn configuration(dir: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(dir.join("config.v1.json")).unwrap()).unwrap()
+}
+
+/// Begins to remove the device, and returns when the frontend has let go of it.
+async fn begin_removal(
+    daemon: &Arc<Daemon>,
+    served: &Arc<Served>,
+) -> task::JoinHandle<Result<DeviceInfo, Failure>> {
+    let (removing, id) = (Arc::clone(daemon), served.info.id);
+    let removal = task::spawn(async move { removing.remove(id, true).await });
+    while matches!(&*served.presence.lock().unwrap(), Presence::Attached(_)) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    removal
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_made_while_its_layer_is_sealed_writes_to_the_next_one() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::new(), Vec::new());
+    let image = writable(dir.path());
+    daemon.add(image.clone()).await.unwrap();
+    let served = only(&daemon);
+    write(&served, 1).await;
+    daemon.remove(0, true).await.unwrap();
+    // A snapshot that has outlived the removal has the layer open.
+    let adding = Arc::clone(&daemon);
+    let adding = task::spawn(async move { adding.add(image).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let next = dir.path().join("next");
+    std::fs::create_dir(&next).unwrap();
+    let turn = served.snapshotting.lock().await;
+    snapshot(&served, SnapshotTarget::Folder(next.clone()), &turn).await.unwrap();
+    drop(turn);
+    drop(served);
+    adding.await.unwrap().unwrap();
+    assert_eq!(top_of(&only(&daemon)), next.join("upper.data"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_waits_for_the_snapshot_that_has_begun_and_refuses_the_next() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::new(), Vec::new());
+    daemon.add(writable(dir.path())).await.unwrap();
+    let served = only(&daemon);
+    let turn = served.snapshotting.lock().await;
+    let (snapping, to) = (Arc::clone(&daemon), dir.path().to_owned());
+    let next = task::spawn(async move { snapping.snapshot(0, SnapshotTarget::Folder(to)).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let removal = begin_removal(&daemon, &served).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!removal.is_finished(), "it does not wait");
+    drop(turn);
+    removal.await.unwrap().unwrap();
+    assert_eq!(next.await.unwrap().unwrap_err().class(), FailureClass::Conflict);
+    assert!(configuration(dir.path())["lowers"].is_null(), "nothing was sealed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_a_layer_that_the_configuration_does_not_name_is_refused() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::new(), Vec::new());
+    daemon.add(writable(dir.path())).await.unwrap();
+    let other = dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    writable(&other);
+    let text = configuration(&other).to_string();
+    std::fs::write(dir.path().join("config.v1.json"), &text).unwrap();
+    let next = dir.path().join("next");
+    std::fs::create_dir(&next).unwrap();
+    let refused = daemon.snapshot(0, SnapshotTarget::Folder(next.clone())).await.unwrap_err();
+    assert!(refused.full_text().contains("its upper is not"), "{}", refused.full_text());
+    assert_eq!(configuration(dir.path()).to_string(), text);
+    assert!(!next.join("upper.data").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn last_writes_that_are_not_durable_in_time_are_saved_by_the_next_removal() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::new(), Vec::new());
+    let image = writable(dir.path());
+    daemon.add(image.clone()).await.unwrap();
+    let served = only(&daemon);
+    write(&served, 1).await;
+    let hung = served.snapshotting.lock().await;
+    let leaving = daemon.table.begin_removal(0).unwrap().unwrap();
+    let late = daemon.detach(leaving, Duration::from_millis(50), Duration::ZERO).await.unwrap_err();
+    assert_eq!(late.class(), FailureClass::TimedOut);
+    assert_eq!(states(&daemon).await, [(0, DeviceState::Detaching)]);
+    let busy = daemon.add(image.clone()).await.unwrap_err();
+    assert_eq!(busy.class(), FailureClass::Conflict, "nobody else has the layer: {}", busy.full_text());
+    drop(hung);
+    drop(served);
+    daemon.remove(0, true).await.unwrap();
+    assert!(states(&daemon).await.is_empty());
+    assert!(std::fs::metadata(dir.path().join("upper.index")).unwrap().len() > 4096, "its entry is there");
+    daemon.add(image).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_the_frontend_fails_saves_the_last_writes() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::failing(Stage::Detach), Vec::new());
+    daemon.add(writable(dir.path())).await.unwrap();
+    write(&only(&daemon), 1).await;
+    daemon.remove(0, true).await.unwrap_err();
+    assert!(std::fs::metadata(dir.path().join("upper.index")).unwrap().len() > 4096, "its entry is there");
+    assert_eq!(states(&daemon).await, [(0, DeviceState::Orphan)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forks_that_are_made_at_once_share_one_layer() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::new(), Vec::new());
+    daemon.add(writable(dir.path())).await.unwrap();
+    write(&only(&daemon), 1).await;
+    let forks = (0..8).map(|number| {
+        let wanted = ForkDevice { name: format!("fork-{number}"), to: None, id: None };
+        daemon.fork(0, wanted)
+    });
+    for forked in futures_util::future::join_all(forks).await {
+        forked.unwrap();
+    }
+    assert_eq!(
+        configuration(dir.path())["lowers"].as_array().unwrap().len(),
+        1,
+        "only the first had to seal"
+    );
+    daemon.drain(Duration::from_secs(10)).await.unwrap();
+}
