@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::Write,
     num::NonZeroUsize,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -332,7 +333,7 @@ fn a_pair_is_sealed_as_upstream_seals_it_and_only_once() {
     fs::write(&data, &upstreams[..data_end]).unwrap();
     let header = index_header(&Header::decode(&upstreams, 0).unwrap()).encode();
     fs::write(&index, [&header, &upstreams[data_end..index_end]].concat()).unwrap();
-    let done = seal(&data, Some(&index)).unwrap();
+    let done = seal(&data, Some(&index), false).unwrap();
     let sealed = bytes(&data);
     // What upstream pads the index with is undefined.
     let trailer_start = upstreams.len() - 4096;
