@@ -168,6 +168,7 @@ fn random_work_in(folder: &Path, seed: u64) {
         }
         // What the file system keeps is all that upstream's reader looks at, and our own offline tools.
         let options = PackOptions {
+            allow_torn: false,
             packing: Packing::AsUpstream,
             compression: None,
             tar: false,
