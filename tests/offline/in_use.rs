@@ -61,7 +61,7 @@ fn readers(upper: &Upper) -> [(&'static str, Outcome); 3] {
 fn writers(upper: &Upper, sparse: bool) -> [(&'static str, Outcome); 3] {
     [
         ("resize", resize(upper, 2 << 20, false).map(drop)),
-        ("seal", seal(&upper.data, upper.index.as_deref()).map(drop)),
+        ("seal", seal(&upper.data, upper.index.as_deref(), false).map(drop)),
         ("create", create(upper, &CreateOptions { sparse, ..OPTIONS }).map(drop)),
     ]
 }
@@ -118,7 +118,7 @@ fn a_layer_that_was_sealed_is_committed_while_its_device_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let upper = pair(dir.path());
     create(&upper, &OPTIONS).unwrap();
-    seal(&upper.data, upper.index.as_deref()).unwrap();
+    seal(&upper.data, upper.index.as_deref(), false).unwrap();
     // As a device that has had it sealed by a snapshot has it.
     let device = LayerFile::open(&upper.data).unwrap();
     device.lock().unwrap();
