@@ -150,6 +150,7 @@ fn check(stack: &Stack, what: &str) -> Vec<u8> {
     let out = tempfile::tempdir().unwrap();
     let out = out.path().join("out");
     let options = PackOptions {
+        allow_torn: false,
         packing: Packing::AsUpstream,
         compression: None,
         tar: false,
