@@ -153,6 +153,11 @@ pub fn registry_location(input: &[u8]) {
     }
     if let Ok(repository) = Repository::from_blob_url(text) {
         assert!(!repository.name().is_empty() && !repository.name().contains(".."));
+        // What a configuration is written with is read as the same.
+        assert_eq!(Repository::from_blob_url(&repository.blobs_url()).as_ref(), Ok(&repository));
+    }
+    if let Ok(repository) = Repository::from_upload_url(text) {
+        assert_eq!(Repository::from_blob_url(&repository.blobs_url()), Ok(repository));
     }
 }
 
