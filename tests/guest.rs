@@ -41,6 +41,8 @@ mod resize;
 mod smoke;
 #[path = "guest/snapshot.rs"]
 mod snapshot;
+#[path = "guest/sparse.rs"]
+mod sparse;
 mod support;
 #[path = "guest/tree.rs"]
 mod tree;

@@ -159,7 +159,8 @@ impl Device {
             let mut written = overlay.links();
             let top = written.pop();
             let sealed = written.into_iter().map(|link| (link, "sealed"));
-            let all = sealed.chain(top.map(|link| (link, "writable")));
+            let kind = if overlay.is_sparse() { "writable, sparse" } else { "writable" };
+            let all = sealed.chain(top.map(|link| (link, kind)));
             layers.extend(all.map(|(link, description)| LayerInfo {
                 size_bytes: stored_bytes(Path::new(&link.name)),
                 name: link.name,

@@ -21,7 +21,8 @@ pub(crate) struct CreateArgs {
     /// Size of the device: bytes, or a number with KiB, MiB, GiB or TiB; 0 is the size of the layer below
     #[arg(long, value_parser = parse_size)]
     size: u64,
-    /// Make one sparse file instead of a log: overwriting costs no room, but upstream forgets discards when it opens it again
+    /// Make one sparse file instead of a log: overwriting costs no room, but a crash keeps no order among writes that were not
+    /// flushed, and upstream's daemon forgets its own discards when it opens the file again
     #[arg(long)]
     sparse: bool,
     /// Put an empty ext4 on it, which needs mke2fs
