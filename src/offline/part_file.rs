@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions},
+    io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -13,6 +14,9 @@ use rustix::{
 };
 
 use super::{OfflineError, content::Hold};
+
+/// Random names that are tried; that even two are taken does not happen.
+const NAME_TRIES: u32 = 16;
 
 /// The file in the making, beside its later place and hidden. Dropping it removes it.
 #[derive(Debug)]
@@ -31,20 +35,21 @@ impl PartFile {
     /// # Errors
     /// Where something is there that may not be replaced, or the file cannot be made.
     pub fn create(path: &Path, overwrite: bool) -> Result<Self, OfflineError> {
-        let replaced = match fs::symlink_metadata(path) {
+        let found = match fs::symlink_metadata(path) {
             Ok(_) if !overwrite => return Err(OfflineError::Exists(path.to_owned())),
             Ok(found) if !found.is_file() => return Err(OfflineError::NotReplaceable(path.to_owned())),
-            // One that cannot be read is no device's here.
-            Ok(_) => File::open(path).ok(),
-            Err(_) => None,
+            found => found.ok(),
         };
+        // One that cannot be read is no device's here.
+        let replaced = found.as_ref().and_then(|_| File::open(path).ok());
         replaced.iter().try_for_each(|file| Hold::Shared.take(file, path))?;
-        let mut name = OsString::from(".");
-        name.push(path.file_name().ok_or_else(|| OfflineError::Nameless(path.to_owned()))?);
-        name.push(format!(".{}.part", std::process::id()));
-        let hidden = path.with_file_name(name);
-        let opened = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&hidden);
-        let file = opened.map_err(OfflineError::io(path, "make it"))?;
+        let (file, hidden) = hidden_beside(path, |hidden| {
+            OpenOptions::new().write(true).create_new(true).mode(0o644).open(hidden)
+        })?;
+        if let Some(found) = found {
+            // What only its owner could read stays so.
+            file.set_permissions(found.permissions()).map_err(OfflineError::io(path, "make it"))?;
+        }
         Ok(Self { file, path: path.to_owned(), hidden: Some(hidden), overwrite, _replaced: replaced })
     }
 
@@ -83,6 +88,26 @@ impl PartFile {
         File::open(parent.unwrap_or(Path::new(".")))
             .and_then(|dir| dir.sync_all())
             .map_err(failed("make its name durable"))
+    }
+}
+
+/// Has something made under a hidden name beside `path`, which nothing has yet: not even what an earlier run has left that was
+/// killed, and had the same number of a process as this one.
+pub(super) fn hidden_beside<T>(
+    path: &Path,
+    make: impl Fn(&Path) -> io::Result<T>,
+) -> Result<(T, PathBuf), OfflineError> {
+    let name = path.file_name().ok_or_else(|| OfflineError::Nameless(path.to_owned()))?;
+    let mut tries = 0..NAME_TRIES;
+    loop {
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{:08x}.part", fastrand::u32(..)));
+        let hidden = path.with_file_name(hidden);
+        match make(&hidden) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries.next().is_some() => {}
+            made => return made.map(|it| (it, hidden)).map_err(OfflineError::io(path, "make it")),
+        }
     }
 }
 

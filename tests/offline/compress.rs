@@ -133,6 +133,20 @@ fn what_is_there_is_replaced_only_on_request_and_as_a_whole() {
 }
 
 #[test]
+fn a_part_that_a_killed_tool_has_left_is_in_nobodys_way_and_what_is_private_stays_so() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, path) = file_of(&sample());
+    let output = dir.path().join("out");
+    let options = options(Algorithm::Lz4, 4096, false, 2);
+    // As one of the same number would have called it.
+    fs::write(dir.path().join(format!(".out.{}.part", std::process::id())), "left").unwrap();
+    compress(&path, &output, &options, &quiet()).unwrap();
+    fs::set_permissions(&output, fs::Permissions::from_mode(0o600)).unwrap();
+    compress(&path, &output, &CompressOptions { overwrite: true, ..options }, &quiet()).unwrap();
+    assert_eq!(fs::metadata(&output).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
 fn whatever_goes_wrong_leaves_nothing_and_names_file_and_rule() {
     let noise: Vec<u8> = {
         let mut random = fastrand::Rng::with_seed(9);
