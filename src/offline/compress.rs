@@ -62,6 +62,7 @@ pub fn compress<P: Fn(u64, u64)>(
     let offsets = (0..total_bytes.div_ceil(CHUNK)).map(|number| number.saturating_mul(CHUNK));
     let told = |done_bytes| watch.tell(done_bytes, total_bytes);
     let header = write_zfile(&mut to, input, options.format, fills, offsets, told)?;
+    watch.go_on()?;
     Ok(Compressed { content_bytes: total_bytes, output_bytes: to.finish(&header)? })
 }
 
@@ -79,6 +80,7 @@ pub fn compress_stream<P: Fn(u64, u64)>(
 ) -> Result<Compressed, OfflineError> {
     let mut to = Output::create(output, options.tar, options.overwrite)?;
     let mut failure = None;
+    // Nothing is read after the end, which of a terminal would not be the last one, nor after a failure.
     let chunks = std::iter::from_fn(|| {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
         match input.by_ref().take(CHUNK).read_to_end(&mut chunk) {
@@ -89,7 +91,8 @@ pub fn compress_stream<P: Fn(u64, u64)>(
                 None
             }
         }
-    });
+    })
+    .fuse();
     let fills = workers(options.threads, || {
         Ok(|read: Vec<u8>, chunk: &mut Vec<u8>| {
             *chunk = read;
@@ -101,6 +104,7 @@ pub fn compress_stream<P: Fn(u64, u64)>(
         content_bytes = done_bytes;
         watch.tell(done_bytes, done_bytes)
     })?;
+    watch.go_on()?;
     match failure {
         Some(error) => Err(OfflineError::io(name, "read it")(error)),
         None => Ok(Compressed { content_bytes, output_bytes: to.finish(&[])? }),

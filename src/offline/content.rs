@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::OfflineError;
+use super::{OfflineError, patient::open_at_once};
 use crate::{
     block::ByteRange,
     format::{
@@ -64,8 +64,12 @@ impl Hold {
 impl Content {
     /// Opens the layer file at `path` and checks all that stands around its blocks.
     pub(super) fn open(path: &Path) -> Result<Self, OfflineError> {
-        let file = File::open(path).map_err(OfflineError::io(path, "open it"))?;
-        let size = file.metadata().map_err(OfflineError::io(path, "open it"))?.size();
+        let file = open_at_once(path).map_err(OfflineError::io(path, "open it"))?;
+        let found = file.metadata().map_err(OfflineError::io(path, "open it"))?;
+        if !found.is_file() {
+            return Err(OfflineError::NotRegular(path.to_owned()));
+        }
+        let size = found.size();
         let whole = Self {
             path: Arc::new(path.to_owned()),
             file: Arc::new(file),

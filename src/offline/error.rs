@@ -34,6 +34,9 @@ pub enum OfflineError {
     /// Only a regular file may be replaced.
     #[error("{0}: not a regular file, which alone can be replaced")]
     NotReplaceable(PathBuf),
+    /// What is read in any order must be a regular file.
+    #[error("{0}: not a regular file")]
+    NotRegular(PathBuf),
     /// The output's path ends in no name.
     #[error("{0}: not the name of a file")]
     Nameless(PathBuf),

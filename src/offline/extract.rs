@@ -86,6 +86,7 @@ fn save<P: Fn(u64, u64)>(
     let written = OfflineError::io(output, "write it");
     let mut to = part.file();
     decode(content, options.threads, watch, |chunk| to.write_all(chunk).map_err(&written))?;
+    watch.go_on()?;
     part.finish()?;
     Ok(Extracted { output_bytes: total_bytes })
 }

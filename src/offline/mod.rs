@@ -16,6 +16,7 @@ mod merge;
 mod output;
 mod pack;
 mod part_file;
+mod patient;
 mod pipeline;
 mod place;
 mod resize;
@@ -37,6 +38,7 @@ pub use extract::{ExtractOptions, Extracted, extract, extract_zfile, verify_zfil
 pub use merge::merge;
 pub use pack::PackOptions;
 pub use part_file::PartFile;
+pub use patient::Patient;
 pub use resize::{Resized, resize};
 pub use seal::{SealedLayer, seal};
 pub use source::{Stack, Upper};
@@ -52,11 +54,14 @@ pub struct Watch<P> {
 
 impl<P: Fn(u64, u64)> Watch<P> {
     fn tell(&self, done_bytes: u64, total_bytes: u64) -> Result<(), OfflineError> {
-        if self.cancelled.load(Ordering::Relaxed) {
-            return Err(OfflineError::Cancelled);
-        }
+        self.go_on()?;
         (self.progress)(done_bytes, total_bytes);
         Ok(())
+    }
+
+    /// Ends a tool that is to end. Asked once more before an output gets its name.
+    fn go_on(&self) -> Result<(), OfflineError> {
+        if self.cancelled.load(Ordering::Relaxed) { Err(OfflineError::Cancelled) } else { Ok(()) }
     }
 }
 

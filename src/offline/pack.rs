@@ -85,6 +85,7 @@ pub(super) fn pack<P: Fn(u64, u64)>(
         let header = writing.join().map_err(|_| OfflineError::Thread)??;
         placed.map(|()| header)
     })?;
+    watch.go_on()?;
     output.finish(if options.final_header { &header } else { &[] })
 }
 

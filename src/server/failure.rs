@@ -154,6 +154,7 @@ impl From<OfflineError> for Failure {
             | OfflineError::NotReplaceable(_)
             | OfflineError::Sealed(_) => FailureClass::Conflict,
             OfflineError::Nameless(_)
+            | OfflineError::NotRegular(_)
             | OfflineError::IndexMissing(_)
             | OfflineError::DeviceSize(..)
             | OfflineError::Shrinks { .. }

@@ -13,7 +13,11 @@ use crate::{block_on, interrupt::Interrupt, progress::Progress};
 /// What a tool is followed with.
 pub(crate) type Follow = Watch<Box<dyn Fn(u64, u64) + Send + Sync>>;
 
-/// Does `work` on a thread of its own; an interruption ends it, and it has then made nothing.
+/// Exit status after a second interruption, as of a program that ends of SIGINT.
+const ENDED: i32 = 130;
+
+/// Does `work` on a thread of its own; an interruption ends it, and it has then made nothing. A second one does not wait for it, and
+/// may leave its part of a file.
 pub(crate) fn run<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce(&Follow) -> Result<T, OfflineError> + Send + 'static,
@@ -32,7 +36,11 @@ pub(crate) fn run<T: Send + 'static>(
             ended = &mut working => ended,
             () = interrupt.wait() => {
                 follow.cancelled.store(true, Ordering::Relaxed);
-                working.await
+                tokio::select! {
+                    ended = &mut working => ended,
+                    // The thread hangs in the kernel, and a return would wait for it.
+                    () = interrupt.wait() => std::process::exit(ENDED),
+                }
             }
         };
         let ended = ended

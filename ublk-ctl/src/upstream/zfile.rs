@@ -1,18 +1,21 @@
 //! `overlaybd-zfile`: any file as a ZFile, and back.
 
-use std::{fs::File, io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use clap::Parser;
 use stratabd::{
     offline::{
-        CompressOptions, ExtractOptions, OfflineError, compress_stream, default_threads, extract_zfile,
-        verify_zfile,
+        CompressOptions, Compressed, ExtractOptions, OfflineError, Patient, compress_stream, default_threads,
+        extract_zfile, verify_zfile,
     },
     server::failure::{Failure, FailureClass},
 };
 
 use super::{block_format, say};
-use crate::offline;
+use crate::offline::{self, Follow};
 
 /// Compresses a file to a ZFile, extracts one, or checks one
 #[derive(Debug, Parser)]
@@ -68,14 +71,25 @@ pub(super) fn run(tool: ZfileTool) -> Result<(), Failure> {
     let options = CompressOptions { format, tar: tool.tar, threads, overwrite: tool.force };
     say(&format!("compress file {} as {}", shown.display(), target.display()))?;
     offline::run("compressing", move |watch| match source {
-        Some(path) => {
-            let failed = |source| OfflineError::Io { path: path.clone(), action: "open it", source };
-            let file = File::open(&path).map_err(failed)?;
-            compress_stream(file, &path, &target, &options, watch)
+        Some(path) => stream(Patient::open(&path, &watch.cancelled), &path, &target, &options, watch),
+        None => {
+            let input = Patient::of(io::stdin(), &watch.cancelled);
+            stream(input, "standard input".as_ref(), &target, &options, watch)
         }
-        None => compress_stream(io::stdin().lock(), "standard input".as_ref(), &target, &options, watch),
     })?;
     say("compress file done.")
+}
+
+/// Compresses what `input` gives.
+fn stream(
+    input: io::Result<Patient<'_>>,
+    name: &Path,
+    target: &Path,
+    options: &CompressOptions,
+    watch: &Follow,
+) -> Result<Compressed, OfflineError> {
+    let failed = |source| OfflineError::Io { path: name.to_owned(), action: "open it", source };
+    compress_stream(input.map_err(failed)?, name, target, options, watch)
 }
 
 fn verify(source: PathBuf) -> Result<(), Failure> {
