@@ -1,10 +1,15 @@
 //! `layer create`: the files of a new writable layer.
 
-use std::{fs, io::Write, os::unix::fs::FileExt, path::Path};
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::FileExt,
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::{OfflineError, PartFile, Upper, ext4};
+use super::{OfflineError, PartFile, Upper, Watch, ext4, part_file::hidden_beside};
 use crate::{
     block::SECTOR_BYTES,
     format::{
@@ -40,8 +45,20 @@ pub struct Created {
 /// Makes the files of an empty layer.
 ///
 /// # Errors
-/// [`OfflineError`]; then neither file is there, but that one may have been replaced.
+/// As [`create_watched`].
 pub fn create(upper: &Upper, options: &CreateOptions) -> Result<Created, OfflineError> {
+    create_watched(upper, options, &Watch { progress: |_, _| {}, cancelled: false.into() })
+}
+
+/// Makes the files of an empty layer, unless `watch` ends it.
+///
+/// # Errors
+/// [`OfflineError`]; then neither file is there, or both that were to be replaced.
+pub fn create_watched<P: Fn(u64, u64)>(
+    upper: &Upper,
+    options: &CreateOptions,
+    watch: &Watch<P>,
+) -> Result<Created, OfflineError> {
     let size_bytes = options.virtual_size_bytes;
     let index = match (&upper.index, options.sparse) {
         (None, false) => return Err(OfflineError::IndexMissing(upper.data.clone())),
@@ -63,7 +80,7 @@ pub fn create(upper: &Upper, options: &CreateOptions) -> Result<Created, Offline
     let mut entries = Vec::new();
     if options.ext4 {
         let mut place = DATA_START_SECTOR;
-        ext4::each_run(&ext4::blank(size_bytes)?, |offset, run| {
+        ext4::each_run(&ext4::blank(size_bytes, &watch.cancelled)?, |offset, run| {
             if options.sparse {
                 return data.write_all_at(run, offset.saturating_add(SLOT_BYTES as u64)).map_err(&written);
             }
@@ -78,14 +95,35 @@ pub fn create(upper: &Upper, options: &CreateOptions) -> Result<Created, Offline
         let bytes = [&lsmt::index_header(&header).encode(), entries.as_flattened()].concat();
         part.file().write_all(&bytes).map_err(OfflineError::io(part.path(), "write it"))?;
     }
-    index_part.map_or(Ok(()), PartFile::finish)?;
-    data_part.finish().inspect_err(|_| {
-        if let Some(index) = index {
-            // An index file without a data file would only be in the way.
-            let _ = fs::remove_file(index);
-        }
-    })?;
+    watch.go_on()?;
+    finish(index_part, data_part)?;
     Ok(Created { uuid: uuid.to_string() })
+}
+
+/// Gives the files their names, or neither.
+fn finish(index_part: Option<PartFile>, data_part: PartFile) -> Result<(), OfflineError> {
+    let Some(index_part) = index_part else { return data_part.finish() };
+    let index = index_part.path().to_owned();
+    // What is to be replaced keeps a second name until both files have theirs.
+    let old = match hidden_beside(&index, |hidden| fs::hard_link(&index, hidden)) {
+        Err(OfflineError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+        made => Some(made?.1),
+    };
+    let index_named = index_part.finish();
+    let named = index_named.and_then(|()| {
+        data_part.finish().inspect_err(|_| {
+            // An index file without its data file would only be in the way. Where this fails too, the error says enough.
+            let _ = match &old {
+                Some(old) => fs::rename(old, &index),
+                None => fs::remove_file(&index),
+            };
+        })
+    });
+    if let Some(old) = &old {
+        // It is gone where it has its name again.
+        let _ = fs::remove_file(old);
+    }
+    named
 }
 
 /// Makes sure that a device can have this size.

@@ -2,9 +2,10 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read},
     os::{fd::AsRawFd, unix::fs::FileExt},
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use rustix::{
@@ -12,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::OfflineError;
+use super::{OfflineError, Patient};
 
 /// Bytes of a block of the file system, and of what is looked at for zeroes.
 const BLOCK: usize = 4096;
@@ -42,8 +43,8 @@ const MADE_AT: &str = "1";
 /// The blocks of an empty file system on a device of `size_bytes` that are not zero.
 ///
 /// # Errors
-/// [`OfflineError::Mkfs`].
-pub(super) fn blank(size_bytes: u64) -> Result<File, OfflineError> {
+/// [`OfflineError::Mkfs`], and [`OfflineError::Cancelled`] when `cancelled` is set.
+pub(super) fn blank(size_bytes: u64, cancelled: &AtomicBool) -> Result<File, OfflineError> {
     let failed = |error: io::Error| OfflineError::Mkfs(error.to_string());
     let memory = memfd_create("ext4", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
     let image = File::from(memory);
@@ -51,9 +52,23 @@ pub(super) fn blank(size_bytes: u64) -> Result<File, OfflineError> {
     let path = format!("/proc/{}/fd/{}", std::process::id(), image.as_raw_fd());
     let mut command = Command::new("mke2fs");
     command.args(MKE2FS).arg(path).env("E2FSPROGS_FAKE_TIME", MADE_AT).env("LC_ALL", "C");
-    let ended = command.stdin(Stdio::null()).output().map_err(failed)?;
-    if !ended.status.success() {
-        return Err(OfflineError::Mkfs(String::from_utf8_lossy(&ended.stderr).trim().to_owned()));
+    let pipes = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = pipes.spawn().map_err(failed)?;
+    let mut said = Vec::new();
+    // It says nothing until it ends.
+    let heard =
+        child.stderr.take().map_or(Ok(0), |stderr| Patient::of(stderr, cancelled)?.read_to_end(&mut said));
+    if heard.is_err() {
+        // One that has ended just now need not be.
+        let _ = child.kill();
+    }
+    let status = child.wait().map_err(failed)?;
+    if cancelled.load(Ordering::Relaxed) {
+        return Err(OfflineError::Cancelled);
+    }
+    heard.map_err(failed)?;
+    if !status.success() {
+        return Err(OfflineError::Mkfs(String::from_utf8_lossy(&said).trim().to_owned()));
     }
     Ok(image)
 }

@@ -31,7 +31,7 @@ use std::{
 
 pub use commit::{Committed, Naming, commit};
 pub use compress::{CompressOptions, Compressed, compress, compress_stream};
-pub use create::{CreateOptions, Created, create};
+pub use create::{CreateOptions, Created, create, create_watched};
 pub use diff::{Compared, Difference, diff};
 pub use error::OfflineError;
 pub use extract::{ExtractOptions, Extracted, extract, extract_zfile, verify_zfile};

@@ -4,9 +4,10 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    os::unix::fs::{FileExt, symlink},
+    os::unix::fs::{FileExt, PermissionsExt, symlink},
     path::PathBuf,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 #[path = "../../tests/support/fixtures.rs"]
@@ -200,6 +201,108 @@ fn overlaybd_zfile_makes_the_fixtures_and_takes_them_apart() {
     bench.well("zfile -tf text out");
     bench.well("zfile -x -t out back");
     assert!(bench.bytes("back") == bench.bytes("text"));
+}
+
+impl Bench {
+    /// Starts a command line that waits, interrupts it when there is a part of a file, and returns how it ended.
+    fn interrupted(&self, mut command: Command, signal: &str) -> std::process::ExitStatus {
+        let mut child = command.current_dir(self.0.path()).stdout(Stdio::null()).spawn().unwrap();
+        let part = || {
+            fs::read_dir(self.0.path())
+                .unwrap()
+                .any(|it| it.unwrap().path().extension() == Some("part".as_ref()))
+        };
+        wait_until(part);
+        let killed = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        let mut ended = None;
+        wait_until(|| {
+            ended = child.try_wait().unwrap();
+            ended.is_some()
+        });
+        assert!(!part(), "a part is left");
+        ended.unwrap()
+    }
+
+    /// A program that creates an ext4, in a folder of its own that is to be looked in first.
+    fn mke2fs(&self, script: &str) -> std::ffi::OsString {
+        let bin = self.path("bin");
+        fs::create_dir(&bin).unwrap();
+        fs::write(bin.join("mke2fs"), format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(bin.join("mke2fs"), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut path = bin.into_os_string();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap());
+        path
+    }
+}
+
+fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it does not end");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_tool_that_waits_for_its_input_or_for_mke2fs_can_be_interrupted() {
+    let bench = Bench::new(&[]);
+    for signal in ["-INT", "-TERM"] {
+        let mut idle = Command::new(bench.path("overlaybd-zfile"));
+        let (input, _writer) = std::io::pipe().unwrap();
+        idle.arg("out").stdin(input);
+        assert_eq!(bench.interrupted(idle, signal).code(), Some(255));
+    }
+    assert!(Command::new("mkfifo").arg(bench.path("fifo")).status().unwrap().success());
+    let mut idle = Command::new(bench.path("overlaybd-zfile"));
+    idle.args(["fifo", "out"]);
+    assert_eq!(bench.interrupted(idle, "-INT").code(), Some(255));
+    let refused = bench.run("commit --commit_sealed fifo out");
+    assert!(refused.code != 0, "a pipe is no layer");
+    let compress = Command::new(env!("CARGO_BIN_EXE_ublk-ctl"))
+        .args(["layer", "compress"])
+        .arg(bench.path("fifo"))
+        .arg("out")
+        .output();
+    assert!(String::from_utf8(compress.unwrap().stderr).unwrap().contains("not a regular file"));
+    let mut create = Command::new(bench.path("overlaybd-create"));
+    create.args(["--mkfs", "d", "i", "1"]).env("PATH", bench.mke2fs("exec sleep 100"));
+    assert_eq!(bench.interrupted(create, "-TERM").code(), Some(255));
+    assert!(!["out", "d", "i"].iter().any(|name| bench.path(name).exists()));
+}
+
+#[test]
+fn a_file_that_a_pipe_gives_is_compressed_until_the_pipe_ends() {
+    let bench = Bench::new(&[("zfile/text300000.lz4.4k", "t.z")]);
+    bench.well("zfile -x t.z text");
+    assert!(Command::new("mkfifo").arg(bench.path("fifo")).status().unwrap().success());
+    let mut child = Command::new(bench.path("overlaybd-zfile"))
+        .args(["fifo", "out"])
+        .current_dir(bench.0.path())
+        .spawn()
+        .unwrap();
+    fs::copy(bench.path("text"), bench.path("fifo")).unwrap();
+    assert!(child.wait().unwrap().success());
+    bench.holds("out", "zfile/text300000.lz4.4k");
+}
+
+#[test]
+fn an_index_file_is_not_replaced_where_its_data_file_cannot_be() {
+    let bench = Bench::new(&[]);
+    bench.well("create d i 1");
+    let before = bench.bytes("i");
+    // In the place of the old data file there is something that cannot be replaced when the new one is ready.
+    let mke2fs = bench.mke2fs("rm d && mkdir d && touch d/in-the-way");
+    let mut create = Command::new(env!("CARGO_BIN_EXE_ublk-ctl"));
+    create.args(["layer", "create", "--force", "--ext4", "--size", "1MiB", "d", "i"]).env("PATH", mke2fs);
+    let ended = create.current_dir(bench.0.path()).output().unwrap();
+    assert!(!ended.status.success());
+    assert!(bench.bytes("i") == before);
+    let hidden = |name: &str| name.starts_with('.');
+    let names =
+        fs::read_dir(bench.0.path()).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| hidden(name)).count(), 0);
 }
 
 #[test]

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use stratabd::{
     format::uuid::Uuid,
-    offline::{CreateOptions, Upper, create},
+    offline::{CreateOptions, Upper, create_watched},
     server::failure::Failure,
 };
 
 use super::layer_size::parse_size;
-use crate::output::Output;
+use crate::{offline, output::Output};
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
@@ -50,7 +50,8 @@ impl CreateArgs {
             ext4: self.ext4,
             overwrite: self.force,
         };
-        output.print(&create(&upper, &options)?, |made| {
+        let made = offline::run("creating", move |watch| create_watched(&upper, &options, watch))?;
+        output.print(&made, |made| {
             format!("{}: a writable layer with the UUID {}", self.data.display(), made.uuid)
         })
     }

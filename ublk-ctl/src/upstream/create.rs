@@ -7,11 +7,12 @@ use std::{
 
 use clap::Parser;
 use stratabd::{
-    offline::{CreateOptions, OfflineError, PartFile, Upper, create},
+    offline::{CreateOptions, OfflineError, PartFile, Upper, create_watched},
     server::failure::{Failure, FailureClass},
 };
 
 use super::{refuse, say, uuid};
+use crate::offline;
 
 /// Makes the files of a writable layer
 #[derive(Debug, Parser)]
@@ -61,7 +62,8 @@ pub(super) fn run(tool: CreateTool) -> Result<(), Failure> {
             ext4: tool.mkfs,
             overwrite: false,
         };
-        create(&Upper { data: tool.data_file, index: Some(tool.index_file) }, &options)?;
+        let upper = Upper { data: tool.data_file, index: Some(tool.index_file) };
+        offline::run("creating", move |watch| create_watched(&upper, &options, watch))?;
     }
     say("overlaybd-create has created files SUCCESSFULLY")
 }
