@@ -204,14 +204,14 @@ impl Source {
         let failed = |errno: Errno| OfflineError::io(content.path(), "find its holes")(errno.into());
         let mut segments = Vec::new();
         let mut at = SLOT_BYTES as u64;
-        let size = content.size_bytes().min(header.virtual_size_bytes.saturating_add(SLOT_BYTES as u64));
+        let size = content.size_bytes();
         while at < size {
             let start = match seek(content.file(), SeekFrom::Data(at)) {
                 Err(Errno::NXIO) => break,
                 found => found.map_err(failed)?,
             };
             let end = seek(content.file(), SeekFrom::Hole(start)).map_err(failed)?;
-            append(&mut segments, start.min(size) / SECTOR_BYTES, end.min(size) / SECTOR_BYTES);
+            append(&mut segments, start / SECTOR_BYTES, end.min(size) / SECTOR_BYTES);
             at = end.max(at.saturating_add(SECTOR_BYTES));
         }
         Ok(Self::alone(content, segments, identity(header), Kind::Sparse))
