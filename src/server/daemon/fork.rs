@@ -27,27 +27,36 @@ impl Daemon {
         let served = self.table.live(id)?;
         let daemon = Arc::clone(self);
         detached(async move {
-            let config = prepare(&daemon.service, &served, &wanted).await?;
-            let request =
-                AddDevice { image: ImageSpec::Config(config), id: wanted.id, ..served.request.clone() };
-            daemon.attach(request).await
+            let folder = folder_of(&served.request.image, &wanted)?;
+            make(folder.clone()).await?;
+            let making = async {
+                let config = prepare(&daemon.service, &served, folder.clone()).await?;
+                let request =
+                    AddDevice { image: ImageSpec::Config(config), id: wanted.id, ..served.request.clone() };
+                daemon.attach(request).await
+            };
+            let made = making.await;
+            if made.is_err() {
+                // Nothing is in it but what was made for this device.
+                blocking(move || Ok(fs::remove_dir_all(&folder))).await?.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "what was made for a fork that has failed is left behind");
+                });
+            }
+            made
         })
         .await
     }
 }
 
-/// Makes the folder of the fork, and in it its configuration and its writable layer; returns the path of the configuration.
-async fn prepare(service: &Service, served: &Served, wanted: &ForkDevice) -> Result<PathBuf, Failure> {
-    let folder = folder_of(&served.request.image, wanted)?;
+/// Makes the configuration of the fork and its writable layer in `folder`; returns the path of the configuration. What the first
+/// device writes from then on stays where that one's files are.
+async fn prepare(service: &Service, served: &Served, folder: PathBuf) -> Result<PathBuf, Failure> {
     // Until all is written down: a snapshot meanwhile would change which layers these are.
     let turn = served.turn().await?;
-    make(folder.clone()).await?;
     if let Shown::Overlay(overlay) = served.device.shown()
         && !overlay.is_empty()
     {
-        let origin = folder.join("origin");
-        make(origin.clone()).await?;
-        snapshot(served, SnapshotTarget::Folder(origin), &turn).await?;
+        snapshot(served, SnapshotTarget::Beside, &turn).await?;
     }
     let mut links = served.device.links();
     if let Shown::Overlay(_) = served.device.shown() {

@@ -30,6 +30,8 @@ use crate::{
 pub enum SnapshotTarget {
     /// To be made in this folder.
     Folder(PathBuf),
+    /// To be made beside the one that is sealed, under another name.
+    Beside,
     /// Made already, and named by this configuration, which is to take the place of the device's.
     Config(PathBuf),
 }
@@ -93,19 +95,24 @@ fn prepare(
     target: &SnapshotTarget,
     made: &CreateOptions,
 ) -> Result<NextConfig, Failure> {
-    match target {
-        SnapshotTarget::Config(path) => NextConfig::given(config, path, sealed),
+    let upper = match target {
+        SnapshotTarget::Config(path) => return NextConfig::given(config, path, sealed),
         SnapshotTarget::Folder(folder) => {
             fs::create_dir_all(folder).map_err(|source| {
                 let text = format!("{}: cannot make it", folder.display());
                 Failure::with_source(FailureClass::Internal, text, source)
             })?;
-            let upper = UpperFiles { data: folder.join("upper.data"), index: folder.join("upper.index") };
-            let next = NextConfig::over(config, sealed, upper.clone())?;
-            offline::create(&Upper { data: upper.data, index: Some(upper.index) }, made)?;
-            Ok(next.removing_files())
+            UpperFiles { data: folder.join("upper.data"), index: folder.join("upper.index") }
         }
-    }
+        SnapshotTarget::Beside => {
+            let tag = fastrand::u32(..);
+            let name = |kind| sealed.with_file_name(format!("upper-{tag:08x}.{kind}"));
+            UpperFiles { data: name("data"), index: name("index") }
+        }
+    };
+    let next = NextConfig::over(config, sealed, upper.clone())?;
+    offline::create(&Upper { data: upper.data, index: Some(upper.index) }, made)?;
+    Ok(next.removing_files())
 }
 
 async fn switch(

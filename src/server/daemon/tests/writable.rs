@@ -174,3 +174,37 @@ async fn forks_that_are_made_at_once_share_one_layer() {
     );
     daemon.drain(Duration::from_secs(10)).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_after_a_fork_does_not_lie_in_the_folder_of_the_fork() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::new(), Vec::new());
+    let image = writable(dir.path());
+    daemon.add(image.clone()).await.unwrap();
+    let first = only(&daemon);
+    let forks = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        write(&first, 1).await;
+        let wanted = ForkDevice { name: name.to_owned(), to: Some(forks.path().to_owned()), id: None };
+        let forked = daemon.fork(0, wanted).await.unwrap();
+        daemon.remove(forked.id, true).await.unwrap();
+    }
+    assert_eq!(top_of(&first).parent(), Some(dir.path()));
+    drop(first);
+    std::fs::remove_dir_all(forks.path()).unwrap();
+    daemon.remove(0, true).await.unwrap();
+    daemon.add(image).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_that_fails_leaves_no_folder() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::new(), Vec::new());
+    daemon.add(writable(dir.path())).await.unwrap();
+    let wanted = |id| ForkDevice { name: "fork".into(), to: None, id };
+    assert_eq!(daemon.fork(0, wanted(Some(0))).await.unwrap_err().class(), FailureClass::Conflict);
+    assert!(!dir.path().join("fork").exists());
+    daemon.fork(0, wanted(None)).await.unwrap();
+    assert_eq!(daemon.fork(0, wanted(None)).await.unwrap_err().class(), FailureClass::Conflict);
+    assert!(dir.path().join("fork/config.v1.json").exists(), "it is that of another fork");
+}
