@@ -2,8 +2,8 @@
 //! reference that always means this image.
 
 use std::{
-    fs,
-    io::Write,
+    fs::{self, File},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -72,10 +72,30 @@ pub(super) async fn configuration(
     };
     let folder = folder.to_owned();
     let config = blocking(move || {
-        fs::create_dir_all(&folder).map_err(|source| cannot("make it", &folder, source))?;
+        make_all_durably(&folder).map_err(|source| cannot("make it", &folder, source))?;
         new.write(&folder)
     });
     Ok((config.await?, Some(device)))
+}
+
+/// Makes a folder that is not there, so that no crash takes it away again with what becomes durable in it.
+///
+/// # Errors
+/// When it is there, or cannot be made.
+pub(super) fn make_durably(folder: &Path) -> io::Result<()> {
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = File::open(parent)?;
+    fs::create_dir(folder)?;
+    parent.sync_all()
+}
+
+/// As [`make_durably`], with all above it that are not there; one that is there is as good.
+fn make_all_durably(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    folder.parent().map_or(Ok(()), make_all_durably)?;
+    make_durably(folder)
 }
 
 /// The reference of an image of a registry.
@@ -231,6 +251,6 @@ fn conflict(folder: &Path, why: impl std::fmt::Display) -> Failure {
     Failure::new(FailureClass::Conflict, format!("{}: {why}", folder.display()))
 }
 
-fn cannot(what: &str, path: &Path, source: std::io::Error) -> Failure {
+fn cannot(what: &str, path: &Path, source: io::Error) -> Failure {
     Failure::with_source(FailureClass::Internal, format!("{}: cannot {what}", path.display()), source)
 }

@@ -14,7 +14,7 @@ use crate::server::{
     failure::{Failure, FailureClass},
     next_config::read_json,
     service::Service,
-    upper_folder::{NewFolder, document, image_ref, reference_of},
+    upper_folder::{NewFolder, document, image_ref, make_durably, reference_of},
 };
 
 impl Daemon {
@@ -114,10 +114,10 @@ fn folder_of(image: &ImageSpec, wanted: &ForkDevice) -> Result<PathBuf, Failure>
     }
 }
 
-/// Makes a folder that is not there.
+/// Makes a folder that is not there, durably.
 async fn make(folder: PathBuf) -> Result<(), Failure> {
     blocking(move || {
-        fs::create_dir(&folder).map_err(|source| {
+        make_durably(&folder).map_err(|source| {
             let class = match source.kind() {
                 io::ErrorKind::AlreadyExists => FailureClass::Conflict,
                 _ => FailureClass::Internal,
