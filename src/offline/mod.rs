@@ -37,7 +37,7 @@ pub use error::OfflineError;
 pub use extract::{ExtractOptions, Extracted, extract, extract_zfile, verify_zfile};
 pub use merge::merge;
 pub use pack::PackOptions;
-pub use part_file::PartFile;
+pub use part_file::{NamedFile, PartFile};
 pub use patient::Patient;
 pub use resize::{Resized, resize};
 pub use seal::{SealedLayer, seal};

@@ -69,10 +69,22 @@ impl PartFile {
     ///
     /// # Errors
     /// Where either cannot be done; then the file is gone, or has its name but may lose it in a crash.
-    pub fn finish(mut self) -> Result<(), OfflineError> {
+    pub fn finish(self) -> Result<(), OfflineError> {
+        self.name()?.make_durable()
+    }
+
+    /// Makes it durable and gives it its name, which is not durable yet.
+    ///
+    /// # Errors
+    /// Where either cannot be done; then the file is gone.
+    pub fn name(mut self) -> Result<NamedFile, OfflineError> {
         let failed = |action| OfflineError::io(&self.path, action);
+        // First, so that nothing has changed where it cannot be had.
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let folder = File::open(parent.unwrap_or(Path::new("."))).map_err(failed("open the folder of"))?;
+        let named = NamedFile { folder, path: self.path.clone() };
         self.file.sync_all().map_err(failed("make it durable"))?;
-        let Some(hidden) = self.hidden.as_ref() else { return Ok(()) };
+        let Some(hidden) = self.hidden.as_ref() else { return Ok(named) };
         let flags = if self.overwrite { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
         match renameat_with(CWD, hidden, CWD, &self.path, flags) {
             Err(Errno::EXIST) => return Err(OfflineError::Exists(self.path.clone())),
@@ -84,10 +96,25 @@ impl PartFile {
             Ok(()) => {}
         }
         self.hidden = None;
-        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new(".")))
-            .and_then(|dir| dir.sync_all())
-            .map_err(failed("make its name durable"))
+        Ok(named)
+    }
+}
+
+/// A file that has its name.
+#[derive(Debug)]
+#[must_use = "a crash may take the name away until it is durable"]
+pub struct NamedFile {
+    folder: File,
+    path: PathBuf,
+}
+
+impl NamedFile {
+    /// Makes the name durable.
+    ///
+    /// # Errors
+    /// Where it cannot be done: then nobody knows what a crash leaves.
+    pub fn make_durable(self) -> Result<(), OfflineError> {
+        self.folder.sync_all().map_err(OfflineError::io(&self.path, "make its name durable"))
     }
 }
 
@@ -117,5 +144,38 @@ impl Drop for PartFile {
             // A part that cannot be removed is named as one.
             let _ = fs::remove_file(hidden);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, os::unix::fs::PermissionsExt};
+
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_made_durable_under_its_name_does_not_get_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o300)).unwrap();
+        let named = std::thread::scope(|scope| {
+            let limited = || {
+                // Root could open the folder all the same.
+                let mut sets = capabilities(None).unwrap();
+                sets.effective.remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+                set_capabilities(None, sets).unwrap();
+                let part = PartFile::create(&path, true).unwrap();
+                part.file().write_all(b"new").unwrap();
+                part.name().map(drop)
+            };
+            scope.spawn(limited).join().unwrap()
+        });
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(matches!(named, Err(OfflineError::Io { .. })), "{named:?}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the part is gone");
     }
 }

@@ -13,7 +13,7 @@ use super::{
     image_config::{ImageConfig, Lower, UpperFiles},
     settings::read_regular_document,
 };
-use crate::offline::PartFile;
+use crate::offline::{NamedFile, PartFile};
 
 /// The new configuration, not yet in its place. Dropping it leaves the old one, and removes what was made for the new one.
 #[derive(Debug)]
@@ -85,9 +85,13 @@ impl NextConfig {
 
     /// Puts it in its place, durably. Also says whether it is there now, which it may be though its being durable is in doubt.
     pub(super) fn replace(mut self) -> (Result<(), Failure>, bool) {
-        let replaced = self.write();
-        let is_new =
-            replaced.is_ok() || read_regular_document(&self.path).is_ok_and(|text| text == self.text);
+        let (replaced, is_new) = match self.write() {
+            Ok(named) => (named.make_durable().map_err(Failure::from), true),
+            // A file system of another machine may fail after it has renamed.
+            Err(failure) => {
+                (Err(failure), read_regular_document(&self.path).is_ok_and(|text| text == self.text))
+            }
+        };
         if is_new {
             self.made.clear();
             if let Some(given) = &self.given {
@@ -98,14 +102,14 @@ impl NextConfig {
         (replaced, is_new)
     }
 
-    fn write(&self) -> Result<(), Failure> {
+    fn write(&self) -> Result<NamedFile, Failure> {
         let part = PartFile::create(&self.path, true)?;
         let failed = |source| {
             let text = format!("{}: cannot write it", self.path.display());
             Failure::with_source(FailureClass::Internal, text, source)
         };
         part.file().write_all(&self.text).map_err(failed)?;
-        Ok(part.finish()?)
+        Ok(part.name()?)
     }
 }
 
