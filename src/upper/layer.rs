@@ -1,6 +1,7 @@
 //! A writable layer of either kind.
 
 use std::{
+    io,
     ops::Range,
     sync::{
         Arc,
@@ -176,6 +177,13 @@ impl<M: Medium> Layer<M> {
             // What is appended next follows it, and the index file does not know it.
             Self::Log(_) => {}
             Self::Sparse(layer) => layer.unseal(),
+        }
+    }
+
+    /// Takes no more writes, as after a failed sync: nobody knows whether a crash leaves the layer to the device.
+    pub(super) fn fail(&self, cause: io::Error) {
+        match self {
+            Self::Log(layer) => layer.fail(cause),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What one device has written since it was opened: the layer that takes writes, over those that were sealed meanwhile.
 
 use std::{
+    io,
     ops::Range,
     sync::{
         Arc, PoisonError, RwLock,
@@ -153,6 +154,13 @@ impl<M: Medium> Sealed<M> {
             *layers = Arc::new(Layers { top, sealed });
         }
         self.closed_at.elapsed()
+    }
+
+    /// As [`Sealed::stack`], where a sync has failed, for `cause`, of what is to find the next layer after a crash. Nothing more
+    /// is written or made durable then: a crash may leave the sealed layer alone.
+    pub fn stack_in_doubt(self, cause: io::Error) -> Duration {
+        self.next.fail(cause);
+        self.stack()
     }
 
     /// Has the layer take writes again that was sealed. Returns how long they were kept out.

@@ -4,7 +4,7 @@
 //! crash leaves the old one, whose writable layer has everything, or the new one, whose layers have.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -133,7 +133,12 @@ async fn switch(
     let (config, layer) = (next.path().to_owned(), next.sealed().to_owned());
     // From here on the two must agree: what the configuration says, and which layer takes the writes.
     let (replaced, is_new) = blocking(move || Ok(next.replace())).await?;
-    let stalled = if is_new { sealed.stack() } else { sealed.give_up() };
+    let stalled = match &replaced {
+        Ok(()) => sealed.stack(),
+        // A crash may bring the old configuration back, which does not name the layer: it must not promise anything.
+        Err(failure) if is_new => sealed.stack_in_doubt(io::Error::other(failure.full_text())),
+        Err(_) => sealed.give_up(),
+    };
     replaced?;
     let stalled_us = u64::try_from(stalled.as_micros()).unwrap_or(u64::MAX);
     Ok(SnapshotTaken { config, sealed: layer, stalled_us, ..SnapshotTaken::default() })

@@ -156,6 +156,11 @@ impl<M: Medium> LogLayer<M> {
         self.durable(reactor, recorded).await
     }
 
+    /// Takes no more writes, as after a failed sync.
+    pub(super) fn fail(&self, cause: io::Error) {
+        self.rounds.fail(cause);
+    }
+
     /// Whether there may be another write now; waits for a round where too many wait for one.
     async fn admit(self: &Arc<Self>, reactor: &Reactor) -> Result<(), BlockError> {
         self.rounds.check()?;

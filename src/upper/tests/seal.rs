@@ -10,8 +10,9 @@ use super::{
     workload::Workload,
 };
 use crate::{
-    block::BlockDevice,
-    format::lsmt::{SLOT_BYTES, Segment},
+    block::{BlockDevice, BlockQueue, ErrorKind, Geometry},
+    device::MemoryDevice,
+    format::lsmt::{LayerLayout, SLOT_BYTES, Segment},
     reactor::Reactor,
     upper::{Identity, Medium, Overlay, UpperError},
 };
@@ -158,6 +159,25 @@ fn a_layer_that_cannot_take_the_place_is_refused_and_writes_go_on() {
         assert!(matches!(full, UpperError::NotEmpty(_)), "{full}");
         work.run(50).await;
         assert_eq!(content::read_all(&device, &work.queues[0]).await, work.now());
+    };
+    reactor.block_on(work).unwrap();
+}
+
+#[test]
+fn a_layer_that_a_crash_may_take_away_promises_nothing() {
+    let reactor = reactor();
+    let work = async {
+        let disk = fresh_disk(&reactor, 1).await;
+        let device = open(&reactor, &disk).await;
+        let queue = device.open_queue(&reactor).unwrap();
+        queue.write(0, &content::bytes_of(5, 0..1)).await.unwrap();
+        disk.files_named("next").format(&reactor, &identity(0)).await.unwrap();
+        let sealed = device.seal(&reactor, disk.files_named("next")).await.unwrap();
+        sealed.stack_in_doubt(std::io::Error::other("told to fail"));
+        for failed in [queue.flush().await, queue.write(SECTOR, &content::bytes_of(5, 1..2)).await] {
+            assert_eq!(failed.unwrap_err().kind(), ErrorKind::Io);
+        }
+        assert_eq!(content::read_all(&device, &queue).await[0], 5);
     };
     reactor.block_on(work).unwrap();
 }
