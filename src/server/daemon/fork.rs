@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Daemon, Served, blocking, detached, snapshot::snapshot};
+use super::{Daemon, Served, blocking, check_absolute, detached, snapshot::snapshot};
 use crate::server::{
     api::types::{AddDevice, DeviceInfo, ForkDevice, ImageSpec},
     daemon::SnapshotTarget,
@@ -105,13 +105,8 @@ fn folder_of(image: &ImageSpec, wanted: &ForkDevice) -> Result<PathBuf, Failure>
         let text = "the device was not made of a configuration: say by --to where the files of the fork go";
         Failure::new(FailureClass::Usage, text)
     })?;
-    match parent.is_absolute() {
-        true => Ok(parent.join(name)),
-        false => {
-            let text = format!("{}: the daemon needs absolute paths", parent.display());
-            Err(Failure::new(FailureClass::Usage, text))
-        }
-    }
+    check_absolute(parent)?;
+    Ok(parent.join(name))
 }
 
 /// Makes a folder that is not there, durably.

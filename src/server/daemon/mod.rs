@@ -8,7 +8,7 @@ mod resize;
 mod snapshot;
 mod table;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use tokio::{sync::RwLockReadGuard, task};
 
@@ -277,6 +277,17 @@ impl Daemon {
             work(&state).map_err(|source| Failure::with_source(FailureClass::Internal, failed, source))
         })
         .await
+    }
+}
+
+/// Refuses a path that means something else to whoever asks than to the daemon.
+fn check_absolute(path: &Path) -> Result<(), Failure> {
+    match path.is_absolute() {
+        true => Ok(()),
+        false => {
+            let text = format!("{}: the daemon needs absolute paths", path.display());
+            Err(Failure::new(FailureClass::Usage, text))
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Served, table::Presence};
+use super::{Served, check_absolute, table::Presence};
 use crate::{
     frontend::AttachRequest,
     reactor::ReactorHandle,
@@ -125,8 +125,5 @@ fn check_request(request: &AddDevice, queues: u16, depth: u16) -> Result<(), Fai
         ImageSpec::Config(path) => std::slice::from_ref(path),
         ImageSpec::Layers(paths) => paths,
     };
-    match paths.iter().chain(&request.upper).find(|path| !path.is_absolute()) {
-        Some(path) => wrong(format!("{}: the daemon needs absolute paths", path.display())),
-        None => Ok(()),
-    }
+    paths.iter().chain(&request.upper).try_for_each(|path| check_absolute(path))
 }

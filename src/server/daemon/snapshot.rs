@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::MutexGuard;
 
-use super::{Daemon, Served, blocking, detached};
+use super::{Daemon, Served, blocking, check_absolute, detached};
 use crate::{
     offline::{self, CreateOptions, Upper},
     server::{
@@ -47,6 +47,9 @@ impl Daemon {
         id: u32,
         target: SnapshotTarget,
     ) -> Result<SnapshotTaken, Failure> {
+        if let SnapshotTarget::Folder(path) | SnapshotTarget::Config(path) = &target {
+            check_absolute(path)?;
+        }
         let served = self.table.live(id)?;
         detached(async move {
             let turn = served.turn().await?;

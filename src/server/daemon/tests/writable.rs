@@ -208,3 +208,14 @@ async fn a_fork_that_fails_leaves_no_folder() {
     assert_eq!(daemon.fork(0, wanted(None)).await.unwrap_err().class(), FailureClass::Conflict);
     assert!(dir.path().join("fork/config.v1.json").exists(), "it is that of another fork");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_refused_a_path_that_the_daemon_would_look_for_elsewhere() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::new(), Vec::new());
+    daemon.add(writable(dir.path())).await.unwrap();
+    for target in [SnapshotTarget::Folder("next".into()), SnapshotTarget::Config("next.json".into())] {
+        let refused = daemon.snapshot(0, target).await.unwrap_err();
+        assert_eq!(refused.class(), FailureClass::Usage, "{}", refused.full_text());
+    }
+}
