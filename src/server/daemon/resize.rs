@@ -18,7 +18,8 @@ impl Daemon {
     ///
     /// # Errors
     /// Where there is no such device, it takes no writes, it would shrink, or the driver cannot do it: then nothing has changed.
-    /// Where the kernel refuses at last the layer has its new size, which the device shows once it is made again.
+    /// Where the kernel refuses at last, or does not answer in time, the layer has its new size, which the device shows once it is
+    /// made again, and [`Daemon::info`] at once. Asking for the same size again tells the kernel again.
     pub async fn resize(self: &Arc<Self>, id: u32, size_bytes: u64) -> Result<DeviceInfo, Failure> {
         let served = self.table.live(id)?;
         let limit = Duration::from_millis(self.config().device.attach_timeout_ms);
@@ -43,8 +44,12 @@ async fn resize(served: &Arc<Served>, size_bytes: u64, limit: Duration) -> Resul
         .map_err(failure_of_upper)?;
     let told = served.ask(move |attachment| attachment.resize(size_bytes, limit)).await;
     told.map_err(|failure| {
+        let device = match failure.class() {
+            FailureClass::TimedOut => format!("the kernel may or may not have the new size of device {id}"),
+            _ => format!("device {id} is as it was"),
+        };
         let text = format!(
-            "device {id} is as it was; its layer has {size_bytes} bytes, which the next device of it shows"
+            "{device}; its layer has {size_bytes} bytes, which info shows, and the next device of it"
         );
         Failure::with_source(failure.class(), text, failure)
     })?;

@@ -219,3 +219,16 @@ async fn a_snapshot_is_refused_a_path_that_the_daemon_would_look_for_elsewhere()
         assert_eq!(refused.class(), FailureClass::Usage, "{}", refused.full_text());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_size_that_the_kernel_refuses_is_the_layers_all_the_same() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::failing(Stage::Resize), Vec::new());
+    daemon.add(writable(dir.path())).await.unwrap();
+    let refused = daemon.resize(0, 2 << 20).await.unwrap_err();
+    assert!(
+        refused.full_text().contains("device 0 is as it was; its layer has 2097152 bytes"),
+        "{refused:?}"
+    );
+    assert_eq!(daemon.info(0).await.unwrap().size_bytes, 2 << 20);
+}
