@@ -118,6 +118,7 @@ pub async fn push(
         Some(text) => Some(fetch_base(client, &reference(text)?, &options.platform).await?),
         None => None,
     };
+    check_replaces_no_index(base.as_ref(), &target)?;
     if service.config().image.check_parents {
         check_parents_of(service, base.as_ref(), &report).await?;
     }
@@ -172,6 +173,21 @@ fn check_form(report: &LayerReport) -> Result<(), Failure> {
         report.name
     );
     Err(Failure::new(FailureClass::Usage, text))
+}
+
+/// Makes sure that the tag is not that of the base's index: the images for the other platforms would lose it.
+fn check_replaces_no_index(base: Option<&Base>, target: &ImageReference) -> Result<(), Failure> {
+    let target = target.to_string();
+    let is_named = |base: &&Base| base.pinned.split_once('@').is_some_and(|(name, _)| name == target);
+    match base.filter(|base| base.is_of_index).filter(is_named) {
+        None => Ok(()),
+        Some(_) => {
+            let text = format!(
+                "{target} has images for other platforms too, which would not be in what is pushed: give another tag"
+            );
+            Err(Failure::new(FailureClass::Conflict, text))
+        }
+    }
 }
 
 /// Makes sure that the layer was made over the base, as far as it says so: over another one it would be damage.
