@@ -90,7 +90,10 @@ pub(super) fn make_durably(folder: &Path) -> io::Result<()> {
 }
 
 /// As [`make_durably`], with all above it that are not there; one that is there is as good.
-fn make_all_durably(folder: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// When one cannot be made.
+pub(super) fn make_all_durably(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }

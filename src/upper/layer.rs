@@ -184,6 +184,7 @@ impl<M: Medium> Layer<M> {
     pub(super) fn fail(&self, cause: io::Error) {
         match self {
             Self::Log(layer) => layer.fail(cause),
+            Self::Sparse(layer) => layer.fail(cause),
         }
     }
 

@@ -159,7 +159,9 @@ impl<M: Medium> Sealed<M> {
     /// As [`Sealed::stack`], where a sync has failed, for `cause`, of what is to find the next layer after a crash. Nothing more
     /// is written or made durable then: a crash may leave the sealed layer alone.
     pub fn stack_in_doubt(self, cause: io::Error) -> Duration {
-        self.next.fail(cause);
+        if let Some(next) = &self.next {
+            next.fail(cause);
+        }
         self.stack()
     }
 

@@ -4,7 +4,7 @@
 //! crash leaves the old one, whose writable layer has everything, or the new one, whose layers have.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -21,6 +21,7 @@ use crate::{
         failure::{Failure, FailureClass},
         image_config::UpperFiles,
         next_config::NextConfig,
+        upper_folder::make_all_durably,
     },
     upper::{LayerFiles, Overlay},
 };
@@ -101,7 +102,7 @@ fn prepare(
     let upper = match target {
         SnapshotTarget::Config(path) => return NextConfig::given(config, path, sealed),
         SnapshotTarget::Folder(folder) => {
-            fs::create_dir_all(folder).map_err(|source| {
+            make_all_durably(folder).map_err(|source| {
                 let text = format!("{}: cannot make it", folder.display());
                 Failure::with_source(FailureClass::Internal, text, source)
             })?;

@@ -112,6 +112,11 @@ impl<M: Medium> SparseLayer<M> {
         self.rounds.durable(wanted, begin).await
     }
 
+    /// Takes no more writes, as after a failed sync.
+    pub(super) fn fail(&self, cause: io::Error) {
+        self.rounds.fail(cause);
+    }
+
     /// Claims the blocks of these sectors for a change.
     async fn claim(&self, sectors: &Range<u64>) -> Result<Claim<'_>, BlockError> {
         self.rounds.check()?;

@@ -10,9 +10,8 @@ use super::{
     workload::Workload,
 };
 use crate::{
-    block::{BlockDevice, BlockQueue, ErrorKind, Geometry},
-    device::MemoryDevice,
-    format::lsmt::{LayerLayout, SLOT_BYTES, Segment},
+    block::{BlockDevice, BlockQueue, ErrorKind},
+    format::lsmt::{SLOT_BYTES, Segment},
     reactor::Reactor,
     upper::{Identity, Medium, Overlay, UpperError},
 };

@@ -44,7 +44,7 @@ fn top_of(served: &Served) -> PathBuf {
 }
 
 fn configuration(dir: &Path) -> serde_json::Value {
-    serde_json::from_slice(&std::fs::read(dir.join("config.v1.json")).unwrap()).unwrap()
+    serde_json::from_str(&std::fs::read_to_string(dir.join("config.v1.json")).unwrap()).unwrap()
 }
 
 /// Begins to remove the device, and returns when the frontend has let go of it.
