@@ -29,7 +29,7 @@ pub struct Difference {
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compared {
-    /// Whether the devices have the same size and the same bytes.
+    /// Whether the devices have the same bytes, and the same size where both stacks say one.
     pub equal: bool,
     /// Sizes of the two devices in bytes; 0 where a stack says none.
     pub size_bytes: [u64; 2],
@@ -53,8 +53,8 @@ pub fn diff<P: Fn(u64, u64)>(
     let sources = [Source::open_stack(left)?, Source::open_stack(right)?];
     let size_bytes = sources.each_ref().map(|source| source.identity.virtual_size_bytes);
     let known = size_bytes.iter().copied().filter(|size| *size > 0);
-    let common = known.clone().min().map_or(u64::MAX, |bytes| bytes / SECTOR_BYTES);
-    let most = known.max().map_or(u64::MAX, |bytes| bytes / SECTOR_BYTES);
+    let common = known.clone().min().map_or(u64::MAX, |bytes| bytes.div_ceil(SECTOR_BYTES));
+    let most = known.max().map_or(u64::MAX, |bytes| bytes.div_ceil(SECTOR_BYTES));
     let readers = workers(threads, || {
         let mut sides = sources.each_ref().map(Side::new);
         Ok(move |window: Window| compare(&mut sides, &window))
@@ -71,7 +71,9 @@ pub fn diff<P: Fn(u64, u64)>(
         join(&mut ranges, common, most);
     }
     let differing_bytes = ranges.iter().fold(0_u64, |sum, range| sum.saturating_add(range.len_bytes));
-    Ok(Compared { equal: ranges.is_empty(), size_bytes, differing_bytes, ranges })
+    let [left_bytes, right_bytes] = size_bytes;
+    let same_size = left_bytes == right_bytes || size_bytes.contains(&0);
+    Ok(Compared { equal: ranges.is_empty() && same_size, size_bytes, differing_bytes, ranges })
 }
 
 /// One past the last sector that either has.

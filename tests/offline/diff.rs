@@ -46,6 +46,16 @@ fn every_form_of_a_device_is_the_same_device() {
 }
 
 #[test]
+fn devices_of_sizes_that_are_no_whole_sectors_are_equal_only_where_the_sizes_are() {
+    let (_dir, paths) = folder(&[4096, 4500, 4600].map(|size| layer_writer::lsmt(size, &[])));
+    let [whole, odd, larger] = paths.try_into().unwrap();
+    let differ = compared(&stack(&[&whole]), &stack(&[&odd]));
+    assert_eq!((differ.equal, ranges(&differ)), (false, vec![(8, 1)]));
+    assert!(!compared(&stack(&[&odd]), &stack(&[&larger])).equal);
+    assert!(compared(&stack(&[&odd]), &stack(&[&odd])).equal);
+}
+
+#[test]
 fn sectors_that_differ_are_named_and_zeroes_are_equal_to_holes() {
     let noise: Vec<u8> = (1..=251).cycle().take(1 << 20).collect();
     let mut other = noise.clone();
