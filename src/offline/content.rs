@@ -18,6 +18,9 @@ use crate::{
     },
 };
 
+/// Longest table of blocks that is held in memory, in bytes: as long as a device takes.
+const TABLE_LIMIT_BYTES: u64 = 256 << 20;
+
 /// A file whose content can be read. Clones share it; each thread has its own.
 #[derive(Debug, Clone)]
 pub(super) struct Content {
@@ -220,6 +223,9 @@ impl Content {
             }
         };
         let index = layout.index_range();
+        if index.len() > TABLE_LIMIT_BYTES {
+            return Err(OfflineError::TableTooLarge(self.path.to_path_buf(), index.len()));
+        }
         // Checked against the size of the file when the layout was decoded.
         let index = self.bytes(self.part(index.start(), index.len()))?;
         JumpTable::decode(layout, &index).map_err(wrong)

@@ -114,6 +114,22 @@ pub enum OfflineError {
          (layer commit --allow-torn leaves them out)"
     )]
     Torn(PathBuf, u64),
+    /// The table of a ZFile's blocks would not fit in memory.
+    #[error("{0}: the table of its blocks has {1} bytes, more than are held in memory")]
+    TableTooLarge(PathBuf, u64),
+    /// Segments name the same data over and over, which no tool writes, so that a copy would be larger without bound.
+    #[error("{path}: its segments map {mapped_bytes} bytes, but it has only {data_bytes} bytes of data")]
+    Amplified {
+        /// The file.
+        path: PathBuf,
+        /// What the segments cover.
+        mapped_bytes: u64,
+        /// What there is.
+        data_bytes: u64,
+    },
+    /// The index of a stack would not fit in memory; upstream has the same limit.
+    #[error("the layers have more than 128,000,000 segments together")]
+    TooManySegments,
     /// The output would not be a layer that can be read.
     #[error("{path}: cannot be one layer")]
     Unplaced {
@@ -133,6 +149,9 @@ pub enum OfflineError {
     /// Whoever started it has ended it.
     #[error("interrupted")]
     Cancelled,
+    /// The system has no room for another thread.
+    #[error("cannot start a thread")]
+    NoThread(#[source] io::Error),
     /// A thread of the tool has panicked.
     #[error("a thread of the tool has failed")]
     Thread,

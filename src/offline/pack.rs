@@ -79,7 +79,9 @@ pub(super) fn pack<P: Fn(u64, u64)>(
     let (written, spare) = channel();
     let stream = Stream { chunks, spare, chunk: Vec::new() };
     let header = thread::scope(|scope| {
-        let writing = scope.spawn(|| write(&mut output, path, options, to_write, &written));
+        let writing = thread::Builder::new()
+            .spawn_scoped(scope, || write(&mut output, path, options, to_write, &written))
+            .map_err(OfflineError::NoThread)?;
         let placed = place(source, identity, path, stream, options, watch);
         // When it fails, the stage before it only sees that nobody listens.
         let header = writing.join().map_err(|_| OfflineError::Thread)??;

@@ -9,6 +9,9 @@ use std::{
 
 use super::OfflineError;
 
+/// Most threads of a stage, whose chunks take some 256 MiB then. What is made does not depend on their number.
+const THREADS_LIMIT: usize = 256;
+
 /// Jobs that a thread has at once: the one that it does and the one that it does next.
 const JOBS_OF_A_THREAD: usize = 2;
 
@@ -30,12 +33,12 @@ where
     W: FnMut(J) -> Result<R, OfflineError> + Send,
 {
     thread::scope(|scope| {
-        let workers: Vec<Worker<J, R>> = workers
+        let workers = workers
             .into_iter()
             .map(|mut work| {
                 let (jobs, to_do) = sync_channel(JOBS_OF_A_THREAD);
                 let (finished, results) = sync_channel(JOBS_OF_A_THREAD);
-                scope.spawn(move || {
+                let its = thread::Builder::new().spawn_scoped(scope, move || {
                     // Ends when the other side has gone, because all is done or something has failed.
                     while let Ok(job) = to_do.recv() {
                         if finished.send(work(job)).is_err() {
@@ -43,9 +46,9 @@ where
                         }
                     }
                 });
-                Worker { jobs, results }
+                its.map(|_| Worker { jobs, results }).map_err(OfflineError::NoThread)
             })
-            .collect();
+            .collect::<Result<Vec<Worker<J, R>>, _>>()?;
         let room = workers.len().saturating_mul(JOBS_OF_A_THREAD);
         let mut under_way = VecDeque::with_capacity(room);
         let mut turns = workers.iter().cycle();
@@ -63,10 +66,10 @@ where
     })
 }
 
-/// `count` workers.
+/// `count` workers, or as many as there may be.
 pub(super) fn workers<W>(
     count: NonZeroUsize,
     make: impl Fn() -> Result<W, OfflineError>,
 ) -> Result<Vec<W>, OfflineError> {
-    (0..count.get()).map(|_| make()).collect()
+    (0..count.get().min(THREADS_LIMIT)).map(|_| make()).collect()
 }

@@ -18,8 +18,8 @@ use crate::{
     block::SECTOR_BYTES,
     format::{
         lsmt::{
-            self, DATA_START_SECTOR, Header, LAYER_COUNT_LIMIT, LayerIdentity, LogReplay, LsmtError,
-            SEGMENT_LENGTH_LIMIT, SLOT_BYTES, Segment, SegmentMap,
+            self, DATA_START_SECTOR, Header, LAYER_COUNT_LIMIT, LOG_ENTRY_LIMIT, LayerIdentity, LogReplay,
+            LsmtError, SEGMENT_LENGTH_LIMIT, SLOT_BYTES, Segment, SegmentMap,
         },
         uuid::Uuid,
     },
@@ -124,10 +124,12 @@ impl Source {
             // There are at most 256 files, so that each has a number of its own.
             let tag = u8::try_from(number).unwrap_or(u8::MAX);
             segments.into_iter().for_each(|segment| merged.insert(segment.with_tag(tag)));
+            let fits = merged.len() as u64 <= LOG_ENTRY_LIMIT;
+            if fits { Ok(()) } else { Err(OfflineError::TooManySegments) }
         };
         for (below, path) in stack.lowers.iter().enumerate() {
             let layer = Self::sealed(Content::open(path)?)?;
-            cover(count.saturating_sub(below).saturating_sub(1), layer.segments);
+            cover(count.saturating_sub(below).saturating_sub(1), layer.segments)?;
             files.extend(layer.files);
             identities.push(layer.identity);
         }
@@ -137,7 +139,7 @@ impl Source {
         let last_parent_uuid = last.and_then(|identity| identity.parent_uuid);
         let kind = upper.as_ref().map_or(Kind::Sealed, |upper| upper.kind);
         if let Some(upper) = upper {
-            cover(count, upper.segments);
+            cover(count, upper.segments)?;
             files.extend(upper.files);
             identities.push(upper.identity);
         }
@@ -155,8 +157,7 @@ impl Source {
 
     /// Bytes of data that there are to copy.
     pub(super) fn data_bytes(&self) -> u64 {
-        let data = self.segments.iter().filter(|segment| !segment.zeroed());
-        data.fold(0_u64, |sum, it| sum.saturating_add(u64::from(it.length()))).saturating_mul(SECTOR_BYTES)
+        data_bytes(&self.segments)
     }
 
     /// Refuses a layer that has lost data of its last writes, unless that is allowed.
@@ -171,6 +172,7 @@ impl Source {
 
     fn sealed(content: Content) -> Result<Self, OfflineError> {
         let (layout, segments) = content.layer()?;
+        require_data(content.path(), &segments, layout.index_range().start())?;
         Ok(Self::alone(content, segments, identity(layout.trailer()), Kind::Sealed))
     }
 
@@ -193,6 +195,7 @@ impl Source {
         let replayed = replay.finish();
         let kind = Kind::Log { index_end: replayed.end_offset };
         let segments = replayed.segments.into_segments();
+        require_data(content.path(), &segments, content.size_bytes())?;
         let torn_entries = replayed.torn_entries;
         Ok(Self { torn_entries, ..Self::alone(content, segments, identity(&header), kind) })
     }
@@ -258,6 +261,21 @@ fn is_sealed_sparse(content: &Content, header: &Header) -> Result<bool, OfflineE
 pub(super) fn sparse_end(header: &Header) -> u64 {
     let device_bytes = header.virtual_size_bytes.div_ceil(SECTOR_BYTES).saturating_mul(SECTOR_BYTES);
     device_bytes.saturating_add(SLOT_BYTES as u64)
+}
+
+/// Bytes that the segments have, but for the zeroed ones.
+fn data_bytes(segments: &[Segment]) -> u64 {
+    let data = segments.iter().filter(|segment| !segment.zeroed());
+    data.fold(0_u64, |sum, it| sum.saturating_add(u64::from(it.length()))).saturating_mul(SECTOR_BYTES)
+}
+
+/// Makes sure that the segments of a file whose data ends at `data_end` map no more than it has.
+fn require_data(path: &Path, segments: &[Segment], data_end: u64) -> Result<(), OfflineError> {
+    let (mapped_bytes, data_bytes) = (data_bytes(segments), data_end.saturating_sub(SLOT_BYTES as u64));
+    match mapped_bytes > data_bytes {
+        true => Err(OfflineError::Amplified { path: path.to_owned(), mapped_bytes, data_bytes }),
+        false => Ok(()),
+    }
 }
 
 /// Data in the sectors `from..to` of a sparse file.

@@ -168,6 +168,9 @@ impl From<OfflineError> for Failure {
             | OfflineError::Layer { .. }
             | OfflineError::Writable { .. }
             | OfflineError::Torn(..)
+            | OfflineError::TableTooLarge(..)
+            | OfflineError::Amplified { .. }
+            | OfflineError::TooManySegments
             | OfflineError::Unplaced { .. } => FailureClass::Image,
             _ => FailureClass::Internal,
         };

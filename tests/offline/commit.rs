@@ -294,6 +294,20 @@ fn random_writes_and_discards_are_committed_to_the_device_that_they_make() {
 }
 
 #[test]
+fn a_layer_that_names_its_data_over_and_over_is_refused() {
+    let page = [7; 4096];
+    let mut layer = layer_writer::lsmt(1 << 20, &[(0, Ok(&page)), (8, Err(8))]);
+    layer[8208..8224].copy_from_slice(&Segment::new(8, 8, 8, false, 0).unwrap().encode());
+    let (dir, path) = file_of(&layer);
+    let output = dir.path().join("out");
+    let refused = commit(&path, None, &output, &Naming::default(), &options(UPSTREAM, None), &quiet());
+    let twice = |error: &OfflineError| {
+        matches!(error, OfflineError::Amplified { mapped_bytes: 8192, data_bytes: 4096, .. })
+    };
+    assert!(refused.as_ref().is_err_and(twice), "{refused:?}");
+}
+
+#[test]
 fn whatever_goes_wrong_in_any_stage_leaves_nothing() {
     let mut random = fastrand::Rng::with_seed(11);
     let noise: Vec<u8> = (0..8 << 20).map(|_| random.u8(..)).collect();

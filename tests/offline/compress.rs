@@ -8,7 +8,7 @@ use std::{
 };
 
 use stratabd::{
-    format::zfile::{Algorithm, BlockFormat},
+    format::zfile::{Algorithm, BlockFormat, Flags, Header},
     offline::{CompressOptions, ExtractOptions, OfflineError, Watch, compress, extract},
 };
 
