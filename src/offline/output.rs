@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -42,7 +42,9 @@ impl Output {
     pub(super) fn finish(mut self, header: &[u8]) -> Result<u64, OfflineError> {
         let payload_bytes = self.payload_bytes;
         let start = self.start();
-        let head = if self.tar { Envelope::head(payload_bytes) } else { Vec::new() };
+        let found = self.part.file().metadata().map_err(OfflineError::io(&self.path, "write it"))?;
+        let permissions = found.permissions().mode();
+        let head = if self.tar { Envelope::head(payload_bytes, permissions) } else { Vec::new() };
         if self.tar {
             self.write(&Envelope::tail(payload_bytes))?;
         }

@@ -142,8 +142,47 @@ fn a_part_that_a_killed_tool_has_left_is_in_nobodys_way_and_what_is_private_stay
     fs::write(dir.path().join(format!(".out.{}.part", std::process::id())), "left").unwrap();
     compress(&path, &output, &options, &quiet()).unwrap();
     fs::set_permissions(&output, fs::Permissions::from_mode(0o600)).unwrap();
-    compress(&path, &output, &CompressOptions { overwrite: true, ..options }, &quiet()).unwrap();
+    // As upstream, the envelope has the permissions of its file.
+    let mode = |output: &PathBuf| bytes(output)[1124..1130].to_vec();
+    let tar = CompressOptions { overwrite: true, tar: true, ..options };
+    compress(&path, &output, &tar, &quiet()).unwrap();
+    assert_eq!(mode(&output), b"100600");
     assert_eq!(fs::metadata(&output).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::set_permissions(&output, fs::Permissions::from_mode(0o640)).unwrap();
+    compress(&path, &output, &tar, &quiet()).unwrap();
+    assert_eq!(mode(&output), b"100640");
+}
+
+#[test]
+fn a_table_of_blocks_that_would_fill_the_memory_is_not_read() {
+    let index_count = (64 << 20) + 1;
+    let header = Header {
+        flags: Flags::HEADER.union(Flags::DATA).union(Flags::FINAL),
+        index_offset: 512,
+        index_count,
+        content_bytes: index_count * 4096,
+        index_crc: 0,
+        block_size: 4096,
+        algorithm: 1,
+        level: 0,
+        uses_dictionary: false,
+        dictionary_bytes: 0,
+        verify: true,
+    };
+    let (dir, path) = file_of(&header.encode());
+    fs::File::options().write(true).open(&path).unwrap().set_len(512 + index_count * 4 + 512).unwrap();
+    let refused =
+        compress(&path, &dir.path().join("out"), &options(Algorithm::Lz4, 4096, false, 1), &quiet());
+    assert!(matches!(refused, Err(OfflineError::TableTooLarge(..))), "{refused:?}");
+}
+
+#[test]
+fn more_threads_than_there_can_be_are_no_failure() {
+    let (dir, path) = file_of(&sample());
+    let [many, one] = ["many", "one"].map(|name| dir.path().join(name));
+    compress(&path, &many, &options(Algorithm::Lz4, 4096, false, 100_000), &quiet()).unwrap();
+    compress(&path, &one, &options(Algorithm::Lz4, 4096, false, 1), &quiet()).unwrap();
+    assert!(bytes(&many) == bytes(&one));
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use super::{BLOCK, BLOCK_BYTES, CHECKSUM_PLACE, Envelope, PaxBlocks};
 
-/// Mode of a regular file with the permissions that upstream's tools give their output.
-const MODE: &[u8] = b"100644 \0";
+/// What the mode of a regular file has beside its permissions.
+const REGULAR_FILE: u32 = 0o100_000;
 /// Numbers are eleven wide and end with a space.
 const ZERO_SIZE: &[u8] = b"          0 ";
 
@@ -11,16 +11,18 @@ impl Envelope {
     /// Where the payload of an envelope begins that [`Envelope::head`] makes.
     pub const HEAD_BYTES: u64 = PaxBlocks::PAYLOAD_OFFSET;
 
-    /// The blocks before a payload of `payload_len` bytes: [`Envelope::HEAD_BYTES`].
+    /// The blocks before a payload of `payload_len` bytes: [`Envelope::HEAD_BYTES`]. As upstream, the permissions in it are those
+    /// of the file that it is written to.
     #[must_use]
-    pub fn head(payload_len: u64) -> Vec<u8> {
+    pub fn head(payload_len: u64, permissions: u32) -> Vec<u8> {
+        let mode = format!("{:>6o} \0", REGULAR_FILE | permissions & 0o7777);
         let body = pax_record(payload_len);
         let pax_size = format!("{:>11o} ", body.len());
         let mut pax = block(&[(0, b"overlaybd.pax"), (124, pax_size.as_bytes()), (156, b"x")]);
         seal(&mut pax);
         let mut file = block(&[
             (0, b"overlaybd.commit"),
-            (100, MODE),
+            (100, mode.as_bytes()),
             (108, b"     0 \0"),
             (116, b"     0 \0"),
             (124, ZERO_SIZE),
