@@ -104,7 +104,7 @@ fn a_layer_that_a_device_writes_to_is_refused_by_every_tool() {
         ("commit d1 i1 out", 255),
         ("commit --seal d1 i1", 255),
         ("merge config out", 255),
-        ("resize --config config --size 2", 1),
+        ("resize --device_only --config config --size 2", 1),
     ] {
         let ended = bench.run(line);
         assert!(ended.code == code && ended.err.contains("d1: in use by a device"), "{line}: {}", ended.err);
@@ -368,6 +368,13 @@ fn overlaybd_merge_and_resize_work_on_an_image() {
         assert_eq!(bench.bytes("out").get(..4), Some(&b"LSMT"[..]), "{no}");
     }
     assert_eq!(bench.flat_sha256(&["out"]), both);
+    // Upstream writes to what a link means, whether that is there or not.
+    for _ in 0..2 {
+        let _ = symlink("far", bench.path("link"));
+        bench.well("merge rw.json link");
+        assert!(fs::symlink_metadata(bench.path("link")).unwrap().is_symlink());
+        assert_eq!(bench.flat_sha256(&["far"]), both);
+    }
 
     for (name, upper, made) in
         [("2", "", "merged"), ("3", r#","upper":{"data":"top.d","index":"top.i"}"#, "flattened")]
@@ -378,16 +385,21 @@ fn overlaybd_merge_and_resize_work_on_an_image() {
         bench.holds("out", &format!("merge/{made}.lsmt"));
     }
 
-    let said = bench.well("resize --config rw.json --size 3");
+    // Whoever wants the file system to grow is not to think that it has.
+    let before = bench.bytes("d1");
+    let refused = bench.run("resize --config rw.json --size 3");
+    assert!(refused.code == 1 && refused.err.contains("--device_only"), "{}", refused.err);
+    assert!(bench.bytes("d1") == before);
+    let said = bench.well("resize --device_only --config rw.json --size 3");
     assert!(said.starts_with("Success: device resized to 3 GB ("), "{said}");
     for name in ["d1", "i1"] {
         let size = bench.bytes(name).get(48..56).unwrap().to_vec();
         assert_eq!(size, (3_u64 << 30).to_le_bytes());
     }
     for (line, code) in [
-        ("resize --config ro.json --size 3", 1),
-        ("resize --config rw.json --size 1", 1),
-        ("resize --config rw.json --size 0", 1),
+        ("resize --device_only --config ro.json --size 3", 1),
+        ("resize --device_only --config rw.json --size 1", 1),
+        ("resize --device_only --config rw.json --size 0", 1),
         ("resize --config rw.json --size -1", 1),
         ("resize --config rw.json --size 1GB", 1),
         ("resize --config rw.json", 106),

@@ -12,9 +12,9 @@ use stratabd::{
 };
 
 use super::{existing_file, say};
-use crate::output::Output;
 
-/// Makes the device of an image larger; the file system on it can be grown once it is attached
+/// Makes the device of an image larger. The file system on it is not grown, which takes resize2fs once the image is attached:
+/// without --device_only nothing is done
 #[derive(Debug, Parser)]
 #[command(name = "overlaybd-resize")]
 pub(super) struct ResizeTool {
@@ -24,6 +24,9 @@ pub(super) struct ResizeTool {
     /// Size of the device in GiB
     #[arg(long, allow_negative_numbers = true)]
     size: String,
+    /// Leave the file system on the device as it is
+    #[arg(long = "device_only")]
+    device_only: bool,
     /// Without effect
     #[arg(long = "service_config_path")]
     service_config_path: Option<PathBuf>,
@@ -39,7 +42,10 @@ pub(super) fn run(tool: ResizeTool) -> Result<(), Failure> {
     let bytes = gib.checked_mul(1 << 30).ok_or_else(invalid)?;
     let read_only = || Failure::new(FailureClass::Usage, "resize failed: the image has no writable layer");
     let upper = read_stack(&tool.config)?.upper.ok_or_else(read_only)?;
+    if !tool.device_only {
+        let text = "resize failed: the file system cannot be grown here: give --device_only, attach the image and run resize2fs on it";
+        return Err(Failure::new(FailureClass::Usage, text));
+    }
     resize(&upper, bytes, false)?;
-    Output::new(false).note("only the device has its new size: run resize2fs on it once it is attached");
     say(&format!("Success: device resized to {gib} GB ({:.3} seconds)", began.elapsed().as_secs_f64()))
 }
