@@ -1,6 +1,6 @@
 //! `overlaybd-merge`: the layers of an image as one layer file.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use clap::{Parser, builder::BoolishValueParser};
 use stratabd::{
@@ -42,11 +42,24 @@ pub(super) struct MergeTool {
     output: Option<PathBuf>,
 }
 
+/// Links that are followed; the kernel follows no more either.
+const LINKS_LIMIT: usize = 40;
+
+/// The file that `path` is a link to: upstream writes through links, also to a file that is not there yet.
+fn linked(mut path: PathBuf) -> PathBuf {
+    for _ in 0..LINKS_LIMIT {
+        let Ok(target) = fs::read_link(&path) else { break };
+        path = path.with_file_name("").join(target);
+    }
+    path
+}
+
 pub(super) fn run(tool: MergeTool) -> Result<(), Failure> {
     tool.upload.check(tool.compress)?;
     let stack = read_stack(&tool.image_config_path)?;
     let output = tool
         .output
+        .map(linked)
         .ok_or_else(|| Failure::new(FailureClass::Usage, "failed to create output file: no name"))?;
     let compression = if tool.compress { Some(block_format(None, 4)?) } else { None };
     let options = PackOptions { overwrite: true, ..pack_options(compression) };

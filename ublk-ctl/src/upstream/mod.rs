@@ -16,7 +16,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, error::ErrorKind};
+use clap::{Arg, ArgAction, Parser, error::ErrorKind};
 use stratabd::{
     format::{
         lsmt::Packing,
@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Option<ExitCode> {
 
 /// Parses and runs one; a failure that is not of the command line exits with `failed`.
 fn tool<A: Parser>(arguments: &[OsString], failed: u8, run: fn(A) -> Result<(), Failure>) -> ExitCode {
-    let parsed = match A::try_parse_from(arguments) {
+    let parsed = match parse::<A>(arguments) {
         Ok(parsed) => parsed,
         Err(error) => {
             // When even this cannot be written there is nobody to tell.
@@ -62,6 +62,24 @@ fn tool<A: Parser>(arguments: &[OsString], failed: u8, run: fn(A) -> Result<(), 
             ExitCode::from(failed)
         }
     }
+}
+
+/// Parses a command line as upstream's parser does, which takes a flag that is given again, and one with `=false` for none.
+fn parse<A: Parser>(arguments: &[OsString]) -> Result<A, clap::Error> {
+    let is_flag = |argument: &Arg| matches!(argument.get_action(), ArgAction::SetTrue);
+    let command = A::command().mut_args(|it| {
+        if is_flag(&it) {
+            let id = it.get_id().clone();
+            it.overrides_with(id)
+        } else {
+            it
+        }
+    });
+    let flags = command.get_arguments().filter(|it| is_flag(it));
+    let unset: Vec<String> = flags.filter_map(Arg::get_long).map(|name| format!("--{name}=false")).collect();
+    let given =
+        arguments.iter().filter(|given| !unset.iter().any(|unset| given.as_os_str() == unset.as_str()));
+    A::from_arg_matches(&command.try_get_matches_from(given)?)
 }
 
 /// The exit status of upstream's parser of the command line, CLI11.
