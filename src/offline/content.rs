@@ -8,6 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use rustix::io::Errno;
+
 use super::{OfflineError, patient::open_at_once};
 use crate::{
     block::ByteRange,
@@ -57,11 +59,19 @@ impl Hold {
             Self::Shared => file.try_lock_shared(),
             Self::Exclusive => file.try_lock(),
         };
-        locked.map_err(|error| match error {
-            TryLockError::WouldBlock => OfflineError::Busy(path.to_owned()),
-            TryLockError::Error(source) => OfflineError::io(path, "lock it")(source),
-        })
+        match locked {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => Err(OfflineError::Busy(path.to_owned())),
+            // Where the file system has no locks no device has one, and reading harms nobody.
+            Err(TryLockError::Error(source)) if self == Self::Shared && has_no_locks(&source) => Ok(()),
+            Err(TryLockError::Error(source)) => Err(OfflineError::io(path, "lock it")(source)),
+        }
     }
+}
+
+fn has_no_locks(error: &io::Error) -> bool {
+    let known = [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL];
+    Errno::from_io_error(error).is_some_and(|errno| known.contains(&errno))
 }
 
 impl Content {

@@ -28,8 +28,8 @@ pub(crate) struct FormArgs {
     /// Threads that read and compress; as many as there are processors by default
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
-    /// Lay the data out as overlaybd's tools do, byte for byte: without it, an aligned 4 KiB of the device is always within one
-    /// block, and zeroes take no room
+    /// Lay the data out as overlaybd's tools do, byte for byte but for what zstd of another version makes: without it, an aligned
+    /// 4 KiB of the device is always within one block, and one that is all zero takes no room while the index has some
     #[arg(long)]
     as_upstream: bool,
     /// Replace the output if it exists

@@ -12,7 +12,7 @@ use stratabd::{
 use super::{block_format, existing_file, pack_options, refuse, say, threads, upload::UploadArgs, uuid};
 use crate::offline;
 
-/// Commits a writable layer, byte for byte as overlaybd does
+/// Commits a writable layer, byte for byte as overlaybd does, but for what zstd of another version makes
 #[derive(Debug, Parser)]
 #[command(name = "overlaybd-commit")]
 pub(super) struct CommitTool {
