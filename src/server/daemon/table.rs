@@ -247,7 +247,7 @@ impl Table {
         places.check_open()?;
         let id = served.info.id;
         if let Some(Place::Detaching(former)) = places.by_id.insert(id, Place::Live(Arc::clone(served)))
-            && matches!(&*former.presence(), Presence::Unsaved(_))
+            && former.presence.try_lock().is_ok_and(|presence| matches!(&*presence, Presence::Unsaved(_)))
         {
             tracing::error!(
                 id,
