@@ -31,6 +31,9 @@ pub enum OfflineError {
     /// A device writes to the file, or another tool would see it change.
     #[error("{0}: in use by a device that is attached, or by another tool")]
     Busy(PathBuf),
+    /// The index file of a writable layer is no output.
+    #[error("{0}: the index file of a writable layer, without which its data is lost; it is not replaced")]
+    IndexFile(PathBuf),
     /// Only a regular file may be replaced.
     #[error("{0}: not a regular file, which alone can be replaced")]
     NotReplaceable(PathBuf),

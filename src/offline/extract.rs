@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     OfflineError, PartFile, Watch,
     content::{Bench, Content},
+    output::spare_index,
     pipeline::{in_order, workers},
 };
 
@@ -82,6 +83,7 @@ fn save<P: Fn(u64, u64)>(
     watch: &Watch<P>,
 ) -> Result<Extracted, OfflineError> {
     let total_bytes = content.size_bytes();
+    spare_index(output)?;
     let part = PartFile::create(output, options.overwrite)?;
     let written = OfflineError::io(output, "write it");
     let mut to = part.file();

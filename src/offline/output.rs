@@ -1,13 +1,30 @@
 //! The file that a tool makes around its payload: under its name only when it is whole, and in an envelope where that is wanted.
 
 use std::{
-    io::Write,
+    fs::File,
+    io::{Read, Write},
     os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
-use super::{OfflineError, PartFile};
-use crate::format::tar::Envelope;
+use super::{OfflineError, PartFile, patient::open_at_once};
+use crate::format::{
+    lsmt::{SLOT_BYTES, decode_index_header},
+    tar::Envelope,
+};
+
+/// Makes sure that no output takes the place of an index file. A device locks its data file only, so that one that is in use cannot be
+/// told from one that is not, and without it the data file is lost.
+pub(super) fn spare_index(path: &Path) -> Result<(), OfflineError> {
+    let head = |file: File| {
+        let mut head = Vec::new();
+        file.take(SLOT_BYTES as u64).read_to_end(&mut head).map(|_| head)
+    };
+    match open_at_once(path).and_then(head) {
+        Ok(head) if decode_index_header(&head).is_ok() => Err(OfflineError::IndexFile(path.to_owned())),
+        _ => Ok(()),
+    }
+}
 
 /// The file in the making. Dropping it leaves nothing.
 #[derive(Debug)]
@@ -21,6 +38,7 @@ pub(super) struct Output {
 impl Output {
     /// Begins the file `path`, with room for the head of an envelope.
     pub(super) fn create(path: &Path, tar: bool, overwrite: bool) -> Result<Self, OfflineError> {
+        spare_index(path)?;
         let part = PartFile::create(path, overwrite)?;
         let mut output = Self { part, path: path.to_owned(), tar, payload_bytes: 0 };
         // Replaced at the end; until then it is no tar, so that nobody takes the file for whole.

@@ -152,6 +152,7 @@ impl From<OfflineError> for Failure {
             OfflineError::Exists(_)
             | OfflineError::Busy(_)
             | OfflineError::NotReplaceable(_)
+            | OfflineError::IndexFile(_)
             | OfflineError::Sealed(_) => FailureClass::Conflict,
             OfflineError::Nameless(_)
             | OfflineError::NotRegular(_)

@@ -102,6 +102,19 @@ fn a_sparse_layer_that_a_device_has_is_left_alone() {
 }
 
 #[test]
+fn an_index_file_is_no_output_whoever_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (live, other) = (pair(dir.path()), dir.path().join("other"));
+    create(&live, &OPTIONS).unwrap();
+    let sparse = Upper { data: other, index: None };
+    create(&sparse, &CreateOptions { sparse: true, ..OPTIONS }).unwrap();
+    let before = bytes(index(&live));
+    let refused = commit(&sparse.data, None, index(&live), &Naming::default(), &PACK, &quiet());
+    assert!(matches!(refused, Err(OfflineError::IndexFile(_))), "{refused:?}");
+    assert!(bytes(index(&live)) == before);
+}
+
+#[test]
 fn tools_that_read_share_a_layer_and_no_device_is_made_of_it_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let upper = pair(dir.path());
