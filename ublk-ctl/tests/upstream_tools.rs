@@ -238,6 +238,7 @@ impl Bench {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "another program is waited for")]
 fn wait_until(mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
