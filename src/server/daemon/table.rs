@@ -14,7 +14,7 @@ use crate::{
     server::{
         api::types::{AddDevice, DeviceInfo, DeviceState, ImageSpec, ReadCount, RequestCount},
         blocking::device_work,
-        device::Device,
+        device::{Device, Shown},
         failure::{Failure, FailureClass},
         port::failure_of_frontend,
     },
@@ -133,6 +133,10 @@ impl Served {
 
     /// Makes durable what was written, after a snapshot that is under way: whoever makes the device again finds it done.
     async fn save(&self, limit: Duration) -> Result<(), BlockError> {
+        if let Shown::Image(_) = self.device.shown() {
+            // A fork of it may wait for a registry.
+            return Ok(());
+        }
         let saving = async {
             let _turn = self.snapshotting.lock().await;
             self.device.make_durable(&self.opener).await

@@ -232,3 +232,14 @@ async fn a_size_that_the_kernel_refuses_is_the_layers_all_the_same() {
     );
     assert_eq!(daemon.info(0).await.unwrap().size_bytes, 2 << 20);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_of_a_device_that_takes_no_writes_waits_for_no_fork() {
+    let state = tempfile::tempdir().unwrap();
+    let daemon = daemon(state.path(), NullFrontend::new(), Vec::new());
+    daemon.add(request(None)).await.unwrap();
+    let served = only(&daemon);
+    let _fork = served.snapshotting.lock().await;
+    let removal = tokio::time::timeout(Duration::from_secs(5), daemon.remove(0, true)).await;
+    removal.expect("it waits").unwrap();
+}
