@@ -114,10 +114,13 @@ fn a_pair_is_sealed_once_and_a_torn_one_says_so() {
     let [data, index] = files.as_slice() else { panic!() };
     let whole = fs::metadata(data).unwrap().len();
     fs::File::options().write(true).open(data).unwrap().set_len(whole - 512).unwrap();
-    let ended = run(&["layer", "commit", data, index, &beside(&dir, "out")]);
+    let refused = run(&["layer", "commit", data, index, &beside(&dir, "out")]);
+    assert!(refused.code == 5 && refused.err.contains("--allow-torn"), "{} {}", refused.code, refused.err);
+    let ended = run(&["layer", "commit", "--allow-torn", data, index, &beside(&dir, "out")]);
     assert_eq!(ended.code, 0);
-    assert!(ended.err.contains("lost their data in a crash"), "{}", ended.err);
-    let sealed = json(&["layer", "commit", "--seal", data, index]);
+    assert!(ended.err.contains("have lost their data and are left out"), "{}", ended.err);
+    assert_eq!(run(&["layer", "commit", "--seal", data, index]).code, 5);
+    let sealed = json(&["layer", "commit", "--seal", "--allow-torn", data, index]);
     assert!(sealed["torn_entries"].as_u64().unwrap() > 0);
     assert_eq!(run(&["layer", "verify", data]).code, 0);
     let again = run(&["layer", "commit", "--seal", data, index]);

@@ -262,11 +262,11 @@ async fn forks_of_ten_layers_share_one_index() {
         let [data, index, made] =
             ["data", "index", "layer"].map(|name| root.path().join(format!("{name}-{layer}")));
         ctl("", &["layer", "create", text(&data), text(&index), "--size", "1GiB"]);
-        // Each has the same page at places of its own, so that the merged index has them all.
-        let entries =
-            (0..SEGMENTS).map(|number| Segment::new((number * LAYERS + layer) * 16, 8, 8, false, 0));
+        // Each has pages at places of its own, so that the merged index has them all.
+        let entries = (0..SEGMENTS)
+            .map(|number| Segment::new((number * LAYERS + layer) * 16, 8, 8 + number * 8, false, 0));
         let entries: Vec<u8> = entries.flat_map(|entry| entry.unwrap().encode()).collect();
-        for (path, bytes) in [(&data, [7; 4096].as_slice()), (&index, &entries)] {
+        for (path, bytes) in [(&data, &vec![7; SEGMENTS as usize * 4096]), (&index, &entries)] {
             fs::File::options().append(true).open(path).unwrap().write_all(bytes).unwrap();
         }
         ctl("", &["layer", "commit", text(&data), text(&index), text(&made)]);
