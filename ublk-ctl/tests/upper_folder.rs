@@ -266,7 +266,9 @@ async fn forks_of_ten_layers_share_one_index() {
         let entries = (0..SEGMENTS)
             .map(|number| Segment::new((number * LAYERS + layer) * 16, 8, 8 + number * 8, false, 0));
         let entries: Vec<u8> = entries.flat_map(|entry| entry.unwrap().encode()).collect();
-        for (path, bytes) in [(&data, &vec![7; SEGMENTS as usize * 4096]), (&index, &entries)] {
+        for (path, bytes) in
+            [(&data, &vec![7; usize::try_from(SEGMENTS * 4096).unwrap()]), (&index, &entries)]
+        {
             fs::File::options().append(true).open(path).unwrap().write_all(bytes).unwrap();
         }
         ctl("", &["layer", "commit", text(&data), text(&index), text(&made)]);
