@@ -38,7 +38,7 @@ pub struct Committed {
 ///
 /// # Errors
 /// [`OfflineError`]; then there is no output.
-pub fn commit<P: Fn(u64, u64)>(
+pub fn commit<P: Fn(u64, u64) + Sync>(
     data: &Path,
     index: Option<&Path>,
     output: &Path,

@@ -9,10 +9,13 @@ use super::{
     content::{Bench, Content},
     output::Output,
     pipeline::workers,
-    zfile::{CHUNK_BYTES, write_zfile},
+    zfile::write_zfile,
 };
 use crate::format::zfile::BlockFormat;
 
+/// Content that is read and compressed at once, in bytes; a multiple of every block size. It is read into the cache of the processor
+/// that compresses it, so that reading it takes next to no time.
+const CHUNK_BYTES: usize = 64 << 10;
 const CHUNK: u64 = CHUNK_BYTES as u64;
 
 /// How to compress.
@@ -42,7 +45,7 @@ pub struct Compressed {
 ///
 /// # Errors
 /// [`OfflineError`]; then there is no output.
-pub fn compress<P: Fn(u64, u64)>(
+pub fn compress<P: Fn(u64, u64) + Sync>(
     input: &Path,
     output: &Path,
     options: &CompressOptions,
@@ -71,8 +74,8 @@ pub fn compress<P: Fn(u64, u64)>(
 ///
 /// # Errors
 /// [`OfflineError`]; then there is no output.
-pub fn compress_stream<P: Fn(u64, u64)>(
-    mut input: impl Read,
+pub fn compress_stream<P: Fn(u64, u64) + Sync>(
+    mut input: impl Read + Send,
     name: &Path,
     output: &Path,
     options: &CompressOptions,

@@ -54,7 +54,7 @@ pub fn create(upper: &Upper, options: &CreateOptions) -> Result<Created, Offline
 ///
 /// # Errors
 /// [`OfflineError`]; then neither file is there, or both that were to be replaced.
-pub fn create_watched<P: Fn(u64, u64)>(
+pub fn create_watched<P: Fn(u64, u64) + Sync>(
     upper: &Upper,
     options: &CreateOptions,
     watch: &Watch<P>,

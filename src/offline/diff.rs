@@ -44,7 +44,7 @@ pub struct Compared {
 ///
 /// # Errors
 /// [`OfflineError`].
-pub fn diff<P: Fn(u64, u64)>(
+pub fn diff<P: Fn(u64, u64) + Sync>(
     left: &Stack,
     right: &Stack,
     threads: NonZeroUsize,

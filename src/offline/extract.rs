@@ -1,6 +1,6 @@
 //! `layer extract`: the LSMT file of a layer as it is, out of its envelope and decompressed.
 
-use std::{cell::RefCell, io::Write, num::NonZeroUsize, path::Path};
+use std::{io::Write, num::NonZeroUsize, path::Path, sync::mpsc::channel};
 
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +34,7 @@ pub struct Extracted {
 ///
 /// # Errors
 /// [`OfflineError`]; then there is no output.
-pub fn extract<P: Fn(u64, u64)>(
+pub fn extract<P: Fn(u64, u64) + Sync>(
     input: &Path,
     output: &Path,
     options: &ExtractOptions,
@@ -47,7 +47,7 @@ pub fn extract<P: Fn(u64, u64)>(
 ///
 /// # Errors
 /// [`OfflineError`]; then there is no output.
-pub fn extract_zfile<P: Fn(u64, u64)>(
+pub fn extract_zfile<P: Fn(u64, u64) + Sync>(
     input: &Path,
     output: &Path,
     options: &ExtractOptions,
@@ -62,7 +62,7 @@ pub fn extract_zfile<P: Fn(u64, u64)>(
 ///
 /// # Errors
 /// [`OfflineError`], also where the file has no checksums.
-pub fn verify_zfile<P: Fn(u64, u64)>(
+pub fn verify_zfile<P: Fn(u64, u64) + Sync>(
     input: &Path,
     threads: NonZeroUsize,
     watch: &Watch<P>,
@@ -76,7 +76,7 @@ pub fn verify_zfile<P: Fn(u64, u64)>(
     Ok(content.size_bytes())
 }
 
-fn save<P: Fn(u64, u64)>(
+fn save<P: Fn(u64, u64) + Sync>(
     content: &Content,
     output: &Path,
     options: &ExtractOptions,
@@ -94,11 +94,11 @@ fn save<P: Fn(u64, u64)>(
 }
 
 /// Decodes all of `content` on `threads`, and gives it to `take` in order.
-fn decode<P: Fn(u64, u64)>(
+fn decode<P: Fn(u64, u64) + Sync>(
     content: &Content,
     threads: NonZeroUsize,
     watch: &Watch<P>,
-    mut take: impl FnMut(&[u8]) -> Result<(), OfflineError>,
+    mut take: impl FnMut(&[u8]) -> Result<(), OfflineError> + Send,
 ) -> Result<(), OfflineError> {
     let total_bytes = content.size_bytes();
     let threads = workers(threads, || {
@@ -111,13 +111,14 @@ fn decode<P: Fn(u64, u64)>(
     })?;
     let mut done_bytes = 0_u64;
     // Memory is used again: new memory of this size comes from the kernel, page by page.
-    let spare = RefCell::new(Vec::<Vec<u8>>::new());
+    let (used, spare) = channel::<Vec<u8>>();
     let chunks = (0..total_bytes.div_ceil(CHUNK_BYTES))
-        .map(|number| (number.saturating_mul(CHUNK_BYTES), spare.borrow_mut().pop().unwrap_or_default()));
+        .map(move |number| (number.saturating_mul(CHUNK_BYTES), spare.try_recv().unwrap_or_default()));
     in_order(threads, chunks, |chunk: Vec<u8>| {
         take(&chunk)?;
         done_bytes = done_bytes.saturating_add(chunk.len() as u64);
-        spare.borrow_mut().push(chunk);
+        // That nobody wants the memory again is no failure: all has been read then.
+        drop(used.send(chunk));
         watch.tell(done_bytes, total_bytes)
     })
 }

@@ -17,7 +17,7 @@ use crate::{
 ///
 /// # Errors
 /// [`OfflineError`]; then there is no output.
-pub fn merge<P: Fn(u64, u64)>(
+pub fn merge<P: Fn(u64, u64) + Sync>(
     stack: &Stack,
     output: &Path,
     naming: &Naming,

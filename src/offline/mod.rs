@@ -52,7 +52,7 @@ pub struct Watch<P> {
     pub cancelled: AtomicBool,
 }
 
-impl<P: Fn(u64, u64)> Watch<P> {
+impl<P: Fn(u64, u64) + Sync> Watch<P> {
     fn tell(&self, done_bytes: u64, total_bytes: u64) -> Result<(), OfflineError> {
         self.go_on()?;
         (self.progress)(done_bytes, total_bytes);

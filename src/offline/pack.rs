@@ -67,7 +67,7 @@ struct Batch {
 }
 
 /// Writes `source` as the file `path`, and returns its size in bytes.
-pub(super) fn pack<P: Fn(u64, u64)>(
+pub(super) fn pack<P: Fn(u64, u64) + Sync>(
     source: &Source,
     identity: &LayerIdentity,
     path: &Path,
@@ -92,7 +92,7 @@ pub(super) fn pack<P: Fn(u64, u64)>(
 }
 
 /// The first two stages: reads the source and gives the layer's file to `stream`.
-fn place<P: Fn(u64, u64)>(
+fn place<P: Fn(u64, u64) + Sync>(
     source: &Source,
     identity: &LayerIdentity,
     path: &Path,
@@ -111,13 +111,14 @@ fn place<P: Fn(u64, u64)>(
     })?;
     let mut placement = Placement::new(path.to_owned(), options.packing, &source.segments, identity, stream)?;
     let (mut done_bytes, total_bytes) = (0_u64, source.data_bytes());
-    let spare = std::cell::RefCell::new(Vec::<Batch>::new());
-    let batches = Batches { segments: &source.segments, done: 0, spare: &spare };
+    let (used, spare) = channel::<Batch>();
+    let batches = Batches { segments: &source.segments, done: 0, spare };
     in_order(readers, batches, |batch: Batch| {
         placement.place(&batch.runs, &batch.bytes)?;
         batch.ended.iter().for_each(|segment| placement.release(*segment));
         done_bytes = done_bytes.saturating_add(batch.bytes.len() as u64);
-        spare.borrow_mut().push(batch);
+        // That nobody wants the memory again is no failure: all has been read then.
+        drop(used.send(batch));
         watch.tell(done_bytes, total_bytes)
     })?;
     placement.finish(identity)
@@ -156,14 +157,14 @@ struct Batches<'a> {
     segments: &'a [Segment],
     /// Sectors of the first segment that are in earlier batches.
     done: u32,
-    spare: &'a std::cell::RefCell<Vec<Batch>>,
+    spare: Receiver<Batch>,
 }
 
 impl Iterator for Batches<'_> {
     type Item = Batch;
 
     fn next(&mut self) -> Option<Batch> {
-        let mut batch = self.spare.borrow_mut().pop().unwrap_or_default();
+        let mut batch = self.spare.try_recv().unwrap_or_default();
         batch.parts.clear();
         batch.ended.clear();
         let mut room = BATCH_SECTORS;

@@ -1,8 +1,8 @@
 //! Compresses a payload on many threads: the stage that `compress` and `commit` end with.
 
 use std::{
-    cell::RefCell,
     path::{Path, PathBuf},
+    sync::mpsc::channel,
 };
 
 use super::{OfflineError, output::Output, pipeline::in_order};
@@ -27,8 +27,8 @@ pub(super) fn write_zfile<J, F>(
     path: &Path,
     format: BlockFormat,
     fills: Vec<F>,
-    jobs: impl Iterator<Item = J>,
-    mut done: impl FnMut(u64) -> Result<(), OfflineError>,
+    jobs: impl Iterator<Item = J> + Send,
+    mut done: impl FnMut(u64) -> Result<(), OfflineError> + Send,
 ) -> Result<Vec<u8>, OfflineError>
 where
     J: Send,
@@ -40,14 +40,15 @@ where
     let threads =
         fills.into_iter().map(|fill| worker(fill, format, path.to_owned())).collect::<Result<_, _>>();
     // Memory is used again: new memory of this size comes from the kernel, page by page.
-    let spare = RefCell::new(Vec::<Blocks>::new());
-    let jobs = jobs.map(|job| (job, spare.borrow_mut().pop().unwrap_or_default()));
+    let (used, spare) = channel::<Blocks>();
+    let jobs = jobs.map(move |job| (job, spare.try_recv().unwrap_or_default()));
     in_order(threads.map_err(refused)?, jobs, |blocks: Blocks| {
         for (content_bytes, encoded_bytes) in &blocks.sizes {
             writer.add(*content_bytes, *encoded_bytes).map_err(refused)?;
         }
         output.write(&blocks.encoded)?;
-        spare.borrow_mut().push(blocks);
+        // That nobody wants the memory again is no failure: all has been read then.
+        drop(used.send(blocks));
         done(writer.content_bytes())
     })?;
     let tail = writer.finish();
