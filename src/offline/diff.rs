@@ -6,16 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OfflineError, Stack, Watch,
-    content::Bench,
     pipeline::{in_order, workers},
     place::SECTOR,
     source::Source,
+    window::{Side, Window, Windows},
 };
-use crate::{block::SECTOR_BYTES, format::lsmt::Segment};
-
-/// Sectors that a thread compares at once.
-const WINDOW_SECTORS: u64 = 512;
-const WINDOW_BYTES: usize = 512 * SECTOR;
+use crate::block::SECTOR_BYTES;
 
 /// A range of the device, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +46,15 @@ pub fn diff<P: Fn(u64, u64) + Sync>(
     threads: NonZeroUsize,
     watch: &Watch<P>,
 ) -> Result<Compared, OfflineError> {
-    let sources = [Source::open_stack(left)?, Source::open_stack(right)?];
+    compare_sources(&[Source::open_stack(left)?, Source::open_stack(right)?], threads, watch)
+}
+
+/// Compares the devices of two sources.
+pub(super) fn compare_sources<P: Fn(u64, u64) + Sync>(
+    sources: &[Source; 2],
+    threads: NonZeroUsize,
+    watch: &Watch<P>,
+) -> Result<Compared, OfflineError> {
     let size_bytes = sources.each_ref().map(|source| source.identity.virtual_size_bytes);
     let known = size_bytes.iter().copied().filter(|size| *size > 0);
     let common = known.clone().min().map_or(u64::MAX, |bytes| bytes.div_ceil(SECTOR_BYTES));
@@ -59,9 +63,9 @@ pub fn diff<P: Fn(u64, u64) + Sync>(
         let mut sides = sources.each_ref().map(Side::new);
         Ok(move |window: Window| compare(&mut sides, &window))
     })?;
-    let total_bytes = common.min(last_sector(&sources)).saturating_mul(SECTOR_BYTES);
+    let total_bytes = common.min(last_sector(sources)).saturating_mul(SECTOR_BYTES);
     let mut ranges = Vec::new();
-    let windows = Windows { sides: sources.each_ref().map(|it| it.segments.as_slice()), at: 0, end: common };
+    let windows = Windows::of(sources.each_ref().map(|it| it.segments.as_slice()), common);
     in_order(readers, windows, |compared: (u64, Vec<(u64, u64)>)| {
         let (at, differing) = compared;
         differing.into_iter().for_each(|(start, end)| join(&mut ranges, start, end));
@@ -93,80 +97,12 @@ fn join(ranges: &mut Vec<Difference>, start: u64, end: u64) {
     }
 }
 
-/// Some sectors of the device for which one of the two has data.
-struct Window {
-    start: u64,
-    end: u64,
-    parts: [Vec<Segment>; 2],
-}
-
-/// The windows of two lists of segments, up to sector `end`.
-struct Windows<'a> {
-    sides: [&'a [Segment]; 2],
-    at: u64,
-    end: u64,
-}
-
-impl Iterator for Windows<'_> {
-    type Item = Window;
-
-    fn next(&mut self) -> Option<Window> {
-        let at = self.at;
-        for side in &mut self.sides {
-            let passed = side.iter().take_while(|segment| segment.zeroed() || segment.end() <= at).count();
-            *side = side.get(passed..).unwrap_or_default();
-        }
-        let first =
-            self.sides.iter().filter_map(|side| side.first()).map(|segment| segment.offset()).min()?;
-        let start = (first - first % WINDOW_SECTORS).max(at);
-        let end = start.saturating_add(WINDOW_SECTORS).min(self.end);
-        if start >= end {
-            return None;
-        }
-        self.at = end;
-        let parts = self.sides.map(|side| {
-            let near = side.iter().take_while(|segment| segment.offset() < end);
-            near.filter(|segment| !segment.zeroed()).filter_map(|it| it.within(start, end)).collect()
-        });
-        Some(Window { start, end, parts })
-    }
-}
-
-/// What one thread reads one of the two with.
-struct Side<'a> {
-    source: &'a Source,
-    benches: Vec<Bench>,
-    bytes: Vec<u8>,
-}
-
-impl<'a> Side<'a> {
-    fn new(source: &'a Source) -> Self {
-        let benches = source.files.iter().map(|_| Bench::default()).collect();
-        Self { source, benches, bytes: Vec::new() }
-    }
-
-    /// Reads the parts of a window that starts at sector `start`; the rest of it is zero.
-    fn read(&mut self, start: u64, parts: &[Segment]) -> Result<(), OfflineError> {
-        self.bytes.clear();
-        self.bytes.resize(WINDOW_BYTES, 0);
-        for part in parts {
-            let number = usize::from(part.tag());
-            let from = usize::try_from(part.offset().saturating_sub(start)).unwrap_or(usize::MAX);
-            let dest = self.bytes.get_mut(from * SECTOR..(from + part.length() as usize) * SECTOR);
-            let places = (self.source.files.get(number), self.benches.get_mut(number), dest);
-            let (Some(file), Some(bench), Some(dest)) = places else { continue };
-            file.read(bench, part.moffset().saturating_mul(SECTOR_BYTES), dest)?;
-        }
-        Ok(())
-    }
-}
-
 /// One past the last sector of the window, and the runs of sectors that differ.
 fn compare(sides: &mut [Side<'_>; 2], window: &Window) -> Result<(u64, Vec<(u64, u64)>), OfflineError> {
     for (side, parts) in sides.iter_mut().zip(&window.parts) {
         side.read(window.start, parts)?;
     }
-    let [left, right] = sides.each_ref().map(|side| side.bytes.as_chunks::<SECTOR>().0);
+    let [left, right] = sides.each_ref().map(|side| side.bytes().as_chunks::<SECTOR>().0);
     let mut runs: Vec<(u64, u64)> = Vec::new();
     if left != right {
         let sectors = (window.start..window.end).zip(left.iter().zip(right));

@@ -22,6 +22,7 @@ mod place;
 mod resize;
 mod seal;
 mod source;
+mod window;
 mod zfile;
 
 use std::{
