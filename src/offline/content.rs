@@ -1,7 +1,7 @@
 //! The LSMT file inside a layer file, whether it lies there as it is, compressed, enveloped, or both.
 
 use std::{
-    fs::{File, TryLockError},
+    fs::{self, File, TryLockError},
     io,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
@@ -60,13 +60,20 @@ impl Hold {
             Self::Exclusive => file.try_lock(),
         };
         match locked {
-            Ok(()) => Ok(()),
-            Err(TryLockError::WouldBlock) => Err(OfflineError::Busy(path.to_owned())),
+            // Whoever had it may have put another in its place, which then is the one to lock.
+            Ok(()) if has_name(file, path).map_err(OfflineError::io(path, "lock it"))? => Ok(()),
+            Ok(()) | Err(TryLockError::WouldBlock) => Err(OfflineError::Busy(path.to_owned())),
             // Where the file system has no locks no device has one, and reading harms nobody.
             Err(TryLockError::Error(source)) if self == Self::Shared && has_no_locks(&source) => Ok(()),
             Err(TryLockError::Error(source)) => Err(OfflineError::io(path, "lock it")(source)),
         }
     }
+}
+
+/// Whether `path` means this very file.
+fn has_name(file: &File, path: &Path) -> io::Result<bool> {
+    let [opened, named] = [file.metadata()?, fs::metadata(path)?].map(|found| (found.dev(), found.ino()));
+    Ok(opened == named)
 }
 
 fn has_no_locks(error: &io::Error) -> bool {

@@ -63,13 +63,20 @@ impl LayerFile {
     /// Keeps every other process, and every other opening in this one, from locking the file until this one is dropped.
     ///
     /// # Errors
-    /// [`UpperError::Busy`] where it is locked already.
+    /// [`UpperError::Busy`] where it is locked already, or whoever had it locked has put another file in its place.
     pub fn lock(&self) -> Result<(), UpperError> {
         match rustix::fs::flock(&**self.file.file(), FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(()),
-            Err(Errno::WOULDBLOCK) => Err(UpperError::Busy(self.path.display().to_string())),
+            Ok(()) if self.has_its_name().map_err(|error| failed(&self.path, "lock", error))? => Ok(()),
+            Ok(()) | Err(Errno::WOULDBLOCK) => Err(UpperError::Busy(self.path.display().to_string())),
             Err(error) => Err(failed(&self.path, "lock", error.into())),
         }
+    }
+
+    /// Whether its path still means this very file.
+    fn has_its_name(&self) -> io::Result<bool> {
+        let opened = rustix::fs::fstat(&**self.file.file())?;
+        let named = rustix::fs::stat(&self.path)?;
+        Ok((opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino))
     }
 
     fn with(path: &Path, options: &OpenOptions) -> io::Result<Self> {

@@ -11,7 +11,7 @@ use stratabd::{
         CreateOptions, Naming, OfflineError, PackOptions, Stack, Upper, commit, create, default_threads,
         diff, merge, resize, seal,
     },
-    upper::{LayerFile, LayerFiles},
+    upper::{LayerFile, LayerFiles, UpperError},
 };
 
 use crate::{bytes, names, quiet};
@@ -140,4 +140,19 @@ fn a_layer_that_was_sealed_is_committed_while_its_device_goes_on() {
     let stack = Stack { lowers: vec![upper.data.clone()], upper: None };
     merge(&stack, &out, &Naming::default(), &PACK, &quiet()).unwrap();
     assert!(fs::metadata(&out).unwrap().len() > 0);
+}
+
+#[test]
+fn a_layer_that_was_replaced_before_it_was_locked_is_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, next) = (dir.path().join("data"), dir.path().join("next"));
+    for path in [&path, &next] {
+        create(&Upper { data: path.clone(), index: None }, &CreateOptions { sparse: true, ..OPTIONS })
+            .unwrap();
+    }
+    let device = LayerFile::open(&path).unwrap();
+    fs::rename(&next, &path).unwrap();
+    let refused = device.lock();
+    assert!(matches!(refused, Err(UpperError::Busy(_))), "{refused:?}");
+    LayerFile::open(&path).unwrap().lock().unwrap();
 }
