@@ -109,6 +109,13 @@ impl Content {
         Ok(Self { table: Some(Arc::new(table)), ..inner })
     }
 
+    /// All bytes of `file` as they are. `path` is what it is called in errors.
+    pub(super) fn of_file(file: File, path: &Path) -> Result<Self, OfflineError> {
+        let size = file.metadata().map_err(OfflineError::io(path, "open it"))?.size();
+        let payload = ByteRange::between(0, size);
+        Ok(Self { path: Arc::new(path.to_owned()), file: Arc::new(file), payload, table: None })
+    }
+
     /// Opens the layer file at `path` and makes sure that it has a sealed layer.
     pub(super) fn open_layer(path: &Path) -> Result<Self, OfflineError> {
         let content = Self::open(path)?;

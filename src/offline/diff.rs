@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OfflineError, Stack, Watch,
+    content::Hold,
     pipeline::{in_order, workers},
     place::SECTOR,
     source::Source,
@@ -46,7 +47,11 @@ pub fn diff<P: Fn(u64, u64) + Sync>(
     threads: NonZeroUsize,
     watch: &Watch<P>,
 ) -> Result<Compared, OfflineError> {
-    compare_sources(&[Source::open_stack(left)?, Source::open_stack(right)?], threads, watch)
+    compare_sources(
+        &[Source::open_stack(left, Hold::Shared)?, Source::open_stack(right, Hold::Shared)?],
+        threads,
+        watch,
+    )
 }
 
 /// Compares the devices of two sources.

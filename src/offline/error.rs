@@ -94,6 +94,29 @@ pub enum OfflineError {
     /// No file system could be made.
     #[error("cannot make an ext4 with mke2fs: {0}")]
     Mkfs(String),
+    /// There is nothing that could be grown with its device.
+    #[error("{0}: the device has no ext4 on it")]
+    NotExt4(PathBuf),
+    /// An ext4 is only made larger.
+    #[error("{path}: the ext4 on the device has {has} bytes, more than {wanted}, and is not made smaller")]
+    Ext4Shrinks {
+        /// The data file of the writable layer.
+        path: PathBuf,
+        /// Size of the file system in bytes.
+        has: u64,
+        /// The wanted size of the device in bytes.
+        wanted: u64,
+    },
+    /// A program did not do its work on a copy of the device; the layer has not changed.
+    #[error("{path}: {program} cannot work on the ext4 of the device, and the layer is as it was: {said}")]
+    Ext4Tool {
+        /// The data file of the writable layer.
+        path: PathBuf,
+        /// The program.
+        program: &'static str,
+        /// What it has said, or why it did not run.
+        said: String,
+    },
     /// A stack has no layer.
     #[error("there is no layer")]
     NoLayers,

@@ -1,19 +1,13 @@
 //! An empty ext4 for a new layer: made by mke2fs in memory, of which only what is not zero goes into the layer.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    os::{fd::AsRawFd, unix::fs::FileExt},
-    process::{Command, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::{fs::File, io, os::unix::fs::FileExt, process::Command, sync::atomic::AtomicBool};
 
 use rustix::{
     fs::{MemfdFlags, SeekFrom, memfd_create, seek},
     io::Errno,
 };
 
-use super::{OfflineError, Patient};
+use super::{OfflineError, e2fs};
 
 /// Bytes of a block of the file system, and of what is looked at for zeroes.
 const BLOCK: usize = 4096;
@@ -49,26 +43,11 @@ pub(super) fn blank(size_bytes: u64, cancelled: &AtomicBool) -> Result<File, Off
     let memory = memfd_create("ext4", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
     let image = File::from(memory);
     image.set_len(size_bytes).map_err(failed)?;
-    let path = format!("/proc/{}/fd/{}", std::process::id(), image.as_raw_fd());
     let mut command = Command::new("mke2fs");
-    command.args(MKE2FS).arg(path).env("E2FSPROGS_FAKE_TIME", MADE_AT).env("LC_ALL", "C");
-    let pipes = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = pipes.spawn().map_err(failed)?;
-    let mut said = Vec::new();
-    // It says nothing until it ends.
-    let heard =
-        child.stderr.take().map_or(Ok(0), |stderr| Patient::of(stderr, cancelled)?.read_to_end(&mut said));
-    if heard.is_err() {
-        // One that has ended just now need not be.
-        let _ = child.kill();
-    }
-    let status = child.wait().map_err(failed)?;
-    if cancelled.load(Ordering::Relaxed) {
-        return Err(OfflineError::Cancelled);
-    }
-    heard.map_err(failed)?;
-    if !status.success() {
-        return Err(OfflineError::Mkfs(String::from_utf8_lossy(&said).trim().to_owned()));
+    command.args(MKE2FS).env("E2FSPROGS_FAKE_TIME", MADE_AT);
+    let ended = e2fs::run(command, &image, cancelled, OfflineError::Mkfs)?;
+    if ended.code != Some(0) {
+        return Err(OfflineError::Mkfs(ended.said));
     }
     Ok(image)
 }
@@ -89,17 +68,29 @@ pub(super) fn each_run(
         let len = CHUNK.min(usize::try_from(size.saturating_sub(at)).unwrap_or(CHUNK));
         let chunk = chunk.get_mut(..len).unwrap_or_default();
         image.read_exact_at(chunk, at).map_err(failed)?;
-        let mut start = 0_usize;
-        let is_zero = |block: &[u8]| block.iter().all(|byte| *byte == 0);
-        for blocks in chunk.chunks(BLOCK).collect::<Vec<_>>().chunk_by(|a, b| is_zero(a) == is_zero(b)) {
-            let run_len: usize = blocks.iter().map(|block| block.len()).sum();
-            let run = chunk.get(start..start.saturating_add(run_len)).unwrap_or_default();
-            if !is_zero(run) {
-                each(at.saturating_add(start as u64), run)?;
+        for (offset, run, is_zero) in runs(at, chunk) {
+            if !is_zero {
+                each(offset, run)?;
             }
-            start = start.saturating_add(run_len);
         }
         at = at.saturating_add(len as u64);
     }
     Ok(())
+}
+
+/// The runs of blocks of `bytes`, which lie at `at`, that are all zero or all not: where a run lies, its bytes, and whether they are
+/// zero.
+pub(super) fn runs(at: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8], bool)> {
+    let is_zero = |block: &[u8]| block.iter().all(|byte| *byte == 0);
+    let mut start = 0_usize;
+    std::iter::from_fn(move || {
+        let rest = bytes.get(start..).filter(|rest| !rest.is_empty())?;
+        let mut blocks = rest.chunks(BLOCK);
+        let is_all_zero = blocks.next().is_some_and(is_zero);
+        let alike = blocks.take_while(|block| is_zero(block) == is_all_zero).count();
+        let run = rest.get(..alike.saturating_add(1).saturating_mul(BLOCK)).unwrap_or(rest);
+        let offset = at.saturating_add(start as u64);
+        start = start.saturating_add(run.len());
+        Some((offset, run, is_all_zero))
+    })
 }

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::{Committed, Naming, OfflineError, PackOptions, Stack, Watch, pack::pack, source::Source};
+use super::{
+    Committed, Naming, OfflineError, PackOptions, Stack, Watch, content::Hold, pack::pack, source::Source,
+};
 use crate::{
     block::SECTOR_BYTES,
     format::lsmt::{LayerIdentity, Packing},
@@ -24,7 +26,7 @@ pub fn merge<P: Fn(u64, u64) + Sync>(
     options: &PackOptions,
     watch: &Watch<P>,
 ) -> Result<Committed, OfflineError> {
-    let mut source = Source::open_stack(stack)?;
+    let mut source = Source::open_stack(stack, Hold::Shared)?;
     source.require_whole(options.allow_torn)?;
     match options.packing {
         Packing::Aligned => clip(&mut source),

@@ -4,14 +4,18 @@
 //! segment, however large the layer. The output has its name only when it is complete and on disk; until then, and when the tool
 //! fails or is interrupted, nothing of that name is touched.
 
+mod amend;
 mod commit;
 mod compress;
 mod content;
 mod create;
 mod diff;
+mod e2fs;
 mod error;
 mod ext4;
 mod extract;
+mod flat;
+mod grow_ext4;
 mod merge;
 mod output;
 mod pack;
@@ -22,6 +26,7 @@ mod place;
 mod resize;
 mod seal;
 mod source;
+mod superblock;
 mod window;
 mod zfile;
 
@@ -36,6 +41,7 @@ pub use create::{CreateOptions, Created, create, create_watched};
 pub use diff::{Compared, Difference, diff};
 pub use error::OfflineError;
 pub use extract::{ExtractOptions, Extracted, extract, extract_zfile, verify_zfile};
+pub use grow_ext4::{GrownExt4, grow_ext4};
 pub use merge::merge;
 pub use pack::PackOptions;
 pub use part_file::{NamedFile, PartFile};

@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -43,14 +43,29 @@ impl PartFile {
         // One that cannot be read is no device's here.
         let replaced = found.as_ref().and_then(|_| File::open(path).ok());
         replaced.iter().try_for_each(|file| Hold::Shared.take(file, path))?;
-        let (file, hidden) = hidden_beside(path, |hidden| {
-            OpenOptions::new().write(true).create_new(true).mode(0o644).open(hidden)
-        })?;
+        let (file, hidden) = new_beside(path)?;
         if let Some(found) = found {
             // What only its owner could read stays so.
             file.set_permissions(found.permissions()).map_err(OfflineError::io(path, "make it"))?;
         }
         Ok(Self { file, path: path.to_owned(), hidden: Some(hidden), overwrite, _replaced: replaced })
+    }
+
+    /// Begins what will replace the file `replaced` of a writable layer, which is called `path` and which the caller keeps others
+    /// from using, and belong to whom that belongs.
+    pub(super) fn replacing(path: &Path, replaced: &File) -> Result<Self, OfflineError> {
+        let failed = OfflineError::io(path, "make a new version of it");
+        // A link stays one, and what it means is replaced.
+        let path = fs::canonicalize(path).map_err(&failed)?;
+        let (file, hidden) = new_beside(&path)?;
+        let part = Self { file, path, hidden: Some(hidden), overwrite: true, _replaced: None };
+        let [old, new] = [replaced, &part.file].map(File::metadata);
+        let (old, new) = (old.map_err(&failed)?, new.map_err(&failed)?);
+        if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
+            fchown(&part.file, Some(old.uid()), Some(old.gid())).map_err(&failed)?;
+        }
+        part.file.set_permissions(old.permissions()).map_err(&failed)?;
+        Ok(part)
     }
 
     /// What to write to.
@@ -116,6 +131,11 @@ impl NamedFile {
     pub fn make_durable(self) -> Result<(), OfflineError> {
         self.folder.sync_all().map_err(OfflineError::io(&self.path, "make its name durable"))
     }
+}
+
+/// A new file under a hidden name beside `path`, and that name.
+fn new_beside(path: &Path) -> Result<(File, PathBuf), OfflineError> {
+    hidden_beside(path, |hidden| OpenOptions::new().write(true).create_new(true).mode(0o644).open(hidden))
 }
 
 /// Has something made under a hidden name beside `path`, which nothing has yet: not even what an earlier run has left that was

@@ -47,10 +47,17 @@ pub fn resize(upper: &Upper, after_bytes: u64, shrink: bool) -> Result<Resized, 
             after: after_bytes,
         });
     }
+    set_size(&source, upper, after_bytes)?;
+    Ok(Resized { before_bytes, after_bytes })
+}
+
+/// Gives the layer at the top of `source`, which is held, another size of its device.
+pub(super) fn set_size(source: &Source, upper: &Upper, after_bytes: u64) -> Result<(), OfflineError> {
+    let path = upper.data.as_path();
     match (source.kind, upper.index.as_deref()) {
-        (Kind::Sealed, _) => return Err(OfflineError::Sealed(path.to_owned())),
+        (Kind::Sealed, _) => Err(OfflineError::Sealed(path.to_owned())),
         (Kind::Log { index_end }, Some(index)) => {
-            let cut = forget(&source, after_bytes / SECTOR_BYTES);
+            let cut = forget(source, after_bytes / SECTOR_BYTES);
             on(index, |file| {
                 if !cut.is_empty() {
                     append(file, index_end, &cut)?;
@@ -58,29 +65,31 @@ pub fn resize(upper: &Upper, after_bytes: u64, shrink: bool) -> Result<Resized, 
                 }
                 write_size(file, after_bytes)
             })?;
-            on(path, |file| write_size(file, after_bytes))?;
+            on(path, |file| write_size(file, after_bytes))
         }
         _ => on(path, |file| {
-            let file_bytes = after_bytes.saturating_add(SLOT_BYTES as u64);
+            let header = |bytes: u64| bytes.saturating_add(SLOT_BYTES as u64);
+            let file_bytes = header(after_bytes);
+            let before_bytes = read_size(file)?;
             // The device must never be larger than its file.
             if after_bytes > before_bytes {
                 // What a seal that was cut short has left is not to become data.
-                file.set_len(before_bytes.saturating_add(SLOT_BYTES as u64))?;
+                file.set_len(header(before_bytes))?;
                 file.set_len(file_bytes)?;
                 file.sync_all()?;
             }
             write_size(file, after_bytes)?;
             file.sync_all()?;
             file.set_len(file_bytes)
-        })?,
+        }),
     }
-    Ok(Resized { before_bytes, after_bytes })
 }
 
-/// Entries that hide what a log has from sector `end` of the device on.
-fn forget(source: &Source, end: u64) -> Vec<Segment> {
-    let data_end = source.files.first().map_or(0, |file| file.size_bytes() / SECTOR_BYTES);
-    let past = source.segments.iter().filter_map(|segment| segment.within(end, u64::MAX));
+/// Entries that hide what the log at the top of `source` has from sector `end` of the device on.
+pub(super) fn forget(source: &Source, end: u64) -> Vec<Segment> {
+    let data_end = source.files.last().map_or(0, |file| file.size_bytes() / SECTOR_BYTES);
+    let its = source.segments.iter().filter(|segment| usize::from(segment.tag()) == source.top());
+    let past = its.filter_map(|segment| segment.within(end, u64::MAX));
     let data = past.filter(|segment| !segment.zeroed());
     data.filter_map(|it| Segment::new(it.offset(), it.length(), data_end, true, 0)).collect()
 }
@@ -93,7 +102,13 @@ fn append(file: &mut File, index_end: u64, entries: &[Segment]) -> io::Result<()
     file.write_all(&bytes)
 }
 
-fn write_size(file: &File, size_bytes: u64) -> io::Result<()> {
+fn read_size(file: &File) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    file.read_exact_at(&mut bytes, Header::VIRTUAL_SIZE_OFFSET)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+pub(super) fn write_size(file: &File, size_bytes: u64) -> io::Result<()> {
     file.write_all_at(&size_bytes.to_le_bytes(), Header::VIRTUAL_SIZE_OFFSET)
 }
 

@@ -19,7 +19,7 @@ use crate::{
     format::{
         lsmt::{
             self, DATA_START_SECTOR, Header, LAYER_COUNT_LIMIT, LOG_ENTRY_LIMIT, LayerIdentity, LogReplay,
-            LsmtError, SEGMENT_LENGTH_LIMIT, SLOT_BYTES, Segment, SegmentMap,
+            LsmtError, SEGMENT_LENGTH_LIMIT, SLOT_BYTES, Segment, SegmentMap, UserTag,
         },
         uuid::Uuid,
     },
@@ -110,9 +110,10 @@ impl Source {
 
     /// Opens a stack: sealed layers, the lowest first, under one that may be written. What is seen of it from above is its segments.
     /// The files are numbered from the top, and the one that may be written has the last number, as upstream has it.
-    pub(super) fn open_stack(stack: &Stack) -> Result<Self, OfflineError> {
+    /// It is held as long as this lives.
+    pub(super) fn open_stack(stack: &Stack, hold: Hold) -> Result<Self, OfflineError> {
         let upper = match &stack.upper {
-            Some(Upper { data, index }) => Some(Self::open(data, index.as_deref(), Hold::Shared)?),
+            Some(Upper { data, index }) => Some(Self::open(data, index.as_deref(), hold)?),
             None => None,
         };
         let count = stack.lowers.len();
@@ -153,6 +154,12 @@ impl Source {
             ..*top
         };
         Ok(Self { files, segments: merged.into_segments(), identity, last_parent_uuid, torn_entries, kind })
+    }
+
+    /// The number of the file that is above all others.
+    pub(super) fn top(&self) -> usize {
+        // As numbered by `open_stack`, and the only one of a layer alone.
+        self.files.len().saturating_sub(1)
     }
 
     /// Bytes of data that there are to copy.
@@ -204,20 +211,17 @@ impl Source {
     fn sparse(content: Content, header: &Header) -> Result<Self, OfflineError> {
         // Past the end of the device is what a seal has left that was cut short.
         let content = content.up_to(sparse_end(header));
-        let failed = |errno: Errno| OfflineError::io(content.path(), "find its holes")(errno.into());
-        let mut segments = Vec::new();
-        let mut at = SLOT_BYTES as u64;
-        let size = content.size_bytes();
-        while at < size {
-            let start = match seek(content.file(), SeekFrom::Data(at)) {
-                Err(Errno::NXIO) => break,
-                found => found.map_err(failed)?,
-            };
-            let end = seek(content.file(), SeekFrom::Hole(start)).map_err(failed)?;
-            append(&mut segments, start / SECTOR_BYTES, end.min(size) / SECTOR_BYTES);
-            at = end.max(at.saturating_add(SECTOR_BYTES));
-        }
+        let segments = mapped(&content, DATA_START_SECTOR)?;
         Ok(Self::alone(content, segments, identity(header), Kind::Sparse))
+    }
+
+    /// The bytes of a device, in a file that has nothing else. What the file system keeps of it is data.
+    pub(super) fn of_device(content: Content) -> Result<Self, OfflineError> {
+        let segments = mapped(&content, 0)?;
+        let virtual_size_bytes = content.size_bytes();
+        let user_tag = UserTag::default();
+        let identity = LayerIdentity { uuid: None, parent_uuid: None, virtual_size_bytes, user_tag };
+        Ok(Self::alone(content, segments, identity, Kind::Sparse))
     }
 
     /// One layer.
@@ -278,11 +282,29 @@ fn require_data(path: &Path, segments: &[Segment], data_end: u64) -> Result<(), 
     }
 }
 
-/// Data in the sectors `from..to` of a sparse file.
-fn append(segments: &mut Vec<Segment>, mut from: u64, to: u64) {
+/// What the file system keeps of a file in which the device begins at sector `start`.
+fn mapped(content: &Content, start: u64) -> Result<Vec<Segment>, OfflineError> {
+    let failed = |errno: Errno| OfflineError::io(content.path(), "find its holes")(errno.into());
+    let mut segments = Vec::new();
+    let mut at = start.saturating_mul(SECTOR_BYTES);
+    let size = content.size_bytes();
+    while at < size {
+        let from = match seek(content.file(), SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => break,
+            found => found.map_err(failed)?,
+        };
+        let end = seek(content.file(), SeekFrom::Hole(from)).map_err(failed)?;
+        append(&mut segments, start, from / SECTOR_BYTES, end.min(size) / SECTOR_BYTES);
+        at = end.max(at.saturating_add(SECTOR_BYTES));
+    }
+    Ok(segments)
+}
+
+/// Data in the sectors `from..to` of a file in which the device begins at sector `start`.
+fn append(segments: &mut Vec<Segment>, start: u64, mut from: u64, to: u64) {
     while from < to {
         let length = to.saturating_sub(from).min(u64::from(SEGMENT_LENGTH_LIMIT));
-        let offset = from.saturating_sub(DATA_START_SECTOR);
+        let offset = from.saturating_sub(start);
         // No file is so large that this is none.
         segments.extend(Segment::new(offset, u32::try_from(length).unwrap_or(0), from, false, 0));
         from = from.saturating_add(length);

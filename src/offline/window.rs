@@ -82,6 +82,14 @@ impl<'a> Side<'a> {
         }
         Ok(())
     }
+    /// Reads the window that starts at sector `start`.
+    pub(super) fn read_window(&mut self, start: u64) -> Result<(), OfflineError> {
+        let end = start.saturating_add(WINDOW_SECTORS);
+        let data = self.source.segments.iter().filter(|segment| !segment.zeroed());
+        let parts: Vec<Segment> = data.filter_map(|segment| segment.within(start, end)).collect();
+        self.read(start, &parts)
+    }
+
     /// What was read last: all of the window, also where the device has ended.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes

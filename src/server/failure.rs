@@ -159,6 +159,7 @@ impl From<OfflineError> for Failure {
             | OfflineError::IndexMissing(_)
             | OfflineError::DeviceSize(..)
             | OfflineError::Shrinks { .. }
+            | OfflineError::Ext4Shrinks { .. }
             | OfflineError::NoLayers
             | OfflineError::TooManyLayers(_)
             | OfflineError::Encode { .. } => FailureClass::Usage,
@@ -169,6 +170,7 @@ impl From<OfflineError> for Failure {
             | OfflineError::Layer { .. }
             | OfflineError::Writable { .. }
             | OfflineError::Torn(..)
+            | OfflineError::NotExt4(_)
             | OfflineError::TableTooLarge(..)
             | OfflineError::Amplified { .. }
             | OfflineError::TooManySegments

@@ -9,7 +9,7 @@ use stratabd::{
     format::lsmt::Packing,
     offline::{
         CreateOptions, Naming, OfflineError, PackOptions, Stack, Upper, commit, create, default_threads,
-        diff, merge, resize, seal,
+        diff, grow_ext4, merge, resize, seal,
     },
     upper::{LayerFile, LayerFiles, UpperError},
 };
@@ -58,8 +58,9 @@ fn readers(upper: &Upper) -> [(&'static str, Outcome); 3] {
 }
 
 /// What would change the layer, or replace it.
-fn writers(upper: &Upper, sparse: bool) -> [(&'static str, Outcome); 3] {
+fn writers(upper: &Upper, sparse: bool) -> [(&'static str, Outcome); 4] {
     [
+        ("grow_ext4", grow_ext4(&[], upper, 2 << 20, default_threads(), &quiet()).map(drop)),
         ("resize", resize(upper, 2 << 20, false).map(drop)),
         ("seal", seal(&upper.data, upper.index.as_deref(), false).map(drop)),
         ("create", create(upper, &CreateOptions { sparse, ..OPTIONS }).map(drop)),

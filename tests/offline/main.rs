@@ -13,6 +13,7 @@ mod sparse_archive;
 mod commit;
 mod compress;
 mod diff;
+mod grow_ext4;
 mod in_use;
 mod merge;
 mod merge_bytes;

@@ -1,10 +1,10 @@
-//! `overlaybd-resize`: a larger device for a writable image.
+//! `overlaybd-resize`: a larger device for a writable image, and a larger file system on it.
 
 use std::{path::PathBuf, time::Instant};
 
 use clap::Parser;
 use stratabd::{
-    offline::resize,
+    offline::{Stack, default_threads, grow_ext4, resize},
     server::{
         failure::{Failure, FailureClass},
         layers::read_stack,
@@ -12,9 +12,9 @@ use stratabd::{
 };
 
 use super::{existing_file, say};
+use crate::offline;
 
-/// Makes the device of an image larger. The file system on it is not grown, which takes resize2fs once the image is attached:
-/// without --device_only nothing is done
+/// Makes the device of an image larger, and the ext4 on it, which needs resize2fs and e2fsck
 #[derive(Debug, Parser)]
 #[command(name = "overlaybd-resize")]
 pub(super) struct ResizeTool {
@@ -41,11 +41,15 @@ pub(super) fn run(tool: ResizeTool) -> Result<(), Failure> {
     let gib: u64 = tool.size.parse().ok().filter(|gib| *gib > 0).ok_or_else(invalid)?;
     let bytes = gib.checked_mul(1 << 30).ok_or_else(invalid)?;
     let read_only = || Failure::new(FailureClass::Usage, "resize failed: the image has no writable layer");
-    let upper = read_stack(&tool.config)?.upper.ok_or_else(read_only)?;
-    if !tool.device_only {
-        let text = "resize failed: the file system cannot be grown here: give --device_only, attach the image and run resize2fs on it";
-        return Err(Failure::new(FailureClass::Usage, text));
+    let Stack { lowers, upper } = read_stack(&tool.config)?;
+    let upper = upper.ok_or_else(read_only)?;
+    if tool.device_only {
+        resize(&upper, bytes, false)?;
+    } else {
+        offline::run("growing the file system", move |watch| {
+            grow_ext4(&lowers, &upper, bytes, default_threads(), watch)
+        })?;
     }
-    resize(&upper, bytes, false)?;
-    say(&format!("Success: device resized to {gib} GB ({:.3} seconds)", began.elapsed().as_secs_f64()))
+    let what = if tool.device_only { "device" } else { "filesystem" };
+    say(&format!("Success: {what} resized to {gib} GB ({:.3} seconds)", began.elapsed().as_secs_f64()))
 }
