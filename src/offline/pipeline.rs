@@ -39,12 +39,16 @@ where
     let mut workers = workers.into_iter();
     let own = workers.next();
     thread::scope(|scope| {
-        for work in workers {
-            if let Err(error) = thread::Builder::new().spawn_scoped(scope, || line.serve(work)) {
-                line.fail(OfflineError::NoThread(error));
+        let spawn = |work| thread::Builder::new().spawn_scoped(scope, || line.serve(work));
+        let threads: Vec<_> = workers
+            .filter_map(|work| spawn(work).map_err(|error| line.fail(OfflineError::NoThread(error))).ok())
+            .collect();
+        own.into_iter().for_each(|work| line.serve(work));
+        for thread in threads {
+            if thread.join().is_err() {
+                line.fail(OfflineError::Thread);
             }
         }
-        own.into_iter().for_each(|work| line.serve(work));
     });
     let state = line.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     state.failure.map_or(Ok(()), Err)
@@ -159,4 +163,74 @@ impl<I, R, D> Drop for EndsAPanic<'_, I, R, D> {
 /// What is locked is whole between any two statements that may panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        num::NonZeroUsize,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::{JOBS_OF_A_THREAD, OfflineError, in_order, workers};
+
+    const THREADS: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+
+    /// Lets others go first, for a time that differs from job to job.
+    fn slow(number: u64) {
+        (0..number * 7919 % 97).for_each(|_| std::thread::yield_now());
+    }
+
+    #[test]
+    fn results_come_in_the_order_of_the_jobs_and_few_wait() {
+        let (begun, taken) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let jobs = (0..500_u64).inspect(|_| {
+            begun.fetch_add(1, Ordering::SeqCst);
+        });
+        let mut results = Vec::new();
+        let work = workers(THREADS, || {
+            Ok(|number: u64| {
+                slow(number);
+                Ok(number)
+            })
+        });
+        in_order(work.unwrap(), jobs, |number| {
+            let under_way = begun.load(Ordering::SeqCst) - taken.fetch_add(1, Ordering::SeqCst);
+            assert!(under_way <= THREADS.get() * JOBS_OF_A_THREAD + 1, "{under_way}");
+            results.push(number);
+            Ok(())
+        })
+        .unwrap();
+        assert!(results.into_iter().eq(0..500));
+    }
+
+    #[test]
+    fn the_first_error_of_a_worker_or_of_what_takes_the_results_ends_it() {
+        let failing =
+            |at: u64| move |number: u64| if number == at { Err(OfflineError::Cancelled) } else { Ok(number) };
+        let mut taken = 0;
+        let ended = in_order(vec![failing(100), failing(100)], 0.., |_| {
+            taken += 1;
+            Ok(())
+        });
+        assert!(matches!(ended, Err(OfflineError::Cancelled)) && taken <= 100, "{taken}");
+        let ended = in_order(vec![failing(u64::MAX), failing(u64::MAX)], 0.., |number| {
+            if number == 100 { Err(OfflineError::NoLayers) } else { Ok(()) }
+        });
+        assert!(matches!(ended, Err(OfflineError::NoLayers)));
+    }
+
+    #[test]
+    fn a_panic_of_a_thread_is_an_error_and_leaves_nobody_waiting() {
+        let own = std::thread::current().id();
+        let work = || {
+            move |number: u64| {
+                slow(number);
+                assert!(number < 100 || std::thread::current().id() == own, "as the test wants it");
+                Ok(number)
+            }
+        };
+        let ended = in_order(vec![work(), work(), work()], 0.., |_| Ok(()));
+        assert!(matches!(ended, Err(OfflineError::Thread)));
+    }
 }
