@@ -29,11 +29,12 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// What a process and the kernel may leak: open files, mappings, device nodes, devices; and the names of the threads.
 fn holdings() -> ([usize; 4], Vec<String>) {
+    let devices = Ublk::new().list().expect("the driver answers").len();
+    // A command has a ring of its own, whose mappings and file are there until its thread ends.
+    let threads = threads_without_commands();
     let count = |path: &str| fs::read_dir(path).expect("a folder").count();
     let maps = fs::read_to_string("/proc/self/maps").expect("our mappings");
     let shared = maps.lines().filter(|line| line.contains("ublk") || line.contains("io_uring")).count();
-    let devices = Ublk::new().list().expect("the driver answers").len();
-    let threads = threads_without_commands();
     ([count("/proc/self/fd"), shared, count("/dev"), devices], threads)
 }
 
