@@ -128,6 +128,18 @@ impl LayerFile {
     }
 }
 
+impl Drop for LayerFile {
+    /// Closing the file would end the lock too, but the kernel closes it only when the ring is entered after its worker has let go of
+    /// it, which may be long after the last answer, and whoever opens the layer next is refused until then. An operation that is
+    /// still under way holds the file: then the lock is left to it.
+    fn drop(&mut self) {
+        if Arc::strong_count(self.file.file()) == 1 {
+            // One that cannot be given back goes with the file.
+            let _ = rustix::fs::flock(&**self.file.file(), FlockOperation::Unlock);
+        }
+    }
+}
+
 fn failed(path: &Path, action: &'static str, source: io::Error) -> UpperError {
     UpperError::Io { name: path.display().to_string(), action, source }
 }
@@ -199,7 +211,9 @@ impl Medium for LayerFile {
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true);
-        Ok(Self { path: self.path.clone(), ..Self::with(&path, &options)? })
+        let mut successor = Self::with(&path, &options)?;
+        successor.path.clone_from(&self.path);
+        Ok(successor)
     }
 
     fn replace_by(&self, successor: &Self) -> io::Result<()> {
