@@ -17,6 +17,7 @@ use stratabd::{
     cache::{MapHeader, MapKind, decode_map},
     format::{
         crc,
+        ext4::Superblock,
         lsmt::{self, LayerLayout},
         oci::{Document, LAYER_COUNT_LIMIT, Platform},
         tar::{self, Envelope},
@@ -361,6 +362,10 @@ pub fn image_superblock(input: &[u8]) {
     for bytes in [superblock::block_bytes(input), superblock::btrfs_block_bytes(input)].into_iter().flatten()
     {
         assert!(bytes.is_power_of_two() && (512..=65_536).contains(&bytes), "{bytes}");
+    }
+    if let Some(ext4) = Superblock::of(input) {
+        assert_eq!(superblock::block_bytes(input), Some(ext4.block_bytes));
+        assert!(ext4.fills(0) && (ext4.size_bytes() == u64::MAX || ext4.fills(ext4.size_bytes())));
     }
 }
 

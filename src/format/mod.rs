@@ -11,6 +11,7 @@
 mod field;
 
 pub mod crc;
+pub mod ext4;
 pub mod lsmt;
 pub mod oci;
 pub mod tar;

@@ -1,6 +1,6 @@
 //! Finds the file system on a device, whose block size decides the device's.
 
-use crate::block::SECTOR_BYTES;
+use crate::{block::SECTOR_BYTES, format::ext4::Superblock};
 
 /// First bytes of the device that [`block_bytes`] wants: all but btrfs keep their superblock in here.
 pub const HEAD_BYTES: usize = 4096;
@@ -16,7 +16,11 @@ const LARGEST_BYTES: u32 = 64 << 10;
 /// The smallest unit in which the file system at the start of the device reads and writes: an ext, erofs or xfs one.
 #[must_use]
 pub fn block_bytes(head: &[u8]) -> Option<u32> {
-    ext(head).or_else(|| erofs(head)).or_else(|| xfs(head)).filter(|bytes| is_sound(*bytes))
+    Superblock::of(head)
+        .map(|ext| ext.block_bytes)
+        .or_else(|| erofs(head))
+        .or_else(|| xfs(head))
+        .filter(|bytes| is_sound(*bytes))
 }
 
 /// The same of a btrfs, given [`BTRFS_BYTES`] at [`BTRFS_OFFSET`].
@@ -29,13 +33,6 @@ pub fn btrfs_block_bytes(superblock: &[u8]) -> Option<u32> {
 
 fn is_sound(bytes: u32) -> bool {
     bytes.is_power_of_two() && u64::from(bytes) >= SECTOR_BYTES && bytes <= LARGEST_BYTES
-}
-
-fn ext(head: &[u8]) -> Option<u32> {
-    let superblock = head.get(1024..)?;
-    let magic = superblock.get(56..)?.starts_with(&[0x53, 0xef]);
-    let shift = u32::from_le_bytes(*superblock.get(24..)?.first_chunk()?);
-    1024_u32.checked_shl(shift).filter(|_| magic && shift <= 6)
 }
 
 fn erofs(head: &[u8]) -> Option<u32> {

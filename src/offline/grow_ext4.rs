@@ -23,9 +23,9 @@ use super::{
     e2fs, flat,
     resize::set_size,
     source::{Kind, Source},
-    superblock::Superblock,
     window::Side,
 };
+use crate::format::ext4::Superblock;
 
 /// What is written to the layer is made of blocks of so many bytes, as nearly every ext4 is.
 const BLOCK_BYTES: u64 = 4096;

@@ -26,7 +26,6 @@ mod place;
 mod resize;
 mod seal;
 mod source;
-mod superblock;
 mod window;
 mod zfile;
 

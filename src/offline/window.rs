@@ -82,6 +82,7 @@ impl<'a> Side<'a> {
         }
         Ok(())
     }
+
     /// Reads the window that starts at sector `start`.
     pub(super) fn read_window(&mut self, start: u64) -> Result<(), OfflineError> {
         let end = start.saturating_add(WINDOW_SECTORS);
