@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OfflineError, PackOptions, Watch, content::Hold, pack::pack, source::Source};
+use super::{OfflineError, PackOptions, Watch, hold::Hold, pack::pack, source::Source};
 use crate::format::{
     lsmt::{LayerIdentity, Packing, UserTag},
     uuid::Uuid,

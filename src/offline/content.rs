@@ -1,16 +1,18 @@
 //! The LSMT file inside a layer file, whether it lies there as it is, compressed, enveloped, or both.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::File,
     io,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rustix::io::Errno;
-
-use super::{OfflineError, patient::open_at_once};
+use super::{
+    OfflineError,
+    hold::{Held, Hold},
+    patient::open_at_once,
+};
 use crate::{
     block::ByteRange,
     format::{
@@ -28,6 +30,8 @@ const TABLE_LIMIT_BYTES: u64 = 256 << 20;
 pub(super) struct Content {
     path: Arc<PathBuf>,
     file: Arc<File>,
+    /// What keeps others from it.
+    _held: Option<Arc<Held>>,
     /// The LSMT file, or the ZFile around it.
     payload: ByteRange,
     table: Option<Arc<JumpTable>>,
@@ -43,44 +47,6 @@ pub(super) struct Bench {
     held: Option<u32>,
 }
 
-/// What a tool does with a file that a device may be writing to. Whoever serves the device holds the lock of its data file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hold {
-    /// Reads it: so may others.
-    Shared,
-    /// Changes it.
-    Exclusive,
-}
-
-impl Hold {
-    /// Locks `file`, whose name is `path`, until it is closed.
-    pub(super) fn take(self, file: &File, path: &Path) -> Result<(), OfflineError> {
-        let locked = match self {
-            Self::Shared => file.try_lock_shared(),
-            Self::Exclusive => file.try_lock(),
-        };
-        match locked {
-            // Whoever had it may have put another in its place, which then is the one to lock.
-            Ok(()) if has_name(file, path).map_err(OfflineError::io(path, "lock it"))? => Ok(()),
-            Ok(()) | Err(TryLockError::WouldBlock) => Err(OfflineError::Busy(path.to_owned())),
-            // Where the file system has no locks no device has one, and reading harms nobody.
-            Err(TryLockError::Error(source)) if self == Self::Shared && has_no_locks(&source) => Ok(()),
-            Err(TryLockError::Error(source)) => Err(OfflineError::io(path, "lock it")(source)),
-        }
-    }
-}
-
-/// Whether `path` means this very file.
-fn has_name(file: &File, path: &Path) -> io::Result<bool> {
-    let [opened, named] = [file.metadata()?, fs::metadata(path)?].map(|found| (found.dev(), found.ino()));
-    Ok(opened == named)
-}
-
-fn has_no_locks(error: &io::Error) -> bool {
-    let known = [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL];
-    Errno::from_io_error(error).is_some_and(|errno| known.contains(&errno))
-}
-
 impl Content {
     /// Opens the layer file at `path` and checks all that stands around its blocks.
     pub(super) fn open(path: &Path) -> Result<Self, OfflineError> {
@@ -93,6 +59,7 @@ impl Content {
         let whole = Self {
             path: Arc::new(path.to_owned()),
             file: Arc::new(file),
+            _held: None,
             payload: ByteRange::between(0, size),
             table: None,
         };
@@ -113,7 +80,7 @@ impl Content {
     pub(super) fn of_file(file: File, path: &Path) -> Result<Self, OfflineError> {
         let size = file.metadata().map_err(OfflineError::io(path, "open it"))?.size();
         let payload = ByteRange::between(0, size);
-        Ok(Self { path: Arc::new(path.to_owned()), file: Arc::new(file), payload, table: None })
+        Ok(Self { path: Arc::new(path.to_owned()), file: Arc::new(file), _held: None, payload, table: None })
     }
 
     /// Opens the layer file at `path` and makes sure that it has a sealed layer.
@@ -159,9 +126,9 @@ impl Content {
     /// Keeps others from using it as `hold` says for as long as a clone of this lives, and has the size that it has from now on.
     /// Only for one that is bare.
     pub(super) fn held(self, hold: Hold) -> Result<Self, OfflineError> {
-        hold.take(&self.file, &self.path)?;
+        let held = Some(Arc::new(hold.take(&self.file, &self.path)?));
         let size = self.file.metadata().map_err(OfflineError::io(&self.path, "open it"))?.size();
-        Ok(Self { payload: ByteRange::between(0, size), ..self })
+        Ok(Self { _held: held, payload: ByteRange::between(0, size), ..self })
     }
 
     /// The first `size_bytes` of it, or all of less. Only for one that is bare.

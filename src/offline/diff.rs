@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OfflineError, Stack, Watch,
-    content::Hold,
+    hold::Hold,
     pipeline::{in_order, workers},
     place::SECTOR,
     source::Source,

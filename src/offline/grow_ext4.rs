@@ -17,10 +17,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     Difference, OfflineError, Stack, Upper, Watch,
     amend::amend,
-    content::{Content, Hold},
+    content::Content,
     create::check_size,
     diff::compare_sources,
     e2fs, flat,
+    hold::Hold,
     resize::set_size,
     source::{Kind, Source},
     window::Side,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    Committed, Naming, OfflineError, PackOptions, Stack, Watch, content::Hold, pack::pack, source::Source,
+    Committed, Naming, OfflineError, PackOptions, Stack, Watch, hold::Hold, pack::pack, source::Source,
 };
 use crate::{
     block::SECTOR_BYTES,

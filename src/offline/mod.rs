@@ -16,6 +16,7 @@ mod ext4;
 mod extract;
 mod flat;
 mod grow_ext4;
+mod hold;
 mod merge;
 mod output;
 mod pack;

@@ -6,6 +6,7 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::{
@@ -13,7 +14,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::{OfflineError, content::Hold};
+use super::{
+    OfflineError,
+    hold::{Held, Hold},
+};
 
 /// Random names that are tried; that even two are taken does not happen.
 const NAME_TRIES: u32 = 16;
@@ -26,7 +30,7 @@ pub struct PartFile {
     hidden: Option<PathBuf>,
     overwrite: bool,
     /// What is to be replaced; held, so that no device is made of it meanwhile, which would go on writing to what has no name.
-    _replaced: Option<File>,
+    _replaced: Option<Held>,
 }
 
 impl PartFile {
@@ -41,8 +45,8 @@ impl PartFile {
             found => found.ok(),
         };
         // One that cannot be read is no device's here.
-        let replaced = found.as_ref().and_then(|_| File::open(path).ok());
-        replaced.iter().try_for_each(|file| Hold::Shared.take(file, path))?;
+        let replaced = found.as_ref().and_then(|_| File::open(path).ok()).map(Arc::new);
+        let replaced = replaced.map(|file| Hold::Shared.take(&file, path)).transpose()?;
         let (file, hidden) = new_beside(path)?;
         if let Some(found) = found {
             // What only its owner could read stays so.

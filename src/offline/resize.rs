@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OfflineError, Upper,
-    content::Hold,
     create::check_size,
+    hold::Hold,
     source::{Kind, Source},
 };
 use crate::{

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OfflineError,
-    content::Hold,
+    hold::Hold,
     source::{Kind, Source, sparse_end},
 };
 use crate::{block::SECTOR_BYTES, format::lsmt};

@@ -12,7 +12,8 @@ use rustix::{
 
 use super::{
     OfflineError,
-    content::{Bench, Content, Hold},
+    content::{Bench, Content},
+    hold::Hold,
 };
 use crate::{
     block::SECTOR_BYTES,

@@ -77,7 +77,7 @@ pub enum StateError {
 #[derive(Debug)]
 pub struct StateDir {
     devices: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl StateDir {
@@ -101,7 +101,7 @@ impl StateDir {
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
                 sweep(&devices);
-                Ok(Self { devices, _lock: lock })
+                Ok(Self { devices, lock })
             }
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::Locked { path }),
             Err(errno) => Err(StateError::Io { path, action: "take the lock", source: errno.into() }),
@@ -171,6 +171,14 @@ impl StateDir {
 
     fn path(&self, id: u32) -> PathBuf {
         self.devices.join(format!("{id}.json"))
+    }
+}
+
+impl Drop for StateDir {
+    /// Closing the file would end the lock too, but not while a program that this process is just starting still has its files.
+    fn drop(&mut self) {
+        // One that cannot be given back goes with the file.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 }
 

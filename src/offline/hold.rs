@@ -1,0 +1,105 @@
+//! The lock of a file that a device may be writing to.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::Arc,
+};
+
+use rustix::io::Errno;
+
+use super::OfflineError;
+
+/// What a tool does with a file that a device may be writing to. Whoever serves the device holds the lock of its data file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// Reads it: so may others.
+    Shared,
+    /// Changes it.
+    Exclusive,
+}
+
+/// A file that is kept from others as a [`Hold`] says, for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Held(Arc<File>);
+
+impl Hold {
+    /// Locks `file`, whose name is `path`.
+    pub(super) fn take(self, file: &Arc<File>, path: &Path) -> Result<Held, OfflineError> {
+        let locked = match self {
+            Self::Shared => file.try_lock_shared(),
+            Self::Exclusive => file.try_lock(),
+        };
+        match locked {
+            Ok(()) => {
+                let held = Held(Arc::clone(file));
+                // Whoever had it may have put another in its place, which then is the one to lock.
+                let current = has_name(file, path).map_err(OfflineError::io(path, "lock it"))?;
+                if current { Ok(held) } else { Err(OfflineError::Busy(path.to_owned())) }
+            }
+            Err(TryLockError::WouldBlock) => Err(OfflineError::Busy(path.to_owned())),
+            // Where the file system has no locks no device has one, and reading harms nobody.
+            Err(TryLockError::Error(source)) if self == Self::Shared && has_no_locks(&source) => {
+                Ok(Held(Arc::clone(file)))
+            }
+            Err(TryLockError::Error(source)) => Err(OfflineError::io(path, "lock it")(source)),
+        }
+    }
+}
+
+impl Drop for Held {
+    /// Closing the file would end the lock too, but not while a program that another thread is just starting still has the files of
+    /// this one.
+    fn drop(&mut self) {
+        // One that cannot be given back goes with the file.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Whether `path` means this very file.
+fn has_name(file: &File, path: &Path) -> io::Result<bool> {
+    let [opened, named] = [file.metadata()?, fs::metadata(path)?].map(|found| (found.dev(), found.ino()));
+    Ok(opened == named)
+}
+
+fn has_no_locks(error: &io::Error) -> bool {
+    let known = [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL];
+    Errno::from_io_error(error).is_some_and(|errno| known.contains(&errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_with_its_holder_whoever_else_has_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        fs::write(&path, b"layer").unwrap();
+        let file = Arc::new(File::open(&path).unwrap());
+        let other = Arc::new(File::open(&path).unwrap());
+        let held = Hold::Exclusive.take(&file, &path).unwrap();
+        // What a child has between fork and exec: another descriptor of the same opening.
+        let inherited = file.try_clone().unwrap();
+        drop(file);
+        assert!(matches!(Hold::Shared.take(&other, &path), Err(OfflineError::Busy(busy)) if busy == path));
+        drop(held);
+        let _held = Hold::Exclusive.take(&other, &path).unwrap();
+        drop(inherited);
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_is_not_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, next] = ["data", "next"].map(|name| dir.path().join(name));
+        fs::write(&path, b"old").unwrap();
+        fs::write(&next, b"new").unwrap();
+        let file = Arc::new(File::open(&path).unwrap());
+        let inherited = file.try_clone().unwrap();
+        fs::rename(&next, &path).unwrap();
+        assert!(matches!(Hold::Shared.take(&file, &path), Err(OfflineError::Busy(_))));
+        inherited.try_lock().unwrap();
+    }
+}
