@@ -113,6 +113,17 @@ pub struct Log {
     _writer: WorkerGuard,
 }
 
+/// What the environment asks the log for.
+fn wanted_filter() -> Option<String> {
+    std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty())
+}
+
+/// Whether the environment asks for a log, in `RUST_LOG`.
+#[must_use]
+pub fn is_log_wanted() -> bool {
+    wanted_filter().is_some()
+}
+
 /// Starts the log on standard error. `RUST_LOG` wins over `filter`.
 ///
 /// A thread of its own writes: reactors log too, and a pipe that nobody reads must not stop the devices.
@@ -120,10 +131,7 @@ pub struct Log {
 /// # Errors
 /// When the filter cannot be read.
 pub fn start_log(filter: &str, format: LogFormat) -> Result<Log, Failure> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(text) if !text.is_empty() => text,
-        _ => filter.to_owned(),
-    };
+    let filter = wanted_filter().unwrap_or_else(|| filter.to_owned());
     let parsed = EnvFilter::try_new(&filter).map_err(|source| {
         Failure::with_source(FailureClass::Usage, format!("{filter:?} is not a log filter"), source)
     })?;

@@ -69,14 +69,18 @@ pub(crate) struct GlobalArgs {
 }
 
 impl GlobalArgs {
-    /// Starts the log on standard error, of warnings where nothing else is asked for.
-    pub(crate) fn start_log(&self) -> Result<Log, Failure> {
+    /// Starts the log on standard error, of warnings where nothing else is asked for. A command that only asks the daemon does
+    /// nothing that warns, so it has a log only where one was asked for.
+    pub(crate) fn start_log(&self, command: &Command) -> Result<Option<Log>, Failure> {
+        if command.only_asks() && self.verbose == 0 && !settings::is_log_wanted() {
+            return Ok(None);
+        }
         let filter = match self.verbose {
             0 => "warn",
             1 => "info",
             _ => "debug",
         };
-        settings::start_log(filter, Default::default())
+        settings::start_log(filter, Default::default()).map(Some)
     }
 
     /// The settings with what the command line says.

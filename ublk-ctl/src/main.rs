@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod cmd;
+mod deferred;
 mod engine;
 mod interrupt;
 mod offline;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let output = Output::new(cli.global.json);
-    match cli.global.start_log().and_then(|_log| cli.command.run(&cli.global, &output)) {
+    match cli.global.start_log(&cli.command).and_then(|_log| cli.command.run(&cli.global, &output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.fail(&failure);

@@ -49,6 +49,11 @@ pub(crate) struct AddArgs {
 }
 
 impl AddArgs {
+    /// Whether the device is served in this process.
+    pub(crate) fn is_foreground(&self) -> bool {
+        self.foreground
+    }
+
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
         let request = AddDevice {
             image: self.image.spec()?,

@@ -29,104 +29,115 @@ mod snapshot;
 use clap::Subcommand;
 use stratabd::server::failure::Failure;
 
-use crate::{args::GlobalArgs, output::Output};
+use crate::{args::GlobalArgs, deferred::Deferred, output::Output};
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make a block device of an image and print its path
     #[command(alias = "create")]
-    Add(add::AddArgs),
+    Add(Deferred<add::AddArgs>),
     /// Remove devices
     #[command(alias = "delete")]
-    Del(del::DelArgs),
+    Del(Deferred<del::DelArgs>),
     /// List devices
     #[command(alias = "ls")]
-    List(list::ListArgs),
+    List(Deferred<list::ListArgs>),
     /// Show one device
-    Info(info::InfoArgs),
+    Info(Deferred<info::InfoArgs>),
     /// Make a read-only layer of what was written to a device, which stays in use, and put a new one over it
-    Snapshot(snapshot::SnapshotArgs),
+    Snapshot(Deferred<snapshot::SnapshotArgs>),
     /// Make a second device that begins with what a first one holds, and shares all of it
-    Fork(fork::ForkArgs),
+    Fork(Deferred<fork::ForkArgs>),
     /// Make a device with a writable layer larger while it is in use (Linux 6.16)
-    Resize(resize::ResizeArgs),
+    Resize(Deferred<resize::ResizeArgs>),
     /// Show what the kernel's driver can do
-    Features(features::FeaturesArgs),
+    Features(Deferred<features::FeaturesArgs>),
     /// Work with whole images
     #[command(subcommand)]
-    Image(ImageCommand),
+    Image(Deferred<ImageCommand>),
     /// Work with single layer files
     #[command(subcommand)]
-    Layer(LayerCommand),
+    Layer(Deferred<LayerCommand>),
     /// Print completions for a shell
     #[command(hide = true)]
-    Completions(completions::CompletionsArgs),
+    Completions(Deferred<completions::CompletionsArgs>),
     /// Write the manual pages
     #[command(hide = true)]
-    Man(man::ManArgs),
+    Man(Deferred<man::ManArgs>),
 }
 
 /// Work with whole images.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Write or hash the device that an image makes; needs io_uring (Linux 6.1), but no ublk driver
-    Export(image_export::ExportArgs),
+    Export(Deferred<image_export::ExportArgs>),
     /// Make a new version of an image in a registry: a base and a new layer; needs no ublk driver
-    Push(image_push::PushArgs),
+    Push(Deferred<image_push::PushArgs>),
 }
 
 /// Work with single layer files.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LayerCommand {
     /// Make the files of a new writable layer
-    Create(layer_create::CreateArgs),
+    Create(Deferred<layer_create::CreateArgs>),
     /// Give the device of a writable layer another size
-    Resize(layer_resize::ResizeArgs),
+    Resize(Deferred<layer_resize::ResizeArgs>),
     /// Make a layer file of a writable layer, or of another layer
-    Commit(layer_commit::CommitArgs),
+    Commit(Deferred<layer_commit::CommitArgs>),
     /// Compress a layer file, or compress it in another way
-    Compress(layer_compress::CompressArgs),
+    Compress(Deferred<layer_compress::CompressArgs>),
     /// Take a layer out of its compression and envelope
-    Extract(layer_extract::ExtractArgs),
+    Extract(Deferred<layer_extract::ExtractArgs>),
     /// Make one layer of a stack of layers
-    Merge(layer_merge::MergeArgs),
+    Merge(Deferred<layer_merge::MergeArgs>),
     /// Make one layer of a stack of layers and the writable one above them
-    Flatten(layer_flatten::FlattenArgs),
+    Flatten(Deferred<layer_flatten::FlattenArgs>),
     /// Show where the devices of two layers or images differ
-    Diff(layer_diff::DiffArgs),
+    Diff(Deferred<layer_diff::DiffArgs>),
     /// Show what a layer file says of itself
-    Inspect(layer_inspect::InspectArgs),
+    Inspect(Deferred<layer_inspect::InspectArgs>),
     /// Read all of a layer file and check everything that can be checked
-    Verify(layer_verify::VerifyArgs),
+    Verify(Deferred<layer_verify::VerifyArgs>),
 }
 
 impl Command {
+    /// Whether all that it does is to ask the daemon.
+    pub(crate) fn only_asks(&self) -> bool {
+        match self {
+            Self::Add(Deferred(args)) => !args.is_foreground(),
+            Self::Del(_) | Self::List(_) | Self::Info(_) => true,
+            Self::Snapshot(_) | Self::Fork(_) | Self::Resize(_) => true,
+            Self::Features(_) | Self::Image(_) | Self::Layer(_) => false,
+            Self::Completions(_) | Self::Man(_) => false,
+        }
+    }
+
     /// Does it.
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
         match self {
-            Self::Add(args) => args.run(global, output),
-            Self::Del(args) => args.run(global, output),
-            Self::List(args) => args.run(global, output),
-            Self::Info(args) => args.run(global, output),
-            Self::Snapshot(args) => args.run(global, output),
-            Self::Fork(args) => args.run(global, output),
-            Self::Resize(args) => args.run(global, output),
-            Self::Features(args) => args.run(global, output),
-            Self::Image(ImageCommand::Export(args)) => args.run(global, output),
-            Self::Image(ImageCommand::Push(args)) => args.run(global, output),
-            Self::Layer(LayerCommand::Create(args)) => args.run(output),
-            Self::Layer(LayerCommand::Resize(args)) => args.run(output),
-            Self::Layer(LayerCommand::Commit(args)) => args.run(output),
-            Self::Layer(LayerCommand::Compress(args)) => args.run(output),
-            Self::Layer(LayerCommand::Extract(args)) => args.run(output),
-            Self::Layer(LayerCommand::Merge(args)) => args.run(output),
-            Self::Layer(LayerCommand::Flatten(args)) => args.run(output),
-            Self::Layer(LayerCommand::Diff(args)) => args.run(output),
-            Self::Layer(LayerCommand::Inspect(args)) => args.run(global, output),
-            Self::Layer(LayerCommand::Verify(args)) => args.run(global, output),
-            Self::Completions(args) => args.run(),
-            Self::Man(args) => args.run(),
+            Self::Add(Deferred(args)) => args.run(global, output),
+            Self::Del(Deferred(args)) => args.run(global, output),
+            Self::List(Deferred(args)) => args.run(global, output),
+            Self::Info(Deferred(args)) => args.run(global, output),
+            Self::Snapshot(Deferred(args)) => args.run(global, output),
+            Self::Fork(Deferred(args)) => args.run(global, output),
+            Self::Resize(Deferred(args)) => args.run(global, output),
+            Self::Features(Deferred(args)) => args.run(global, output),
+            Self::Image(Deferred(ImageCommand::Export(Deferred(args)))) => args.run(global, output),
+            Self::Image(Deferred(ImageCommand::Push(Deferred(args)))) => args.run(global, output),
+            Self::Layer(Deferred(LayerCommand::Create(Deferred(args)))) => args.run(output),
+            Self::Layer(Deferred(LayerCommand::Resize(Deferred(args)))) => args.run(output),
+            Self::Layer(Deferred(LayerCommand::Commit(Deferred(args)))) => args.run(output),
+            Self::Layer(Deferred(LayerCommand::Compress(Deferred(args)))) => args.run(output),
+            Self::Layer(Deferred(LayerCommand::Extract(Deferred(args)))) => args.run(output),
+            Self::Layer(Deferred(LayerCommand::Merge(Deferred(args)))) => args.run(output),
+            Self::Layer(Deferred(LayerCommand::Flatten(Deferred(args)))) => args.run(output),
+            Self::Layer(Deferred(LayerCommand::Diff(Deferred(args)))) => args.run(output),
+            Self::Layer(Deferred(LayerCommand::Inspect(Deferred(args)))) => args.run(global, output),
+            Self::Layer(Deferred(LayerCommand::Verify(Deferred(args)))) => args.run(global, output),
+            Self::Completions(Deferred(args)) => args.run(),
+            Self::Man(Deferred(args)) => args.run(),
         }
     }
 }
