@@ -20,10 +20,6 @@ use stratabd::server::failure::{Failure, FailureClass};
 use args::Cli;
 use output::Output;
 
-/// The C library's allocator asks the kernel for each page that a serving thread keeps, such as a decoded block.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     if let Some(code) = upstream::run(&arguments) {
