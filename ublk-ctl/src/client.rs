@@ -1,19 +1,20 @@
 //! The client of the daemon's control API.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io::{self, ErrorKind},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
+    time::Duration,
+};
 
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, body::Bytes, client::conn::http1, header};
-use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
+use socket2::{Domain, SockAddr, Socket, Type};
 use stratabd::server::{
     api::types::ErrorAnswer,
     failure::{Failure, FailureClass},
 };
-use tokio::net::UnixStream;
 
-/// Longest answer that is read: a list of thousands of devices fits.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
+use crate::http;
 
 /// Connecting to a socket of this machine takes no time unless the daemon hangs.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,101 +34,70 @@ impl Client {
     }
 
     /// Asks for `path` and returns the JSON of the answer.
-    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.exchange(Method::GET, path, None).await
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.exchange("GET", path, &[])
     }
 
     /// Sends `body` to `path` and returns the JSON of the answer.
-    pub(crate) async fn post<B: Serialize, T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &B,
-    ) -> Result<T, Failure> {
+    pub(crate) fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, Failure> {
         let bytes =
             serde_json::to_vec(body).map_err(|error| self.broken("cannot write the request", error))?;
-        self.exchange(Method::POST, path, Some(bytes)).await
+        self.exchange("POST", path, &bytes)
     }
 
     /// Deletes `path` and returns the JSON of the answer.
-    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.exchange(Method::DELETE, path, None).await
+    pub(crate) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.exchange("DELETE", path, &[])
     }
 
-    async fn exchange<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Vec<u8>>,
-    ) -> Result<T, Failure> {
-        match tokio::time::timeout(ANSWER_TIMEOUT, self.exchange_forever(method, path, body)).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                let text = format!("stratabd at {} does not answer", self.socket.display());
-                Err(Failure::new(FailureClass::TimedOut, text))
+    fn exchange<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, Failure> {
+        let mut stream = self.connect()?;
+        let answer = http::ask(&mut stream, method, path, body, ANSWER_TIMEOUT).map_err(|error| {
+            let socket = self.socket.display();
+            match error.kind() {
+                ErrorKind::TimedOut => {
+                    Failure::new(FailureClass::TimedOut, format!("stratabd at {socket} does not answer"))
+                }
+                ErrorKind::InvalidData => self.broken("cannot read the answer", error),
+                _ => self.broken("the connection broke off", error),
             }
-        }
-    }
-
-    async fn exchange_forever<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Vec<u8>>,
-    ) -> Result<T, Failure> {
-        let stream = self.connect().await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| self.broken("cannot begin to talk", error))?;
-        tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "stratabd")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .map_err(|error| self.broken("cannot make the request", error))?;
-        let answer = sender
-            .send_request(request)
-            .await
-            .map_err(|error| self.broken("the connection broke off", error))?;
-        let status = answer.status();
-        let bytes = Limited::new(answer.into_body(), MAX_ANSWER_BYTES)
-            .collect()
-            .await
-            .map_err(|error| self.broken("cannot read the answer", error))?
-            .to_bytes();
-        if status.is_success() {
-            return serde_json::from_slice(&bytes)
+        })?;
+        if (200..300).contains(&answer.status) {
+            return serde_json::from_slice(&answer.body)
                 .map_err(|error| self.broken("cannot understand the answer", error));
         }
-        match serde_json::from_slice::<ErrorAnswer>(&bytes) {
+        match serde_json::from_slice::<ErrorAnswer>(&answer.body) {
             Ok(answer) => Err(Failure::new(answer.error.class, answer.error.message)),
             Err(_) => {
-                let text = format!("stratabd at {} answered {status}", self.socket.display());
+                let text = format!("stratabd at {} answered {}", self.socket.display(), answer.status);
                 Err(Failure::new(FailureClass::Daemon, text))
             }
         }
     }
 
-    async fn connect(&self) -> Result<UnixStream, Failure> {
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, UnixStream::connect(&self.socket));
-        match connecting.await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => {
-                let advice = match error.kind() {
-                    std::io::ErrorKind::PermissionDenied => "run as root, or as the owner of the socket",
-                    _ => {
-                        "start it with \"systemctl start stratabd\", or use add --foreground, which needs none"
-                    }
-                };
-                let text = format!("no stratabd at {} ({advice})", self.socket.display());
-                Err(Failure::with_source(FailureClass::Daemon, text, error))
-            }
-            Err(_) => {
-                let text = format!("stratabd at {} does not accept connections", self.socket.display());
-                Err(Failure::new(FailureClass::Daemon, text))
-            }
-        }
+    fn connect(&self) -> Result<UnixStream, Failure> {
+        self.open().map_err(|error| {
+            let socket = self.socket.display();
+            let advice = match error.kind() {
+                // Its queue of connections is full.
+                ErrorKind::WouldBlock => {
+                    let text = format!("stratabd at {socket} does not accept connections");
+                    return Failure::new(FailureClass::Daemon, text);
+                }
+                ErrorKind::PermissionDenied => "run as root, or as the owner of the socket",
+                _ => "start it with \"systemctl start stratabd\", or use add --foreground, which needs none",
+            };
+            let text = format!("no stratabd at {socket} ({advice})");
+            Failure::with_source(FailureClass::Daemon, text, error)
+        })
+    }
+
+    /// The standard library connects without a limit of time.
+    fn open(&self) -> io::Result<UnixStream> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+        socket.connect(&SockAddr::unix(&self.socket)?)?;
+        Ok(OwnedFd::from(socket).into())
     }
 
     fn broken(&self, action: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {

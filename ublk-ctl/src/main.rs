@@ -5,6 +5,7 @@ mod client;
 mod cmd;
 mod deferred;
 mod engine;
+mod http;
 mod interrupt;
 mod offline;
 mod output;

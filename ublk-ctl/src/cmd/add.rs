@@ -13,7 +13,6 @@ use stratabd::server::{
 
 use crate::{
     args::{GlobalArgs, ImageArgs, RegistryArgs, absolute},
-    block_on,
     client::Client,
     engine::Engine,
     interrupt::Interrupt,
@@ -71,7 +70,7 @@ impl AddArgs {
         }
         let client = Client::new(global.config()?.daemon.socket);
         let waiting = Progress::waiting("attaching");
-        let info: DeviceInfo = block_on(client.post("/v1/devices", &request))?;
+        let info: DeviceInfo = client.post("/v1/devices", &request)?;
         drop(waiting);
         announce(output, &info)
     }

@@ -8,7 +8,7 @@ use stratabd::server::{
 };
 
 use super::info::device_number;
-use crate::{args::GlobalArgs, block_on, client::Client, output::Output};
+use crate::{args::GlobalArgs, client::Client, output::Output};
 
 #[derive(Debug, Args)]
 pub(crate) struct DelArgs {
@@ -49,16 +49,16 @@ impl DelArgs {
         let client = Client::new(global.config()?.daemon.socket);
         let wanted: Vec<u32> =
             self.devices.iter().map(|device| device_number(device)).collect::<Result<_, _>>()?;
-        let removals = block_on(self.remove(&client, wanted))?;
+        let removals = self.remove(&client, wanted)?;
         if !removals.removed.is_empty() || removals.failed.len() != 1 {
             output.print(&removals, describe)?;
         }
         removals.failure().map_or(Ok(()), Err)
     }
 
-    async fn remove(&self, client: &Client, mut wanted: Vec<u32>) -> Result<Removals, Failure> {
+    fn remove(&self, client: &Client, mut wanted: Vec<u32>) -> Result<Removals, Failure> {
         if self.all || self.orphans {
-            let list: DeviceList = client.get("/v1/devices").await?;
+            let list: DeviceList = client.get("/v1/devices")?;
             wanted.extend(list.devices.iter().filter(|device| self.selects(device)).map(|device| device.id));
         }
         let (wait, force) = (!self.no_wait, self.force);
@@ -66,7 +66,7 @@ impl DelArgs {
         for id in wanted {
             let path = format!("/v1/devices/{id}?wait={wait}&force={force}");
             // One that cannot be removed does not save the others.
-            match client.delete::<DeviceInfo>(&path).await {
+            match client.delete::<DeviceInfo>(&path) {
                 Ok(info) => {
                     removals.removed.push(id);
                     removals.held_open.extend(info.held_open.then_some(id));

@@ -11,7 +11,6 @@ use stratabd::server::{
 use super::info::device_number;
 use crate::{
     args::{GlobalArgs, absolute},
-    block_on,
     client::Client,
     output::Output,
     progress::Progress,
@@ -40,7 +39,7 @@ impl ForkArgs {
         let to = self.to.as_deref().map(absolute).transpose()?;
         let waiting = Progress::waiting("forking");
         let request = ForkDevice { name: self.name.clone(), to, id: self.id };
-        let info: DeviceInfo = block_on(client.post(&path, &request))?;
+        let info: DeviceInfo = client.post(&path, &request)?;
         drop(waiting);
         output.print(&info, |info| info.path.display().to_string())
     }

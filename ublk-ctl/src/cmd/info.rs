@@ -8,7 +8,6 @@ use stratabd::server::{
 
 use crate::{
     args::GlobalArgs,
-    block_on,
     client::Client,
     output::{Output, size, table},
 };
@@ -24,7 +23,7 @@ impl InfoArgs {
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
         let client = Client::new(global.config()?.daemon.socket);
         let id = device_number(&self.device)?;
-        let info: DeviceInfo = block_on(client.get(&format!("/v1/devices/{id}")))?;
+        let info: DeviceInfo = client.get(&format!("/v1/devices/{id}"))?;
         output.print(&info, |info| {
             let mut rows = vec![
                 ["device".to_owned(), info.path.display().to_string()].to_vec(),

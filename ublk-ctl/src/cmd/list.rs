@@ -5,7 +5,6 @@ use stratabd::server::{api::types::DeviceList, failure::Failure};
 
 use crate::{
     args::GlobalArgs,
-    block_on,
     client::Client,
     output::{Output, size, table},
 };
@@ -16,7 +15,7 @@ pub(crate) struct ListArgs {}
 impl ListArgs {
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
         let client = Client::new(global.config()?.daemon.socket);
-        let list: DeviceList = block_on(client.get("/v1/devices"))?;
+        let list: DeviceList = client.get("/v1/devices")?;
         output.print(&list, |list| {
             let head = ["ID", "DEVICE", "STATE", "SIZE", "IMAGE"].map(str::to_owned).to_vec();
             let rows = list.devices.iter().map(|device| {

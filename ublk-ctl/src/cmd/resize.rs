@@ -9,7 +9,6 @@ use stratabd::server::{
 use super::{info::device_number, layer_size::parse_size};
 use crate::{
     args::GlobalArgs,
-    block_on,
     client::Client,
     output::{Output, size},
 };
@@ -28,7 +27,7 @@ impl ResizeArgs {
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
         let client = Client::new(global.config()?.daemon.socket);
         let path = format!("/v1/devices/{}/resize", device_number(&self.device)?);
-        let info: DeviceInfo = block_on(client.post(&path, &ResizeDevice { size_bytes: self.size }))?;
+        let info: DeviceInfo = client.post(&path, &ResizeDevice { size_bytes: self.size })?;
         output.print(&info, |info| format!("{}: {}", info.path.display(), size(info.size_bytes)))
     }
 }

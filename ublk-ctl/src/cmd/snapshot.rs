@@ -11,7 +11,6 @@ use stratabd::server::{
 use super::info::device_number;
 use crate::{
     args::{GlobalArgs, absolute},
-    block_on,
     client::Client,
     output::Output,
     progress::Progress,
@@ -33,7 +32,7 @@ impl SnapshotArgs {
         let path = format!("/v1/devices/{}/snapshot", device_number(&self.device)?);
         let waiting = Progress::waiting("sealing");
         let request = SnapshotDevice { to: absolute(&self.to)? };
-        let taken: SnapshotTaken = block_on(client.post(&path, &request))?;
+        let taken: SnapshotTaken = client.post(&path, &request)?;
         drop(waiting);
         output.print(&taken, |taken| taken.sealed.display().to_string())
     }
