@@ -1,6 +1,6 @@
 //! `layer extract`: the LSMT file of a layer as it is, out of its envelope and decompressed.
 
-use std::{io::Write, num::NonZeroUsize, path::Path, sync::mpsc::channel};
+use std::{num::NonZeroUsize, path::Path, sync::mpsc::channel};
 
 use serde::{Deserialize, Serialize};
 
@@ -84,10 +84,13 @@ fn save<P: Fn(u64, u64) + Sync>(
 ) -> Result<Extracted, OfflineError> {
     let total_bytes = content.size_bytes();
     spare_index(output)?;
-    let part = PartFile::create(output, options.overwrite)?;
-    let written = OfflineError::io(output, "write it");
-    let mut to = part.file();
-    decode(content, options.threads, watch, |chunk| to.write_all(chunk).map_err(&written))?;
+    let mut part = PartFile::create(output, options.overwrite)?;
+    let mut end = 0_u64;
+    decode(content, options.threads, watch, |chunk| {
+        part.write_at(chunk, end).map_err(OfflineError::io(output, "write it"))?;
+        end = end.saturating_add(chunk.len() as u64);
+        Ok(())
+    })?;
     watch.go_on()?;
     part.finish()?;
     Ok(Extracted { output_bytes: total_bytes })

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Read, Write},
+    io::Read,
     os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -36,21 +36,17 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Begins the file `path`, with room for the head of an envelope.
+    /// Begins the file `path`. The head of an envelope is a hole until the end, so that nobody takes the file for whole.
     pub(super) fn create(path: &Path, tar: bool, overwrite: bool) -> Result<Self, OfflineError> {
         spare_index(path)?;
         let part = PartFile::create(path, overwrite)?;
-        let mut output = Self { part, path: path.to_owned(), tar, payload_bytes: 0 };
-        // Replaced at the end; until then it is no tar, so that nobody takes the file for whole.
-        let room = usize::try_from(output.start()).unwrap_or(0);
-        output.write(&vec![0; room])?;
-        output.payload_bytes = 0;
-        Ok(output)
+        Ok(Self { part, path: path.to_owned(), tar, payload_bytes: 0 })
     }
 
     /// Appends to the payload.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), OfflineError> {
-        self.part.file().write_all(bytes).map_err(OfflineError::io(&self.path, "write it"))?;
+        let end = self.start().saturating_add(self.payload_bytes);
+        self.part.write_at(bytes, end).map_err(OfflineError::io(&self.path, "write it"))?;
         self.payload_bytes = self.payload_bytes.saturating_add(bytes.len() as u64);
         Ok(())
     }

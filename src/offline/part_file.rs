@@ -4,13 +4,15 @@ use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
+    num::NonZeroU64,
+    ops::Range,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustix::{
-    fs::{CWD, RenameFlags, renameat_with},
+    fs::{Advice, CWD, RenameFlags, fadvise, renameat_with},
     io::Errno,
 };
 
@@ -22,6 +24,9 @@ use super::{
 /// Random names that are tried; that even two are taken does not happen.
 const NAME_TRIES: u32 = 16;
 
+/// Bytes after which the disk is to begin with what was written. It works meanwhile then, and the sync at the end has little to wait for.
+const WRITEBACK_BYTES: u64 = 8 << 20;
+
 /// The file in the making, beside its later place and hidden. Dropping it removes it.
 #[derive(Debug)]
 pub struct PartFile {
@@ -29,6 +34,8 @@ pub struct PartFile {
     path: PathBuf,
     hidden: Option<PathBuf>,
     overwrite: bool,
+    /// Bytes of the file that were written since the disk was last told to begin.
+    unsent: Range<u64>,
     /// What is to be replaced; held, so that no device is made of it meanwhile, which would go on writing to what has no name.
     _replaced: Option<Held>,
 }
@@ -52,7 +59,14 @@ impl PartFile {
             // What only its owner could read stays so.
             file.set_permissions(found.permissions()).map_err(OfflineError::io(path, "make it"))?;
         }
-        Ok(Self { file, path: path.to_owned(), hidden: Some(hidden), overwrite, _replaced: replaced })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            hidden: Some(hidden),
+            overwrite,
+            unsent: 0..0,
+            _replaced: replaced,
+        })
     }
 
     /// Begins what will replace the file `replaced` of a writable layer, which is called `path` and which the caller keeps others
@@ -62,7 +76,7 @@ impl PartFile {
         // A link stays one, and what it means is replaced.
         let path = fs::canonicalize(path).map_err(&failed)?;
         let (file, hidden) = new_beside(&path)?;
-        let part = Self { file, path, hidden: Some(hidden), overwrite: true, _replaced: None };
+        let part = Self { file, path, hidden: Some(hidden), overwrite: true, unsent: 0..0, _replaced: None };
         let [old, new] = [replaced, &part.file].map(File::metadata);
         let (old, new) = (old.map_err(&failed)?, new.map_err(&failed)?);
         if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
@@ -70,6 +84,24 @@ impl PartFile {
         }
         part.file.set_permissions(old.permissions()).map_err(&failed)?;
         Ok(part)
+    }
+
+    /// Writes `bytes` at `offset`, in bytes: the way to fill a large file. Its parts are best written in order.
+    ///
+    /// # Errors
+    /// The system's answer.
+    pub fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)?;
+        let end = offset.saturating_add(bytes.len() as u64);
+        let Range { start, end: last } = self.unsent;
+        self.unsent = if start == last { offset..end } else { start.min(offset)..last.max(end) };
+        let len = NonZeroU64::new(self.unsent.end.saturating_sub(self.unsent.start));
+        if len.is_some_and(|len| len.get() >= WRITEBACK_BYTES) {
+            // Of what is dirty this drops nothing, but begins to write it. Where it cannot be had, the sync does all.
+            let _ = fadvise(&self.file, self.unsent.start, len, Advice::DontNeed);
+            self.unsent = end..end;
+        }
+        Ok(())
     }
 
     /// What to write to.

@@ -1,6 +1,6 @@
 //! A file that has holes where the data is zero, and appears under its name only when it is complete.
 
-use std::{io, os::unix::fs::FileExt, path::Path};
+use std::{io, path::Path};
 
 use crate::{
     offline::PartFile,
@@ -38,8 +38,7 @@ impl SparseFile {
                 let start = usize::try_from(at - offset).unwrap_or(usize::MAX);
                 let end = usize::try_from(at - offset + bytes).unwrap_or(usize::MAX);
                 self.part
-                    .file()
-                    .write_all_at(data.get(start..end).unwrap_or_default(), at)
+                    .write_at(data.get(start..end).unwrap_or_default(), at)
                     .map_err(|source| failed(self.part.path(), "cannot write it", source))?;
                 self.data_bytes += bytes;
             }
