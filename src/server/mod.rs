@@ -11,6 +11,7 @@ pub mod factory;
 pub mod failure;
 pub mod foreground;
 pub mod image_config;
+pub mod interrupt;
 pub mod layer_report;
 pub mod layers;
 pub mod manifests;

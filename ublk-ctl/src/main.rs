@@ -6,7 +6,6 @@ mod cmd;
 mod deferred;
 mod engine;
 mod http;
-mod interrupt;
 mod offline;
 mod output;
 mod progress;

@@ -4,11 +4,14 @@ use std::sync::{Arc, atomic::Ordering};
 
 use stratabd::{
     offline::{OfflineError, Watch},
-    server::failure::{Failure, FailureClass},
+    server::{
+        failure::{Failure, FailureClass},
+        interrupt::Interrupt,
+    },
 };
 use tokio::task;
 
-use crate::{block_on, interrupt::Interrupt, progress::Progress};
+use crate::{block_on, progress::Progress};
 
 /// What a tool is followed with.
 pub(crate) type Follow = Watch<Box<dyn Fn(u64, u64) + Send + Sync>>;

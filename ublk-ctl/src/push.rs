@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use stratabd::server::{
     failure::{Failure, FailureClass},
+    interrupt::Interrupt,
     push::PushProgress,
 };
 
-use crate::{interrupt::Interrupt, progress::Progress};
+use crate::progress::Progress;
 
 /// How often the bar moves.
 const TICK: Duration = Duration::from_millis(100);

@@ -4,10 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use sd_notify::NotifyState;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use super::{Daemon, blocking, device_work};
 use crate::{
@@ -15,6 +12,7 @@ use crate::{
     server::{
         api::{ApiLimits, ApiListener},
         failure::{Failure, FailureClass},
+        interrupt::Interrupt,
         port::Port,
         service::Service,
         state::{Record, StateDir},
@@ -37,13 +35,13 @@ pub struct DaemonParts {
     pub port: Arc<dyn Port>,
 }
 
-/// Serves until SIGTERM or SIGINT, then removes all devices within the configured time.
+/// Serves until SIGTERM, SIGINT or SIGHUP, then removes all devices within the configured time.
 ///
 /// # Errors
 /// When the daemon cannot start, or devices are left at the end.
 pub async fn run(parts: DaemonParts) -> Result<(), Failure> {
     let config = parts.service.config().clone();
-    let mut signals = Signals::catch()?;
+    let mut signals = Interrupt::catch()?;
     let dir = config.daemon.state_dir.clone();
     let state = blocking(move || {
         StateDir::open(&dir).map_err(|source| {
@@ -180,30 +178,6 @@ impl Daemon {
             };
             Err(Failure::new(FailureClass::TimedOut, text))
         })
-    }
-}
-
-/// SIGTERM and SIGINT, caught from the moment this is made.
-struct Signals {
-    term: Signal,
-    int: Signal,
-}
-
-impl Signals {
-    fn catch() -> Result<Self, Failure> {
-        let catch = |kind| {
-            signal(kind).map_err(|source| {
-                Failure::with_source(FailureClass::Internal, "cannot catch signals", source)
-            })
-        };
-        Ok(Self { term: catch(SignalKind::terminate())?, int: catch(SignalKind::interrupt())? })
-    }
-
-    async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
-        }
     }
 }
 

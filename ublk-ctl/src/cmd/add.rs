@@ -7,6 +7,7 @@ use stratabd::server::{
     api::types::{AddDevice, DeviceInfo},
     failure::Failure,
     foreground::Foreground,
+    interrupt::Interrupt,
     service::Service,
     ublk,
 };
@@ -15,7 +16,6 @@ use crate::{
     args::{GlobalArgs, ImageArgs, RegistryArgs, absolute},
     client::Client,
     engine::Engine,
-    interrupt::Interrupt,
     output::{Output, size},
     progress::Progress,
 };
@@ -40,7 +40,7 @@ pub(crate) struct AddArgs {
     /// Requests in flight a queue
     #[arg(long, short, value_name = "N", value_parser = value_parser!(u16).range(1..))]
     depth: Option<u16>,
-    /// Serve the device in this process, without a daemon, until SIGINT or SIGTERM
+    /// Serve the device in this process, without a daemon, until SIGINT, SIGTERM or SIGHUP
     #[arg(long)]
     foreground: bool,
     #[command(flatten)]

@@ -7,6 +7,7 @@ use stratabd::server::{
     device::Shown,
     export::{ExportOptions, Exported, export},
     failure::{Failure, FailureClass},
+    interrupt::Interrupt,
     result_file,
 };
 use tokio::{sync::oneshot, task};
@@ -14,7 +15,6 @@ use tokio::{sync::oneshot, task};
 use crate::{
     args::{GlobalArgs, ImageArgs, RegistryArgs},
     engine::Engine,
-    interrupt::Interrupt,
     output::{Output, size},
     progress::Progress,
 };
