@@ -11,7 +11,7 @@ use super::{
     pipeline::workers,
     zfile::write_zfile,
 };
-use crate::format::zfile::BlockFormat;
+use crate::format::zfile::{BlockFormat, EncodeError};
 
 /// Content that is read and compressed at once, in bytes; a multiple of every block size. It is read into the cache of the processor
 /// that compresses it, so that reading it takes next to no time.
@@ -53,6 +53,10 @@ pub fn compress<P: Fn(u64, u64) + Sync>(
 ) -> Result<Compressed, OfflineError> {
     let content = Content::open_layer(input)?;
     let total_bytes = content.size_bytes();
+    if total_bytes > options.format.content_limit_bytes() {
+        let source = EncodeError::TooManyBlocks(options.format.block_size());
+        return Err(OfflineError::Encode { path: input.to_owned(), source });
+    }
     let mut to = Output::create(output, options.tar, options.overwrite)?;
     let fills = workers(options.threads, || {
         let (content, mut bench) = (content.clone(), Bench::default());

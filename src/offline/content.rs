@@ -18,12 +18,9 @@ use crate::{
     format::{
         lsmt::{self, LayerLayout, Segment},
         tar::{self, Envelope},
-        zfile::{self, Decoder, JumpTable, Layout, Start, is_zfile},
+        zfile::{self, Decoder, JumpTable, Layout, Start, TABLE_LIMIT_BYTES, is_zfile},
     },
 };
-
-/// Longest table of blocks that is held in memory, in bytes: as long as a device takes.
-const TABLE_LIMIT_BYTES: u64 = 256 << 20;
 
 /// A file whose content can be read. Clones share it; each thread has its own.
 #[derive(Debug, Clone)]

@@ -69,8 +69,12 @@ pub fn create_watched<P: Fn(u64, u64) + Sync>(
     }
     let uuid = options.uuid.unwrap_or_else(random_uuid);
     let header = lsmt::data_header(options.sparse, uuid, options.parent_uuid, size_bytes);
-    let index_part = index.map(|path| PartFile::create(path, options.overwrite)).transpose()?;
+    if index == Some(&upper.data) {
+        return Err(OfflineError::SameFile(upper.data.clone()));
+    }
     let data_part = PartFile::create(&upper.data, options.overwrite)?;
+    let index_part =
+        index.map(|path| PartFile::create_index(path, options.overwrite, &data_part)).transpose()?;
     let written = OfflineError::io(&upper.data, "write it");
     let mut data = data_part.file();
     data.write_all(&header.encode()).map_err(&written)?;

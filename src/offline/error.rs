@@ -34,6 +34,9 @@ pub enum OfflineError {
     /// The index file of a writable layer is no output.
     #[error("{0}: the index file of a writable layer, without which its data is lost; it is not replaced")]
     IndexFile(PathBuf),
+    /// A log-structured layer is two files.
+    #[error("{0}: cannot be the data file and the index file at once")]
+    SameFile(PathBuf),
     /// Only a regular file may be replaced.
     #[error("{0}: not a regular file, which alone can be replaced")]
     NotReplaceable(PathBuf),
@@ -126,6 +129,9 @@ pub enum OfflineError {
     /// The input is not written any more.
     #[error("{0}: a sealed layer already")]
     Sealed(PathBuf),
+    /// The input is still written.
+    #[error("{0}: a layer that is not sealed")]
+    Unsealed(PathBuf),
     /// A file of a writable layer is not one, or is damaged.
     #[error("{path}: not a file of a writable overlaybd layer, or a damaged one")]
     Writable {
@@ -134,6 +140,9 @@ pub enum OfflineError {
         /// The rule.
         source: LsmtError,
     },
+    /// A sparse layer was cut where no write ends.
+    #[error("{0}: it ends {1} bytes into a sector, so that it is not whole")]
+    PartOfSector(PathBuf, u64),
     /// A writable layer has lost the data of its last writes.
     #[error(
         "{0}: the data of {1} writes at the end of the index is missing, as after a crash without a flush or in a copy that is not whole \

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use super::{
     OfflineError, PartFile, Watch,
     content::{Bench, Content},
-    output::spare_index,
     pipeline::{in_order, workers},
 };
 
@@ -83,7 +82,6 @@ fn save<P: Fn(u64, u64) + Sync>(
     watch: &Watch<P>,
 ) -> Result<Extracted, OfflineError> {
     let total_bytes = content.size_bytes();
-    spare_index(output)?;
     let mut part = PartFile::create(output, options.overwrite)?;
     let mut end = 0_u64;
     decode(content, options.threads, watch, |chunk| {

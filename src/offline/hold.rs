@@ -36,8 +36,8 @@ impl Hold {
             Ok(()) => {
                 let held = Held(Arc::clone(file));
                 // Whoever had it may have put another in its place, which then is the one to lock.
-                let current = has_name(file, path).map_err(OfflineError::io(path, "lock it"))?;
-                if current { Ok(held) } else { Err(OfflineError::Busy(path.to_owned())) }
+                held.require_name(path)?;
+                Ok(held)
             }
             Err(TryLockError::WouldBlock) => Err(OfflineError::Busy(path.to_owned())),
             // Where the file system has no locks no device has one, and reading harms nobody.
@@ -49,6 +49,20 @@ impl Hold {
     }
 }
 
+impl Held {
+    /// The file.
+    pub(super) fn file(&self) -> &File {
+        &self.0
+    }
+
+    /// Makes sure that `path` still means this very file.
+    pub(super) fn require_name(&self, path: &Path) -> Result<(), OfflineError> {
+        let found = fs::metadata(path).and_then(|named| Ok([named, self.0.metadata()?]));
+        let [named, own] = found.map_err(OfflineError::io(path, "lock it"))?.map(|it| (it.dev(), it.ino()));
+        if named == own { Ok(()) } else { Err(OfflineError::Busy(path.to_owned())) }
+    }
+}
+
 impl Drop for Held {
     /// Closing the file would end the lock too, but not while a program that another thread is just starting still has the files of
     /// this one.
@@ -56,12 +70,6 @@ impl Drop for Held {
         // One that cannot be given back goes with the file.
         let _ = self.0.unlock();
     }
-}
-
-/// Whether `path` means this very file.
-fn has_name(file: &File, path: &Path) -> io::Result<bool> {
-    let [opened, named] = [file.metadata()?, fs::metadata(path)?].map(|found| (found.dev(), found.ino()));
-    Ok(opened == named)
 }
 
 fn has_no_locks(error: &io::Error) -> bool {

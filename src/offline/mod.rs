@@ -47,7 +47,7 @@ pub use pack::PackOptions;
 pub use part_file::{NamedFile, PartFile};
 pub use patient::Patient;
 pub use resize::{Resized, resize};
-pub use seal::{SealedLayer, seal};
+pub use seal::{SealedLayer, require_sealed, seal};
 pub use source::{Stack, Upper};
 
 /// How whoever started a tool follows it and ends it.

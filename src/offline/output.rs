@@ -1,30 +1,12 @@
 //! The file that a tool makes around its payload: under its name only when it is whole, and in an envelope where that is wanted.
 
 use std::{
-    fs::File,
-    io::Read,
-    os::unix::fs::{FileExt, PermissionsExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
-use super::{OfflineError, PartFile, patient::open_at_once};
-use crate::format::{
-    lsmt::{SLOT_BYTES, decode_index_header},
-    tar::Envelope,
-};
-
-/// Makes sure that no output takes the place of an index file. A device locks its data file only, so that one that is in use cannot be
-/// told from one that is not, and without it the data file is lost.
-pub(super) fn spare_index(path: &Path) -> Result<(), OfflineError> {
-    let head = |file: File| {
-        let mut head = Vec::new();
-        file.take(SLOT_BYTES as u64).read_to_end(&mut head).map(|_| head)
-    };
-    match open_at_once(path).and_then(head) {
-        Ok(head) if decode_index_header(&head).is_ok() => Err(OfflineError::IndexFile(path.to_owned())),
-        _ => Ok(()),
-    }
-}
+use super::{OfflineError, PartFile};
+use crate::format::tar::Envelope;
 
 /// The file in the making. Dropping it leaves nothing.
 #[derive(Debug)]
@@ -38,7 +20,6 @@ pub(super) struct Output {
 impl Output {
     /// Begins the file `path`. The head of an envelope is a hole until the end, so that nobody takes the file for whole.
     pub(super) fn create(path: &Path, tar: bool, overwrite: bool) -> Result<Self, OfflineError> {
-        spare_index(path)?;
         let part = PartFile::create(path, overwrite)?;
         Ok(Self { part, path: path.to_owned(), tar, payload_bytes: 0 })
     }
@@ -56,9 +37,7 @@ impl Output {
     pub(super) fn finish(mut self, header: &[u8]) -> Result<u64, OfflineError> {
         let payload_bytes = self.payload_bytes;
         let start = self.start();
-        let found = self.part.file().metadata().map_err(OfflineError::io(&self.path, "write it"))?;
-        let permissions = found.permissions().mode();
-        let head = if self.tar { Envelope::head(payload_bytes, permissions) } else { Vec::new() };
+        let head = if self.tar { Envelope::head(payload_bytes) } else { Vec::new() };
         if self.tar {
             self.write(&Envelope::tail(payload_bytes))?;
         }

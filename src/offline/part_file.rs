@@ -1,12 +1,15 @@
 //! A file that appears under its name only when it is complete and on disk.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File, OpenOptions},
     io,
     num::NonZeroU64,
     ops::Range,
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileExt, MetadataExt, OpenOptionsExt, fchown},
+    },
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -19,10 +22,15 @@ use rustix::{
 use super::{
     OfflineError,
     hold::{Held, Hold},
+    patient::open_at_once,
 };
+use crate::format::lsmt::{self, SLOT_BYTES};
 
 /// Random names that are tried; that even two are taken does not happen.
 const NAME_TRIES: u32 = 16;
+
+/// Longest part of the later name in the hidden one, in bytes: names have at most 255.
+const NAME_PART_BYTES: usize = 200;
 
 /// Bytes after which the disk is to begin with what was written. It works meanwhile then, and the sync at the end has little to wait for.
 const WRITEBACK_BYTES: u64 = 8 << 20;
@@ -37,24 +45,52 @@ pub struct PartFile {
     /// Bytes of the file that were written since the disk was last told to begin.
     unsent: Range<u64>,
     /// What is to be replaced; held, so that no device is made of it meanwhile, which would go on writing to what has no name.
-    _replaced: Option<Held>,
+    replaced: Option<Held>,
 }
 
 impl PartFile {
-    /// Begins a file that will be called `path`; with `overwrite` a regular file of that name is replaced at the end.
+    /// Begins a file that will be called `path`; with `overwrite` a regular file that has that name now is replaced at the end, but
+    /// none that gets it meanwhile, and no index file: a device locks its data file only, so that one that is in use cannot be told
+    /// from one that is not, and without it the data file is lost.
     ///
     /// # Errors
     /// Where something is there that may not be replaced, or the file cannot be made.
     pub fn create(path: &Path, overwrite: bool) -> Result<Self, OfflineError> {
+        Self::begin(path, overwrite, |_| false)
+    }
+
+    /// Begins an index file that will be called `path`. With `overwrite` it replaces what [`PartFile::create`] may replace, and the
+    /// index file of what `data` replaces.
+    pub(super) fn create_index(path: &Path, overwrite: bool, data: &Self) -> Result<Self, OfflineError> {
+        let data_header = data
+            .replaced
+            .as_ref()
+            .and_then(|held| lsmt::decode_data_header(&slot_of(held.file()).ok()?).ok());
+        Self::begin(path, overwrite, |index| {
+            data_header.is_some_and(|header| lsmt::require_pair(&header, index).is_ok())
+        })
+    }
+
+    fn begin(
+        path: &Path,
+        overwrite: bool,
+        spares_nothing: impl FnOnce(&lsmt::Header) -> bool,
+    ) -> Result<Self, OfflineError> {
         let found = match fs::symlink_metadata(path) {
             Ok(_) if !overwrite => return Err(OfflineError::Exists(path.to_owned())),
             Ok(found) if !found.is_file() => return Err(OfflineError::NotReplaceable(path.to_owned())),
             found => found.ok(),
         };
         // One that cannot be read is no device's here.
-        let replaced = found.as_ref().and_then(|_| File::open(path).ok()).map(Arc::new);
+        let replaced = found.as_ref().and_then(|_| open_at_once(path).ok()).map(Arc::new);
         let replaced = replaced.map(|file| Hold::Shared.take(&file, path)).transpose()?;
+        let index =
+            replaced.as_ref().and_then(|held| lsmt::decode_index_header(&slot_of(held.file()).ok()?).ok());
+        if index.is_some_and(|header| !spares_nothing(&header)) {
+            return Err(OfflineError::IndexFile(path.to_owned()));
+        }
         let (file, hidden) = new_beside(path)?;
+        let replaces = found.is_some();
         if let Some(found) = found {
             // What only its owner could read stays so.
             file.set_permissions(found.permissions()).map_err(OfflineError::io(path, "make it"))?;
@@ -63,9 +99,10 @@ impl PartFile {
             file,
             path: path.to_owned(),
             hidden: Some(hidden),
-            overwrite,
+            // Where there is nothing to replace, nothing is.
+            overwrite: replaces,
             unsent: 0..0,
-            _replaced: replaced,
+            replaced,
         })
     }
 
@@ -76,7 +113,7 @@ impl PartFile {
         // A link stays one, and what it means is replaced.
         let path = fs::canonicalize(path).map_err(&failed)?;
         let (file, hidden) = new_beside(&path)?;
-        let part = Self { file, path, hidden: Some(hidden), overwrite: true, unsent: 0..0, _replaced: None };
+        let part = Self { file, path, hidden: Some(hidden), overwrite: true, unsent: 0..0, replaced: None };
         let [old, new] = [replaced, &part.file].map(File::metadata);
         let (old, new) = (old.map_err(&failed)?, new.map_err(&failed)?);
         if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
@@ -136,12 +173,19 @@ impl PartFile {
         let named = NamedFile { folder, path: self.path.clone() };
         self.file.sync_all().map_err(failed("make it durable"))?;
         let Some(hidden) = self.hidden.as_ref() else { return Ok(named) };
+        if let Some(replaced) = &self.replaced {
+            replaced.require_name(&self.path)?;
+        }
         let flags = if self.overwrite { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
         match renameat_with(CWD, hidden, CWD, &self.path, flags) {
             Err(Errno::EXIST) => return Err(OfflineError::Exists(self.path.clone())),
-            // Not every file system has the flag.
-            Err(Errno::INVAL | Errno::NOSYS) if !self.path.exists() => {
-                fs::rename(hidden, &self.path).map_err(failed("name it"))?;
+            // Not every file system has the flag. A second name is not given to what has none either.
+            Err(Errno::INVAL | Errno::NOSYS) if !self.overwrite => {
+                fs::hard_link(hidden, &self.path).map_err(|error| match error.kind() {
+                    io::ErrorKind::AlreadyExists => OfflineError::Exists(self.path.clone()),
+                    _ => failed("name it")(error),
+                })?;
+                fs::remove_file(hidden).map_err(failed("take the other name from"))?;
             }
             Err(errno) => return Err(failed("name it")(errno.into())),
             Ok(()) => {}
@@ -174,6 +218,14 @@ fn new_beside(path: &Path) -> Result<(File, PathBuf), OfflineError> {
     hidden_beside(path, |hidden| OpenOptions::new().write(true).create_new(true).mode(0o644).open(hidden))
 }
 
+/// The slot that a file begins with, or all of less.
+fn slot_of(file: &File) -> io::Result<Vec<u8>> {
+    let mut slot = vec![0; SLOT_BYTES];
+    let len = file.read_at(&mut slot, 0)?;
+    slot.truncate(len);
+    Ok(slot)
+}
+
 /// Has something made under a hidden name beside `path`, which nothing has yet: not even what an earlier run has left that was
 /// killed, and had the same number of a process as this one.
 pub(super) fn hidden_beside<T>(
@@ -181,6 +233,7 @@ pub(super) fn hidden_beside<T>(
     make: impl Fn(&Path) -> io::Result<T>,
 ) -> Result<(T, PathBuf), OfflineError> {
     let name = path.file_name().ok_or_else(|| OfflineError::Nameless(path.to_owned()))?;
+    let name = OsStr::from_bytes(name.as_bytes().get(..NAME_PART_BYTES).unwrap_or(name.as_bytes()));
     let mut tries = 0..NAME_TRIES;
     loop {
         let mut hidden = OsString::from(".");
@@ -210,6 +263,23 @@ mod tests {
     use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
     use super::*;
+
+    #[test]
+    fn what_gets_the_name_meanwhile_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, other] = ["file", "other"].map(|name| dir.path().join(name));
+        let part = PartFile::create(&path, true).unwrap();
+        fs::write(&path, "new").unwrap();
+        assert!(matches!(part.name().map(drop), Err(OfflineError::Exists(_))));
+        let part = PartFile::create(&path, true).unwrap();
+        fs::write(&other, "newer").unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert!(matches!(part.name().map(drop), Err(OfflineError::Busy(_))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "newer");
+        let long = dir.path().join("n".repeat(255));
+        PartFile::create(&long, false).unwrap().finish().unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
 
     #[test]
     fn what_cannot_be_made_durable_under_its_name_does_not_get_it() {

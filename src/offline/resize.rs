@@ -4,13 +4,13 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Seek, SeekFrom, Write},
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    OfflineError, Upper,
+    OfflineError, Stack, Upper,
     create::check_size,
     hold::Hold,
     source::{Kind, Source},
@@ -23,23 +23,35 @@ use crate::{
 /// What has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resized {
-    /// Size of the device in bytes; 0 was that of the layer below.
+    /// Size of the device in bytes; 0 where it was that of a layer below which was not named.
     pub before_bytes: u64,
     /// Size now.
     pub after_bytes: u64,
 }
 
-/// Gives the device of the layer another size. With `shrink` it may become smaller; then what lay past the new end is lost, and does
+/// Gives the device of the layer, which lies over `lowers`, the lowest first, another size. Only where its size is that of the layer
+/// below are they looked at. With `shrink` it may become smaller; then what lay past the new end is lost, and does
 /// not come back when the device grows again. In every order of events that a crash leaves, the layer can be opened with the old
 /// or the new size.
 ///
 /// # Errors
 /// [`OfflineError`].
-pub fn resize(upper: &Upper, after_bytes: u64, shrink: bool) -> Result<Resized, OfflineError> {
+pub fn resize(
+    lowers: &[PathBuf],
+    upper: &Upper,
+    after_bytes: u64,
+    shrink: bool,
+) -> Result<Resized, OfflineError> {
     let path = upper.data.as_path();
     check_size(path, after_bytes)?;
     let source = Source::open(path, upper.index.as_deref(), Hold::Exclusive)?;
-    let before_bytes = source.identity.virtual_size_bytes;
+    let before_bytes = match (source.identity.virtual_size_bytes, lowers) {
+        (0, [_, ..]) => {
+            let below = Stack { lowers: lowers.to_vec(), upper: None };
+            Source::open_stack(&below, Hold::Shared)?.identity.virtual_size_bytes
+        }
+        (own, _) => own,
+    };
     if after_bytes < before_bytes && !shrink {
         return Err(OfflineError::Shrinks {
             path: path.to_owned(),

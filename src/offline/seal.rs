@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OfflineError,
+    content::Content,
     hold::Hold,
-    source::{Kind, Source, sparse_end},
+    source::{Kind, Source, has_its_trailer, sparse_end, writable},
 };
 use crate::{block::SECTOR_BYTES, format::lsmt};
 
@@ -18,6 +19,17 @@ pub struct SealedLayer {
     pub output_bytes: u64,
     /// Entries at the end of the index that have lost their data, and that do not count.
     pub torn_entries: u64,
+}
+
+/// Makes sure that the layer in the file `data` is not one that may be written.
+///
+/// # Errors
+/// [`OfflineError::Unsealed`], and those of reading.
+pub fn require_sealed(data: &Path) -> Result<(), OfflineError> {
+    match writable(&Content::open(data)?, None)? {
+        Some(_) => Err(OfflineError::Unsealed(data.to_owned())),
+        None => Ok(()),
+    }
 }
 
 /// Appends an index and a trailer to the data file `data` of a writable layer, durably. Until that is done the file is the data file
@@ -32,8 +44,7 @@ pub fn seal(data: &Path, index: Option<&Path>, allow_torn: bool) -> Result<Seale
     source.require_whole(allow_torn)?;
     let damaged = |source| OfflineError::Writable { path: data.to_owned(), source };
     let header = lsmt::decode_data_header(&content.head()?).map_err(damaged)?;
-    // Of a sparse file all bytes are the device's, and only its size says that it is not sealed.
-    if !header.sparse && content.layout().is_ok() {
+    if !header.sparse && has_its_trailer(content, &header)? {
         return Err(sealed());
     }
     let size_bytes = content.size_bytes();

@@ -93,18 +93,11 @@ impl Source {
             Some((_, Some(index))) => return Self::pair(content, index),
             None => {}
         }
-        if content.is_bare() && header_of(&content).is_ok() {
-            let without_trailer = |error: &LsmtError| match error {
-                LsmtError::TooSmall { .. } => true,
-                LsmtError::Slot { offset, .. } => *offset > 0,
-                _ => false,
-            };
-            return Self::sealed(content).map_err(|error| match error {
-                OfflineError::Layer { path, source } if without_trailer(&source) => {
-                    OfflineError::IndexMissing(path)
-                }
-                other => other,
-            });
+        if content.is_bare()
+            && let Ok(header) = header_of(&content)
+            && !has_its_trailer(&content, &header)?
+        {
+            return Err(not_sealed(&content));
         }
         Self::sealed(content)
     }
@@ -212,6 +205,10 @@ impl Source {
     fn sparse(content: Content, header: &Header) -> Result<Self, OfflineError> {
         // Past the end of the device is what a seal has left that was cut short.
         let content = content.up_to(sparse_end(header));
+        match content.size_bytes() % SECTOR_BYTES {
+            0 => {}
+            rest => return Err(OfflineError::PartOfSector(content.path().to_owned(), rest)),
+        }
         let segments = mapped(&content, DATA_START_SECTOR)?;
         Ok(Self::alone(content, segments, identity(header), Kind::Sparse))
     }
@@ -233,7 +230,7 @@ impl Source {
 }
 
 /// The header of a layer that may be written, and its index file where it is a log.
-fn writable<'a>(
+pub(super) fn writable<'a>(
     content: &Content,
     index: Option<&'a Path>,
 ) -> Result<Option<(Header, Option<&'a Path>)>, OfflineError> {
@@ -245,21 +242,41 @@ fn writable<'a>(
     Ok(index.map(|index| (header, Some(index))))
 }
 
-/// Whether a sparse file with this header, which sealing leaves as it is, ends with a trailer of its own.
+/// Whether a sparse file with this header, which sealing leaves as it is, is sealed. All that is in it up to the end of the device is
+/// the device's, whose bytes may be those of a trailer.
 fn is_sealed_sparse(content: &Content, header: &Header) -> Result<bool, OfflineError> {
-    let trailer = match content.layout() {
-        Ok(layout) => *layout.trailer(),
-        Err(OfflineError::Layer { .. }) => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    Ok(match content.size_bytes().cmp(&sparse_end(header)) {
+    let is_told_from_data = match content.size_bytes().cmp(&sparse_end(header)) {
         Ordering::Greater => true,
-        // All of it is the device's, whose bytes may be those of a trailer.
         Ordering::Equal => false,
-        // Upstream may leave a file shorter than its device, and seals it at its end. What a device has written there does not know
-        // the UUID of the layer that it is in.
-        Ordering::Less => trailer.sparse && trailer.uuid.is_some() && trailer.uuid == header.uuid,
-    })
+        // Upstream may leave a file shorter than its device, and seals it at its end.
+        Ordering::Less => header.uuid.is_some(),
+    };
+    Ok(is_told_from_data && has_its_trailer(content, header)?)
+}
+
+/// Whether the file ends with a trailer that sealing it has written: one that knows the UUID in its `header`. What a device has
+/// written that ends where the file does, in a log or past a later end, may be a trailer too, but does not know that.
+pub(super) fn has_its_trailer(content: &Content, header: &Header) -> Result<bool, OfflineError> {
+    match content.layout() {
+        Ok(layout) => Ok((layout.trailer().sparse, layout.trailer().uuid) == (header.sparse, header.uuid)),
+        Err(OfflineError::Layer { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What keeps a file with the header of a writable layer from being a sealed one.
+fn not_sealed(content: &Content) -> OfflineError {
+    let without_trailer = |error: &LsmtError| match error {
+        LsmtError::TooSmall { .. } => true,
+        LsmtError::Slot { offset, .. } => *offset > 0,
+        _ => false,
+    };
+    match content.layout() {
+        Err(OfflineError::Layer { path, source }) if !without_trailer(&source) => {
+            OfflineError::Layer { path, source }
+        }
+        _ => OfflineError::IndexMissing(content.path().to_owned()),
+    }
 }
 
 /// Where the device ends in a sparse file with this header, in bytes.

@@ -438,7 +438,7 @@ fn a_seal_of_a_sparse_file_that_was_cut_short_is_no_data_and_is_made_again() {
     sparse_file(&data, 4096 + (1 << 20));
     File::options().append(true).open(&data).unwrap().write_all(&[9; 700]).unwrap();
     let upper = Upper { data: data.clone(), index: None };
-    resize(&upper, 2 << 20, false).unwrap();
+    resize(&[], &upper, 2 << 20, false).unwrap();
     assert!(bytes(&data)[4096 + (1 << 20)..].iter().all(|byte| *byte == 0), "it has become data");
 }
 

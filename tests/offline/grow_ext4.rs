@@ -252,7 +252,7 @@ fn what_a_crash_leaves_has_the_old_file_system_and_is_grown_again() {
 fn a_device_that_has_grown_before_its_file_system_is_no_obstacle() {
     for image in [Image::log(), Image::sparse()] {
         let files = image.contents();
-        stratabd::offline::resize(&image.upper, 2 * GIB, false).unwrap();
+        stratabd::offline::resize(&[], &image.upper, 2 * GIB, false).unwrap();
         assert_eq!(image.grow(2 * GIB).unwrap().ext4_before_bytes, GIB);
         assert!(image.sound(2 * GIB) == files);
     }

@@ -61,7 +61,7 @@ fn readers(upper: &Upper) -> [(&'static str, Outcome); 3] {
 fn writers(upper: &Upper, sparse: bool) -> [(&'static str, Outcome); 4] {
     [
         ("grow_ext4", grow_ext4(&[], upper, 2 << 20, default_threads(), &quiet()).map(drop)),
-        ("resize", resize(upper, 2 << 20, false).map(drop)),
+        ("resize", resize(&[], upper, 2 << 20, false).map(drop)),
         ("seal", seal(&upper.data, upper.index.as_deref(), false).map(drop)),
         ("create", create(upper, &CreateOptions { sparse, ..OPTIONS }).map(drop)),
     ]
@@ -86,7 +86,7 @@ fn a_pair_that_a_device_has_is_left_alone_and_can_be_used_when_it_has_gone() {
     assert_eq!(names(dir.path()), ["data", "index"]);
     drop(device);
     readers(&upper).into_iter().for_each(|(_, done)| done.unwrap());
-    resize(&upper, 2 << 20, false).unwrap();
+    resize(&[], &upper, 2 << 20, false).unwrap();
 }
 
 #[test]
@@ -112,7 +112,32 @@ fn an_index_file_is_no_output_whoever_has_it() {
     let before = bytes(index(&live));
     let refused = commit(&sparse.data, None, index(&live), &Naming::default(), &PACK, &quiet());
     assert!(matches!(refused, Err(OfflineError::IndexFile(_))), "{refused:?}");
+    // Neither as the data file of a new layer, nor as an index file, but that of the very layer that is replaced.
+    let index_file = index(&live).to_owned();
+    for upper in [
+        Upper { data: index_file.clone(), index: None },
+        Upper { data: index_file.clone(), index: Some(dir.path().join("new")) },
+        Upper { data: sparse.data.clone(), index: Some(index_file.clone()) },
+        Upper { data: dir.path().join("new"), index: Some(index_file) },
+    ] {
+        let sparse = upper.index.is_none();
+        let refused = create(&upper, &CreateOptions { sparse, ..OPTIONS });
+        assert!(matches!(refused, Err(OfflineError::IndexFile(_))), "{upper:?}: {refused:?}");
+    }
     assert!(bytes(index(&live)) == before);
+    create(&live, &OPTIONS).unwrap();
+    assert!(bytes(index(&live)) != before);
+    assert_eq!(names(dir.path()), ["data", "index", "other"]);
+}
+
+#[test]
+fn one_file_is_not_both_parts_of_a_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = dir.path().join("one");
+    let both = Upper { data: one.clone(), index: Some(one) };
+    let refused = create(&both, &OPTIONS);
+    assert!(matches!(refused, Err(OfflineError::SameFile(_))), "{refused:?}");
+    assert!(names(dir.path()).is_empty());
 }
 
 #[test]
@@ -123,7 +148,7 @@ fn tools_that_read_share_a_layer_and_no_device_is_made_of_it_meanwhile() {
     let reader = File::open(&upper.data).unwrap();
     reader.lock_shared().unwrap();
     readers(&upper).into_iter().for_each(|(_, done)| done.unwrap());
-    refused([("resize", resize(&upper, 2 << 20, false).map(drop))], &upper.data);
+    refused([("resize", resize(&[], &upper, 2 << 20, false).map(drop))], &upper.data);
     assert!(LayerFiles::open(&upper.data, index(&upper)).is_err());
 }
 

@@ -10,7 +10,7 @@ use std::{
 use stratabd::{
     format::lsmt::{
         Header, LogReplay, Packing, Segment, data_header, decode_data_header, decode_index_header,
-        require_pair,
+        require_pair, seal,
     },
     offline::{CreateOptions, Naming, OfflineError, PackOptions, Upper, commit, create, resize},
 };
@@ -30,19 +30,26 @@ fn upper(dir: &Path) -> Upper {
     Upper { data: dir.join("data"), index: Some(dir.join("index")) }
 }
 
+const PACK: PackOptions = PackOptions {
+    packing: Packing::AsUpstream,
+    compression: None,
+    tar: false,
+    final_header: true,
+    threads: std::num::NonZeroUsize::MIN,
+    overwrite: true,
+    allow_torn: false,
+};
+
 fn committed(upper: &Upper) -> stratabd::format::lsmt::ReadOnlyLayer {
-    let options = PackOptions {
-        packing: Packing::AsUpstream,
-        compression: None,
-        tar: false,
-        final_header: true,
-        threads: std::num::NonZeroUsize::MIN,
-        overwrite: true,
-        allow_torn: false,
-    };
     let out = upper.data.with_file_name("out");
-    commit(&upper.data, upper.index.as_deref(), &out, &Naming::default(), &options, &quiet()).unwrap();
+    commit(&upper.data, upper.index.as_deref(), &out, &Naming::default(), &PACK, &quiet()).unwrap();
     opened(&out).1
+}
+
+/// What comes of the data file alone.
+fn commit_alone(upper: &Upper) -> Result<(), OfflineError> {
+    let out = upper.data.with_file_name("alone");
+    commit(&upper.data, None, &out, &Naming::default(), &PACK, &quiet()).map(drop)
 }
 
 #[test]
@@ -90,9 +97,80 @@ fn a_sparse_layer_may_leave_its_size_to_the_layer_below() {
     assert_eq!(fs::metadata(pair.index.as_ref().unwrap()).unwrap().len(), 0);
     let layer = committed(&pair);
     assert_eq!((layer.virtual_size_bytes(), layer.segments()), (0, &[][..]));
-    assert!(matches!(resize(&pair, 0, false), Err(OfflineError::DeviceSize(..))));
-    resize(&pair, 1 << 20, false).unwrap();
+    assert!(matches!(resize(&[], &pair, 0, false), Err(OfflineError::DeviceSize(..))));
+    resize(&[], &pair, 1 << 20, false).unwrap();
     assert_eq!(fs::metadata(&pair.data).unwrap().len(), (1 << 20) + 4096);
+}
+
+#[test]
+fn a_layer_that_has_the_size_of_the_one_below_is_not_made_smaller_unasked() {
+    let dir = tempfile::tempdir().unwrap();
+    let below = Upper { data: dir.path().join("below"), index: None };
+    create(&below, &CreateOptions { sparse: true, virtual_size_bytes: 8 << 20, ..OPTIONS }).unwrap();
+    committed(&below);
+    let lowers = [dir.path().join("out")];
+    let pair = upper(dir.path());
+    create(&pair, &CreateOptions { virtual_size_bytes: 0, ..OPTIONS }).unwrap();
+    let refused = resize(&lowers, &pair, 1 << 20, false);
+    assert!(matches!(refused, Err(OfflineError::Shrinks { before: 0x80_0000, .. })), "{refused:?}");
+    let done = resize(&lowers, &pair, 9 << 20, false).unwrap();
+    assert_eq!((done.before_bytes, done.after_bytes), (8 << 20, 9 << 20));
+}
+
+/// A trailer, as whoever uses the device may write it: all but the UUID of the layer is known.
+fn forged_trailer(sparse: bool, index_offset: u64, size_bytes: u64) -> Vec<u8> {
+    let header =
+        data_header(sparse, "11111111-2222-4333-8444-555555555555".parse().unwrap(), None, size_bytes);
+    let mut end = seal(&header, &[], index_offset).unwrap();
+    end.split_off(end.len() - 4096)
+}
+
+#[test]
+fn what_a_device_writes_does_not_seal_its_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = upper(dir.path());
+    create(&pair, &OPTIONS).unwrap();
+    write(&pair, 100, 50);
+    let place = fs::metadata(&pair.data).unwrap().len();
+    let mut data = File::options().append(true).open(&pair.data).unwrap();
+    data.write_all(&forged_trailer(false, place, 1 << 30)).unwrap();
+    let entry = Segment::new(200, 8, place / 512, false, 0).unwrap().encode();
+    File::options().append(true).open(pair.index.as_ref().unwrap()).unwrap().write_all(&entry).unwrap();
+    let refused = commit_alone(&pair);
+    assert!(matches!(refused, Err(OfflineError::IndexMissing(_))), "{refused:?}");
+    let ends = |layer: &stratabd::format::lsmt::ReadOnlyLayer| -> Vec<u64> {
+        layer.segments().iter().map(|it| it.end()).collect()
+    };
+    assert_eq!(ends(&committed(&pair)), [150, 208]);
+    stratabd::offline::seal(&pair.data, pair.index.as_deref(), false).unwrap();
+    commit_alone(&pair).unwrap();
+    let sealed = stratabd::offline::seal(&pair.data, pair.index.as_deref(), false);
+    assert!(matches!(sealed, Err(OfflineError::Sealed(_))), "{sealed:?}");
+
+    // Of a sparse one that a crash in the middle of a resize has left longer than its device.
+    let sparse = Upper { data: dir.path().join("sparse"), index: None };
+    create(&sparse, &CreateOptions { sparse: true, virtual_size_bytes: 1 << 20, ..OPTIONS }).unwrap();
+    let file = File::options().write(true).open(&sparse.data).unwrap();
+    file.write_all_at(&[7; 4096], 4096).unwrap();
+    file.write_all_at(&forged_trailer(true, (1 << 19) + 4096, 1 << 19), 1 << 20).unwrap();
+    file.write_all_at(&(1_u64 << 19).to_le_bytes(), Header::VIRTUAL_SIZE_OFFSET).unwrap();
+    assert_eq!(ends(&committed(&sparse)), [8]);
+    resize(&[], &sparse, 1 << 20, false).unwrap();
+}
+
+#[test]
+fn a_sparse_layer_that_was_cut_within_a_sector_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let sparse = Upper { data: dir.path().join("sparse"), index: None };
+    create(&sparse, &CreateOptions { sparse: true, virtual_size_bytes: 1 << 20, ..OPTIONS }).unwrap();
+    let file = File::options().write(true).open(&sparse.data).unwrap();
+    file.write_all_at(&[7; 4096], 8192).unwrap();
+    file.set_len(12288 - 100).unwrap();
+    let refused = commit_alone(&sparse);
+    assert!(matches!(refused, Err(OfflineError::PartOfSector(_, 412))), "{refused:?}");
+    // Whole sectors are missing where upstream has not made the file as long as its device.
+    file.set_len(12288 - 512).unwrap();
+    commit_alone(&sparse).unwrap();
 }
 
 #[test]
@@ -163,11 +241,11 @@ fn what_a_smaller_log_has_lost_does_not_come_back_when_it_grows() {
     let torn = Segment::new(0, 9, 1 << 40, false, 0).unwrap().encode();
     let index = pair.index.clone().unwrap();
     File::options().append(true).open(&index).unwrap().write_all(&torn).unwrap();
-    let refused = resize(&pair, 120 * 512, false);
+    let refused = resize(&[], &pair, 120 * 512, false);
     assert!(matches!(refused, Err(OfflineError::Shrinks { .. })), "{refused:?}");
-    let done = resize(&pair, 120 * 512, true).unwrap();
+    let done = resize(&[], &pair, 120 * 512, true).unwrap();
     assert_eq!((done.before_bytes, done.after_bytes), (1 << 30, 120 * 512));
-    resize(&pair, 1 << 20, false).unwrap();
+    resize(&[], &pair, 1 << 20, false).unwrap();
     let layer = committed(&pair);
     assert_eq!(layer.virtual_size_bytes(), 1 << 20);
     let data: Vec<_> = layer.segments().iter().filter(|it| !it.zeroed()).map(|it| it.end()).collect();
@@ -186,17 +264,17 @@ fn a_sparse_layer_grows_and_shrinks_with_its_file() {
     let pair = Upper { index: None, ..upper(dir.path()) };
     create(&pair, &CreateOptions { sparse: true, ..OPTIONS }).unwrap();
     for (size, shrink) in [(2 << 30, false), (1 << 20, true), (1 << 21, false)] {
-        resize(&pair, size, shrink).unwrap();
+        resize(&[], &pair, size, shrink).unwrap();
         assert_eq!(fs::metadata(&pair.data).unwrap().len(), size + 4096);
         assert_eq!(committed(&pair).virtual_size_bytes(), size);
     }
     let (sealed, _) = (dir.path().join("out"), ());
     let before = flat_sha256(&sealed);
-    let refused = resize(&Upper { data: sealed.clone(), index: None }, 1 << 30, false);
+    let refused = resize(&[], &Upper { data: sealed.clone(), index: None }, 1 << 30, false);
     assert!(matches!(refused, Err(OfflineError::Sealed(_))), "{refused:?}");
     assert_eq!(flat_sha256(&sealed), before);
     // The header of a pair alone says nothing of its size.
     let header = data_header(false, stratabd::format::uuid::Uuid::NULL, None, 0).encode();
     fs::write(&pair.data, header).unwrap();
-    assert!(matches!(resize(&pair, 4096, false), Err(OfflineError::IndexMissing(_))));
+    assert!(matches!(resize(&[], &pair, 4096, false), Err(OfflineError::IndexMissing(_))));
 }

@@ -2,8 +2,9 @@
 
 use super::{BLOCK, BLOCK_BYTES, CHECKSUM_PLACE, Envelope, PaxBlocks};
 
-/// What the mode of a regular file has beside its permissions.
-const REGULAR_FILE: u32 = 0o100_000;
+/// Mode of the file inside: a regular one, with the permissions that `overlaybd-commit` makes its output with. Upstream writes what
+/// the umask has left of them; here the same layer is the same bytes, and so has the same digest, whoever makes it where.
+const MODE: &[u8] = b"100644 \0";
 /// Numbers are eleven wide and end with a space.
 const ZERO_SIZE: &[u8] = b"          0 ";
 
@@ -11,18 +12,16 @@ impl Envelope {
     /// Where the payload of an envelope begins that [`Envelope::head`] makes.
     pub const HEAD_BYTES: u64 = PaxBlocks::PAYLOAD_OFFSET;
 
-    /// The blocks before a payload of `payload_len` bytes: [`Envelope::HEAD_BYTES`]. As upstream, the permissions in it are those
-    /// of the file that it is written to.
+    /// The blocks before a payload of `payload_len` bytes: [`Envelope::HEAD_BYTES`].
     #[must_use]
-    pub fn head(payload_len: u64, permissions: u32) -> Vec<u8> {
-        let mode = format!("{:>6o} \0", REGULAR_FILE | permissions & 0o7777);
+    pub fn head(payload_len: u64) -> Vec<u8> {
         let body = pax_record(payload_len);
         let pax_size = format!("{:>11o} ", body.len());
         let mut pax = block(&[(0, b"overlaybd.pax"), (124, pax_size.as_bytes()), (156, b"x")]);
         seal(&mut pax);
         let mut file = block(&[
             (0, b"overlaybd.commit"),
-            (100, mode.as_bytes()),
+            (100, MODE),
             (108, b"     0 \0"),
             (116, b"     0 \0"),
             (124, ZERO_SIZE),

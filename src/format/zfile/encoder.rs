@@ -4,7 +4,11 @@ use std::fmt;
 
 use zstd::bulk::Compressor;
 
-use super::{super::crc, Algorithm, BLOCK_CRC_SEED, BLOCK_SIZE_MAX, BLOCK_SIZE_MIN, layout::CHECKSUM_BYTES};
+use super::{
+    super::crc,
+    Algorithm, BLOCK_CRC_SEED, BLOCK_SIZE_MAX, BLOCK_SIZE_MIN, TABLE_LIMIT_BYTES,
+    layout::{CHECKSUM_BYTES, ENTRY_BYTES},
+};
 
 /// The level that upstream's tools use.
 const ZSTD_LEVEL: i32 = 3;
@@ -37,9 +41,11 @@ pub enum EncodeError {
          use blocks of 32 KiB or less"
     )]
     DoesNotShrink(u64),
-    /// Upstream's reader takes no more blocks.
-    #[error("more than 1000000000 blocks; use larger ones")]
-    TooManyBlocks,
+    /// The table of its blocks would be longer than [`TABLE_LIMIT_BYTES`].
+    #[error(
+        "more than 67108864 blocks of {0} bytes, whose table no reader here holds in memory; use larger blocks"
+    )]
+    TooManyBlocks(u32),
     /// The library has failed, which only a lack of memory explains.
     #[error("the compressor has failed: {0}")]
     Library(String),
@@ -65,6 +71,12 @@ impl BlockFormat {
     #[must_use]
     pub fn block_size(self) -> u32 {
         self.block_size
+    }
+
+    /// Most bytes of content that a file of such blocks can have.
+    #[must_use]
+    pub fn content_limit_bytes(self) -> u64 {
+        (TABLE_LIMIT_BYTES / ENTRY_BYTES).saturating_mul(u64::from(self.block_size))
     }
 
     fn block_bytes(self) -> usize {

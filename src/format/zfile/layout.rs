@@ -12,6 +12,10 @@ pub const BLOCK_SIZE_MAX: u32 = 65536;
 /// Most blocks of a file: upstream refuses more. A table this long has 4 GB, and the file must hold it.
 pub const BLOCK_COUNT_LIMIT: u64 = 1_000_000_000;
 
+/// Longest table of blocks that is held in memory, in bytes of the file: 4 for each of 64 Mi blocks, which have at least 256 GiB of
+/// content. No longer one is written either.
+pub const TABLE_LIMIT_BYTES: u64 = 256 << 20;
+
 /// Bytes of the checksum after a block.
 pub(super) const CHECKSUM_BYTES: u32 = 4;
 /// Bytes of an entry of the table of sizes.

@@ -30,5 +30,7 @@ pub use encoder::{BlockFormat, EncodeError, Encoder};
 pub use error::{BlockRule, SlotRule, ZfileError};
 pub use header::{Flags, Header, SLOT_BYTES, is_zfile};
 pub use jump_table::{Block, JumpTable, Plan};
-pub use layout::{Algorithm, BLOCK_COUNT_LIMIT, BLOCK_SIZE_MAX, BLOCK_SIZE_MIN, Layout, Start};
+pub use layout::{
+    Algorithm, BLOCK_COUNT_LIMIT, BLOCK_SIZE_MAX, BLOCK_SIZE_MIN, Layout, Start, TABLE_LIMIT_BYTES,
+};
 pub use writer::{Tail, Writer};

@@ -1,6 +1,6 @@
 //! What stands around the blocks of a ZFile: the slot before them, and after them the table of their sizes and a slot.
 
-use super::{super::crc, Algorithm, BLOCK_COUNT_LIMIT, BlockFormat, EncodeError, Flags, Header, SLOT_BYTES};
+use super::{super::crc, Algorithm, BlockFormat, EncodeError, Flags, Header, SLOT_BYTES};
 
 /// Keeps count of the blocks of a file that is being written. It takes four bytes of memory for each.
 ///
@@ -49,11 +49,11 @@ impl Writer {
         if follows_a_short_one || content_bytes == 0 || content_bytes > block_size {
             return Err(EncodeError::BlockLength { len: content_bytes as usize, block_size });
         }
-        if self.count() >= BLOCK_COUNT_LIMIT {
-            return Err(EncodeError::TooManyBlocks);
+        if self.content_bytes >= self.format.content_limit_bytes() {
+            return Err(EncodeError::TooManyBlocks(block_size));
         }
         self.index.extend_from_slice(&encoded_bytes.to_le_bytes());
-        // Neither overflows: there are at most 10^9 blocks of 64 KiB.
+        // Neither overflows: there are at most 64 Mi blocks of 64 KiB.
         self.content_bytes = self.content_bytes.saturating_add(u64::from(content_bytes));
         self.encoded_bytes = self.encoded_bytes.saturating_add(u64::from(encoded_bytes));
         Ok(())

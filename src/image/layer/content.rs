@@ -10,7 +10,7 @@ use crate::{
     block::ByteRange,
     format::{
         tar::{self, Envelope},
-        zfile::{Decoder, JumpTable, Layout, SLOT_BYTES, Start, ZfileError, is_zfile},
+        zfile::{Decoder, JumpTable, Layout, SLOT_BYTES, Start, TABLE_LIMIT_BYTES, ZfileError, is_zfile},
     },
 };
 
@@ -20,10 +20,6 @@ const BEFORE_TABLE_BYTES: u64 = 64 << 10;
 
 /// The same of a long table, whose index is longer: at most this much.
 const BEFORE_TABLE_MOST_BYTES: u64 = 4 << 20;
-
-/// Longest table of blocks that is held in memory, in bytes of the file: 4 for each of 64 Mi blocks, which have at least
-/// 256 GiB of content.
-pub(super) const TABLE_LIMIT_BYTES: u64 = 256 << 20;
 
 /// How the LSMT file lies in its blob.
 #[derive(Debug)]

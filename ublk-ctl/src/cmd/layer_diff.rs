@@ -41,8 +41,9 @@ impl DiffArgs {
 
 /// A configuration is a JSON object, and no layer begins with a brace.
 fn stack(path: &Path) -> Result<Stack, Failure> {
-    let head = File::open(path).and_then(|file| BufReader::new(file).fill_buf().map(<[u8]>::to_vec));
-    let is_config = head.is_ok_and(|head| head.trim_ascii_start().starts_with(b"{"));
+    let head = || File::open(path).and_then(|file| BufReader::new(file).fill_buf().map(<[u8]>::to_vec));
+    // What is neither may have nothing to read yet.
+    let is_config = path.is_file() && head().is_ok_and(|head| head.trim_ascii_start().starts_with(b"{"));
     match is_config {
         true => read_stack(path),
         false => Ok(Stack { lowers: vec![path.to_owned()], upper: None }),

@@ -50,7 +50,7 @@ impl ResizeArgs {
             })?;
             return output.print(&done, |done| format!("{}: {}", path.display(), describe(done)));
         }
-        let done = resize(&upper, self.size, self.shrink)?;
+        let done = resize(&lowers, &upper, self.size, self.shrink)?;
         output.print(&done, |done| {
             let [before, after] = [done.before_bytes, done.after_bytes].map(size);
             format!("{}: {after}, before {before}", path.display())

@@ -19,10 +19,10 @@ use crate::offline;
 #[command(name = "overlaybd-resize")]
 pub(super) struct ResizeTool {
     /// Image configuration
-    #[arg(long, value_parser = existing_file)]
+    #[arg(long, value_parser = existing_file())]
     config: PathBuf,
     /// Size of the device in GiB
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long)]
     size: String,
     /// Leave the file system on the device as it is
     #[arg(long = "device_only")]
@@ -44,7 +44,7 @@ pub(super) fn run(tool: ResizeTool) -> Result<(), Failure> {
     let Stack { lowers, upper } = read_stack(&tool.config)?;
     let upper = upper.ok_or_else(read_only)?;
     if tool.device_only {
-        resize(&upper, bytes, false)?;
+        resize(&lowers, &upper, bytes, false)?;
     } else {
         offline::run("growing the file system", move |watch| {
             grow_ext4(&lowers, &upper, bytes, default_threads(), watch)
