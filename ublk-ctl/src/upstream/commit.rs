@@ -1,15 +1,17 @@
 //! `overlaybd-commit`: a writable or sealed layer as a layer file, in the bytes of upstream.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{ffi::OsString, num::NonZeroUsize, os::unix::ffi::OsStrExt, path::PathBuf};
 
 use clap::Parser;
 use stratabd::{
     format::lsmt::UserTag,
-    offline::{Naming, PackOptions, commit, seal},
+    offline::{Naming, PackOptions, commit, require_sealed, seal},
     server::failure::{Failure, FailureClass},
 };
 
-use super::{block_format, existing_file, pack_options, refuse, say, threads, upload::UploadArgs, uuid};
+use super::{
+    block_format, existing_file, make_way, pack_options, refuse, say, threads, upload::UploadArgs, uuid,
+};
 use crate::offline;
 
 /// Commits a writable layer, byte for byte as overlaybd does, but for what zstd of another version makes
@@ -18,7 +20,7 @@ use crate::offline;
 pub(super) struct CommitTool {
     /// Text of at most 256 bytes that is kept in the layer
     #[arg(short)]
-    message: Option<String>,
+    message: Option<OsString>,
     /// UUID of the layer
     #[arg(long)]
     uuid: Option<String>,
@@ -38,13 +40,13 @@ pub(super) struct CommitTool {
     #[arg(long)]
     algorithm: Option<String>,
     /// KiB of the layer in a block: 4, 8, 16, 32 or 64
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long)]
     bs: Option<i64>,
     /// Not supported
     #[arg(long = "turboOCI", alias = "fastoci")]
     turbo_oci: bool,
     /// Data file
-    #[arg(value_parser = existing_file)]
+    #[arg(value_parser = existing_file())]
     data_file: PathBuf,
     /// Index file; with --commit_sealed the output
     index_file: Option<PathBuf>,
@@ -78,10 +80,14 @@ pub(super) fn run(tool: CommitTool) -> Result<(), Failure> {
     let options = options(&tool)?;
     let naming = naming(&tool)?;
     let (index, output) = match tool.commit_sealed {
-        true => (None, tool.index_file),
+        true => {
+            require_sealed(&tool.data_file)?;
+            (None, tool.index_file)
+        }
         false => (Some(tool.index_file.ok_or_else(|| missing("index file"))?), tool.commit_file),
     };
     let output = output.ok_or_else(|| missing("output file"))?;
+    make_way(&output, tool.force)?;
     let (data, path) = (tool.data_file, output.clone());
     offline::run("committing", move |watch| {
         commit(&data, index.as_deref(), &path, &naming, &options, watch)
@@ -116,7 +122,7 @@ fn options(tool: &CommitTool) -> Result<PackOptions, Failure> {
 fn naming(tool: &CommitTool) -> Result<Naming, Failure> {
     let too_long =
         || Failure::new(FailureClass::Usage, "failed to perform commit(): more than 256 bytes of message");
-    let tag = |text: &String| UserTag::new(text.as_bytes()).ok_or_else(too_long);
+    let tag = |text: &OsString| UserTag::new(text.as_bytes()).ok_or_else(too_long);
     Ok(Naming {
         uuid: uuid(tool.uuid.as_deref())?,
         parent_uuid: uuid(tool.parent_uuid.as_deref())?,

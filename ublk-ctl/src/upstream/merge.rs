@@ -22,7 +22,7 @@ pub(super) struct MergeTool {
     #[arg(long)]
     verbose: bool,
     /// Without effect: only layers that are on this machine are merged
-    #[arg(long = "service_config_path", value_parser = existing_file)]
+    #[arg(long = "service_config_path", value_parser = existing_file())]
     service_config_path: Option<PathBuf>,
     /// Compress to a ZFile, which is the default
     #[arg(
@@ -36,7 +36,7 @@ pub(super) struct MergeTool {
     #[command(flatten)]
     upload: UploadArgs,
     /// Image configuration
-    #[arg(value_parser = existing_file)]
+    #[arg(value_parser = existing_file())]
     image_config_path: PathBuf,
     /// File to write, which is replaced if it exists
     output: Option<PathBuf>,

@@ -11,12 +11,18 @@ mod zfile;
 use std::{
     error::Error,
     ffi::{OsStr, OsString},
+    fs::{self, Metadata},
     num::{NonZeroUsize, ParseIntError},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use clap::{Arg, ArgAction, Parser, error::ErrorKind};
+use clap::{
+    Arg, ArgAction, Parser,
+    builder::{PathBufValueParser, TypedValueParser},
+    error::ErrorKind,
+};
 use stratabd::{
     format::{
         lsmt::Packing,
@@ -64,7 +70,8 @@ fn tool<A: Parser>(arguments: &[OsString], failed: u8, run: fn(A) -> Result<(), 
     }
 }
 
-/// Parses a command line as upstream's parser does, which takes a flag that is given again, and one with `=false` for none.
+/// Parses a command line as upstream's parser does, which takes a flag that is given again, one with a value such as `=true` or
+/// `=off`, and for the value of an option whatever follows it.
 fn parse<A: Parser>(arguments: &[OsString]) -> Result<A, clap::Error> {
     let is_flag = |argument: &Arg| matches!(argument.get_action(), ArgAction::SetTrue);
     let command = A::command().mut_args(|it| {
@@ -72,14 +79,33 @@ fn parse<A: Parser>(arguments: &[OsString]) -> Result<A, clap::Error> {
             let id = it.get_id().clone();
             it.overrides_with(id)
         } else {
-            it
+            let takes_any = !it.is_positional() && !it.is_require_equals_set();
+            it.allow_hyphen_values(takes_any)
         }
     });
-    let flags = command.get_arguments().filter(|it| is_flag(it));
-    let unset: Vec<String> = flags.filter_map(Arg::get_long).map(|name| format!("--{name}=false")).collect();
-    let given =
-        arguments.iter().filter(|given| !unset.iter().any(|unset| given.as_os_str() == unset.as_str()));
+    let flags: Vec<&str> = command
+        .get_arguments()
+        .filter(|it| is_flag(it))
+        .flat_map(|it| it.get_long().into_iter().chain(it.get_all_aliases().into_iter().flatten()))
+        .collect();
+    let given: Vec<OsString> = arguments.iter().filter_map(|it| set_flag(&flags, it)).collect();
     A::from_arg_matches(&command.try_get_matches_from(given)?)
+}
+
+/// `--flag` for one of the `flags` with a value that means yes, nothing for one that means no, and all else as it is.
+fn set_flag(flags: &[&str], argument: &OsString) -> Option<OsString> {
+    let parts = argument.to_str().and_then(|text| text.strip_prefix("--")?.split_once('='));
+    let Some((name, value)) = parts.filter(|(name, _)| flags.contains(name)) else {
+        return Some(argument.clone());
+    };
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "on" | "yes" | "enable" | "t" | "y" | "+" => Some(format!("--{name}").into()),
+        "false" | "off" | "no" | "disable" | "f" | "n" | "-" => None,
+        number => match number.parse::<i64>() {
+            Ok(number) => (number > 0).then(|| format!("--{name}").into()),
+            Err(_) => Some(argument.clone()),
+        },
+    }
 }
 
 /// The exit status of upstream's parser of the command line, CLI11.
@@ -98,10 +124,25 @@ fn parser_code(error: &clap::Error) -> u8 {
     }
 }
 
-/// A file that must be there.
-fn existing_file(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    if path.is_file() { Ok(path) } else { Err("the file does not exist".to_owned()) }
+/// A file that must be there, of whatever kind.
+fn existing_file() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.metadata() {
+        Ok(found) if !found.is_dir() => Ok(path),
+        _ => Err("the file does not exist"),
+    })
+}
+
+/// Removes what is no regular file at `path`, where `-f` is to replace it: upstream replaces a link itself, not what it means.
+fn make_way(path: &Path, force: bool) -> Result<(), Failure> {
+    let is_in_the_way =
+        |it: Metadata| it.is_symlink() || it.file_type().is_fifo() || it.file_type().is_socket();
+    if !force || !fs::symlink_metadata(path).is_ok_and(is_in_the_way) {
+        return Ok(());
+    }
+    let failed = |source| {
+        Failure::with_source(FailureClass::Internal, format!("{}: cannot replace it", path.display()), source)
+    };
+    fs::remove_file(path).map_err(failed)
 }
 
 /// A UUID; upstream takes an empty one for none.

@@ -22,16 +22,16 @@ pub(super) struct UploadArgs {
     #[arg(long)]
     upload: Option<String>,
     /// Without effect: the blob is sent in one request, straight from the file
-    #[arg(long = "upload_bs", allow_negative_numbers = true)]
+    #[arg(long = "upload_bs")]
     upload_bs: Option<i64>,
     /// Credentials, as docker's config.json [default: docker's own]
-    #[arg(long = "cred_file_path", value_parser = existing_file)]
+    #[arg(long = "cred_file_path", value_parser = existing_file())]
     cred_file_path: Option<PathBuf>,
     /// Key of a client certificate, PEM
-    #[arg(long = "tls_key_path", value_parser = existing_file)]
+    #[arg(long = "tls_key_path", value_parser = existing_file())]
     tls_key_path: Option<PathBuf>,
     /// Client certificate, PEM
-    #[arg(long = "tls_cert_path", value_parser = existing_file)]
+    #[arg(long = "tls_cert_path", value_parser = existing_file())]
     tls_cert_path: Option<PathBuf>,
 }
 

@@ -14,7 +14,7 @@ use stratabd::{
     server::failure::{Failure, FailureClass},
 };
 
-use super::{block_format, say};
+use super::{block_format, make_way, say};
 use crate::offline::{self, Follow};
 
 /// Compresses a file to a ZFile, extracts one, or checks one
@@ -37,7 +37,7 @@ pub(super) struct ZfileTool {
     #[arg(long)]
     algorithm: Option<String>,
     /// KiB of the source in a block: 4, 8, 16, 32 or 64
-    #[arg(long, default_value_t = 4, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 4)]
     bs: i64,
     /// Without effect
     #[arg(long)]
@@ -57,19 +57,21 @@ pub(super) fn run(tool: ZfileTool) -> Result<(), Failure> {
         Some(target) => (Some(tool.source_file), target),
         None => (None, tool.source_file),
     };
+    make_way(&target, tool.force)?;
     let shown = source.clone().unwrap_or_default();
     if tool.extract {
         let Some(source) = source else {
             return Err(Failure::new(FailureClass::Usage, "decompression can't use STDIN"));
         };
-        say(&format!("decompress file {} as {}", shown.display(), target.display()))?;
+        let _ = say(&format!("decompress file {} as {}", shown.display(), target.display()));
         let options = ExtractOptions { threads, overwrite: tool.force };
         offline::run("extracting", move |watch| extract_zfile(&source, &target, &options, watch))?;
         return say("decompress file done.");
     }
     let format = block_format(tool.algorithm.as_deref(), tool.bs)?;
     let options = CompressOptions { format, tar: tool.tar, threads, overwrite: tool.force };
-    say(&format!("compress file {} as {}", shown.display(), target.display()))?;
+    // As of upstream's, nothing depends on it.
+    let _ = say(&format!("compress file {} as {}", shown.display(), target.display()));
     offline::run("compressing", move |watch| match source {
         Some(path) => stream(Patient::open(&path, &watch.cancelled), &path, &target, &options, watch),
         None => {

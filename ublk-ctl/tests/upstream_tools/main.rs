@@ -3,93 +3,18 @@
 
 use std::{
     fs::{self, File},
-    io::{Read, Write},
-    os::unix::fs::{FileExt, PermissionsExt, symlink},
-    path::PathBuf,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
+    os::unix::fs::{FileExt, symlink},
+    process::Command,
 };
 
-#[path = "../../tests/support/fixtures.rs"]
+mod bench;
+mod command_line;
+#[path = "../../../tests/support/fixtures.rs"]
 #[expect(dead_code, clippy::indexing_slicing, reason = "each test binary uses a part of the support")]
 mod fixtures;
 
+use bench::Bench;
 use fixtures::Fixture;
-
-/// A folder with the program under all its names, in which the commands run.
-struct Bench(tempfile::TempDir);
-
-struct Ended {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Bench {
-    /// With these fixtures under short names.
-    fn new(files: &[(&str, &str)]) -> Self {
-        let bench = Self(tempfile::tempdir().unwrap());
-        for name in ["commit", "create", "merge", "resize", "zfile"] {
-            symlink(env!("CARGO_BIN_EXE_ublk-ctl"), bench.path(&format!("overlaybd-{name}"))).unwrap();
-        }
-        for (fixture, name) in files {
-            fs::write(bench.path(name), Fixture::named(fixture).read()).unwrap();
-        }
-        bench
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// Runs a command line as a shell would, without quotes.
-    fn run(&self, line: &str) -> Ended {
-        self.run_with(line, &[])
-    }
-
-    fn run_with(&self, line: &str, input: &[u8]) -> Ended {
-        let mut words = line.split_whitespace();
-        let mut command = Command::new(self.path(&format!("overlaybd-{}", words.next().unwrap())));
-        command.args(words).current_dir(self.0.path()).env_remove("RUST_LOG");
-        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = pipes.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        let _ = stdin.write_all(input);
-        drop(stdin);
-        let output = child.wait_with_output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Ended { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
-    }
-
-    /// Runs what must work, and returns what it says.
-    fn well(&self, line: &str) -> String {
-        let ended = self.run(line);
-        assert_eq!(ended.code, 0, "{line}: {}", ended.err);
-        ended.out
-    }
-
-    fn bytes(&self, name: &str) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        File::open(self.path(name)).unwrap().read_to_end(&mut bytes).unwrap();
-        bytes
-    }
-
-    fn holds(&self, name: &str, fixture: &str) {
-        assert!(self.bytes(name) == Fixture::named(fixture).read(), "{name} is not {fixture}");
-    }
-
-    /// The hash of the device that these layers are.
-    fn flat_sha256(&self, layers: &[&str]) -> String {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-ctl"));
-        command.args(["image", "export", "--sha256", "--json"]).current_dir(self.0.path());
-        for layer in layers {
-            command.args(["--layer", layer]);
-        }
-        let output = command.output().unwrap();
-        let done: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        done.get("sha256").unwrap().as_str().unwrap().to_owned()
-    }
-}
 
 const L1: &str = "--uuid abc00001-1111-2222-3333-000000000001 -p abc00000-1111-2222-3333-000000000000";
 const COMMITTED: &str = "overlaybd-commit has committed files SUCCESSFULLY\n";
@@ -205,53 +130,10 @@ fn overlaybd_zfile_makes_the_fixtures_and_takes_them_apart() {
     assert!(bench.bytes("back") == bench.bytes("text"));
 }
 
-impl Bench {
-    /// Starts a command line that waits, interrupts it when there is a part of a file, and returns how it ended.
-    fn interrupted(&self, mut command: Command, signal: &str) -> std::process::ExitStatus {
-        let mut child = command.current_dir(self.0.path()).stdout(Stdio::null()).spawn().unwrap();
-        let part = || {
-            fs::read_dir(self.0.path())
-                .unwrap()
-                .any(|it| it.unwrap().path().extension() == Some("part".as_ref()))
-        };
-        wait_until(part);
-        let killed = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
-        assert!(killed.success());
-        let mut ended = None;
-        wait_until(|| {
-            ended = child.try_wait().unwrap();
-            ended.is_some()
-        });
-        assert!(!part(), "a part is left");
-        ended.unwrap()
-    }
-
-    /// A program that creates an ext4, in a folder of its own that is to be looked in first.
-    fn mke2fs(&self, script: &str) -> std::ffi::OsString {
-        let bin = self.path("bin");
-        fs::create_dir(&bin).unwrap();
-        fs::write(bin.join("mke2fs"), format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(bin.join("mke2fs"), fs::Permissions::from_mode(0o755)).unwrap();
-        let mut path = bin.into_os_string();
-        path.push(":");
-        path.push(std::env::var_os("PATH").unwrap());
-        path
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "another program is waited for")]
-fn wait_until(mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(60), "it does not end");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn a_tool_that_waits_for_its_input_or_for_mke2fs_can_be_interrupted() {
     let bench = Bench::new(&[]);
-    for signal in ["-INT", "-TERM"] {
+    for signal in ["-INT", "-TERM", "-HUP"] {
         let mut idle = Command::new(bench.path("overlaybd-zfile"));
         let (input, _writer) = std::io::pipe().unwrap();
         idle.arg("out").stdin(input);
@@ -263,12 +145,11 @@ fn a_tool_that_waits_for_its_input_or_for_mke2fs_can_be_interrupted() {
     assert_eq!(bench.interrupted(idle, "-INT").code(), Some(255));
     let refused = bench.run("commit --commit_sealed fifo out");
     assert!(refused.code != 0, "a pipe is no layer");
-    let compress = Command::new(env!("CARGO_BIN_EXE_ublk-ctl"))
-        .args(["layer", "compress"])
-        .arg(bench.path("fifo"))
-        .arg("out")
-        .output();
-    assert!(String::from_utf8(compress.unwrap().stderr).unwrap().contains("not a regular file"));
+    for line in [["compress", "fifo", "out"], ["diff", "fifo", "fifo"]] {
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_ublk-ctl"));
+        let refused = tool.arg("layer").args(line).current_dir(bench.path("")).output().unwrap();
+        assert!(String::from_utf8(refused.stderr).unwrap().contains("not a regular file"), "{line:?}");
+    }
     let mut create = Command::new(bench.path("overlaybd-create"));
     create.args(["--mkfs", "d", "i", "1"]).env("PATH", bench.mke2fs("exec sleep 100"));
     assert_eq!(bench.interrupted(create, "-TERM").code(), Some(255));
@@ -411,66 +292,4 @@ fn overlaybd_merge_and_resize_work_on_an_image() {
     ] {
         assert_eq!(bench.run(line).code, code, "{line}");
     }
-}
-
-#[test]
-fn a_wrong_use_exits_as_upstreams_does_and_makes_nothing() {
-    let bench = Bench::new(&[
-        ("ext4/rw1.d.xz", "d1"),
-        ("ext4/rw1.i", "i1"),
-        ("zfile/random140000.lz4.4k", "noise.z"),
-        ("corrupt/zfile2-crc-flip", "bad.z"),
-        ("corrupt/lsmt-trailer-magic", "bad"),
-    ]);
-    bench.well("zfile -x noise.z noise");
-    fs::write(bench.path("there"), "precious").unwrap();
-    let long = format!("commit -m {} d1 i1 out", "m".repeat(257));
-    for (line, code, text) in [
-        ("commit --help", 0, ""),
-        ("commit", 106, "required"),
-        ("commit nowhere i1 out", 105, "does not exist"),
-        ("commit d1 i1 out more", 109, "more"),
-        ("commit --bogus d1 i1 out", 109, "--bogus"),
-        ("commit --bs x d1 i1 out", 104, "--bs"),
-        ("commit --bs 4 --bs 8 d1 i1 out", 114, "--bs"),
-        ("commit -z --bs 5 d1 i1 out", 255, "invalid '--bs' parameters."),
-        ("commit -z --bs 128 d1 i1 out", 255, "invalid '--bs' parameters."),
-        ("commit -z --algorithm gzip d1 i1 out", 255, "invalid '--algorithm' parameters."),
-        ("commit d1 i1", 255, "output file"),
-        ("commit d1", 255, "index file"),
-        ("commit d1 i1 there", 255, "exists already"),
-        ("commit d1 nowhere out", 255, "nowhere"),
-        ("commit d1 d1 out", 255, "d1"),
-        ("commit --uuid 12 d1 i1 out", 255, "36 characters"),
-        ("commit --turboOCI d1 i1 out", 255, "not yet supported"),
-        ("commit --upload http://x d1 i1 out", 255, "--upload is for a compressed layer"),
-        ("commit -zt --upload http://x d1 i1 out", 255, "unsupport option with '-t' and '--upload'"),
-        ("commit -z --cred_file_path nowhere d1 i1 out", 105, "does not exist"),
-        ("merge --compress=false --upload http://x i1 out", 255, "--upload is for a compressed layer"),
-        ("commit --commit_sealed bad out", 255, "not a sealed overlaybd layer"),
-        (&long, 255, "256 bytes"),
-        ("create out i 1.5", 104, "1.5"),
-        ("create out i x", 105, "x"),
-        ("create out i -1", 105, "-1"),
-        ("create out i", 106, "required"),
-        ("create out i 99999999999999", 255, "too many"),
-        ("create --mkfs --raw out i 1", 255, "not yet supported"),
-        ("zfile there out -x", 255, "not a ZFile"),
-        ("zfile noise there", 255, "exists already"),
-        ("zfile --bs 64 noise out", 255, "use blocks of 32 KiB or less"),
-        ("zfile nowhere out", 255, "nowhere"),
-        ("zfile -x bad.z out", 255, "checksum"),
-        ("zfile --verify bad.z", 255, "checksum"),
-        ("zfile --verify there", 255, "not a ZFile"),
-        ("merge nowhere out", 105, "does not exist"),
-        ("merge --service_config_path nowhere there out", 105, "does not exist"),
-        ("merge there out", 255, "not JSON"),
-    ] {
-        let ended = bench.run(line);
-        assert_eq!(ended.code, code, "{line}: {}", ended.err);
-        assert!(ended.err.contains(text), "{line}: {}", ended.err);
-        assert!(!ended.out.contains("SUCCESSFULLY") && !ended.out.contains("done."), "{line}: {}", ended.out);
-        assert!(!bench.path("out").exists(), "{line}");
-    }
-    assert_eq!(bench.bytes("there"), b"precious");
 }
