@@ -8,11 +8,14 @@ use std::{
     ops::Range,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::{
-    fs::{Advice, FallocateFlags, FlockOperation, SeekFrom, fadvise, seek},
+    fs::{Advice, FallocateFlags, FlockOperation, Gid, Mode, SeekFrom, Uid, fadvise, seek},
     io::Errno,
 };
 
@@ -37,8 +40,14 @@ const SUCCESSOR_SUFFIX: &str = ".successor";
 pub struct LayerFile {
     /// Of a successor, the one that it may come to have.
     path: PathBuf,
+    /// What that means where it is a symbolic link, which stays one when the file is replaced.
+    place: PathBuf,
     file: LocalFile,
     block_bytes: u64,
+    /// Whether it is a successor that has not got its name.
+    is_waiting: AtomicBool,
+    /// The folder of a successor: when the new name is to be made durable, it may be too late to open it.
+    folder: Option<Arc<OwnedFd>>,
 }
 
 impl LayerFile {
@@ -88,11 +97,18 @@ impl LayerFile {
         let sizes = (rustix::fs::fstatfs(&file)?.f_bsize, rustix::fs::fstat(&file)?.st_blksize);
         let [common, own] = [u64::try_from(sizes.0), u64::try_from(sizes.1)].map(|size| size.unwrap_or(4096));
         let block_bytes = common.max(own);
-        Ok(Self { path: path.to_owned(), file: LocalFile::new(file.into()), block_bytes })
+        Ok(Self {
+            path: path.to_owned(),
+            place: std::fs::canonicalize(path)?,
+            file: LocalFile::new(file.into()),
+            block_bytes,
+            is_waiting: AtomicBool::new(false),
+            folder: None,
+        })
     }
 
     fn successor_path(&self) -> PathBuf {
-        let mut name = OsString::from(&self.path);
+        let mut name = OsString::from(&self.place);
         name.push(SUCCESSOR_SUFFIX);
         name.into()
     }
@@ -123,8 +139,8 @@ impl LayerFile {
         Ok(())
     }
 
-    fn folder(&self) -> &Path {
-        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    fn open_folder(&self) -> io::Result<Arc<OwnedFd>> {
+        Ok(Arc::new(File::open(self.place.parent().unwrap_or(Path::new("/")))?.into()))
     }
 }
 
@@ -133,6 +149,10 @@ impl Drop for LayerFile {
     /// it, which may be long after the last answer, and whoever opens the layer next is refused until then. An operation that is
     /// still under way holds the file: then the lock is left to it.
     fn drop(&mut self) {
+        if *self.is_waiting.get_mut() {
+            // It would take room that may be short.
+            let _ = std::fs::remove_file(self.successor_path());
+        }
         if Arc::strong_count(self.file.file()) == 1 {
             // One that cannot be given back goes with the file.
             let _ = rustix::fs::flock(&**self.file.file(), FlockOperation::Unlock);
@@ -211,17 +231,31 @@ impl Medium for LayerFile {
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true);
+        let folder = Some(self.open_folder()?);
         let mut successor = Self::with(&path, &options)?;
         successor.path.clone_from(&self.path);
+        successor.place.clone_from(&self.place);
+        successor.is_waiting = AtomicBool::new(true);
+        successor.folder = folder;
+        let [old, new] = [self, &successor].map(|it| rustix::fs::fstat(&**it.file.file()));
+        let (old, new) = (old?, new?);
+        let file = &**successor.file.file();
+        if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid) {
+            let (owner, group) = (Uid::from_raw(old.st_uid), Gid::from_raw(old.st_gid));
+            rustix::fs::fchown(file, Some(owner), Some(group))?;
+        }
+        rustix::fs::fchmod(file, Mode::from_raw_mode(old.st_mode))?;
         Ok(successor)
     }
 
     fn replace_by(&self, successor: &Self) -> io::Result<()> {
-        std::fs::rename(successor.successor_path(), &self.path)
+        std::fs::rename(successor.successor_path(), &self.place)?;
+        successor.is_waiting.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn sync_name(&self, reactor: &Reactor) -> io::Result<()> {
-        let folder: Arc<OwnedFd> = Arc::new(File::open(self.folder())?.into());
+        let folder = self.folder.clone().map_or_else(|| self.open_folder(), Ok)?;
         reactor.sync_all(&folder).await
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! | after | what a crash leaves |
 //! |---|---|
-//! | a completed write or discard | it, if all that completed before it is there too; or neither |
+//! | a completed write or discard | it, if all that completed before it is there too; or neither; of a discard of over 8 MiB maybe a part |
 //! | a completed flush | everything that completed before the flush began |
 //! | a failed write | what was there; the range may be written again |
 //! | a failed sync | nobody knows: nothing is written any more, reads go on |

@@ -48,11 +48,12 @@ impl<M: Medium> LogLayer<M> {
         mut limits: LogLimits,
         metrics: Arc<WriteMetrics>,
     ) -> Result<Self, UpperError> {
+        make_durable(reactor, &data, &index).await?;
         let index_header = read_header(reactor, &index, decode_index_header).await?;
         require_pair(&header, &index_header).map_err(|error| wrong(&index, error))?;
         let data_bytes = size_of(&data)?;
         let replayed = replay(reactor, &index, data_bytes).await?;
-        make_true(reactor, &data, &index, &replayed).await?;
+        cut(reactor, &index, &replayed).await?;
         let end_bytes = replayed.end_offset;
         let entries = end_bytes.saturating_sub(SLOT) / SEGMENT_BYTES as u64;
         let mut map = ExtentMap::default();
@@ -99,26 +100,25 @@ async fn replay<M: Medium>(reactor: &Reactor, index: &M, data_bytes: u64) -> Res
     Ok(replay.finish())
 }
 
-/// Makes durable what has been replayed, and nothing else: entries that are only in the page cache have been believed, and
-/// those after the torn one must not come back when others have been written before them.
-async fn make_true<M: Medium>(
-    reactor: &Reactor,
-    data: &M,
-    index: &M,
-    replayed: &Replayed,
-) -> Result<(), UpperError> {
+/// Makes durable what is to be replayed, and nothing else: what is only in memory is not to be believed. After a sync that has failed
+/// the kernel takes pages for written that are not, and no other sync tells; so they are dropped, and the disk is read.
+async fn make_durable<M: Medium>(reactor: &Reactor, data: &M, index: &M) -> Result<(), UpperError> {
     data.sync(reactor).await.map_err(|error| failed(data, "sync", error))?;
+    index.sync(reactor).await.map_err(|error| failed(index, "sync", error))?;
+    index.forget_cached().map_err(|error| failed(index, "drop the pages of", error))
+}
+
+/// Cuts the index file durably where a crash has torn it: the entries after the torn one must not come back when others have been
+/// written before them.
+async fn cut<M: Medium>(reactor: &Reactor, index: &M, replayed: &Replayed) -> Result<(), UpperError> {
     let cut_bytes = size_of(index)?.saturating_sub(replayed.end_offset);
     if cut_bytes > 0 {
         let (end_bytes, entries) = (replayed.end_offset, replayed.torn_entries);
         tracing::warn!(%index, end_bytes, cut_bytes, entries, "cut the torn tail of an index file");
         index.set_size(end_bytes).map_err(|error| failed(index, "cut", error))?;
+        index.sync(reactor).await.map_err(|error| failed(index, "sync", error))?;
     }
-    let sync = async {
-        index.sync(reactor).await?;
-        index.sync_name(reactor).await
-    };
-    sync.await.map_err(|error| failed(index, "sync", error))
+    index.sync_name(reactor).await.map_err(|error| failed(index, "sync", error))
 }
 
 /// The sectors of the data file that no extent has; `None` where two extents have the same, which no writer makes them have.

@@ -10,14 +10,52 @@ pub(super) const SECTOR: u64 = 512;
 /// A change of the disk. Writes and syncs take time: what began may or may not have happened until it has ended.
 #[derive(Debug, Clone)]
 pub(super) enum Event {
-    WriteBegan { file: usize, id: u64, offset: u64, bytes: Vec<u8> },
-    PunchBegan { file: usize, id: u64, offset: u64, len: u64 },
-    SizeSet { file: usize, id: u64, size: u64 },
-    Ended { file: usize, id: u64 },
-    SyncBegan { file: usize, id: u64 },
-    SyncEnded { file: usize, id: u64 },
-    Created { name: String, file: usize },
-    Renamed { from: String, to: String },
+    WriteBegan {
+        file: usize,
+        id: u64,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    PunchBegan {
+        file: usize,
+        id: u64,
+        offset: u64,
+        len: u64,
+    },
+    SizeSet {
+        file: usize,
+        id: u64,
+        size: u64,
+    },
+    Ended {
+        file: usize,
+        id: u64,
+    },
+    SyncBegan {
+        file: usize,
+        id: u64,
+    },
+    SyncEnded {
+        file: usize,
+        id: u64,
+    },
+    /// It has failed: what it covered stays in memory, and is taken for written.
+    SyncLost {
+        file: usize,
+        id: u64,
+    },
+    /// Clean pages are dropped.
+    Forgotten {
+        file: usize,
+    },
+    Created {
+        name: String,
+        file: usize,
+    },
+    Renamed {
+        from: String,
+        to: String,
+    },
     NamesSynced,
 }
 
@@ -129,6 +167,8 @@ impl CrashImage {
                 file.syncs.insert(*id, ended.map(|change| change.id).collect());
             }
             Event::SyncEnded { file, id } => self.files[*file].synced(system, *id),
+            Event::SyncLost { file, id } => self.files[*file].lost(*id),
+            Event::Forgotten { file } => self.files[*file].forget(system),
             Event::Created { name, file } => {
                 self.files.resize(self.files.len().max(file + 1), File::default());
                 self.names.insert(name.clone(), *file);
@@ -214,6 +254,19 @@ impl Content {
 }
 
 impl File {
+    fn lost(&mut self, id: u64) {
+        let covered = self.syncs.remove(&id).unwrap();
+        self.changes.retain(|change| !covered.contains(&change.id));
+    }
+
+    fn forget(&mut self, system: FileSystem) {
+        let mut left = self.durable.clone();
+        self.changes.iter().for_each(|change| change.apply(&mut left, system, || true));
+        // The inode remembers its size.
+        left.bytes.resize(self.cached.bytes.len(), 0);
+        self.cached = left;
+    }
+
     fn synced(&mut self, system: FileSystem, id: u64) {
         let covered = self.syncs.remove(&id).unwrap();
         for change in self.changes.iter().filter(|change| covered.contains(&change.id)) {

@@ -33,6 +33,8 @@ struct State {
     /// After so many writes one fails, when so many of its bytes are written.
     write_limit: Option<(usize, usize)>,
     failing_syncs: u32,
+    /// So many syncs succeed before one fails, and what it covered never gets to the disk, as Linux has it.
+    lossy_sync: Option<u64>,
     /// Bytes of files that were given back.
     punched: u64,
     syncs: u64,
@@ -50,6 +52,7 @@ impl SimulatedDisk {
         let random = fastrand::Rng::with_seed(seed);
         let (events, next_id, slowest) = (Vec::new(), 0, 4);
         let (size_limit, write_limit, failing_syncs, punched, syncs) = (u64::MAX, None, 0, 0, 0);
+        let lossy_sync = None;
         Self(Arc::new(Mutex::new(State {
             image,
             events,
@@ -59,6 +62,7 @@ impl SimulatedDisk {
             size_limit,
             write_limit,
             failing_syncs,
+            lossy_sync,
             punched,
             syncs,
         })))
@@ -121,6 +125,11 @@ impl SimulatedDisk {
         self.state().failing_syncs += 1;
     }
 
+    /// So many syncs succeed, and the next one fails; what it was to make durable is only in memory from then on, and clean.
+    pub(super) fn lose_sync_after(&self, syncs: u64) {
+        self.state().lossy_sync = Some(syncs);
+    }
+
     pub(super) fn punched_bytes(&self) -> u64 {
         self.state().punched
     }
@@ -181,6 +190,7 @@ impl Medium for SimulatedFile {
     }
 
     fn forget_cached(&self) -> io::Result<()> {
+        self.disk.state().event(Event::Forgotten { file: self.file });
         Ok(())
     }
 
@@ -251,6 +261,15 @@ impl Medium for SimulatedFile {
         };
         self.disk.dawdle().await;
         let mut state = self.disk.state();
+        if let Some(before) = state.lossy_sync.take() {
+            match before.checked_sub(1) {
+                Some(left) => state.lossy_sync = Some(left),
+                None => {
+                    state.event(Event::SyncLost { file: self.file, id });
+                    return Err(Errno::IO.into());
+                }
+            }
+        }
         if let Some(left) = state.failing_syncs.checked_sub(1) {
             state.failing_syncs = left;
             return Err(Errno::IO.into());

@@ -4,6 +4,7 @@ mod content;
 mod crash;
 mod crash_image;
 mod disk;
+mod index_file;
 mod model;
 mod patchwork;
 mod resize;

@@ -7,7 +7,9 @@ use futures_util::{FutureExt, future::join_all, poll};
 use super::{
     Kind, SECTORS,
     content::{self, bytes_of},
+    crash::reopened,
     crash_image::SECTOR,
+    disk::SimulatedDisk,
     fresh_disk, fresh_disk_of, open, reactor,
 };
 use crate::block::{BlockDevice, BlockQueue, ErrorKind};
@@ -185,4 +187,40 @@ fn a_round_whose_reactor_ends_in_the_middle_of_it_counts_as_a_failed_sync() {
     drop((queue, first));
     let queue = device.open_queue(&second).unwrap();
     assert!(second.block_on(queue.flush()).unwrap().is_err());
+}
+
+/// The kernel keeps pages that it could not write, as clean ones: whoever opens the layer again must not believe them.
+#[test]
+fn what_a_failed_sync_has_left_in_memory_does_not_take_later_flushes_along() {
+    let reactor = reactor();
+    let work = async {
+        let disk = fresh_disk(&reactor, 1).await;
+        let device = open(&reactor, &disk).await;
+        let queue = device.open_queue(&reactor).unwrap();
+        // Entries over several sectors of the index file.
+        for number in 0..75 {
+            let sector = number % SECTORS;
+            queue.write(sector * SECTOR, &bytes_of(5, sector..sector + 1)).await.unwrap();
+        }
+        // That of the data file; the one of the index file fails.
+        disk.lose_sync_after(1);
+        queue.flush().await.unwrap_err();
+        drop((device, queue));
+        let device = open(&reactor, &disk).await;
+        let queue = device.open_queue(&reactor).unwrap();
+        let before = content::read_all(&device, &queue).await;
+        queue.write(90 * SECTOR, &bytes_of(9, 90..91)).await.unwrap();
+        queue.flush().await.unwrap();
+        let mut expected = before;
+        expected[90] = 9;
+        assert_eq!(content::read_all(&device, &queue).await, expected);
+        let image = disk.image();
+        drop((device, queue));
+        let mut random = fastrand::Rng::with_seed(1);
+        let crashed = SimulatedDisk::new(image.crash(&mut random), 1);
+        let found = reopened(&reactor, &crashed).await;
+        assert_eq!(found[90], 9, "it was flushed");
+        assert_eq!(found, expected);
+    };
+    reactor.block_on(work).unwrap();
 }
