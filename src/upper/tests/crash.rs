@@ -136,6 +136,44 @@ async fn one_workload(reactor: &Reactor, kind: Kind, seed: u64, tried: &mut Trie
     }
 }
 
+#[test]
+fn a_sync_that_is_lost_takes_nothing_along_that_was_flushed_before_or_after() {
+    let reactor = reactor();
+    for kind in [Kind::Log, Kind::Sparse] {
+        for seed in 0..60 {
+            reactor.block_on(one_lost_sync(&reactor, kind, seed)).unwrap();
+        }
+    }
+}
+
+/// Works until a sync fails and what it covered is only in memory; then the power fails, or the layer is opened again at once and
+/// the power fails later.
+async fn one_lost_sync(reactor: &Reactor, kind: Kind, seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let disk = fresh_disk_of(reactor, kind, seed).await;
+    let device = open(reactor, &disk).await;
+    let base = content::model(SECTORS, BELOW_SECTORS);
+    let mut work = Workload::new(reactor, &disk, &device, base, random.u64(..));
+    work.may_fail = true;
+    disk.lose_sync_after(random.u64(0..30));
+    work.run(150).await;
+    let (base, record) = (work.base.clone(), work.record.take());
+    drop((work.queues, device));
+    let image = disk.image();
+    let crashed = SimulatedDisk::new(image.crash(&mut random), random.u64(..));
+    let again = SimulatedDisk::new(image, random.u64(..));
+    for (disk, what) in [(crashed, "crashed"), (again.clone(), "opened again")] {
+        let found = reopened(reactor, &disk).await;
+        if let Err(error) = kind.check(&found, &base, &record, usize::MAX) {
+            panic!("{kind:?}, seed {seed}, {what}: {error}");
+        }
+    }
+    for _ in 0..4 {
+        let found = reopened(reactor, &again).await;
+        second_crash(reactor, kind, again.image(), found, &mut random, seed).await;
+    }
+}
+
 /// Opens what a crash has left, works on it, and crashes it again at some boundary, perhaps while it was being opened.
 async fn second_crash(
     reactor: &Reactor,

@@ -11,7 +11,7 @@ use super::{
     disk::SimulatedDisk,
 };
 use crate::{
-    block::{BlockDevice, BlockQueue},
+    block::{BlockDevice, BlockError, BlockQueue},
     reactor::Reactor,
 };
 
@@ -63,6 +63,8 @@ pub(super) struct Workload<'a> {
     /// Who wrote each sector before.
     pub(super) base: Vec<Writer>,
     pub(super) record: RefCell<Record>,
+    /// Whether what changes something may fail.
+    pub(super) may_fail: bool,
     random: RefCell<fastrand::Rng>,
     next_writer: RefCell<Writer>,
 }
@@ -81,6 +83,7 @@ impl<'a> Workload<'a> {
             queues: [device.open_queue(reactor).unwrap(), device.open_queue(reactor).unwrap()],
             base,
             record: RefCell::default(),
+            may_fail: false,
             random: RefCell::new(fastrand::Rng::with_seed(seed)),
             next_writer: RefCell::new(next_writer),
         }
@@ -121,21 +124,32 @@ impl<'a> Workload<'a> {
             0..45 => {
                 let writer = self.next_writer.replace_with(|writer| *writer + 1);
                 let change = self.begun(writer, sectors.clone());
-                queue.write(offset, &bytes_of(writer, sectors)).await.unwrap();
-                self.done(change);
+                let written = queue.write(offset, &bytes_of(writer, sectors)).await;
+                if self.is_well(written) {
+                    self.done(change);
+                }
             }
             45..55 => {
                 let change = self.begun(ZERO, sectors);
-                queue.write_zeroes(offset, len).await.unwrap();
-                self.done(change);
+                let written = queue.write_zeroes(offset, len).await;
+                if self.is_well(written) {
+                    self.done(change);
+                }
             }
             55..65 => {
                 let covered = self.record.borrow().done.len();
-                queue.flush().await.unwrap();
-                self.flushed(covered);
+                let flushed = queue.flush().await;
+                if self.is_well(flushed) {
+                    self.flushed(covered);
+                }
             }
             _ => self.check_read(queue, sectors).await,
         }
+    }
+
+    fn is_well(&self, outcome: Result<(), BlockError>) -> bool {
+        assert!(outcome.is_ok() || self.may_fail, "{outcome:?}");
+        outcome.is_ok()
     }
 
     fn begun(&self, writer: Writer, sectors: Range<u64>) -> Change {
