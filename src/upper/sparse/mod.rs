@@ -58,7 +58,8 @@ pub(super) struct SparseLayer<M> {
     metrics: Arc<WriteMetrics>,
 }
 
-/// A sync for all flushes that wait. Dropped in the middle, with its reactor, it has failed.
+/// A sync for all flushes that wait, or what keeps others from syncing meanwhile: the kernel tells only one of them that it has
+/// failed. Dropped in the middle, with its reactor, it has failed.
 struct Round<M: Medium> {
     layer: Arc<SparseLayer<M>>,
     upto: u64,
@@ -110,6 +111,15 @@ impl<M: Medium> SparseLayer<M> {
             reactor.spawn(round.run(reactor.clone()));
         };
         self.rounds.durable(wanted, begin).await
+    }
+
+    /// A round for whoever syncs something else; waits for the one that is under way.
+    ///
+    /// # Errors
+    /// That something has failed before.
+    async fn round(self: &Arc<Self>) -> Result<Round<M>, BlockError> {
+        let ((), upto) = self.rounds.turn().await?;
+        Ok(Round { layer: Arc::clone(self), upto, has_ended: false })
     }
 
     /// Takes no more writes, as after a failed sync.

@@ -1,5 +1,7 @@
 //! What changes a sparse file as a whole: another size of the device, and the end that makes it a read-only layer.
 
+use std::sync::Arc;
+
 use super::{BLOCK_BYTES, BLOCK_SECTORS, SparseLayer, in_memory};
 use crate::{
     block::{BlockError, BlockQueue, SECTOR_BYTES},
@@ -14,7 +16,7 @@ impl<M: Medium> SparseLayer<M> {
     /// # Errors
     /// [`UpperError::Seal`] where the layer has too many runs of data, and [`UpperError::Io`]. [`UpperError::Unsealed`] after a failed
     /// sync: nothing is written any more.
-    pub(in crate::upper) async fn seal(&self, reactor: &Reactor) -> Result<(), UpperError> {
+    pub(in crate::upper) async fn seal(self: &Arc<Self>, reactor: &Reactor) -> Result<(), UpperError> {
         let unsealed = |source| UpperError::Seal { name: self.data.to_string(), source };
         let mut segments = Vec::new();
         for extent in self.map().from(0) {
@@ -23,15 +25,15 @@ impl<M: Medium> SparseLayer<M> {
                 .map_err(|_| unsealed(LsmtError::Unnamed { offset, length: 0, place: 0 }))?;
         }
         let end = seal(&self.header.get(), &segments, self.end_bytes()).map_err(unsealed)?;
+        let lost = |source| UpperError::Unsealed { name: self.data.to_string(), source };
+        let mut round = self.round().await.map_err(lost)?;
         if let Err(error) = self.data.write_at(reactor, self.end_bytes(), &end).await {
             self.unseal();
+            round.end(Ok(()));
             return Err(failed(&self.data, "write the end of", error));
         }
-        // The kernel tells of a failed sync once: a flush that comes later would not know.
-        let synced = self.data.sync(reactor).await.map_err(|error| self.rounds.fail(error));
-        // So it is with a sync of somebody else's that had this one's failure.
-        let synced = synced.and_then(|()| self.rounds.check());
-        synced.map_err(|source| UpperError::Unsealed { name: self.data.to_string(), source })
+        round.end(self.data.sync(reactor).await);
+        self.rounds.check().map_err(lost)
     }
 
     /// Cuts off what was appended, the end of a sealed layer or of a larger one. What is written from now on is not in the
@@ -50,17 +52,22 @@ impl<M: Medium> SparseLayer<M> {
     /// [`UpperError::Io`], which changes nothing. [`UpperError::Unresized`] where what lies below cannot be read, or after a
     /// failed sync: then nobody knows which size is durable, and nothing is written any more.
     pub(in crate::upper) async fn resize<Q: BlockQueue>(
-        &self,
+        self: &Arc<Self>,
         view: &View<'_, Q, M>,
         size_bytes: u64,
     ) -> Result<(), UpperError> {
         let unresized = |source| UpperError::Unresized { name: self.data.to_string(), source };
-        self.rounds.check().map_err(unresized)?;
-        if let Err(error) = self.complete_end(view, size_bytes / SECTOR_BYTES).await {
-            self.unseal();
-            return Err(unresized(error));
-        }
-        self.set_size(&view.reader.reactor, size_bytes).await
+        let mut round = self.round().await.map_err(unresized)?;
+        let resized = match self.complete_end(view, size_bytes / SECTOR_BYTES).await {
+            Ok(()) => self.set_size(&view.reader.reactor, size_bytes).await,
+            Err(error) => {
+                self.unseal();
+                Err(unresized(error))
+            }
+        };
+        // A sync that has failed is noted already.
+        round.end(Ok(()));
+        resized
     }
 
     /// Writes the size into the header, durably, and gives the file its own before: a crash leaves a file that is too long,

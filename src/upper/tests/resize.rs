@@ -1,12 +1,16 @@
 //! A device grows under work: the old size or the new one after every crash, and nothing is lost in either.
 
+use std::pin::pin;
+
+use futures_util::poll;
+
 use super::{
-    BELOW_SECTORS, LIMITS, SECTORS,
+    BELOW_SECTORS, Kind, LIMITS, SECTORS,
     content::{self, Device, Writer, ZERO, bytes_of},
     crash::prefix_of,
     crash_image::{CrashImage, SECTOR},
     disk::SimulatedDisk,
-    fresh_disk, identity, open, reactor,
+    fresh_disk, fresh_disk_of, identity, open, reactor,
     workload::Workload,
 };
 use crate::{
@@ -168,6 +172,27 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         assert_eq!(sectors_of(&device), SECTORS * 2);
         assert!(queue.write_zeroes(0, 4096).await.is_err(), "nobody knows what is durable");
         assert!(matches!(refused(SECTORS * 3 * SECTOR).await, UpperError::Unresized { .. }));
+    };
+    reactor.block_on(work).unwrap();
+}
+
+/// The kernel may still be writing what it was given.
+#[test]
+fn after_a_resize_that_was_given_up_nothing_is_written() {
+    let reactor = reactor();
+    let work = async {
+        for kind in [Kind::Log, Kind::Sparse] {
+            let disk = fresh_disk_of(&reactor, kind, 1).await;
+            let device = open(&reactor, &disk).await;
+            let queue = device.open_queue(&reactor).unwrap();
+            queue.write_zeroes(0, 4096).await.unwrap();
+            {
+                let mut resizing = pin!(device.resize(&reactor, GROWN * SECTOR));
+                assert!(poll!(resizing.as_mut()).is_pending());
+            }
+            let ended = queue.write_zeroes(0, 4096).await.and(queue.flush().await);
+            assert!(ended.is_err(), "{kind:?}");
+        }
     };
     reactor.block_on(work).unwrap();
 }
