@@ -5,7 +5,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -17,7 +17,7 @@ use http_body_util::{BodyExt as _, Either, Full, StreamBody, combinators::Unsync
 use hyper::body::Frame;
 use tokio::task;
 
-use super::BlobContent;
+use super::{BlobContent, Reason};
 
 /// Bytes of a file that are read at once; an upload holds two of these.
 const PIECE_BYTES: u64 = 256 << 10;
@@ -47,6 +47,29 @@ pub struct FileContent {
     file: Arc<File>,
     size_bytes: u64,
     sent_bytes: Arc<AtomicU64>,
+    failure: BodyFailure,
+}
+
+/// Why a body could not be made, as far as it was sent. Only HTTP/1 connections tell it to whoever waits for the answer: of HTTP/2
+/// he sees a stream that was reset.
+#[derive(Debug, Clone, Default)]
+pub(super) struct BodyFailure(Arc<Mutex<Option<Reason>>>);
+
+impl BodyFailure {
+    /// A new sending begins.
+    pub(super) fn clear(&self) {
+        drop(self.take());
+    }
+
+    /// Notes it, and returns what ends the body.
+    pub(super) fn end(&self, reason: Reason) -> io::Error {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        io::Error::other("what is to be sent cannot be had")
+    }
+
+    pub(super) fn take(&self) -> Option<Reason> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl Draft {
@@ -92,6 +115,15 @@ impl Content {
         }
     }
 
+    /// Why the last sending of it has ended by itself.
+    pub(super) fn take_failure(&self) -> Option<Reason> {
+        match self {
+            Self::Bytes(_) => None,
+            Self::File(file) => file.failure.take(),
+            Self::Blob(blob) => blob.take_failure(),
+        }
+    }
+
     fn to_body(&self) -> Body {
         match self {
             Self::Bytes(bytes) => Either::Left(Full::new(bytes.clone())),
@@ -106,17 +138,19 @@ impl FileContent {
     /// sent again.
     #[must_use]
     pub fn new(file: Arc<File>, size_bytes: u64, sent_bytes: Arc<AtomicU64>) -> Self {
-        Self { file, size_bytes, sent_bytes }
+        Self { file, size_bytes, sent_bytes, failure: BodyFailure::default() }
     }
 
     fn to_body(&self) -> UnsyncBoxBody<Bytes, io::Error> {
         self.sent_bytes.store(0, Ordering::Relaxed);
+        self.failure.clear();
         let pieces = stream::try_unfold((self.clone(), 0_u64), |(content, offset)| async move {
             let len = PIECE_BYTES.min(content.size_bytes.saturating_sub(offset));
             if len == 0 {
                 return Ok(None);
             }
-            let piece = content.read(offset, len).await?;
+            let unread = |source: io::Error| content.failure.end(Reason::Content { source: source.into() });
+            let piece = content.read(offset, len).await.map_err(unread)?;
             let end = offset.saturating_add(len);
             content.sent_bytes.store(end, Ordering::Relaxed);
             Ok(Some((Frame::data(piece), (content, end))))

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::format::oci::{DOCUMENT_LIMIT_BYTES, Digest, Document, Layer, OciError, Platform};
+use crate::format::oci::{DOCUMENT_LIMIT_BYTES, Digest, Document, FS_TYPE, Layer, OciError, Platform};
 
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
@@ -123,8 +123,12 @@ impl ImageDocuments {
             _ => MediaType::ImageLayer,
         };
         let mut top = descriptor(layer_type, layer.digest, layer.size_bytes)?;
-        let annotations = layer.annotations().map(|(key, value)| (key.to_owned(), value));
-        top.set_annotations(Some(HashMap::from(annotations)));
+        let mut annotations = HashMap::from(layer.annotations().map(|(key, value)| (key.to_owned(), value)));
+        // The device is the same one, and so is the file system on it.
+        let below = parsed.layers().last().and_then(|below| below.annotations().as_ref());
+        let fs_type = below.and_then(|below| below.get(FS_TYPE));
+        annotations.extend(fs_type.map(|fs_type| (FS_TYPE.to_owned(), fs_type.clone())));
+        top.set_annotations(Some(annotations));
         let config_type = parsed.config().media_type().clone();
         let config_entry = descriptor(config_type, config_digest, config.len() as u64)?;
         let mut manifest: Value = serde_json::from_slice(&self.manifest).map_err(NextImageError::Config)?;
@@ -238,6 +242,13 @@ mod tests {
             },
         });
         assert_eq!(manifest["layers"][1], top);
+        // The file system of the device is the one that it was.
+        let mut over_xfs = manifest.clone();
+        over_xfs["layers"][1]["annotations"][FS_TYPE] = json!("xfs;nouuid");
+        let documents = ImageDocuments { manifest: over_xfs.to_string().into(), ..second.documents.clone() };
+        let third = documents.with_layer(layer(3)).unwrap();
+        let manifest: Value = serde_json::from_slice(&third.documents.manifest).unwrap();
+        assert_eq!(manifest["layers"][2]["annotations"][FS_TYPE], "xfs;nouuid");
         assert_eq!(config_of(&second.documents.manifest).unwrap().0, second.config_digest);
     }
 

@@ -18,8 +18,9 @@ use super::{
 };
 use crate::format::oci::Digest;
 
-/// An upload, with all its tries, gets the time that its bytes take at 1 Mbit/s besides that of any other request.
-const SLOWEST_UPLOAD_BYTES_PER_SECOND: u64 = 128 << 10;
+/// An upload, with all its tries, gets the time that its bytes take at 256 kbit/s besides that of any other request: four at once
+/// share a way of 1 Mbit/s.
+const SLOWEST_UPLOAD_BYTES_PER_SECOND: u64 = 32 << 10;
 
 /// A blob that a repository is to have.
 #[derive(Debug, Clone)]
@@ -87,7 +88,7 @@ pub(super) async fn ensure_blob(
     let mounted = blob.origin.neighbour_of(target);
     let name = location::shown(&target.blob_url(blob.digest));
     retry::run(&exchange.limits, &exchange.metrics, call, &name, || async {
-        let push = Push { shared, call, target, scope: Scope::push(target, mounted) };
+        let push = Push { shared, call, target, scope: Scope::push(target, None) };
         // Also at the second try: the answer to an upload may have been lost when all of it was there.
         if push.has(blob).await? { Ok(Arrival::Present) } else { push.bring(blob, mounted, &name).await }
     })
@@ -158,9 +159,23 @@ impl Push<'_> {
             BlobOrigin::Blob(blob) => (Content::Blob(blob.clone()), Arrival::Copied),
             BlobOrigin::Nowhere => return Err(RegistryError::new(name, Reason::NotFound)),
         };
-        match self.begin(mounted.map(|source| (blob.digest, source))).await? {
+        let begun = match mounted {
+            Some(source) => self.mount(blob.digest, source).await,
+            None => self.begin(None).await,
+        };
+        match begun? {
             Begun::Mounted => Ok(Arrival::Mounted),
             Begun::Session(url) => self.upload(url, blob.digest, content).await.map(|()| sent),
+        }
+    }
+
+    /// Asks for the blob to be taken over from `source`. However that is refused, there is another way: no credential may be good
+    /// for both repositories, or the registry may know no such thing.
+    async fn mount(&self, digest: Digest, source: &Repository) -> Result<Begun, RegistryError> {
+        let both = Push { scope: Scope::push(self.target, Some(source)), ..*self };
+        match both.begin(Some((digest, source))).await {
+            Ok(begun) => Ok(begun),
+            Err(_) => self.begin(None).await,
         }
     }
 

@@ -61,12 +61,18 @@ pub struct FileIdentity {
     version: (u64, i128),
 }
 
+impl FileIdentity {
+    /// That of a file of which this was `found`.
+    pub(super) fn of(found: &fs::Metadata) -> Self {
+        let changed = i128::from(found.ctime()) * 1_000_000_000 + i128::from(found.ctime_nsec());
+        Self { inode: (found.dev(), found.ino()), version: (found.size(), changed) }
+    }
+}
+
 impl LayerPlace {
     /// The file at `path`, if it is there.
     fn local(path: &Path) -> io::Result<Self> {
-        let found = fs::metadata(path)?;
-        let changed = i128::from(found.ctime()) * 1_000_000_000 + i128::from(found.ctime_nsec());
-        let seen = FileIdentity { inode: (found.dev(), found.ino()), version: (found.size(), changed) };
+        let seen = FileIdentity::of(&fs::metadata(path)?);
         Ok(Self::Local { path: path.to_owned(), seen })
     }
 

@@ -98,7 +98,13 @@ pub(super) fn make_all_durably(folder: &Path) -> io::Result<()> {
         return Ok(());
     }
     folder.parent().map_or(Ok(()), make_all_durably)?;
-    make_durably(folder)
+    match make_durably(folder) {
+        // Somebody else has just made it, and may not have made it durable yet.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {
+            File::open(folder.parent().unwrap_or(folder))?.sync_all()
+        }
+        made => made,
+    }
 }
 
 /// The reference of an image of a registry.
@@ -256,4 +262,22 @@ fn conflict(folder: &Path, why: impl std::fmt::Display) -> Failure {
 
 fn cannot(what: &str, path: &Path, source: io::Error) -> Failure {
     Failure::with_source(FailureClass::Internal, format!("{}: cannot {what}", path.display()), source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_that_several_make_at_once_are_made() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            let folder = dir.path().join(format!("{round}/a/b"));
+            std::thread::scope(|scope| {
+                let makers = [(); 8].map(|()| scope.spawn(|| make_all_durably(&folder)));
+                makers.into_iter().for_each(|maker| maker.join().unwrap().unwrap());
+            });
+            assert!(make_durably(&folder).is_err(), "it is there");
+        }
+    }
 }

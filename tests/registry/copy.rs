@@ -85,6 +85,24 @@ async fn a_blob_of_a_neighbour_is_taken_over_or_copied_in_the_session_that_is_of
 }
 
 #[tokio::test]
+async fn a_blob_that_is_not_taken_over_is_copied_however_that_is_refused() {
+    let content = text(70_000);
+    for status in ["400 Bad Request", "401 Unauthorized", "403 Forbidden", "404 Not Found", "500 Oops"] {
+        let kept = content.clone();
+        let server = Server::start(move |seen, _| match seen.target.contains("?mount=") {
+            true => reply(status, &[], b""),
+            false => answer(&kept, seen),
+        })
+        .await;
+        let client = client(&config(&[server.address]));
+        let (blob, _) = blob_at(&client, &server, content.as_bytes());
+        let arrived = client.ensure_blob(&repository(&server), blob).await;
+        assert_eq!(arrived.unwrap(), Arrival::Copied, "{status}");
+        assert!(bodies(&server) == [content.as_str()], "{status}");
+    }
+}
+
+#[tokio::test]
 async fn a_blob_of_another_registry_arrives_though_the_way_there_breaks() {
     let content = text((5 << 20) + 7);
     let (whole, tries) = (content.clone(), AtomicU64::new(0));

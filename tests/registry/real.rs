@@ -1,16 +1,18 @@
 //! The client against docker's registry and nginx: TLS, logins, redirects to storage, HTTP/2, client certificates.
 
+use std::sync::Arc;
+
 use futures_util::future::join_all;
 use stratabd::{
     format::oci::{Digest, Platform},
     registry::{
-        Client, Fault, HostConfig, ImageReference, LocationError, Priority, Reason, RegistryConfig,
-        RegistryError, RemoteBlob, Repository,
+        BlobContent, BlobOrigin, Client, Fault, HostConfig, ImageReference, LocationError, NewBlob, Priority,
+        Reason, RegistryConfig, RegistryError, RemoteBlob, Repository,
     },
 };
 
 use crate::{
-    script::{Server, client, pattern, range, reply},
+    script::{Seen, Server, client, partial, pattern, range, reply},
     site::{REPOSITORY, Site},
 };
 
@@ -56,10 +58,30 @@ async fn a_private_registry_and_its_storage_are_read() {
     assert!(storage.iter().all(|line| line.contains("HTTP/2.0 206 auth=- ")), "{storage:?}");
 
     a_tag_is_resolved(&site, &client).await;
+    what_ends_an_upload_is_said_by_http2_too(&site).await;
     trust_is_by_configuration_only(&site, digest).await;
     certificates_of_clients_are_shown(&site, digest).await;
     a_downgrade_is_refused_unless_configured(&site, digest).await;
     a_wrong_password_is_refused(&site, digest).await;
+}
+
+async fn what_ends_an_upload_is_said_by_http2_too(site: &Site) {
+    let wrong = vec![b'x'; SIZE];
+    let source = Server::start(move |seen, _| partial(&wrong, seen)).await;
+    let mut config = site.config();
+    let plain = HostConfig { plain_http: true, ..HostConfig::default() };
+    config.hosts.insert(source.address.to_string(), plain);
+    let client = client(&config);
+    let base = Repository::new(&source.address.to_string(), "team/base", true).unwrap();
+    let digest = Digest::from_hash([7; 32]);
+    let content = BlobContent::new(client.blob(&base, digest, SIZE as u64), Arc::default());
+    let blob = NewBlob { digest, size_bytes: SIZE as u64, origin: BlobOrigin::Blob(content) };
+    let target = Repository::new(&site.registry.to_string(), REPOSITORY, false).unwrap();
+    let error = client.ensure_blob(&target, blob).await.unwrap_err();
+    let Reason::Origin { source: cause } = error.reason() else { panic!("{error:?}") };
+    assert!(matches!(cause.reason(), Reason::DigestMismatch { .. }), "{cause:?}");
+    let firsts = source.requests().iter().filter_map(Seen::range).filter(|(from, _)| *from == 0).count();
+    assert_eq!(firsts, 1, "it was sent once");
 }
 
 async fn a_tag_is_resolved(site: &Site, client: &Client) {

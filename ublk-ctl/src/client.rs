@@ -40,8 +40,11 @@ impl Client {
 
     /// Sends `body` to `path` and returns the JSON of the answer.
     pub(crate) fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, Failure> {
-        let bytes =
-            serde_json::to_vec(body).map_err(|error| self.broken("cannot write the request", error))?;
+        let unsaid = |error| {
+            let text = "cannot put it into a request, whose names and paths are UTF-8";
+            Failure::with_source(FailureClass::Usage, text, error)
+        };
+        let bytes = serde_json::to_vec(body).map_err(unsaid)?;
         self.exchange("POST", path, &bytes)
     }
 

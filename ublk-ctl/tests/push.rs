@@ -178,9 +178,13 @@ fn of_a_base_for_several_platforms_one_gets_the_layer() {
     let config: Value = serde_json::from_slice(&fetched(&path)).unwrap();
     assert_eq!(config["architecture"], "s390x");
     assert_eq!(sum(to.address(), &target), EXT4[1]);
-    let onto_itself = push_between([&from, &to], "L1.zt4k", &["--platform", "linux/s390x"], &base, &base);
-    let (code, said) = failure(&onto_itself);
-    assert!(code == Some(7) && said.contains("images for other platforms"), "{code:?} {said}");
+    // Whatever lies below, the tag would lose the other images.
+    let one = format!("{}/team/base:s390x", from.address());
+    for (over, platform) in [(&base, "linux/s390x"), (&one, "linux/s390x"), (&one, "linux/mips")] {
+        let onto_all = push_between([&from, &to], "L1.zt4k", &["--platform", platform], over, &base);
+        let (code, said) = failure(&onto_all);
+        assert!(code == Some(7) && said.contains("images for other platforms"), "{code:?} {said}");
+    }
     let (code, said) = failure(&over("linux/mips"));
     assert!(code == Some(2) && said.contains("linux/amd64, linux/s390x"), "{code:?} {said}");
     assert_eq!(over("linux").status.code(), Some(2), "no platform");

@@ -6,6 +6,9 @@ const BLOB_DIGEST: &str = "containerd.io/snapshot/overlaybd/blob-digest";
 const BLOB_SIZE: &str = "containerd.io/snapshot/overlaybd/blob-size";
 const VERSION: &str = "containerd.io/snapshot/overlaybd/version";
 const ACCELERATION: &str = "containerd.io/snapshot/overlaybd/acceleration-layer";
+/// The annotation that says the file system on the device, with options of mounting and making it. Upstream's snapshotter takes it
+/// from the top layer.
+pub const FS_TYPE: &str = "containerd.io/snapshot/overlaybd/blob-fs-type";
 /// What TurboOCI adds, under today's name and the one it had before.
 const TURBO_PREFIXES: [&str; 2] =
     ["containerd.io/snapshot/overlaybd/turbo-oci/", "containerd.io/snapshot/overlaybd/fastoci/"];

@@ -16,5 +16,5 @@ pub use super::lsmt::LAYER_COUNT_LIMIT;
 pub use digest::{Digest, DigestError};
 pub use document::{DOCUMENT_LIMIT_BYTES, Descriptor, Document, Index, MANIFEST_MEDIA_TYPES, Manifest};
 pub use error::{LayerRule, OciError, Unsupported};
-pub use layer::Layer;
+pub use layer::{FS_TYPE, Layer};
 pub use platform::{Platform, PlatformError};

@@ -5,7 +5,7 @@ use std::{error::Error, fmt, io, time::Duration};
 use hyper_util::client::legacy;
 use rustls::CertificateError;
 
-use crate::registry::{Reason, RegistryError};
+use crate::registry::Reason;
 
 /// The whole of name resolution, TCP, proxy and TLS took too long.
 #[derive(Debug)]
@@ -30,12 +30,6 @@ pub(super) fn reason(error: legacy::Error, host: String) -> Reason {
         }
         Some(rustls::Error::InvalidMessage(_)) => Reason::NotTls { host, source: error.into() },
         Some(_) => Reason::Tls { host, source: error.into() },
-        None if find::<hyper::Error>(&error).is_some_and(hyper::Error::is_user) => {
-            match find::<RegistryError>(&error) {
-                Some(source) => Reason::Origin { source: source.clone() },
-                None => Reason::Content { source: error.into() },
-            }
-        }
         None if is_connect => Reason::Connect { host, source: error.into() },
         None => Reason::Exchange { source: error.into() },
     }

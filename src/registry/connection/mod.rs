@@ -139,8 +139,13 @@ impl Connections {
         *request.uri_mut() = uri;
         let pools = self.host(url).map_or(&self.other, |(_, pools)| pools);
         let pool = if is_home { &pools.home } else { &pools.away };
-        let answer = self.while_it_moves(pool.request(request), &draft.content).await.map_err(fail)?;
-        answer.map_err(|error| fail(failure::reason(error, location::authority(url))))
+        let answer = self.while_it_moves(pool.request(request), &draft.content).await;
+        let reason = match answer {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => failure::reason(error, location::authority(url)),
+            Err(reason) => reason,
+        };
+        Err(fail(draft.content.take_failure().unwrap_or(reason)))
     }
 
     /// Waits for `answer` as long as `content` goes out, and for the usual time and what a registry may need to store it

@@ -8,9 +8,9 @@ mod blobs;
 mod upload;
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -26,18 +26,18 @@ use super::{
     blocking::blocking,
     failure::{Failure, FailureClass},
     layer_report::{self, LayerReport},
-    layers::unreadable,
+    layers::{FileIdentity, unreadable},
     network::failure_of_registry,
     service::Service,
 };
 use crate::{
     format::{
-        oci::{Digest, Layer, Platform},
+        oci::{Digest, Layer, OciError, Platform},
         uuid::Uuid,
     },
     registry::{
         BlobContent, BlobOrigin, Client, FileContent, ImageDocuments, ImageReference, NewBlob, NextImage,
-        NextImageError, Repository,
+        NextImageError, Reason, Repository,
     },
     upper::{LayerLink, check_parents},
 };
@@ -112,17 +112,18 @@ pub async fn push(
         return Err(Failure::new(FailureClass::Usage, text));
     }
     let repository = repository(client, &target)?;
+    let seen = seen(&options.layer)?;
     let report = layer_report::inspect(service, &options.layer).await?;
     check_form(&report)?;
     let base = match &options.base {
         Some(text) => Some(fetch_base(client, &reference(text)?, &options.platform).await?),
         None => None,
     };
-    check_replaces_no_index(base.as_ref(), &target)?;
+    check_replaces_no_index(client, &target, &options.platform).await?;
     if service.config().image.check_parents {
         check_parents_of(service, base.as_ref(), &report).await?;
     }
-    let (file, layer) = hash(options.layer.clone()).await?;
+    let (file, layer) = hash(options.layer.clone(), seen).await?;
     let next = match &base {
         Some(base) => base.documents.with_layer(layer),
         None => ImageDocuments::empty(&options.platform).and_then(|empty| empty.with_layer(layer)),
@@ -175,13 +176,20 @@ fn check_form(report: &LayerReport) -> Result<(), Failure> {
     Err(Failure::new(FailureClass::Usage, text))
 }
 
-/// Makes sure that the tag is not that of the base's index: the images for the other platforms would lose it.
-fn check_replaces_no_index(base: Option<&Base>, target: &ImageReference) -> Result<(), Failure> {
-    let target = target.to_string();
-    let is_named = |base: &&Base| base.pinned.split_once('@').is_some_and(|(name, _)| name == target);
-    match base.filter(|base| base.is_of_index).filter(is_named) {
-        None => Ok(()),
-        Some(_) => {
+/// Makes sure that the tag does not mean images for several platforms: the others would lose it.
+async fn check_replaces_no_index(
+    client: &Client,
+    target: &ImageReference,
+    platform: &Platform,
+) -> Result<(), Failure> {
+    let is_index = match client.manifest(target, platform).await {
+        Ok(found) => found.is_of_index,
+        // What else keeps it from being read keeps nobody from writing it, or will be said when it is written.
+        Err(error) => matches!(error.reason(), Reason::Manifest(OciError::NoPlatform { .. })),
+    };
+    match is_index {
+        false => Ok(()),
+        true => {
             let text = format!(
                 "{target} has images for other platforms too, which would not be in what is pushed: give another tag"
             );
@@ -245,8 +253,13 @@ fn unusable_base(base: &Option<String>, error: NextImageError) -> Failure {
     Failure::with_source(FailureClass::Image, format!("{name} cannot be a base"), error)
 }
 
-/// Opens the layer file and finds out its name.
-async fn hash(path: PathBuf) -> Result<(Arc<File>, Layer), Failure> {
+/// What the file at `path` is now.
+fn seen(path: &Path) -> Result<FileIdentity, Failure> {
+    fs::metadata(path).map(|found| FileIdentity::of(&found)).map_err(|source| unreadable(path, source))
+}
+
+/// Opens the layer file, which is to be the one that was `seen` before it was looked into, and finds out its name.
+async fn hash(path: PathBuf, seen: FileIdentity) -> Result<(Arc<File>, Layer), Failure> {
     blocking(move || {
         let fail = |source: io::Error| unreadable(&path, source);
         let mut file = File::open(&path).map_err(fail)?;
@@ -261,6 +274,10 @@ async fn hash(path: PathBuf) -> Result<(Arc<File>, Layer), Failure> {
             let Some(read) = piece.get(..count).filter(|read| !read.is_empty()) else { break };
             hash.update(read);
             size_bytes = size_bytes.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        }
+        if FileIdentity::of(&file.metadata().map_err(fail)?) != seen {
+            let text = format!("{}: it has changed while it was looked at: push it again", path.display());
+            return Err(Failure::new(FailureClass::Conflict, text));
         }
         Ok((Arc::new(file), Layer { digest: Digest::from_hash(hash.finalize().into()), size_bytes }))
     })
@@ -305,4 +322,22 @@ fn parcels(
         is_new = false;
     }
     parcels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_has_changed_since_it_was_looked_into_is_not_pushed() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, other] = ["layer", "other"].map(|name| dir.path().join(name));
+        fs::write(&path, "one").unwrap();
+        fs::write(&other, "two").unwrap();
+        let looked_into = seen(&path).unwrap();
+        hash(path.clone(), looked_into.clone()).await.unwrap();
+        fs::rename(&other, &path).unwrap();
+        let refused = hash(path.clone(), looked_into).await.unwrap_err();
+        assert_eq!(refused.class(), FailureClass::Conflict);
+    }
 }

@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 
 use super::{
     blobs::{Parcel, PushProgress, send},
-    hash,
+    hash, seen,
 };
 use crate::{
     format::oci::Digest,
@@ -41,7 +41,7 @@ pub async fn upload(
     }
     let client = Client::new(&registry_config(&config), Handle::current())
         .map_err(|error| failure_of_registry("cannot use the configuration of registries", error))?;
-    let (file, layer) = hash(path.to_owned()).await?;
+    let (file, layer) = hash(path.to_owned(), seen(path)?).await?;
     let sent_bytes = progress.part(layer.size_bytes);
     let content = FileContent::new(file, layer.size_bytes, sent_bytes.clone());
     let blob =
