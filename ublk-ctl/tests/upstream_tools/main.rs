@@ -134,7 +134,9 @@ fn overlaybd_zfile_makes_the_fixtures_and_takes_them_apart() {
 fn a_tool_that_waits_for_its_input_or_for_mke2fs_can_be_interrupted() {
     let bench = Bench::new(&[]);
     for signal in ["-INT", "-TERM", "-HUP"] {
-        let mut idle = Command::new(bench.path("overlaybd-zfile"));
+        // Whoever runs the tests may have SIGHUP ignored, as nohup does, and then it stays so.
+        let mut idle = Command::new("env");
+        idle.arg("--default-signal=HUP").arg(bench.path("overlaybd-zfile"));
         let (input, _writer) = std::io::pipe().unwrap();
         idle.arg("out").stdin(input);
         assert_eq!(bench.interrupted(idle, signal).code(), Some(255));
