@@ -74,7 +74,7 @@ impl PartFile {
     fn begin(
         path: &Path,
         overwrite: bool,
-        spares_nothing: impl FnOnce(&lsmt::Header) -> bool,
+        may_replace_index: impl FnOnce(&lsmt::Header) -> bool,
     ) -> Result<Self, OfflineError> {
         let found = match fs::symlink_metadata(path) {
             Ok(_) if !overwrite => return Err(OfflineError::Exists(path.to_owned())),
@@ -86,7 +86,7 @@ impl PartFile {
         let replaced = replaced.map(|file| Hold::Shared.take(&file, path)).transpose()?;
         let index =
             replaced.as_ref().and_then(|held| lsmt::decode_index_header(&slot_of(held.file()).ok()?).ok());
-        if index.is_some_and(|header| !spares_nothing(&header)) {
+        if index.is_some_and(|header| !may_replace_index(&header)) {
             return Err(OfflineError::IndexFile(path.to_owned()));
         }
         let (file, hidden) = new_beside(path)?;

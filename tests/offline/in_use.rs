@@ -6,15 +6,14 @@ use std::{
 };
 
 use stratabd::{
-    format::lsmt::Packing,
     offline::{
-        CreateOptions, Naming, OfflineError, PackOptions, Stack, Upper, commit, create, default_threads,
-        diff, grow_ext4, merge, resize, seal,
+        CreateOptions, Naming, OfflineError, Stack, Upper, commit, create, default_threads, diff, grow_ext4,
+        merge, resize, seal,
     },
     upper::{LayerFile, LayerFiles, UpperError},
 };
 
-use crate::{bytes, names, quiet};
+use crate::{PACK, bytes, names, quiet};
 
 const OPTIONS: CreateOptions = CreateOptions {
     sparse: false,
@@ -23,16 +22,6 @@ const OPTIONS: CreateOptions = CreateOptions {
     parent_uuid: None,
     ext4: false,
     overwrite: true,
-};
-
-const PACK: PackOptions = PackOptions {
-    packing: Packing::Aligned,
-    compression: None,
-    tar: false,
-    final_header: true,
-    threads: std::num::NonZeroUsize::MIN,
-    overwrite: true,
-    allow_torn: false,
 };
 
 fn pair(dir: &Path) -> Upper {

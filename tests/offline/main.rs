@@ -26,8 +26,19 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use stratabd::{
-    format::lsmt::{LayerLayout, ReadOnlyLayer},
-    offline::{ExtractOptions, Watch, extract},
+    format::lsmt::{LayerLayout, Packing, ReadOnlyLayer},
+    offline::{ExtractOptions, PackOptions, Watch, extract},
+};
+
+/// A layer as it is, over whatever has its name.
+const PACK: PackOptions = PackOptions {
+    packing: Packing::Aligned,
+    compression: None,
+    tar: false,
+    final_header: true,
+    threads: std::num::NonZeroUsize::MIN,
+    overwrite: true,
+    allow_torn: false,
 };
 
 fn quiet() -> Watch<fn(u64, u64)> {

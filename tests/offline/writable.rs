@@ -30,15 +30,7 @@ fn upper(dir: &Path) -> Upper {
     Upper { data: dir.join("data"), index: Some(dir.join("index")) }
 }
 
-const PACK: PackOptions = PackOptions {
-    packing: Packing::AsUpstream,
-    compression: None,
-    tar: false,
-    final_header: true,
-    threads: std::num::NonZeroUsize::MIN,
-    overwrite: true,
-    allow_torn: false,
-};
+const PACK: PackOptions = PackOptions { packing: Packing::AsUpstream, ..crate::PACK };
 
 fn committed(upper: &Upper) -> stratabd::format::lsmt::ReadOnlyLayer {
     let out = upper.data.with_file_name("out");
