@@ -14,6 +14,7 @@ use tokio::sync::MutexGuard;
 
 use super::{Daemon, Served, blocking, check_absolute, detached};
 use crate::{
+    image::Image,
     offline::{self, CreateOptions, Upper},
     server::{
         api::types::{ImageSpec, SnapshotTaken},
@@ -23,7 +24,7 @@ use crate::{
         next_config::NextConfig,
         upper_folder::make_all_durably,
     },
-    upper::{LayerFiles, Overlay},
+    upper::{LayerFiles, Overlay, Sealed},
 };
 
 /// Where the next writable layer is.
@@ -66,11 +67,29 @@ pub(super) async fn snapshot(
     target: SnapshotTarget,
     _turn: &MutexGuard<'_, ()>,
 ) -> Result<SnapshotTaken, Failure> {
-    let (Shown::Overlay(overlay), ImageSpec::Config(config)) = (served.device.shown(), &served.request.image)
-    else {
-        let text = format!("device {} has no writable layer", served.info.id);
-        return Err(Failure::new(FailureClass::Conflict, text));
-    };
+    let next = next_config(served, target).await?;
+    let files = next.upper.clone();
+    let began = Instant::now();
+    let sealed = seal(served, &next).await?;
+    let switched = put_in_place(sealed, next).await?;
+    tracing::info!(id = served.info.id, sealed = %switched.sealed.display(), took = ?began.elapsed(), "snapshot");
+    Ok(SnapshotTaken { data: files.data, index: files.index, ..switched })
+}
+
+/// What the device writes to, and the configuration that says so.
+fn written(served: &Served) -> Result<(&Arc<Overlay<Image>>, &Path), Failure> {
+    match (served.device.shown(), &served.request.image) {
+        (Shown::Overlay(overlay), ImageSpec::Config(config)) => Ok((overlay, config)),
+        _ => {
+            let text = format!("device {} has no writable layer", served.info.id);
+            Err(Failure::new(FailureClass::Conflict, text))
+        }
+    }
+}
+
+/// The configuration with another layer over the one that takes the writes, not yet in its place.
+pub(super) async fn next_config(served: &Served, target: SnapshotTarget) -> Result<NextConfig, Failure> {
+    let (overlay, config) = written(served)?;
     let Some(top) = served.device.links().pop() else {
         return Err(Failure::new(FailureClass::Internal, "a device without a layer"));
     };
@@ -83,13 +102,8 @@ pub(super) async fn snapshot(
         overwrite: false,
         ext4: false,
     };
-    let (config, sealed) = (config.clone(), PathBuf::from(top.name));
-    let next = blocking(move || prepare(&config, &sealed, &target, &made)).await?;
-    let files = next.upper.clone();
-    let began = Instant::now();
-    let switched = switch(served, overlay, next).await?;
-    tracing::info!(id = served.info.id, sealed = %switched.sealed.display(), took = ?began.elapsed(), "snapshot");
-    Ok(SnapshotTaken { data: files.data, index: files.index, ..switched })
+    let (config, sealed) = (config.to_owned(), PathBuf::from(top.name));
+    blocking(move || prepare(&config, &sealed, &target, &made)).await
 }
 
 /// Makes the files of the next layer, where they are to be made, and the configuration that names them.
@@ -119,31 +133,36 @@ fn prepare(
     Ok(next.removing_files())
 }
 
-async fn switch(
-    served: &Served,
-    overlay: &Arc<Overlay<crate::image::Image>>,
-    next: NextConfig,
-) -> Result<SnapshotTaken, Failure> {
+/// Seals the layer that takes the writes, for the next one, which `next` names. Writes wait until the answer is dropped.
+pub(super) async fn seal(served: &Served, next: &NextConfig) -> Result<Sealed, Failure> {
+    let (overlay, _) = written(served)?;
     let paths = next.upper.clone();
     let opened = blocking(move || LayerFiles::open(&paths.data, &paths.index).map_err(failure_of_upper));
     let files = opened.await?;
     let sealing = Arc::clone(overlay);
-    let sealed = served
+    served
         .opener
         .call(move |reactor| async move { sealing.seal(&reactor, files).await })
         .await
         .map_err(|_| Failure::new(FailureClass::Internal, "the reactor has stopped"))?
-        .map_err(failure_of_upper)?;
-    let (config, layer) = (next.path().to_owned(), next.sealed().to_owned());
-    // From here on the two must agree: what the configuration says, and which layer takes the writes.
-    let (replaced, is_new) = blocking(move || Ok(next.replace())).await?;
-    let stalled = match &replaced {
-        Ok(()) => sealed.stack(),
-        // A crash may bring the old configuration back, which does not name the layer: it must not promise anything.
-        Err(failure) if is_new => sealed.stack_in_doubt(io::Error::other(failure.full_text())),
-        Err(_) => sealed.give_up(),
-    };
-    replaced?;
-    let stalled_us = u64::try_from(stalled.as_micros()).unwrap_or(u64::MAX);
-    Ok(SnapshotTaken { config, sealed: layer, stalled_us, ..SnapshotTaken::default() })
+        .map_err(failure_of_upper)
+}
+
+/// Puts the configuration in its place, and has the layer take the writes that it names. Once begun it goes on to its end,
+/// also where nobody waits for it: the two must agree.
+pub(super) async fn put_in_place(sealed: Sealed, next: NextConfig) -> Result<SnapshotTaken, Failure> {
+    blocking(move || {
+        let (config, layer) = (next.path().to_owned(), next.sealed().to_owned());
+        let (replaced, is_new) = next.replace();
+        let stalled = match &replaced {
+            Ok(()) => sealed.stack(),
+            // A crash may bring the old configuration back, which does not name the layer: it must not promise anything.
+            Err(failure) if is_new => sealed.stack_in_doubt(io::Error::other(failure.full_text())),
+            Err(_) => sealed.give_up(),
+        };
+        replaced?;
+        let stalled_us = u64::try_from(stalled.as_micros()).unwrap_or(u64::MAX);
+        Ok(SnapshotTaken { config, sealed: layer, stalled_us, ..SnapshotTaken::default() })
+    })
+    .await
 }

@@ -1,10 +1,15 @@
 //! Devices that are written to: what a removal makes durable, and how it meets snapshots and forks.
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::{
     block::{BlockDevice, BlockQueue},
     offline::{self, CreateOptions, Upper},
-    server::{api::types::ForkDevice, daemon::snapshot::snapshot},
+    server::{
+        api::types::ForkDevice,
+        daemon::snapshot::{next_config, put_in_place, seal, snapshot},
+    },
 };
 
 /// What makes a device of an empty writable layer in `dir`.
@@ -100,6 +105,22 @@ async fn a_removal_waits_for_the_snapshot_that_has_begun_and_refuses_the_next() 
     removal.await.unwrap().unwrap();
     assert_eq!(next.await.unwrap().unwrap_err().class(), FailureClass::Conflict);
     assert!(configuration(dir.path())["lowers"].is_null(), "nothing was sealed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_nobody_waits_for_any_more_has_the_device_write_where_the_configuration_says() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::new(), Vec::new());
+    daemon.add(writable(dir.path())).await.unwrap();
+    let served = only(&daemon);
+    let next = next_config(&served, SnapshotTarget::Beside).await.unwrap();
+    let upper = next.upper.data.clone();
+    let sealed = seal(&served, &next).await.unwrap();
+    // As at the end of the runtime: it is dropped where it waits.
+    assert!(put_in_place(sealed, next).now_or_never().is_none());
+    write(&served, 1).await;
+    assert_eq!(configuration(dir.path())["upper"]["data"], serde_json::json!(upper));
+    assert_eq!(top_of(&served), upper);
 }
 
 #[tokio::test(flavor = "multi_thread")]
