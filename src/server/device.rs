@@ -212,6 +212,7 @@ pub(super) fn failure_of_upper(error: UpperError) -> Failure {
         UpperError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             FailureClass::NotFound
         }
+        UpperError::Undrained { .. } => FailureClass::TimedOut,
         _ => FailureClass::Image,
     };
     Failure::with_source(class, "cannot use the writable layer", error)

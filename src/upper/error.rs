@@ -1,6 +1,6 @@
 //! Why a writable layer cannot be opened or made.
 
-use std::io;
+use std::{io, time::Duration};
 
 use rustix::io::Errno;
 
@@ -96,6 +96,14 @@ pub enum UpperError {
         name: String,
         /// What is in the way.
         source: BlockError,
+    },
+    /// Writes that were under way have not ended in time. They go on, and so do later ones.
+    #[error("{name}: what is being written has not ended after {} ms: nothing was changed, and writes go on", limit.as_millis())]
+    Undrained {
+        /// The file.
+        name: String,
+        /// How long was waited.
+        limit: Duration,
     },
     /// A layer that is to come over another has something in it.
     #[error("{0}: a layer that takes the place of another must be empty")]

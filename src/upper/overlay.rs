@@ -11,7 +11,7 @@ use super::{
     LayerFile, LayerFiles, LayerLink, LogLimits, RequestMetrics, UpperError, WriteMetrics,
     lower::Lower,
     medium::Medium,
-    stack::{Part, Sealed, Source, Stack},
+    stack::{DRAIN_LIMIT, Part, Sealed, Source, Stack},
     view::{Holes, Reader, View},
 };
 use crate::{
@@ -84,9 +84,9 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
     /// way end before; others wait until the answer is dropped, reads go on.
     ///
     /// # Errors
-    /// Where that cannot be: then writes go on as before.
+    /// Where that cannot be, and [`UpperError::Undrained`] where writes under way do not end: then writes go on as before.
     pub async fn seal(&self, reactor: &Reactor, next: LayerFiles<M>) -> Result<Sealed<M>, UpperError> {
-        self.stack.seal(reactor, next).await
+        self.stack.seal(reactor, next, DRAIN_LIMIT).await
     }
 
     /// Makes the device larger, durably: afterwards [`BlockDevice::geometry`] of all its handles says the new size in bytes.
@@ -94,7 +94,7 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
     /// old size or the new one. Dropped in the middle, the layer takes no more writes, as after a sync that has failed.
     ///
     /// # Errors
-    /// [`UpperError::Shrinks`], [`UpperError::Size`] and [`UpperError::Blocks`], which change nothing. [`UpperError::Io`] where a
+    /// [`UpperError::Shrinks`], [`UpperError::Size`], [`UpperError::Blocks`] and [`UpperError::Undrained`], which change nothing. [`UpperError::Io`] where a
     /// header cannot be written, and [`UpperError::Unresized`] after a failed sync: whoever opens the layer again may find
     /// either size.
     pub async fn resize(&self, reactor: &Reactor, size_bytes: u64) -> Result<(), UpperError> {
@@ -108,7 +108,7 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
         }
         let lower = Lower::open(self.lower.as_ref(), reactor);
         let lower = lower.map_err(|source| UpperError::Unresized { name: name(), source })?;
-        self.stack.resize(&Reader { lower, reactor: reactor.clone() }, size_bytes).await
+        self.stack.resize(&Reader { lower, reactor: reactor.clone() }, size_bytes, DRAIN_LIMIT).await
     }
 }
 

@@ -3,12 +3,15 @@
 use std::{
     io,
     ops::Range,
+    pin::pin,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
+
+use futures_util::future::{Either, select};
 
 use super::{
     LayerFiles, LayerLink, LogLimits, UpperError, WriteMetrics, check_parents,
@@ -19,6 +22,10 @@ use super::{
     view::{Reader, View},
 };
 use crate::{block::BlockQueue, reactor::Reactor};
+
+/// How long the writes under way may take to end before a snapshot or another size is refused, since none goes in meanwhile. A disk
+/// that takes longer has a fault, and its own time-outs, of 30 s mostly, may yet mend it.
+pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// The layers of one device. The layer that takes writes changes only while the gate is closed.
 #[derive(Debug)]
@@ -95,11 +102,12 @@ impl<M: Medium> Stack<M> {
     /// Seals the layer that takes writes, after all that are under way, for `next` to come over it.
     ///
     /// # Errors
-    /// Where `next` cannot take its place, or it cannot be sealed: it takes writes again then.
+    /// Where `next` cannot take its place, or it cannot be sealed, or writes have not ended after `limit`: it takes writes again then.
     pub(super) async fn seal(
         self: &Arc<Self>,
         reactor: &Reactor,
         next: LayerFiles<M>,
+        limit: Duration,
     ) -> Result<Sealed<M>, UpperError> {
         let layers = self.layers();
         let next = next.load(reactor, self.limits, Arc::clone(&self.metrics)).await?;
@@ -110,9 +118,9 @@ impl<M: Medium> Stack<M> {
         check_parents([layers.top.link(), next.link()])?;
         let failed = |source| UpperError::Unsealed { name: layers.top.data().to_string(), source };
         // What becomes durable while writes go on need not be waited for with the gate closed.
-        layers.top.flush(reactor).await.map_err(failed)?;
+        self.within(reactor, limit, layers.top.flush(reactor)).await?.map_err(failed)?;
         let closed_at = Instant::now();
-        let closed = self.gate.close().await;
+        let closed = self.within(reactor, limit, self.gate.close()).await?;
         let (next_bytes, device_bytes) = (next.header().virtual_size_bytes, self.size_bytes());
         if next_bytes != 0 && next_bytes != device_bytes {
             return Err(UpperError::OtherSize { name, size_bytes: next_bytes, device_bytes });
@@ -125,14 +133,15 @@ impl<M: Medium> Stack<M> {
     /// Makes the device larger: in the headers of the layer that takes writes, and then for everybody.
     ///
     /// # Errors
-    /// Where it would shrink, or the headers cannot be written.
+    /// Where it would shrink, or the headers cannot be written, or writes have not ended after `limit`.
     pub(super) async fn resize<Q: BlockQueue>(
         &self,
         reader: &Reader<Q>,
         size_bytes: u64,
+        limit: Duration,
     ) -> Result<(), UpperError> {
         // One that seals or resizes at a time.
-        let _closed = self.gate.close().await;
+        let _closed = self.within(&reader.reactor, limit, self.gate.close()).await?;
         let (layers, device_bytes) = (self.layers(), self.size_bytes());
         if size_bytes < device_bytes {
             let name = layers.top.data().to_string();
@@ -141,6 +150,21 @@ impl<M: Medium> Stack<M> {
         layers.top.resize(&View { layers: &layers, reader }, size_bytes).await?;
         self.size_bytes.store(size_bytes, Ordering::Release);
         Ok(())
+    }
+
+    /// Waits for what is under way to end, but for no longer than `limit`: `ended` is given up then.
+    async fn within<T>(
+        &self,
+        reactor: &Reactor,
+        limit: Duration,
+        ended: impl Future<Output = T>,
+    ) -> Result<T, UpperError> {
+        match select(pin!(ended), pin!(reactor.sleep(limit))).await {
+            Either::Left((output, _)) => Ok(output),
+            Either::Right(_) => {
+                Err(UpperError::Undrained { name: self.layers().top.data().to_string(), limit })
+            }
+        }
     }
 }
 

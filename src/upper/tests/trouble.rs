@@ -1,6 +1,6 @@
 //! What goes wrong below: no room, syncs that fail, flushes that are given up; and how often a disk is synced.
 
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
 
 use futures_util::{FutureExt, future::join_all, poll};
 
@@ -12,7 +12,10 @@ use super::{
     disk::SimulatedDisk,
     fresh_disk, fresh_disk_of, open, reactor,
 };
-use crate::block::{BlockDevice, BlockQueue, ErrorKind};
+use crate::{
+    block::{BlockDevice, BlockQueue, ErrorKind},
+    upper::UpperError,
+};
 
 fn one(writer: u32, sector: u64) -> (u64, Vec<u8>) {
     (sector * SECTOR, bytes_of(writer, sector..sector + 1))
@@ -221,6 +224,29 @@ fn what_a_failed_sync_has_left_in_memory_does_not_take_later_flushes_along() {
         let found = reopened(&reactor, &crashed).await;
         assert_eq!(found[90], 9, "it was flushed");
         assert_eq!(found, expected);
+    };
+    reactor.block_on(work).unwrap();
+}
+
+#[test]
+fn a_write_that_does_not_end_keeps_no_other_out_for_longer_than_the_limit() {
+    const LIMIT: Duration = Duration::from_millis(20);
+    let reactor = reactor();
+    let work = async {
+        let disk = fresh_disk(&reactor, 1).await;
+        let device = open(&reactor, &disk).await;
+        let queue = device.open_queue(&reactor).unwrap();
+        disk.files_named("next").format(&reactor, &Kind::Log.identity(0)).await.unwrap();
+        let hanging = device.stack.gate.enter().await;
+        let mut sealing = pin!(device.stack.seal(&reactor, disk.files_named("next"), LIMIT));
+        assert!(poll!(sealing.as_mut()).is_pending());
+        let refused = sealing.await.unwrap_err();
+        assert!(matches!(refused, UpperError::Undrained { limit: LIMIT, .. }), "{refused}");
+        let (offset, bytes) = one(5, 3);
+        queue.write(offset, &bytes).await.unwrap();
+        drop(hanging);
+        device.seal(&reactor, disk.files_named("next")).await.unwrap().stack();
+        assert_eq!(content::read_all(&device, &queue).await[3], 5);
     };
     reactor.block_on(work).unwrap();
 }
