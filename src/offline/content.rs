@@ -28,7 +28,7 @@ pub(super) struct Content {
     path: Arc<PathBuf>,
     file: Arc<File>,
     /// What keeps others from it.
-    _held: Option<Arc<Held>>,
+    held: Option<Arc<Held>>,
     /// The LSMT file, or the ZFile around it.
     payload: ByteRange,
     table: Option<Arc<JumpTable>>,
@@ -56,7 +56,7 @@ impl Content {
         let whole = Self {
             path: Arc::new(path.to_owned()),
             file: Arc::new(file),
-            _held: None,
+            held: None,
             payload: ByteRange::between(0, size),
             table: None,
         };
@@ -77,12 +77,12 @@ impl Content {
     pub(super) fn of_file(file: File, path: &Path) -> Result<Self, OfflineError> {
         let size = file.metadata().map_err(OfflineError::io(path, "open it"))?.size();
         let payload = ByteRange::between(0, size);
-        Ok(Self { path: Arc::new(path.to_owned()), file: Arc::new(file), _held: None, payload, table: None })
+        Ok(Self { path: Arc::new(path.to_owned()), file: Arc::new(file), held: None, payload, table: None })
     }
 
     /// Opens the layer file at `path` and makes sure that it has a sealed layer.
     pub(super) fn open_layer(path: &Path) -> Result<Self, OfflineError> {
-        let content = Self::open(path)?;
+        let content = Self::open(path)?.unwritten()?;
         content.layout()?;
         Ok(content)
     }
@@ -125,7 +125,15 @@ impl Content {
     pub(super) fn held(self, hold: Hold) -> Result<Self, OfflineError> {
         let held = Some(Arc::new(hold.take(&self.file, &self.path)?));
         let size = self.file.metadata().map_err(OfflineError::io(&self.path, "open it"))?.size();
-        Ok(Self { _held: held, payload: ByteRange::between(0, size), ..self })
+        Ok(Self { held, payload: ByteRange::between(0, size), ..self })
+    }
+
+    /// Keeps devices from writing to it for as long as a clone of this lives, where its header lets them, as that of a layer that was
+    /// sealed does. Others may read it.
+    pub(super) fn unwritten(self) -> Result<Self, OfflineError> {
+        let may_be_written =
+            self.held.is_none() && self.is_bare() && lsmt::decode_data_header(&self.head()?).is_ok();
+        if may_be_written { self.held(Hold::Shared) } else { Ok(self) }
     }
 
     /// The first `size_bytes` of it, or all of less. Only for one that is bare.

@@ -99,7 +99,7 @@ impl Source {
         {
             return Err(not_sealed(&content));
         }
-        Self::sealed(content)
+        Self::sealed(content.unwritten()?)
     }
 
     /// Opens a stack: sealed layers, the lowest first, under one that may be written. What is seen of it from above is its segments.
@@ -123,7 +123,7 @@ impl Source {
             if fits { Ok(()) } else { Err(OfflineError::TooManySegments) }
         };
         for (below, path) in stack.lowers.iter().enumerate() {
-            let layer = Self::sealed(Content::open(path)?)?;
+            let layer = Self::sealed(Content::open(path)?.unwritten()?)?;
             cover(count.saturating_sub(below).saturating_sub(1), layer.segments)?;
             files.extend(layer.files);
             identities.push(layer.identity);

@@ -1,8 +1,11 @@
 //! Work that may block, off the threads that carry every fetch and the control API.
 
+use std::time::{Duration, Instant};
+
 use tokio::{
     sync::Semaphore,
     task::{self, JoinError},
+    time::sleep,
 };
 
 use super::failure::{Failure, FailureClass};
@@ -10,6 +13,10 @@ use super::failure::{Failure, FailureClass};
 /// Devices that are made, asked for and removed at once: the rest of the runtime's threads is for files, names and credentials,
 /// also while the driver hangs.
 const DEVICE_WORK_AT_ONCE: usize = 16;
+
+/// How long somebody is waited for who has what is wanted, and how often it is tried.
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs `work` on a thread that may block. It goes on to its end when the caller gives up waiting.
 ///
@@ -19,6 +26,25 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     task::spawn_blocking(work).await.map_err(broken_task)?
+}
+
+/// As [`blocking`], for `work` that is tried again for a while when it ends with [`FailureClass::Conflict`]: a process that was
+/// killed lets go of its files a moment after it has gone, when its ring has.
+///
+/// # Errors
+/// As [`blocking`].
+pub(super) async fn blocking_while_busy<T: Send + 'static>(
+    work: impl Fn() -> Result<T, Failure> + Clone + Send + 'static,
+) -> Result<T, Failure> {
+    let began = Instant::now();
+    loop {
+        match blocking(work.clone()).await {
+            Err(failure) if failure.class() == FailureClass::Conflict && began.elapsed() < BUSY_PATIENCE => {
+                sleep(BUSY_PAUSE).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// As [`blocking`], for work on devices. What hangs in the driver keeps its thread, and counts until it has ended.

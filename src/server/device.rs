@@ -1,17 +1,10 @@
 //! An image as one device shows it: as it is, or under a writable layer of its own.
 
-use std::{
-    os::unix::fs::MetadataExt,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
-
-use tokio::time::sleep;
+use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 use super::{
     api::types::LayerInfo,
-    blocking::blocking,
+    blocking::blocking_while_busy,
     factory::OpenImage,
     failure::{Failure, FailureClass},
     image_config::UpperFiles,
@@ -23,10 +16,6 @@ use crate::{
     reactor::ReactorHandle,
     upper::{LayerFiles, LayerLink, LogLimits, Overlay, UpperError, WriteMetrics, check_parents},
 };
-
-/// How long a writable layer that somebody has open is waited for, and how often it is tried.
-const BUSY_PATIENCE: Duration = Duration::from_secs(2);
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a frontend is given to serve.
 #[derive(Debug, Clone)]
@@ -183,20 +172,13 @@ impl Device {
     }
 }
 
-/// Opens the files of a writable layer. A process that was killed lets go of them a moment after it has gone, when its ring has.
+/// Opens the files of a writable layer.
 ///
 /// # Errors
 /// When they cannot be opened, or somebody has them still.
 pub(super) async fn open_files(upper: &UpperFiles) -> Result<LayerFiles, Failure> {
-    let began = Instant::now();
-    loop {
-        let paths = upper.clone();
-        let opened = blocking(move || Ok(LayerFiles::open(&paths.data, &paths.index))).await?;
-        match opened {
-            Err(UpperError::Busy(_)) if began.elapsed() < BUSY_PATIENCE => sleep(BUSY_PAUSE).await,
-            opened => return opened.map_err(failure_of_upper),
-        }
-    }
+    let UpperFiles { data, index } = upper.clone();
+    blocking_while_busy(move || LayerFiles::open(&data, &index).map_err(failure_of_upper)).await
 }
 
 /// Bytes that a file takes of its file system, which are fewer than its size where it has holes; 0 where nobody can say.

@@ -2,9 +2,12 @@
 
 use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
 
-use rustix::fs::{Advice, FileType, Mode, OFlags, fadvise, fcntl_setfl, fstat, open};
+use rustix::{
+    fs::{Advice, FileType, Mode, OFlags, fadvise, fcntl_setfl, fstat, open},
+    io::Errno,
+};
 
-use super::{BlobSource, DirectMark, LocalFile, LocalFuture, Place, Readiness, SourceError};
+use super::{BlobSource, DirectMark, FileLock, LocalFile, LocalFuture, Place, Readiness, SourceError};
 use crate::{block::ByteRange, reactor::Reactor};
 
 /// A local file that nobody changes while it is open. Its size is taken at open; if the file shrinks after that,
@@ -38,6 +41,20 @@ impl FileSource {
         Ok(Self { file: LocalFile::new(file), name, size_bytes })
     }
 
+    /// Keeps whoever locks the file to write to it, as a device does with its writable layer, from doing so while this lives.
+    /// Where the file system has no locks nobody does.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] where somebody has it locked, else the kernel's answer.
+    pub fn keep_unwritten(&self) -> io::Result<()> {
+        match self.file.try_lock(FileLock::Shared) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) if has_no_locks(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     fn check(&self, offset: u64, len: usize) -> Result<(), SourceError> {
         check_bounds(&self.name, self.size_bytes, offset, len).map(drop)
     }
@@ -57,6 +74,11 @@ pub fn open_regular(path: &Path) -> io::Result<OwnedFd> {
     // The ring would take the flag for the wish never to wait for the disk.
     fcntl_setfl(&file, OFlags::empty())?;
     Ok(file)
+}
+
+fn has_no_locks(error: &io::Error) -> bool {
+    let known = [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL];
+    Errno::from_io_error(error).is_some_and(|errno| known.contains(&errno))
 }
 
 fn check_regular(mode: u32) -> io::Result<()> {

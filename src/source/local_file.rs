@@ -5,12 +5,12 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 
 use rustix::{
-    fs::{OFlags, fcntl_getfl, fcntl_setfl, fstatfs},
+    fs::{FlockOperation, OFlags, fcntl_getfl, fcntl_setfl, flock, fstatfs},
     io::{Errno, ReadWriteFlags, preadv2},
 };
 
@@ -32,6 +32,16 @@ pub struct LocalFile {
     file: Arc<OwnedFd>,
     /// A [`Nowait`] as a number: what has been learnt about reading without waiting.
     nowait: AtomicU8,
+    is_locked: AtomicBool,
+}
+
+/// Who else may have a file that is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileLock {
+    /// Those who lock it so too.
+    Shared,
+    /// Nobody.
+    Exclusive,
 }
 
 /// How bytes can be had without waiting.
@@ -63,7 +73,28 @@ impl LocalFile {
             false if refuses_nowait(&file) => Nowait::Never,
             false => Nowait::Flag,
         };
-        Self { file: Arc::new(file), nowait: AtomicU8::new(nowait as u8) }
+        Self { file: Arc::new(file), nowait: AtomicU8::new(nowait as u8), is_locked: AtomicBool::new(false) }
+    }
+
+    /// Keeps the file from everybody who opens it anew, in this process and in others, and locks it so that the two exclude each
+    /// other; until this is dropped. A lock that is held becomes this one: the kernel changes it at once, so that nobody comes in
+    /// between. Returns whether it could be had.
+    ///
+    /// # Errors
+    /// The kernel's answer, for example that the file system has no locks.
+    pub fn try_lock(&self, lock: FileLock) -> io::Result<bool> {
+        let operation = match lock {
+            FileLock::Shared => FlockOperation::NonBlockingLockShared,
+            FileLock::Exclusive => FlockOperation::NonBlockingLockExclusive,
+        };
+        match flock(&*self.file, operation) {
+            Ok(()) => {
+                self.is_locked.store(true, Ordering::Relaxed);
+                Ok(true)
+            }
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The file itself.
@@ -138,6 +169,18 @@ impl LocalFile {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for LocalFile {
+    /// Closing the file would end the lock too, but the kernel closes it only when the ring is entered after its worker has let go of
+    /// it, which may be long after the last answer, and whoever opens the file next is refused until then. An operation that is
+    /// still under way holds the file: then the lock is left to it.
+    fn drop(&mut self) {
+        if *self.is_locked.get_mut() && Arc::strong_count(&self.file) == 1 {
+            // One that cannot be given back goes with the file.
+            let _ = flock(&*self.file, FlockOperation::Unlock);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ mod uncached;
 
 pub use blob::{BlobSource, DirectMark, LocalFuture, Place, Readiness, SourceError};
 pub use file::{FileSource, check_bounds, open_regular};
-pub use local_file::LocalFile;
+pub use local_file::{FileLock, LocalFile};
 pub use origin::{BoxFuture, Origin, Urgency, WrongLength, check_length};
 pub use registry_origin::RegistryOrigin;
 pub use uncached::Uncached;

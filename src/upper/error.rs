@@ -51,8 +51,8 @@ pub enum UpperError {
         /// Most that a layer may have.
         limit: usize,
     },
-    /// Somebody else has the layer open.
-    #[error("{0}: another device or process has this writable layer open")]
+    /// Somebody else has the layer open, to write to it or to read it as one that is sealed.
+    #[error("{0}: another device or process has this layer open")]
     Busy(String),
     /// The device would have no size, or one that is not made of sectors.
     #[error(

@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Advice, FallocateFlags, FlockOperation, Gid, Mode, SeekFrom, Uid, fadvise, seek},
+    fs::{Advice, FallocateFlags, Gid, Mode, SeekFrom, Uid, fadvise, seek},
     io::Errno,
 };
 
@@ -23,7 +23,7 @@ use super::{UpperError, medium::Medium};
 use crate::{
     block::ByteRange,
     reactor::{Buffer, Reactor},
-    source::{LocalFile, Readiness},
+    source::{FileLock, LocalFile, Readiness},
 };
 
 /// One trip through the ring carries at most this much: the largest request of a ublk device, so that one trip does.
@@ -74,10 +74,10 @@ impl LayerFile {
     /// # Errors
     /// [`UpperError::Busy`] where it is locked already, or whoever had it locked has put another file in its place.
     pub fn lock(&self) -> Result<(), UpperError> {
-        match rustix::fs::flock(&**self.file.file(), FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) if self.has_its_name().map_err(|error| failed(&self.path, "lock", error))? => Ok(()),
-            Ok(()) | Err(Errno::WOULDBLOCK) => Err(UpperError::Busy(self.path.display().to_string())),
-            Err(error) => Err(failed(&self.path, "lock", error.into())),
+        let had = self.file.try_lock(FileLock::Exclusive).and_then(|had| Ok(had && self.has_its_name()?));
+        match had.map_err(|error| failed(&self.path, "lock", error))? {
+            true => Ok(()),
+            false => Err(UpperError::Busy(self.path.display().to_string())),
         }
     }
 
@@ -145,17 +145,10 @@ impl LayerFile {
 }
 
 impl Drop for LayerFile {
-    /// Closing the file would end the lock too, but the kernel closes it only when the ring is entered after its worker has let go of
-    /// it, which may be long after the last answer, and whoever opens the layer next is refused until then. An operation that is
-    /// still under way holds the file: then the lock is left to it.
     fn drop(&mut self) {
         if *self.is_waiting.get_mut() {
             // It would take room that may be short.
             let _ = std::fs::remove_file(self.successor_path());
-        }
-        if Arc::strong_count(self.file.file()) == 1 {
-            // One that cannot be given back goes with the file.
-            let _ = rustix::fs::flock(&**self.file.file(), FlockOperation::Unlock);
         }
     }
 }
@@ -252,6 +245,13 @@ impl Medium for LayerFile {
         std::fs::rename(successor.successor_path(), &self.place)?;
         successor.is_waiting.store(false, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn share(&self) -> io::Result<()> {
+        match self.file.try_lock(FileLock::Shared)? {
+            true => Ok(()),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 
     async fn sync_name(&self, reactor: &Reactor) -> io::Result<()> {

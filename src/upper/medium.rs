@@ -95,6 +95,12 @@ pub trait Medium: fmt::Debug + fmt::Display + Send + Sync + Sized + 'static {
     /// The system's answer; the name is then still this file's.
     fn replace_by(&self, successor: &Self) -> io::Result<()>;
 
+    /// Nothing is written to the file any more: others may read it from now on, and still nobody else may write to it.
+    ///
+    /// # Errors
+    /// The system's answer; then nobody else may read it yet.
+    fn share(&self) -> io::Result<()>;
+
     /// Makes durable which file has the name of this one.
     ///
     /// # Errors

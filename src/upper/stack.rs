@@ -173,6 +173,13 @@ impl<M: Medium> Sealed<M> {
     /// durable before. Returns how long writes were kept out.
     pub fn stack(mut self) -> Duration {
         if let Some(top) = self.next.take() {
+            let written = self.stack.layers();
+            // Images may be made of it now. The lock that has kept them out is not given up, so that no device that is made of an
+            // older configuration gets it to write to.
+            if let Err(error) = written.top.data().share() {
+                let layer = written.top.data();
+                tracing::error!(%layer, %error, "a sealed layer stays locked for as long as its device lives");
+            }
             let mut layers = self.stack.layers.write().unwrap_or_else(PoisonError::into_inner);
             let sealed = [&layers.top].into_iter().chain(&layers.sealed).cloned().collect();
             *layers = Arc::new(Layers { top, sealed });

@@ -10,7 +10,7 @@ use stratabd::{
         CreateOptions, Naming, OfflineError, Stack, Upper, commit, create, default_threads, diff, grow_ext4,
         merge, resize, seal,
     },
-    upper::{LayerFile, LayerFiles, UpperError},
+    upper::{LayerFile, LayerFiles, Medium, UpperError},
 };
 
 use crate::{PACK, bytes, names, quiet};
@@ -150,6 +150,7 @@ fn a_layer_that_was_sealed_is_committed_while_its_device_goes_on() {
     // As a device that has had it sealed by a snapshot has it.
     let device = LayerFile::open(&upper.data).unwrap();
     device.lock().unwrap();
+    device.share().unwrap();
     let out = dir.path().join("out");
     commit(&upper.data, None, &out, &Naming::default(), &PACK, &quiet()).unwrap();
     let stack = Stack { lowers: vec![upper.data.clone()], upper: None };

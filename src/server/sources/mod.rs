@@ -5,10 +5,10 @@ use std::{fmt, sync::Arc};
 use tokio::sync::OnceCell;
 
 use super::{
-    blocking::blocking,
+    blocking::{blocking, blocking_while_busy},
     config::CacheSection,
     failure::{Failure, full_text},
-    layers::{LayerPlace, unreadable},
+    layers::{self, LayerPlace},
     network::failure_of_registry,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     format::oci::Digest,
     reactor::{ReactorConfig, ReactorThread},
     registry::{Client, RemoteBlob, Repository},
-    source::{BlobSource, FileSource, RegistryOrigin, Uncached},
+    source::{BlobSource, RegistryOrigin, Uncached},
 };
 
 /// Opens sources.
@@ -46,8 +46,7 @@ impl Sources {
         match place {
             LayerPlace::Local { path, .. } => {
                 let path = path.clone();
-                let open = move || FileSource::open(&path).map_err(|source| unreadable(&path, source));
-                Ok((Arc::new(blocking(open).await?), None))
+                Ok((Arc::new(blocking_while_busy(move || layers::open_file(&path)).await?), None))
             }
             LayerPlace::Remote { repository, digest, size_bytes } => {
                 let (source, blob) = self.remote(repository, *digest, *size_bytes).await?;

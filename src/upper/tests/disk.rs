@@ -307,6 +307,10 @@ impl Medium for SimulatedFile {
         Ok(())
     }
 
+    fn share(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     async fn sync_name(&self, _reactor: &Reactor) -> io::Result<()> {
         self.disk.dawdle().await;
         self.disk.state().event(Event::NamesSynced);
