@@ -35,7 +35,9 @@ impl Foreground {
                 opened = OpenedDevice::open(service, request) => opened?,
                 () = given_up => return Err(Failure::new(FailureClass::Internal, "interrupted")),
             };
-            Ok(Self { served: Arc::new(opened.attach(&port).await?), port })
+            let (served, made) = opened.attach(&port).await?;
+            made.keep();
+            Ok(Self { served: Arc::new(served), port })
         };
         result_file::record(&request.image, attaching).await
     }

@@ -12,6 +12,7 @@ use super::{
     failure::{Failure, FailureClass},
     image_config::{ImageConfig, Lower, UpperFiles},
     settings::read_regular_document,
+    upper_folder::Made,
 };
 use crate::offline::{NamedFile, PartFile};
 
@@ -24,7 +25,7 @@ pub(super) struct NextConfig {
     /// The files of the layer that takes the writes.
     pub(super) upper: UpperFiles,
     /// Removed if it does not come to its place.
-    made: Vec<PathBuf>,
+    made: Made,
     /// Removed when it has.
     given: Option<PathBuf>,
 }
@@ -35,7 +36,7 @@ impl NextConfig {
         check_seals(path, upper_of(path)?.as_ref(), sealed)?;
         let text = text_over(path, &read_regular_document(path)?, sealed, &upper)?;
         let (path, sealed) = (path.to_owned(), sealed.to_owned());
-        Ok(Self { path, sealed, text, upper, made: Vec::new(), given: None })
+        Ok(Self { path, sealed, text, upper, made: Made::default(), given: None })
     }
 
     /// The configuration at `given`, which must be that at `path` with its writable layer as the last of the lowers and others
@@ -62,15 +63,14 @@ impl NextConfig {
             sealed: sealed.to_owned(),
             text,
             upper,
-            made: Vec::new(),
+            made: Made::default(),
             given: Some(given.to_owned()),
         })
     }
 
-    /// The same, for an upper whose files were made for it.
-    pub(super) fn removing_files(mut self) -> Self {
-        self.made = vec![self.upper.data.clone(), self.upper.index.clone()];
-        self
+    /// The same, for an upper for which all this was made.
+    pub(super) fn removing(self, made: Made) -> Self {
+        Self { made, ..self }
     }
 
     /// Where it goes.
@@ -84,7 +84,7 @@ impl NextConfig {
     }
 
     /// Puts it in its place, durably. Also says whether it is there now, which it may be though its being durable is in doubt.
-    pub(super) fn replace(mut self) -> (Result<(), Failure>, bool) {
+    pub(super) fn replace(self) -> (Result<(), Failure>, bool) {
         let (replaced, is_new) = match self.write() {
             Ok(named) => (named.make_durable().map_err(Failure::from), true),
             // A file system of another machine may fail after it has renamed.
@@ -93,7 +93,7 @@ impl NextConfig {
             }
         };
         if is_new {
-            self.made.clear();
+            self.made.keep();
             if let Some(given) = &self.given {
                 // Upstream renames it, so that it is not there any more.
                 let _ = fs::remove_file(given);
@@ -110,15 +110,6 @@ impl NextConfig {
         };
         part.file().write_all(&self.text).map_err(failed)?;
         Ok(part.name()?)
-    }
-}
-
-impl Drop for NextConfig {
-    fn drop(&mut self) {
-        for path in &self.made {
-            // What cannot be removed is an empty layer that nobody names.
-            let _ = fs::remove_file(path);
-        }
     }
 }
 

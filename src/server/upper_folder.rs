@@ -43,8 +43,46 @@ pub(super) struct NewFolder {
     pub(super) parent_uuid: Option<Uuid>,
 }
 
-/// The configuration of a device over `image` whose writes go to a layer in `folder`: the one that is there, or a new one. A new
-/// one comes with the image, so that it stays open until a device is made of it.
+/// The configuration of a device whose writes go to a layer in a folder.
+#[derive(Debug, Default)]
+pub(super) struct Placed {
+    /// Where it is.
+    pub(super) config: PathBuf,
+    /// The image of a new one, so that it stays open until a device is made of it.
+    pub(super) image: Option<Device>,
+    /// What there was not before.
+    pub(super) made: Made,
+}
+
+/// Files and folders that were made for what may yet fail, in the order in which they were made. They go when this is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// `path` was made too.
+    pub(super) fn add(&mut self, path: PathBuf) {
+        self.0.push(path);
+    }
+
+    /// All of it stays.
+    pub(super) fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in self.0.iter().rev() {
+            let removed = fs::remove_file(path).or_else(|_| fs::remove_dir(path));
+            // What cannot be removed is in the way of the next try, which says so.
+            if let Err(error) = removed {
+                tracing::warn!(path = %path.display(), %error, "what was made for a device is left behind");
+            }
+        }
+    }
+}
+
+/// The configuration of a device over `image` whose writes go to a layer in `folder`: the one that is there, or a new one.
 ///
 /// # Errors
 /// When the folder is of another image, or holds something else, or the image cannot be opened.
@@ -52,14 +90,14 @@ pub(super) async fn configuration(
     service: &Service,
     image: &ImageSpec,
     folder: &Path,
-) -> Result<(PathBuf, Option<Device>), Failure> {
+) -> Result<Placed, Failure> {
     if let ImageSpec::Config(path) = image {
         let text = format!("{}: a configuration names its own upper, and no folder for one", path.display());
         return Err(Failure::new(FailureClass::Usage, text));
     }
     let (wanted, there) = (image.clone(), folder.to_owned());
     if let Some(config) = blocking(move || existing(&wanted, &there)).await? {
-        return Ok((config, None));
+        return Ok(Placed { config, ..Placed::default() });
     }
     let (device, pinned) = service.open(image).await?;
     let placed = service.factory().places(&pinned).await?;
@@ -71,21 +109,24 @@ pub(super) async fn configuration(
         parent_uuid: device.links().pop().and_then(|link| link.uuid),
     };
     let folder = folder.to_owned();
-    let config = blocking(move || {
-        make_all_durably(&folder).map_err(|source| cannot("make it", &folder, source))?;
-        new.write(&folder)
-    });
-    Ok((config.await?, Some(device)))
+    let (config, made) = blocking(move || {
+        let mut made = Made::default();
+        make_all_durably(&folder, &mut made).map_err(|source| cannot("make it", &folder, source))?;
+        Ok((new.write(&folder, &mut made)?, made))
+    })
+    .await?;
+    Ok(Placed { config, image: Some(device), made })
 }
 
 /// Makes a folder that is not there, so that no crash takes it away again with what becomes durable in it.
 ///
 /// # Errors
 /// When it is there, or cannot be made.
-pub(super) fn make_durably(folder: &Path) -> io::Result<()> {
+pub(super) fn make_durably(folder: &Path, made: &mut Made) -> io::Result<()> {
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let parent = File::open(parent)?;
     fs::create_dir(folder)?;
+    made.add(folder.to_owned());
     parent.sync_all()
 }
 
@@ -93,12 +134,12 @@ pub(super) fn make_durably(folder: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// When one cannot be made.
-pub(super) fn make_all_durably(folder: &Path) -> io::Result<()> {
+pub(super) fn make_all_durably(folder: &Path, made: &mut Made) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
-    folder.parent().map_or(Ok(()), make_all_durably)?;
-    match make_durably(folder) {
+    folder.parent().map_or(Ok(()), |parent| make_all_durably(parent, made))?;
+    match make_durably(folder, made) {
         // Somebody else has just made it, and may not have made it durable yet.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {
             File::open(folder.parent().unwrap_or(folder))?.sync_all()
@@ -144,11 +185,11 @@ pub(super) fn document(places: &[LayerPlace]) -> Result<Value, Failure> {
 }
 
 impl NewFolder {
-    /// Makes the files in `folder`, the configuration last; returns its path. What was made of them when it fails goes again.
+    /// Makes the files in `folder`, the configuration last; returns its path.
     ///
     /// # Errors
     /// When one of that name is there, or cannot be made.
-    pub(super) fn write(self, folder: &Path) -> Result<PathBuf, Failure> {
+    pub(super) fn write(self, folder: &Path, made: &mut Made) -> Result<PathBuf, Failure> {
         let [config, image_ref, data, index] =
             [CONFIG, IMAGE_REF, "upper.data", "upper.index"].map(|name| folder.join(name));
         let options = CreateOptions {
@@ -164,26 +205,15 @@ impl NewFolder {
         let upper = json!({ "data": text(&data)?, "index": text(&index)? });
         document.as_object_mut().ok_or_else(odd)?.insert("upper".to_owned(), upper);
         offline::create(&Upper { data: data.clone(), index: Some(index.clone()) }, &options)?;
-        let mut made = Made(vec![data, index]);
+        made.add(data);
+        made.add(index);
         if let Some(reference) = &self.image_ref {
             put(&image_ref, format!("{reference}\n").as_bytes())?;
-            made.0.push(image_ref);
+            made.add(image_ref);
         }
         put(&config, &serde_json::to_vec(&document).unwrap_or_default())?;
-        made.0.clear();
+        made.add(config.clone());
         Ok(config)
-    }
-}
-
-/// Files that go when this is dropped.
-struct Made(Vec<PathBuf>);
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            // What cannot be removed is in the way of the next try, which says so.
-            let _ = fs::remove_file(path);
-        }
     }
 }
 
@@ -268,16 +298,36 @@ fn cannot(what: &str, path: &Path, source: io::Error) -> Failure {
 mod tests {
     use super::*;
 
+    fn make(folder: &Path) -> io::Result<()> {
+        let mut made = Made::default();
+        make_all_durably(folder, &mut made)?;
+        made.keep();
+        Ok(())
+    }
+
     #[test]
     fn folders_that_several_make_at_once_are_made() {
         let dir = tempfile::tempdir().unwrap();
         for round in 0..20 {
             let folder = dir.path().join(format!("{round}/a/b"));
             std::thread::scope(|scope| {
-                let makers = [(); 8].map(|()| scope.spawn(|| make_all_durably(&folder)));
+                let makers = [(); 8].map(|()| scope.spawn(|| make(&folder)));
                 makers.into_iter().for_each(|maker| maker.join().unwrap().unwrap());
             });
-            assert!(make_durably(&folder).is_err(), "it is there");
+            assert!(make_durably(&folder, &mut Made::default()).is_err(), "it is there");
         }
+    }
+
+    #[test]
+    fn what_was_made_goes_again_and_what_was_there_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut made = Made::default();
+        make_all_durably(&dir.path().join("a/b"), &mut made).unwrap();
+        drop(made);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let mut made = Made::default();
+        make_all_durably(dir.path(), &mut made).unwrap();
+        drop(made);
+        assert!(dir.path().is_dir());
     }
 }

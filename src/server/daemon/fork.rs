@@ -1,7 +1,7 @@
 //! Forks: a second device that begins with what a first one holds, and shares all of it.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,7 +14,7 @@ use crate::server::{
     failure::{Failure, FailureClass},
     next_config::read_json,
     service::Service,
-    upper_folder::{NewFolder, document, image_ref, make_durably, reference_of},
+    upper_folder::{Made, NewFolder, document, image_ref, make_durably, reference_of},
 };
 
 impl Daemon {
@@ -28,21 +28,12 @@ impl Daemon {
         let daemon = Arc::clone(self);
         detached(async move {
             let folder = folder_of(&served.request.image, &wanted)?;
-            make(folder.clone()).await?;
-            let making = async {
-                let config = prepare(&daemon.service, &served, folder.clone()).await?;
-                let request =
-                    AddDevice { image: ImageSpec::Config(config), id: wanted.id, ..served.request.clone() };
-                daemon.attach(request).await
-            };
-            let made = making.await;
-            if made.is_err() {
-                // Nothing is in it but what was made for this device.
-                blocking(move || Ok(fs::remove_dir_all(&folder))).await?.unwrap_or_else(|error| {
-                    tracing::warn!(%error, "what was made for a fork that has failed is left behind");
-                });
-            }
-            made
+            // Whatever ends this before the device is there, the daemon's end too, takes the folder away again.
+            let made = make(folder.clone()).await?;
+            let (config, made) = prepare(&daemon.service, &served, folder, made).await?;
+            let request =
+                AddDevice { image: ImageSpec::Config(config), id: wanted.id, ..served.request.clone() };
+            daemon.attach(request, made).await
         })
         .await
     }
@@ -50,7 +41,12 @@ impl Daemon {
 
 /// Makes the configuration of the fork and its writable layer in `folder`; returns the path of the configuration. What the first
 /// device writes from then on stays where that one's files are.
-async fn prepare(service: &Service, served: &Served, folder: PathBuf) -> Result<PathBuf, Failure> {
+async fn prepare(
+    service: &Service,
+    served: &Served,
+    folder: PathBuf,
+    mut made: Made,
+) -> Result<(PathBuf, Made), Failure> {
     // Until all is written down: a snapshot meanwhile would change which layers these are.
     let turn = served.turn().await?;
     if let Shown::Overlay(overlay) = served.device.shown()
@@ -77,7 +73,8 @@ async fn prepare(service: &Service, served: &Served, folder: PathBuf) -> Result<
                     members.remove("resultFile");
                 }
                 let image_ref = config.parent().and_then(image_ref);
-                NewFolder { document, image_ref, sparse, size_bytes, parent_uuid }.write(&folder)
+                let new = NewFolder { document, image_ref, sparse, size_bytes, parent_uuid };
+                Ok((new.write(&folder, &mut made)?, made))
             })
             .await
         }
@@ -85,7 +82,7 @@ async fn prepare(service: &Service, served: &Served, folder: PathBuf) -> Result<
             let placed = service.factory().places(&served.pinned).await?;
             let (document, image_ref) = (document(&placed.places)?, reference_of(&served.pinned));
             let new = NewFolder { document, image_ref, sparse, size_bytes, parent_uuid };
-            blocking(move || new.write(&folder)).await
+            blocking(move || Ok((new.write(&folder, &mut made)?, made))).await
         }
     }
 }
@@ -110,15 +107,17 @@ fn folder_of(image: &ImageSpec, wanted: &ForkDevice) -> Result<PathBuf, Failure>
 }
 
 /// Makes a folder that is not there, durably.
-async fn make(folder: PathBuf) -> Result<(), Failure> {
+async fn make(folder: PathBuf) -> Result<Made, Failure> {
     blocking(move || {
-        make_durably(&folder).map_err(|source| {
+        let mut made = Made::default();
+        make_durably(&folder, &mut made).map_err(|source| {
             let class = match source.kind() {
                 io::ErrorKind::AlreadyExists => FailureClass::Conflict,
                 _ => FailureClass::Internal,
             };
             Failure::with_source(class, format!("{}: cannot make it", folder.display()), source)
-        })
+        })?;
+        Ok(made)
     })
     .await
 }

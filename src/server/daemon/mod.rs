@@ -29,6 +29,7 @@ use super::{
     result_file,
     service::Service,
     state::{Record, StateDir, StateError},
+    upper_folder::Made,
 };
 use crate::frontend::{CLOSE_PATIENCE, Detached};
 
@@ -72,18 +73,19 @@ impl Daemon {
     /// When the image cannot be opened or the device not made; then nothing is left of it.
     pub async fn add(self: &Arc<Self>, request: AddDevice) -> Result<DeviceInfo, Failure> {
         let daemon = Arc::clone(self);
-        detached(async move { daemon.attach(request).await }).await
+        detached(async move { daemon.attach(request, Made::default()).await }).await
     }
 
-    async fn attach(&self, mut request: AddDevice) -> Result<DeviceInfo, Failure> {
+    /// Makes a device of `request`, for which `made` was made: without the device that goes again.
+    async fn attach(&self, mut request: AddDevice, made: Made) -> Result<DeviceInfo, Failure> {
         if let Some(id) = request.id {
             self.table.reserve(id, &request)?;
         }
-        let made = self.make(&request).await;
-        if let (Err(_), Some(id)) = (&made, request.id) {
+        let attached = self.make(&request).await;
+        if let (Err(_), Some(id)) = (&attached, request.id) {
             self.table.release(id);
         }
-        let (served, _making) = made?;
+        let (served, made_now, _making) = attached?;
         let info = served.info.clone();
         request.id = Some(info.id);
         request.image = served.pinned.clone();
@@ -96,6 +98,8 @@ impl Daemon {
             served.detach(limit, Duration::ZERO).await?;
             return Err(stopping);
         }
+        made.keep();
+        made_now.keep();
         let record = Record::new(info.id, request);
         if let Err(failure) = self.on_disk("cannot write a record", move |state| state.save(&record)).await {
             // The device works; only the next process will not know what it was made of.
@@ -107,12 +111,16 @@ impl Daemon {
     }
 
     /// Makes a device, and returns with it what is to be held until the table has it.
-    async fn make(&self, request: &AddDevice) -> Result<(Arc<Served>, RwLockReadGuard<'_, ()>), Failure> {
+    async fn make(
+        &self,
+        request: &AddDevice,
+    ) -> Result<(Arc<Served>, Made, RwLockReadGuard<'_, ()>), Failure> {
         let making = async {
             let opened = OpenedDevice::open(&self.service, request).await?;
             let making = self.making.read().await;
             self.table.check_open()?;
-            Ok((Arc::new(opened.attach(&self.port).await?), making))
+            let (served, made) = opened.attach(&self.port).await?;
+            Ok((Arc::new(served), made, making))
         };
         result_file::record(&request.image, making).await
     }

@@ -17,7 +17,7 @@ use crate::{
         failure::{Failure, FailureClass},
         port::{Port, failure_of_frontend},
         service::Service,
-        upper_folder::configuration,
+        upper_folder::{Made, Placed, configuration},
     },
 };
 
@@ -26,6 +26,8 @@ pub(in crate::server) struct OpenedDevice {
     request: AddDevice,
     device: Arc<Device>,
     pinned: ImageSpec,
+    /// The folder of its writable layer, where there was none.
+    made: Made,
     wanted: AttachRequest,
     reactors: Vec<ReactorHandle>,
     opener: ReactorHandle,
@@ -43,31 +45,32 @@ impl OpenedDevice {
         check_request(request, queues, depth)?;
         let limit = Duration::from_millis(section.attach_timeout_ms);
         let opening = async {
-            let (request, _image) = with_upper(service, request).await?;
+            let (request, Placed { image: _image, made, .. }) = with_upper(service, request).await?;
             let (device, pinned) = service.open(&request.image).await?;
-            Ok::<_, Failure>((request, device, pinned))
+            Ok::<_, Failure>((request, device, pinned, made))
         };
         let opened = tokio::time::timeout(limit, opening).await;
         let late = || Failure::new(FailureClass::TimedOut, format!("{}: not open in time", request.image));
-        let (request, device, pinned) = opened.map_err(|_| late())??;
+        let (request, device, pinned, made) = opened.map_err(|_| late())??;
         let wanted =
             AttachRequest { id: request.id, queues, depth, deadline: limit, ..AttachRequest::default() };
         Ok(Self {
             request,
             device: Arc::new(device),
             pinned,
+            made,
             wanted,
             reactors: service.reactors().choose(queues),
             opener: service.reactors().opener(),
         })
     }
 
-    /// Makes the device.
+    /// Makes the device. With it comes what was made for it and is to be kept with it.
     ///
     /// # Errors
     /// When it cannot be made; then nothing is left of it.
-    pub(in crate::server) async fn attach(self, port: &Arc<dyn Port>) -> Result<Served, Failure> {
-        let Self { request, device, pinned, wanted, reactors, opener } = self;
+    pub(in crate::server) async fn attach(self, port: &Arc<dyn Port>) -> Result<(Served, Made), Failure> {
+        let Self { request, device, pinned, made, wanted, reactors, opener } = self;
         let (attaching, shown) = (Arc::clone(port), device.shown().clone());
         let attachment = device_work(move || {
             let attached = attaching.attach(&shown, &wanted, &reactors);
@@ -93,23 +96,17 @@ impl OpenedDevice {
             held_open: false,
         };
         let snapshotting = tokio::sync::Mutex::default();
-        Ok(Served {
-            info,
-            request,
-            pinned,
-            device,
-            opener,
-            snapshotting,
-            presence: Mutex::new(Presence::Attached(attachment)),
-        })
+        let presence = Mutex::new(Presence::Attached(attachment));
+        Ok((Served { info, request, pinned, device, opener, snapshotting, presence }, made))
     }
 }
 
-/// The request for the configuration in the folder that `request` wants its writes in, and what is open for it meanwhile.
-async fn with_upper(service: &Service, request: &AddDevice) -> Result<(AddDevice, Option<Device>), Failure> {
-    let Some(folder) = &request.upper else { return Ok((request.clone(), None)) };
-    let (config, image) = configuration(service, &request.image, folder).await?;
-    Ok((AddDevice { image: ImageSpec::Config(config), upper: None, ..request.clone() }, image))
+/// The request for the configuration in the folder that `request` wants its writes in, and what there is of it.
+async fn with_upper(service: &Service, request: &AddDevice) -> Result<(AddDevice, Placed), Failure> {
+    let Some(folder) = &request.upper else { return Ok((request.clone(), Placed::default())) };
+    let placed = configuration(service, &request.image, folder).await?;
+    let image = ImageSpec::Config(placed.config.clone());
+    Ok((AddDevice { image, upper: None, ..request.clone() }, placed))
 }
 
 fn check_request(request: &AddDevice, queues: u16, depth: u16) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ use crate::{
         failure::{Failure, FailureClass},
         image_config::UpperFiles,
         next_config::NextConfig,
-        upper_folder::make_all_durably,
+        upper_folder::{Made, make_all_durably},
     },
     upper::{LayerFiles, Overlay, Sealed},
 };
@@ -113,10 +113,11 @@ fn prepare(
     target: &SnapshotTarget,
     made: &CreateOptions,
 ) -> Result<NextConfig, Failure> {
+    let mut new = Made::default();
     let upper = match target {
         SnapshotTarget::Config(path) => return NextConfig::given(config, path, sealed),
         SnapshotTarget::Folder(folder) => {
-            make_all_durably(folder).map_err(|source| {
+            make_all_durably(folder, &mut new).map_err(|source| {
                 let text = format!("{}: cannot make it", folder.display());
                 Failure::with_source(FailureClass::Internal, text, source)
             })?;
@@ -129,8 +130,10 @@ fn prepare(
         }
     };
     let next = NextConfig::over(config, sealed, upper.clone())?;
-    offline::create(&Upper { data: upper.data, index: Some(upper.index) }, made)?;
-    Ok(next.removing_files())
+    offline::create(&Upper { data: upper.data.clone(), index: Some(upper.index.clone()) }, made)?;
+    new.add(upper.data);
+    new.add(upper.index);
+    Ok(next.removing(new))
 }
 
 /// Seals the layer that takes the writes, for the next one, which `next` names. Writes wait until the answer is dropped.

@@ -230,6 +230,46 @@ async fn a_fork_that_fails_leaves_no_folder() {
     assert!(dir.path().join("fork/config.v1.json").exists(), "it is that of another fork");
 }
 
+#[test]
+fn a_fork_that_the_daemons_end_cuts_off_leaves_no_folder() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let (attached, gate) = mpsc::channel();
+    runtime.block_on(async {
+        let port = Arc::new(TestPort::new(NullFrontend::new(), Vec::new()));
+        let daemon = with_port(state.path(), Arc::clone(&port) as _);
+        daemon.add(writable(dir.path())).await.unwrap();
+        *port.gate.lock().unwrap() = Some(gate);
+        let wanted = ForkDevice { name: "fork".into(), to: None, id: None };
+        task::spawn(async move { daemon.fork(0, wanted).await });
+        while port.others.lock().unwrap().is_empty() {
+            task::yield_now().await;
+        }
+    });
+    assert!(dir.path().join("fork/config.v1.json").exists());
+    runtime.shutdown_background();
+    let began = Instant::now();
+    while dir.path().join("fork").exists() {
+        assert!(began.elapsed() < Duration::from_secs(30), "it is left");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    attached.send(()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upper_of_a_device_that_is_not_made_leaves_no_folder_that_ties_the_next_to_its_image() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let wanted = AddDevice { upper: Some(dir.path().join("new/box")), ..request(None) };
+    let failing = daemon(state.path(), NullFrontend::failing(Stage::Attach), Vec::new());
+    failing.add(wanted.clone()).await.unwrap_err();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    drop(failing);
+    let working = daemon(state.path(), NullFrontend::new(), Vec::new());
+    working.add(wanted.clone()).await.unwrap();
+    assert_eq!(working.add(wanted).await.unwrap_err().class(), FailureClass::Conflict);
+    assert!(dir.path().join("new/box/config.v1.json").exists(), "it is that of another device");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_is_refused_a_path_that_the_daemon_would_look_for_elsewhere() {
     let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
