@@ -14,7 +14,7 @@ use super::{
     settings::read_regular_document,
     upper_folder::Made,
 };
-use crate::offline::{NamedFile, PartFile};
+use crate::offline::PartFile;
 
 /// The new configuration, not yet in its place. Dropping it leaves the old one, and removes what was made for the new one.
 #[derive(Debug)]
@@ -28,6 +28,17 @@ pub(super) struct NextConfig {
     made: Made,
     /// Removed when it has.
     given: Option<PathBuf>,
+}
+
+/// What has become of a configuration that was to take another's place.
+#[derive(Debug)]
+pub(super) enum Replaced {
+    /// It is there, durably.
+    Yes,
+    /// It is not there, for this reason.
+    No(Failure),
+    /// A crash may leave either of the two, or nobody can say which one is there.
+    InDoubt(Failure),
 }
 
 impl NextConfig {
@@ -83,33 +94,44 @@ impl NextConfig {
         &self.sealed
     }
 
-    /// Puts it in its place, durably. Also says whether it is there now, which it may be though its being durable is in doubt.
-    pub(super) fn replace(self) -> (Result<(), Failure>, bool) {
-        let (replaced, is_new) = match self.write() {
-            Ok(named) => (named.make_durable().map_err(Failure::from), true),
-            // A file system of another machine may fail after it has renamed.
-            Err(failure) => {
-                (Err(failure), read_regular_document(&self.path).is_ok_and(|text| text == self.text))
-            }
-        };
-        if is_new {
-            self.made.keep();
-            if let Some(given) = &self.given {
-                // Upstream renames it, so that it is not there any more.
-                let _ = fs::remove_file(given);
-            }
+    /// Puts it in its place, durably.
+    pub(super) fn replace(self) -> Replaced {
+        match self.write() {
+            Ok(part) => self.name(part),
+            Err(failure) => Replaced::No(failure),
         }
-        (replaced, is_new)
     }
 
-    fn write(&self) -> Result<NamedFile, Failure> {
+    fn write(&self) -> Result<PartFile, Failure> {
         let part = PartFile::create(&self.path, true)?;
         let failed = |source| {
             let text = format!("{}: cannot write it", self.path.display());
             Failure::with_source(FailureClass::Internal, text, source)
         };
         part.file().write_all(&self.text).map_err(failed)?;
-        Ok(part.name()?)
+        Ok(part)
+    }
+
+    fn name(self, part: PartFile) -> Replaced {
+        let replaced = match part.name() {
+            Ok(named) => match named.make_durable() {
+                Ok(()) => Replaced::Yes,
+                Err(error) => Replaced::InDoubt(error.into()),
+            },
+            // A file system of another machine may fail after it has renamed, and what cannot be read tells nothing.
+            Err(error) => match read_regular_document(&self.path) {
+                Ok(text) if text != self.text => Replaced::No(error.into()),
+                _ => Replaced::InDoubt(error.into()),
+            },
+        };
+        if !matches!(replaced, Replaced::No(_)) {
+            self.made.keep();
+        }
+        if let (Replaced::Yes, Some(given)) = (&replaced, &self.given) {
+            // Upstream renames it, so that it is not there any more.
+            let _ = fs::remove_file(given);
+        }
+        replaced
     }
 }
 
@@ -163,4 +185,50 @@ fn parse(path: &Path, text: &[u8]) -> Result<ImageConfig, Failure> {
 
 fn wrong(path: &Path, rule: &str) -> Failure {
     Failure::new(FailureClass::Image, format!("{}: {rule}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A configuration in `dir` with a writable layer, and the one that is to take its place.
+    fn next(dir: &Path) -> NextConfig {
+        let [path, data, next_data] = ["config.v1.json", "data", "next.data"].map(|name| dir.join(name));
+        fs::write(&path, json!({ "upper": { "data": data, "index": dir.join("index") } }).to_string())
+            .unwrap();
+        let upper = UpperFiles { data: next_data, index: dir.join("next.index") };
+        fs::write(&upper.data, "").unwrap();
+        let mut made = Made::default();
+        made.add(upper.data.clone());
+        NextConfig::over(&path, &data, upper).unwrap().removing(made)
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_read_back_may_be_the_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let next = next(dir.path());
+        let (path, made) = (next.path().to_owned(), next.upper.data.clone());
+        let part = next.write().unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let replaced = next.name(part);
+        assert!(matches!(replaced, Replaced::InDoubt(_)), "{replaced:?}");
+        assert!(made.exists(), "what it names must stay");
+    }
+
+    #[test]
+    fn a_configuration_that_was_not_replaced_leaves_nothing_of_the_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let next = next(dir.path());
+        let (path, made) = (next.path().to_owned(), next.upper.data.clone());
+        let old = fs::read(&path).unwrap();
+        let part = next.write().unwrap();
+        let other = dir.path().join("other");
+        fs::write(&other, &old).unwrap();
+        fs::rename(&other, &path).unwrap();
+        let replaced = next.name(part);
+        assert!(matches!(replaced, Replaced::No(_)), "{replaced:?}");
+        assert_eq!(fs::read(&path).unwrap(), old);
+        assert!(!made.exists());
+    }
 }

@@ -21,7 +21,7 @@ use crate::{
         device::{Shown, failure_of_upper},
         failure::{Failure, FailureClass},
         image_config::UpperFiles,
-        next_config::NextConfig,
+        next_config::{NextConfig, Replaced},
         upper_folder::{Made, make_all_durably},
     },
     upper::{LayerFiles, Overlay, Sealed},
@@ -156,14 +156,15 @@ pub(super) async fn seal(served: &Served, next: &NextConfig) -> Result<Sealed, F
 pub(super) async fn put_in_place(sealed: Sealed, next: NextConfig) -> Result<SnapshotTaken, Failure> {
     blocking(move || {
         let (config, layer) = (next.path().to_owned(), next.sealed().to_owned());
-        let (replaced, is_new) = next.replace();
-        let stalled = match &replaced {
-            Ok(()) => sealed.stack(),
+        let stalled = match next.replace() {
+            Replaced::Yes => sealed.stack(),
+            Replaced::No(failure) => return Err(failure),
             // A crash may bring the old configuration back, which does not name the layer: it must not promise anything.
-            Err(failure) if is_new => sealed.stack_in_doubt(io::Error::other(failure.full_text())),
-            Err(_) => sealed.give_up(),
+            Replaced::InDoubt(failure) => {
+                sealed.stack_in_doubt(io::Error::other(failure.full_text()));
+                return Err(failure);
+            }
         };
-        replaced?;
         let stalled_us = u64::try_from(stalled.as_micros()).unwrap_or(u64::MAX);
         Ok(SnapshotTaken { config, sealed: layer, stalled_us, ..SnapshotTaken::default() })
     })
