@@ -12,7 +12,7 @@ use quick_cache::{
 };
 
 /// A block of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct BlockKey {
     /// Position from the top of the stack.
     pub(super) layer: u8,

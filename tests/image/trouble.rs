@@ -102,6 +102,42 @@ fn a_source_that_always_lies_fails_the_read_in_bounded_time() {
 }
 
 #[test]
+fn a_block_that_is_damaged_at_its_origin_costs_a_request_three_attempts_and_the_others_one() {
+    const LEN: usize = 64 << 10;
+    let reactor = reactor();
+    let mut damaged = Fixture::named(LAYER).read();
+    let somewhere = damaged.len() / 2;
+    damaged[somewhere] ^= 1;
+    let source = MemoryBlob::new(LAYER, damaged, Behaviour::FarLiar);
+    let image = open(&reactor, vec![source.clone()], 0);
+    // The request that has the damaged block.
+    let queue = image.open_queue(&reactor).unwrap();
+    let mut dest = vec![0; LEN];
+    let at = (0..64_u64 << 20)
+        .step_by(LEN)
+        .find(|at| reactor.block_on(queue.read(*at, &mut dest)).unwrap().is_err());
+    let fetches =
+        || source.log.lock().unwrap().iter().filter(|asked| matches!(asked, Asked::Fetch(_))).count();
+    let metrics = || (image.metrics().damaged_blocks.get(), image.metrics().decoded_blocks.get());
+    for pooled in [true, false] {
+        source.bring_near();
+        let (fetches_before, (damaged_before, decoded_before)) = (fetches(), metrics());
+        let outcome = match pooled {
+            true => {
+                let read = queue.read_pooled(at.unwrap(), LEN, reactor.request_buffers());
+                reactor.block_on(read).unwrap().map(drop)
+            }
+            false => reactor.block_on(queue.read(at.unwrap(), &mut dest)).unwrap(),
+        };
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Io);
+        let (damaged, decoded) = metrics();
+        assert_eq!(damaged - damaged_before, 3, "pooled: {pooled}");
+        assert_eq!(fetches() - fetches_before, 2, "pooled: {pooled}");
+        assert!(decoded - decoded_before <= 3 * LEN as u64 / 4096, "pooled: {pooled}");
+    }
+}
+
+#[test]
 fn opening_heals_too_and_gives_up_after_three_attempts() {
     let reactor = reactor();
     let good = Fixture::named(LAYER).read();

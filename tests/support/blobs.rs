@@ -26,6 +26,8 @@ pub(crate) struct MemoryBlob {
     /// Everything that was asked of it.
     pub(crate) log: Mutex<Vec<Asked>>,
     pub(crate) hanging: AtomicBool,
+    /// Of one that remembers: whether it does now.
+    near: AtomicBool,
     pub(crate) invalidations: AtomicUsize,
 }
 
@@ -45,6 +47,8 @@ pub(crate) enum Behaviour {
     Cold,
     /// What is served is wrong however often it is forgotten.
     Liar,
+    /// The same, and what was forgotten is near again only after a fetch that is waited for.
+    FarLiar,
 }
 
 impl MemoryBlob {
@@ -56,6 +60,7 @@ impl MemoryBlob {
             damaged: Mutex::default(),
             log: Mutex::default(),
             hanging: AtomicBool::new(false),
+            near: AtomicBool::new(true),
             invalidations: AtomicUsize::new(0),
         })
     }
@@ -63,6 +68,11 @@ impl MemoryBlob {
     /// Serves this instead until it is told to forget.
     pub(crate) fn damage(&self, content: Vec<u8>) {
         self.damaged.lock().unwrap().push_back(content);
+    }
+
+    /// As if all of it had been fetched.
+    pub(crate) fn bring_near(&self) {
+        self.near.store(true, Ordering::Relaxed);
     }
 
     fn copy(&self, offset: u64, dest: &mut [u8]) -> Result<(), SourceError> {
@@ -85,7 +95,7 @@ impl BlobSource for MemoryBlob {
     }
 
     fn try_read(&self, offset: u64, dest: &mut [u8]) -> Result<Readiness, SourceError> {
-        if self.behaviour == Behaviour::Cold {
+        if self.behaviour == Behaviour::Cold || !self.near.load(Ordering::Relaxed) {
             dest.fill(0xee);
             return Ok(Readiness::WouldWait);
         }
@@ -108,7 +118,8 @@ impl BlobSource for MemoryBlob {
     fn fetch<'a>(&'a self, ranges: &'a [ByteRange]) -> LocalFuture<'a, Result<(), SourceError>> {
         self.log.lock().unwrap().push(Asked::Fetch(ranges.to_vec()));
         Box::pin(std::future::poll_fn(|cx| {
-            if self.hanging.load(Ordering::Relaxed) {
+            let was_near = self.near.swap(true, Ordering::Relaxed);
+            if !was_near || self.hanging.load(Ordering::Relaxed) {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -118,6 +129,10 @@ impl BlobSource for MemoryBlob {
 
     fn invalidate(&self, _range: ByteRange) -> bool {
         self.invalidations.fetch_add(1, Ordering::Relaxed);
+        if self.behaviour == Behaviour::FarLiar {
+            self.near.store(false, Ordering::Relaxed);
+            return true;
+        }
         self.behaviour == Behaviour::Liar || self.damaged.lock().unwrap().pop_front().is_some()
     }
 }

@@ -1,12 +1,13 @@
 //! Runs of neighbouring compressed blocks, and decoding them.
 
 use super::{
+    damage::Damaged,
     piece::{Piece, outside},
     scratch::{Workbench, with_scratch},
 };
 use crate::{
     block::ByteRange,
-    format::zfile::{Block, JumpTable, ZfileError},
+    format::zfile::{Block, Decoder, JumpTable},
     image::{LayerError, decoded::BlockKey, layer::Layer, stack::Stack},
 };
 
@@ -58,14 +59,6 @@ impl BlockRun {
         let start = pieces.partition_point(|piece| piece.key.block < self.first);
         pieces.get(start..end).unwrap_or_default()
     }
-}
-
-/// A block whose bytes are wrong.
-#[derive(Debug)]
-pub(super) struct Damaged {
-    /// The block as a run of its own.
-    pub(super) run: BlockRun,
-    pub(super) error: ZfileError,
 }
 
 /// The compressed layer whose blocks are decoded.
@@ -122,31 +115,67 @@ impl<'a> Blocks<'a> {
     ) -> Result<Option<Damaged>, LayerError> {
         let key = pieces.first().ok_or_else(outside)?.key;
         let block = self.table.block(key.block).ok_or_else(outside)?;
-        let encoded = part_of(run, &block, encoded).ok_or_else(outside)?;
         let size = usize::try_from(block.content.len()).map_err(|_| outside())?;
         let whole = match pieces {
             [piece] if piece.within == 0 && piece.len as usize == size => Some(piece),
             _ => None,
         };
+        let Workbench { decoder, block: room } = workbench;
         let target = match whole {
             Some(piece) => piece.place(dest),
-            None => workbench.block.get_mut(..size),
+            None => room.get_mut(..size),
         };
         let target = target.ok_or_else(outside)?;
-        if let Err(error) = workbench.decoder.decode(self.table.layout(), &block, encoded, target) {
-            self.stack.metrics.damaged_blocks.inc();
-            let run =
-                BlockRun { layer: key.layer, first: key.block, last: key.block, encoded: block.encoded };
-            return Ok(Some(Damaged { run, error }));
+        if let Some(damaged) = self.decode_to(key, &block, run, encoded, decoder, target)? {
+            return Ok(Some(damaged));
         }
         if let Some(decoded) = self.stack.decoded.as_ref().filter(|_| whole.is_none() || self.keep_whole) {
             decoded.insert(key, target);
         }
         if whole.is_none() {
-            let decoded = workbench.block.get(..size).ok_or_else(outside)?;
+            let decoded = room.get(..size).ok_or_else(outside)?;
             pieces.iter().try_for_each(|piece| piece.copy(decoded, dest)).ok_or_else(outside)?;
         }
         Ok(None)
+    }
+
+    /// What is wrong with the block that is all of `run` and has these bytes, if anything is. A good one goes into the cache.
+    pub(super) fn check(
+        &self,
+        run: &BlockRun,
+        encoded: &[u8],
+        workbench: &mut Workbench,
+    ) -> Result<Option<Damaged>, LayerError> {
+        let key = BlockKey { layer: run.layer, block: run.first };
+        let block = self.table.block(key.block).ok_or_else(outside)?;
+        let size = usize::try_from(block.content.len()).map_err(|_| outside())?;
+        let Workbench { decoder, block: room } = workbench;
+        let target = room.get_mut(..size).ok_or_else(outside)?;
+        let damaged = self.decode_to(key, &block, run, encoded, decoder, target)?;
+        if damaged.is_none() {
+            self.count(1);
+            if let Some(decoded) = &self.stack.decoded {
+                decoded.insert(key, target);
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Decodes one block to `target`, which is as long. `encoded` has the bytes of `run`.
+    fn decode_to(
+        &self,
+        key: BlockKey,
+        block: &Block,
+        run: &BlockRun,
+        encoded: &[u8],
+        decoder: &mut Decoder,
+        target: &mut [u8],
+    ) -> Result<Option<Damaged>, LayerError> {
+        let encoded = part_of(run, block, encoded).ok_or_else(outside)?;
+        let Err(error) = decoder.decode(self.table.layout(), block, encoded, target) else { return Ok(None) };
+        self.stack.metrics.damaged_blocks.inc();
+        let run = BlockRun { layer: key.layer, first: key.block, last: key.block, encoded: block.encoded };
+        Ok(Some(Damaged { key, run, error }))
     }
 }
 

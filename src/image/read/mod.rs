@@ -6,6 +6,7 @@
 //! gives it back while it waits for the fetch, and then begins again with everything near.
 
 mod blocks;
+mod damage;
 mod piece;
 mod scratch;
 mod short;
@@ -13,6 +14,8 @@ mod step;
 mod wait;
 
 use std::{cell::Cell, sync::Arc, time::Instant};
+
+use futures_util::TryFutureExt;
 
 use super::{
     LayerError,
@@ -24,6 +27,7 @@ use crate::{
     block::{BlockError, ByteRange, ErrorKind, acquire},
     reactor::{Buffer, BufferPool, Reactor},
 };
+use damage::Damages;
 use scratch::with_scratch;
 use step::Step;
 use wait::Fetch;
@@ -69,7 +73,7 @@ impl Reader {
     /// Fills `dest` with the bytes at `offset` of the device.
     pub(super) async fn read(&self, offset: u64, dest: &mut [u8]) -> Result<(), BlockError> {
         let (began, len) = (self.begin(), dest.len() as u64);
-        let outcome = match self.read_steps(offset, dest, false).await {
+        let outcome = match self.read_steps(offset, dest, false, &mut Damages::default()).await {
             Ok(Progress::Served(class)) => Ok(((), class)),
             Ok(Progress::Far(_)) => Err(no_progress()),
             Err(error) => Err(error),
@@ -95,17 +99,18 @@ impl Reader {
         len: usize,
         pool: &BufferPool,
     ) -> Result<(Buffer, SourceClass), BlockError> {
-        let mut far_rounds = 0;
+        let (mut far_rounds, mut damages) = (0, Damages::default());
         loop {
             let mut dest = acquire(pool, len).await?;
-            match self.read_steps(offset, &mut dest, far_rounds < FAR_ROUNDS).await? {
+            match self.read_steps(offset, &mut dest, far_rounds < FAR_ROUNDS, &mut damages).await? {
                 Progress::Served(class) => {
                     let class = if far_rounds > 0 { SourceClass::Registry } else { class };
                     return Ok((dest, class));
                 }
                 Progress::Far(fetch) => {
                     drop(dest);
-                    fetch.await.map_err(|failure| failure.into_block_error(&self.stack))?;
+                    let near = fetch.and_then(|()| damages.mend(&self.stack));
+                    near.await.map_err(|failure| failure.into_block_error(&self.stack))?;
                 }
             }
             far_rounds += 1;
@@ -145,12 +150,12 @@ impl Reader {
         }
     }
 
-    /// Counts a request that failed.
     /// See [`crate::block::BlockQueue::next_data`].
     pub(super) fn next_data(&self, range: ByteRange) -> ByteRange {
         self.stack.index.next_data(range)
     }
 
+    /// Counts a request that failed.
     pub(super) fn count_failure(&self) {
         self.metrics.errors.inc();
     }
@@ -161,6 +166,7 @@ impl Reader {
         offset: u64,
         dest: &mut [u8],
         leave: bool,
+        damages: &mut Damages,
     ) -> Result<Progress<'_>, BlockError> {
         let len = dest.len() as u64;
         let range = ByteRange::new(offset, len)
@@ -175,7 +181,7 @@ impl Reader {
         let (mut at, mut rest) = (range.start(), dest);
         while !rest.is_empty() {
             let step_range = ByteRange::between(at, range.end().min(at + STEP_BYTES));
-            let mut step = Step::new(&self.stack, keep_whole);
+            let mut step = Step::new(&self.stack, damages, keep_whole);
             let mut cursor = self.cursor.take();
             let served = with_scratch(|scratch| step.serve(scratch, &mut cursor, step_range, rest));
             self.cursor.set(cursor);

@@ -2,7 +2,8 @@
 
 use super::{
     Failure, RUN_BYTES, STEP_EXTENTS, WAITING_RUN_BYTES,
-    blocks::{BlockRun, Blocks, Damaged},
+    blocks::{BlockRun, Blocks},
+    damage::{Damaged, Damages},
     piece::{Piece, cut, outside},
     scratch::{Scratch, Workbench},
 };
@@ -11,6 +12,7 @@ use crate::{
     image::{
         LayerError,
         index::{Cursor, Extent},
+        layer::Layer,
         metrics::SourceClass,
         stack::Stack,
     },
@@ -18,8 +20,10 @@ use crate::{
 };
 
 /// A step under way.
-pub(super) struct Step<'a> {
+pub(super) struct Step<'a, 'd> {
     pub(super) stack: &'a Stack,
+    /// Of the request.
+    pub(super) damages: &'d mut Damages,
     /// Blocks that are used whole go into the cache too.
     pub(super) keep_whole: bool,
     pub(super) class: SourceClass,
@@ -37,17 +41,13 @@ pub(super) enum Missing {
         dest: usize,
     },
     /// Blocks to be decoded.
-    Blocks {
-        run: BlockRun,
-        pieces: Vec<Piece>,
-        /// How often its bytes have been found damaged.
-        damaged: usize,
-    },
+    Blocks { run: BlockRun, pieces: Vec<Piece> },
 }
 
-impl<'a> Step<'a> {
-    pub(super) fn new(stack: &'a Stack, keep_whole: bool) -> Self {
-        Self { stack, keep_whole, class: SourceClass::Zero, missing: Vec::new() }
+impl<'a, 'd> Step<'a, 'd> {
+    pub(super) fn new(stack: &'a Stack, damages: &'d mut Damages, keep_whole: bool) -> Self {
+        damages.begin_round();
+        Self { stack, damages, keep_whole, class: SourceClass::Zero, missing: Vec::new() }
     }
 
     pub(super) fn has_missing(&self) -> bool {
@@ -112,14 +112,27 @@ impl<'a> Step<'a> {
     }
 
     /// Lists a run, joined with the one before where they meet.
-    fn add_missing(&mut self, next: BlockRun, next_pieces: &[Piece]) {
-        if let Some(Missing::Blocks { run, pieces, damaged: 0 }) = self.missing.last_mut()
+    pub(super) fn add_missing(&mut self, next: BlockRun, next_pieces: &[Piece]) {
+        if let Some(Missing::Blocks { run, pieces }) = self.missing.last_mut()
             && run.join(&next, WAITING_RUN_BYTES)
         {
             pieces.extend_from_slice(next_pieces);
             return;
         }
-        self.missing.push(Missing::Blocks { run: next, pieces: next_pieces.to_vec(), damaged: 0 });
+        self.missing.push(Missing::Blocks { run: next, pieces: next_pieces.to_vec() });
+    }
+
+    /// Lists a block that has been found damaged, to be asked for again.
+    pub(super) fn add_damaged(
+        &mut self,
+        layer: &Layer,
+        damaged: Damaged,
+        pieces: &[Piece],
+    ) -> Result<(), LayerError> {
+        let run = damaged.run;
+        self.damages.note(layer, damaged)?;
+        self.add_missing(run, pieces);
+        Ok(())
     }
 
     /// Serves compressed pieces: by layer and block, so that neighbours are read together and none is decoded twice.
@@ -141,14 +154,14 @@ impl<'a> Step<'a> {
 }
 
 /// Serves the pieces of one layer.
-struct LayerPass<'a, 'b> {
-    step: &'b mut Step<'a>,
+struct LayerPass<'a, 'b, 'd> {
+    step: &'b mut Step<'a, 'd>,
     blocks: Blocks<'a>,
     encoded: &'b mut [u8],
     workbench: &'b mut Workbench,
 }
 
-impl LayerPass<'_, '_> {
+impl LayerPass<'_, '_, '_> {
     fn serve(&mut self, pieces: &[Piece], dest: &mut [u8]) -> Result<(), LayerError> {
         let table = self.blocks.table;
         // The run that is being gathered, and where its pieces begin.
@@ -193,15 +206,10 @@ impl LayerPass<'_, '_> {
         }
         let mut count = 0;
         for of_block in pieces.chunk_by(|a, b| a.key.block == b.key.block) {
-            let damage = self.blocks.decode(&run, encoded, of_block, self.workbench, dest)?;
-            let Some(Damaged { run, error }) = damage else {
-                count += 1;
-                continue;
-            };
-            if !layer.source.invalidate(layer.content.in_blob(run.encoded)) {
-                return Err(layer.content.wrong(error));
+            match self.blocks.decode(&run, encoded, of_block, self.workbench, dest)? {
+                Some(damaged) => self.step.add_damaged(layer, damaged, of_block)?,
+                None => count += 1,
             }
-            self.step.missing.push(Missing::Blocks { run, pieces: of_block.into(), damaged: 1 });
         }
         self.blocks.count(count);
         Ok(())

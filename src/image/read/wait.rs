@@ -1,4 +1,4 @@
-//! The part of a step that waits: for a fetch, for the disk, for better bytes than damaged ones.
+//! The part of a step that waits: for a fetch, and for the disk.
 
 use std::{pin::pin, task::Poll};
 
@@ -10,18 +10,13 @@ use futures_util::{
 
 use super::{
     Failure,
-    blocks::{Blocks, Damaged},
-    piece::{Piece, outside},
+    blocks::Blocks,
+    piece::outside,
     step::{Missing, Step},
 };
 use crate::{
     block::ByteRange,
-    image::{
-        LayerError,
-        layer::{ATTEMPTS, Layer},
-        metrics::SourceClass,
-        stack::Stack,
-    },
+    image::{LayerError, layer::Layer, metrics::SourceClass, stack::Stack},
     reactor::{Buffer, Reactor},
     source::LocalFuture,
 };
@@ -29,9 +24,6 @@ use crate::{
 /// Reads of one step that are under way at once, where a fetch did not bring everything near: a disk, or a registry without
 /// a cache.
 const READS_AT_ONCE: usize = 8;
-
-/// A damaged block, the pieces that are of it, and how often it has been seen damaged.
-type Spoilt = (Damaged, Vec<Piece>, usize);
 
 impl Missing {
     fn layer(&self) -> u8 {
@@ -52,40 +44,36 @@ impl Missing {
 /// The wait for bytes that come from afar. It holds neither the step nor its destination.
 pub(super) type Fetch<'a> = LocalFuture<'a, Result<(), Failure>>;
 
-impl<'a> Step<'a> {
-    /// Brings everything that is missing near, all layers and ranges at once, and then reads it. Returns the fetch
-    /// instead, begun, if it has to be waited for and `leave` is set; then nothing of `dest` is to be relied on.
+impl<'a> Step<'a, '_> {
+    /// Brings everything that is missing near, all layers and ranges at once, and then reads it; what turns out to be damaged
+    /// is missing again. Returns the fetch instead, begun, if it has to be waited for and `leave` is set; then nothing of
+    /// `dest` is to be relied on.
     pub(super) async fn wait(
         &mut self,
         reactor: &Reactor,
         dest: &mut [u8],
         leave: bool,
     ) -> Result<Option<Fetch<'a>>, Failure> {
-        let mut fetch = self.fetch();
-        match poll!(fetch.as_mut()) {
-            Poll::Ready(fetched) => fetched?,
-            Poll::Pending if leave => return Ok(Some(fetch)),
-            Poll::Pending => {
-                self.class = SourceClass::Registry;
-                fetch.await?;
+        while self.has_missing() {
+            let mut fetch = self.fetch();
+            match poll!(fetch.as_mut()) {
+                Poll::Ready(fetched) => fetched?,
+                Poll::Pending if leave => return Ok(Some(fetch)),
+                Poll::Pending => {
+                    self.class = SourceClass::Registry;
+                    fetch.await?;
+                }
             }
-        }
-        let missing = std::mem::take(&mut self.missing);
-        let mut spoilt = Vec::new();
-        // Whoever holds a buffer here waits for none that was asked for later, and pools serve in order, so steps that
-        // share a pool cannot lock one another out.
-        let mut reads = pin!(
-            stream::iter(missing).map(|missing| read(reactor, self.stack, missing)).buffered(READS_AT_ONCE)
-        );
-        while let Some((missing, bytes)) = reads.try_next().await? {
-            let layer = missing.layer();
-            self.take(missing, &bytes, dest, &mut spoilt).map_err(|error| Failure { layer, error })?;
-        }
-        for (damage, pieces, seen) in spoilt {
-            let layer = damage.run.layer;
-            self.mend(reactor, damage, &pieces, seen, dest)
-                .await
-                .map_err(|error| Failure { layer, error })?;
+            let (missing, stack) = (std::mem::take(&mut self.missing), self.stack);
+            // Whoever holds a buffer here waits for none that was asked for later, and a share serves in order, so steps
+            // that have the same cannot lock one another out.
+            let mut reads = pin!(
+                stream::iter(missing).map(|missing| read(reactor, stack, missing)).buffered(READS_AT_ONCE)
+            );
+            while let Some((missing, bytes)) = reads.try_next().await? {
+                let layer = missing.layer();
+                self.take(missing, &bytes, dest).map_err(|error| Failure { layer, error })?;
+            }
         }
         Ok(None)
     }
@@ -112,49 +100,19 @@ impl<'a> Step<'a> {
     }
 
     /// Fills the parts of `dest` that `bytes` are for, and lists damaged blocks.
-    fn take(
-        &self,
-        missing: Missing,
-        bytes: &[u8],
-        dest: &mut [u8],
-        spoilt: &mut Vec<Spoilt>,
-    ) -> Result<(), LayerError> {
+    fn take(&mut self, missing: Missing, bytes: &[u8], dest: &mut [u8]) -> Result<(), LayerError> {
         match missing {
             Missing::Raw { dest: start, .. } => {
                 dest.get_mut(start..start + bytes.len()).ok_or_else(outside)?.copy_from_slice(bytes);
             }
-            Missing::Blocks { run, pieces, damaged } => {
+            Missing::Blocks { run, pieces } => {
                 let blocks = Blocks::new(self.stack, run.layer, self.keep_whole).ok_or_else(outside)?;
-                let found = blocks.decode_all(&run, bytes, &pieces, dest)?;
-                spoilt
-                    .extend(found.into_iter().map(|(damage, pieces)| (damage, pieces.to_vec(), damaged + 1)));
+                for (damaged, pieces) in blocks.decode_all(&run, bytes, &pieces, dest)? {
+                    self.add_damaged(blocks.layer, damaged, pieces)?;
+                }
             }
         }
         Ok(())
-    }
-
-    /// Asks for a damaged block again, as long as its source may have other bytes.
-    async fn mend(
-        &self,
-        reactor: &Reactor,
-        mut damage: Damaged,
-        pieces: &[Piece],
-        mut seen: usize,
-        dest: &mut [u8],
-    ) -> Result<(), LayerError> {
-        let blocks = Blocks::new(self.stack, damage.run.layer, self.keep_whole).ok_or_else(outside)?;
-        loop {
-            let content = &blocks.layer.content;
-            if seen >= ATTEMPTS || !blocks.layer.source.invalidate(content.in_blob(damage.run.encoded)) {
-                return Err(content.wrong(damage.error));
-            }
-            seen += 1;
-            let bytes = read_range(reactor, blocks.layer, content.in_blob(damage.run.encoded)).await?;
-            match blocks.decode_all(&damage.run, &bytes, pieces, dest)?.pop() {
-                Some((again, _)) => damage = again,
-                None => return Ok(()),
-            }
-        }
     }
 }
 
