@@ -74,6 +74,25 @@ pub trait BlockQueue: 'static {
     /// [`super::ErrorKind::ReadOnly`] where the device takes no writes.
     fn write(&self, offset: u64, data: &[u8]) -> impl Future<Output = Result<(), BlockError>>;
 
+    /// Writes `len` bytes at `offset`, which `collect` puts into a buffer of `pool` that other requests want too. An engine that has
+    /// to wait before it can write is to take the buffer only then.
+    ///
+    /// # Errors
+    /// As [`BlockQueue::write`], those of `collect`, or when the pool can never hand out `len` bytes.
+    fn write_pooled(
+        &self,
+        offset: u64,
+        len: usize,
+        pool: &BufferPool,
+        collect: impl FnOnce(&mut [u8]) -> Result<(), BlockError>,
+    ) -> impl Future<Output = Result<(), BlockError>> {
+        async move {
+            let mut data = acquire(pool, len).await?;
+            collect(&mut data)?;
+            self.write(offset, &data).await
+        }
+    }
+
     /// Makes every write that completed before this call durable.
     ///
     /// # Errors

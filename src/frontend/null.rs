@@ -97,7 +97,7 @@ impl Frontend for NullFrontend {
             let (sender, receiver) = mpsc::channel();
             let (device, serving) = (Arc::clone(device), serving_sender.clone());
             reactor.spawn(move |reactor| {
-                let opened = device.open_queue(reactor);
+                let opened = device.open_queue(&reactor.for_queue());
                 async move {
                     // In this order: the queue goes before its end is announced.
                     let _serving = serving;

@@ -1,8 +1,12 @@
-//! Pooled buffers: bounded in total, recycled, handed out in the order of asking.
+//! Pooled buffers: bounded in total, recycled, and shared so that nobody takes the last one from another.
+//!
+//! A request may hold its buffer for as long as a disk or a network hangs. So each queue has a share of the pool, of no fixed
+//! size: one that holds something may hold as much as it leaves to the others, which is half of the pool where it is alone. One
+//! that holds nothing gets its buffer at once, if need be past the limit, so that no queue waits for another's requests: in all
+//! that is one buffer for each queue more.
 
 use std::{
     cell::RefCell,
-    collections::VecDeque,
     fmt,
     ops::{Deref, DerefMut},
     pin::Pin,
@@ -10,23 +14,42 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use slab::Slab;
+
+use super::WaitList;
+
 /// Smallest buffer; requests below it share one size class.
 const SMALLEST_BYTES: usize = 4096;
 
 /// Free memory kept for reuse, as a share of the pool's limit: the rest goes back to the allocator.
 const KEPT_SHARE: usize = 4;
 
-/// A pool of buffers for one thread. Cloning gives another handle to the same pool.
+/// A share of a pool of buffers for one thread. Cloning gives another handle to the same share.
 #[derive(Clone)]
-pub struct BufferPool(Rc<RefCell<State>>);
+pub struct BufferPool(Rc<Handle>);
+
+struct Handle {
+    pool: Rc<RefCell<State>>,
+    share: usize,
+}
 
 struct State {
     limit_bytes: usize,
     out_bytes: usize,
     free: Vec<Vec<Vec<u8>>>,
     free_bytes: usize,
-    waiters: VecDeque<(u64, Option<Waker>)>,
-    next_ticket: u64,
+    shares: Slab<Share>,
+    /// How many wait, in all shares.
+    waiting: usize,
+    /// The share to look at first when there is room again, so that each has its turn.
+    next_share: usize,
+}
+
+#[derive(Default)]
+struct Share {
+    out_bytes: usize,
+    /// Those who wait for so many bytes. Whoever is not in here any more has them.
+    waiting: WaitList<usize>,
 }
 
 /// A request for more memory than the pool may ever hand out.
@@ -40,97 +63,150 @@ pub struct BufferError {
 }
 
 impl BufferPool {
-    /// A pool that hands out at most `limit_bytes` at once.
+    /// A pool that hands out at most `limit_bytes` at once, and one share of it.
     #[must_use]
     pub fn new(limit_bytes: usize) -> Self {
-        Self(Rc::new(RefCell::new(State {
+        let pool = State {
             limit_bytes,
             out_bytes: 0,
             free: Vec::new(),
             free_bytes: 0,
-            waiters: VecDeque::new(),
-            next_ticket: 0,
-        })))
+            shares: Slab::new(),
+            waiting: 0,
+            next_share: 0,
+        };
+        Self::of(Rc::new(RefCell::new(pool)))
     }
 
-    /// A buffer of `len` bytes with unspecified content; waits, in turn, until the pool has room.
+    /// Another share of the same pool.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self::of(Rc::clone(&self.0.pool))
+    }
+
+    fn of(pool: Rc<RefCell<State>>) -> Self {
+        let share = pool.borrow_mut().shares.insert(Share::default());
+        Self(Rc::new(Handle { pool, share }))
+    }
+
+    /// A buffer of `len` bytes with unspecified content; waits, in turn, until the share has room.
     ///
-    /// A task must not hold one buffer of a pool while it waits for another of the same pool.
+    /// A task must not hold one buffer of a share while it waits for another of the same share.
     ///
     /// # Errors
     /// When `len` can never be had.
     pub async fn acquire(&self, len: usize) -> Result<Buffer, BufferError> {
-        let limit_bytes = self.0.borrow().limit_bytes;
+        let limit_bytes = self.limit_bytes();
         match class_bytes(len) {
-            Some(bytes) if bytes <= limit_bytes => {}
-            _ => return Err(BufferError { len, limit_bytes }),
+            Some(bytes) if bytes <= limit_bytes => {
+                Acquire { share: self, bytes, ticket: None }.await;
+                let memory = self.0.pool.borrow_mut().recycled(bytes).unwrap_or_else(|| vec![0; bytes]);
+                Ok(Buffer { memory, len, pool: self.clone() })
+            }
+            _ => Err(BufferError { len, limit_bytes }),
         }
-        Ok(Acquire { pool: self, len, ticket: None }.await)
     }
 
-    /// Bytes that may be handed out at once; also the largest buffer.
+    /// Bytes that may be handed out at once, but for the last buffer of each share; also the largest buffer.
     #[must_use]
     pub fn limit_bytes(&self) -> usize {
-        self.0.borrow().limit_bytes
+        self.0.pool.borrow().limit_bytes
     }
 
-    /// Bytes that are handed out now.
+    /// Bytes that are handed out now, of all shares.
     #[must_use]
     pub fn out_bytes(&self) -> usize {
-        self.0.borrow().out_bytes
+        self.0.pool.borrow().out_bytes
     }
 
-    fn take(&self, len: usize) -> Option<Buffer> {
-        let bytes = class_bytes(len)?;
-        let mut state = self.0.borrow_mut();
-        if state.out_bytes.checked_add(bytes)? > state.limit_bytes {
-            return None;
-        }
-        state.out_bytes += bytes;
-        let recycled = state.free.get_mut(class_index(bytes)).and_then(Vec::pop);
-        if recycled.is_some() {
-            state.free_bytes -= bytes;
-        }
-        let memory = recycled.unwrap_or_else(|| vec![0; bytes]);
-        Some(Buffer { memory, len, pool: self.clone() })
-    }
-
-    fn give_back(&self, memory: Vec<u8>) {
-        let mut state = self.0.borrow_mut();
-        let bytes = memory.len();
-        state.out_bytes -= bytes;
-        if state.free_bytes + bytes <= state.limit_bytes / KEPT_SHARE {
-            let index = class_index(bytes);
-            if state.free.len() <= index {
-                state.free.resize_with(index + 1, Vec::new);
-            }
-            if let Some(class) = state.free.get_mut(index) {
-                class.push(memory);
-                state.free_bytes += bytes;
-            }
-        }
-        let first = state.first_waker();
+    /// Takes `bytes` back that were handed out, with their memory, and lets those go on who can now.
+    fn give_back(&self, bytes: usize, memory: Option<Vec<u8>>) {
+        let mut state = self.0.pool.borrow_mut();
+        state.count(self.0.share, |out| out - bytes);
+        state.keep(memory);
+        let woken = state.grant();
         // Only now, since a waker may come back here.
         drop(state);
-        wake(first);
+        woken.into_iter().for_each(Waker::wake);
     }
 }
 
 impl State {
-    fn first_waker(&mut self) -> Option<Waker> {
-        self.waiters.front_mut().and_then(|(_, waker)| waker.take())
+    fn has_room(&self, share: &Share, bytes: usize) -> bool {
+        let left = self.limit_bytes.saturating_sub(self.out_bytes.saturating_add(bytes));
+        share.out_bytes == 0 || share.out_bytes.saturating_add(bytes) <= left
+    }
+
+    /// Changes how much a share has out.
+    fn count(&mut self, share: usize, change: impl FnOnce(usize) -> usize) {
+        if let Some(share) = self.shares.get_mut(share) {
+            let before = share.out_bytes;
+            share.out_bytes = change(before);
+            self.out_bytes = self.out_bytes - before + share.out_bytes;
+        }
+    }
+
+    /// Takes `bytes` for somebody who comes now, if nobody of the same share waits and there is room.
+    fn take(&mut self, share: usize, bytes: usize) -> bool {
+        let found = self.shares.get(share);
+        let taken = found.is_some_and(|share| share.waiting.is_empty() && self.has_room(share, bytes));
+        if taken {
+            self.count(share, |out| out + bytes);
+        }
+        taken
+    }
+
+    /// Gives room to those who wait, one of each share in turn, and returns how to wake them.
+    fn grant(&mut self) -> Vec<Waker> {
+        let (mut woken, shares) = (Vec::new(), self.shares.capacity());
+        let mut passed = 0;
+        while self.waiting > 0 && passed < shares {
+            let key = self.next_share % shares;
+            self.next_share = key + 1;
+            passed += 1;
+            let Some(share) = self.shares.get(key) else { continue };
+            let wanted = share.waiting.first().map(|(_, bytes)| *bytes);
+            let Some(bytes) = wanted.filter(|bytes| self.has_room(share, *bytes)) else { continue };
+            woken.extend(self.shares.get_mut(key).and_then(|share| share.waiting.pop()));
+            self.waiting -= 1;
+            self.count(key, |out| out + bytes);
+            passed = 0;
+        }
+        woken
+    }
+
+    fn recycled(&mut self, bytes: usize) -> Option<Vec<u8>> {
+        let memory = self.free.get_mut(class_index(bytes)).and_then(Vec::pop)?;
+        self.free_bytes -= bytes;
+        Some(memory)
+    }
+
+    fn keep(&mut self, memory: Option<Vec<u8>>) {
+        let Some(memory) = memory else { return };
+        let bytes = memory.len();
+        if self.free_bytes + bytes <= self.limit_bytes / KEPT_SHARE {
+            let index = class_index(bytes);
+            if self.free.len() <= index {
+                self.free.resize_with(index + 1, Vec::new);
+            }
+            if let Some(class) = self.free.get_mut(index) {
+                class.push(memory);
+                self.free_bytes += bytes;
+            }
+        }
     }
 }
 
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
+impl Drop for Handle {
+    /// All its buffers have come back, since each has a handle.
+    fn drop(&mut self) {
+        self.pool.borrow_mut().shares.try_remove(self.share);
     }
 }
 
 impl fmt::Debug for BufferPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.0.borrow();
+        let state = self.0.pool.borrow();
         f.debug_struct("BufferPool")
             .field("limit_bytes", &state.limit_bytes)
             .field("out_bytes", &state.out_bytes)
@@ -148,49 +224,55 @@ fn class_index(bytes: usize) -> usize {
 
 /// Waits for its turn and for room.
 struct Acquire<'a> {
-    pool: &'a BufferPool,
-    len: usize,
+    share: &'a BufferPool,
+    bytes: usize,
+    /// From the first wait on until the room has been taken over.
     ticket: Option<u64>,
 }
 
 impl Future for Acquire<'_> {
-    type Output = Buffer;
+    type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Buffer> {
-        let first = {
-            let state = self.pool.0.borrow();
-            state.waiters.front().is_none_or(|(ticket, _)| Some(*ticket) == self.ticket)
-        };
-        if first && let Some(buffer) = self.pool.take(self.len) {
-            return Poll::Ready(buffer);
-        }
-        let mut state = self.pool.0.borrow_mut();
-        match self.ticket {
-            Some(mine) => {
-                if let Some((_, waker)) = state.waiters.iter_mut().find(|(ticket, _)| *ticket == mine) {
-                    *waker = Some(cx.waker().clone());
-                }
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Handle { pool, share } = &*self.share.0;
+        let mut state = pool.borrow_mut();
+        if let Some(ticket) = self.ticket {
+            let waits =
+                state.shares.get_mut(*share).is_some_and(|share| share.waiting.renew(ticket, cx.waker()));
+            drop(state);
+            if waits {
+                return Poll::Pending;
             }
-            None => {
-                let ticket = state.next_ticket;
-                state.next_ticket += 1;
-                state.waiters.push_back((ticket, Some(cx.waker().clone())));
-                drop(state);
-                self.ticket = Some(ticket);
-            }
+            self.ticket = None;
+            return Poll::Ready(());
         }
+        if state.take(*share, self.bytes) {
+            return Poll::Ready(());
+        }
+        let bytes = self.bytes;
+        let ticket = state.shares.get_mut(*share).map(|share| share.waiting.push(bytes, cx.waker()));
+        state.waiting += 1;
+        drop(state);
+        self.ticket = ticket;
         Poll::Pending
     }
 }
 
 impl Drop for Acquire<'_> {
     fn drop(&mut self) {
-        if let Some(mine) = self.ticket {
-            let mut state = self.pool.0.borrow_mut();
-            state.waiters.retain(|(ticket, _)| *ticket != mine);
-            let first = state.first_waker();
-            drop(state);
-            wake(first);
+        let Some(ticket) = self.ticket else { return };
+        let Handle { pool, share } = &*self.share.0;
+        let mut state = pool.borrow_mut();
+        let waited = state.shares.get_mut(*share).is_some_and(|share| share.waiting.remove(ticket));
+        if waited {
+            state.waiting -= 1;
+        }
+        let woken = state.grant();
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
+        if !waited {
+            // It was given room, and goes without it.
+            self.share.give_back(self.bytes, None);
         }
     }
 }
@@ -226,7 +308,8 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.pool.give_back(std::mem::take(&mut self.memory));
+        let memory = std::mem::take(&mut self.memory);
+        self.pool.give_back(memory.len(), Some(memory));
     }
 }
 
@@ -278,6 +361,72 @@ mod tests {
         let mut next = pin!(pool.acquire(1));
         assert!(poll_now(next.as_mut()).is_pending());
         drop(held);
+        assert!(poll_now(next).is_ready());
+    }
+
+    fn take(share: &BufferPool, len: usize) -> Buffer {
+        match poll_now(pin!(share.acquire(len))) {
+            Poll::Ready(Ok(buffer)) => buffer,
+            other => panic!("expected a buffer, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_share_that_holds_all_it_may_leaves_every_other_one_its_buffer() {
+        let greedy = BufferPool::new(1 << 20);
+        let mut held = Vec::new();
+        while let Poll::Ready(Ok(buffer)) = poll_now(pin!(greedy.acquire(64 << 10))) {
+            held.push(buffer);
+        }
+        assert_eq!(greedy.out_bytes(), 512 << 10, "alone it may hold half");
+        let others: Vec<BufferPool> = (0..100).map(|_| greedy.share()).collect();
+        let last: Vec<Buffer> = others.iter().map(|share| take(share, 1 << 20)).collect();
+        {
+            let mut more = pin!(others[0].acquire(4096));
+            assert!(poll_now(more.as_mut()).is_pending(), "past the limit, one each is enough");
+            drop(last);
+            assert!(poll_now(more).is_ready());
+        }
+        drop((others, held));
+        assert_eq!((greedy.out_bytes(), greedy.0.pool.borrow().shares.len()), (0, 1));
+    }
+
+    #[test]
+    fn room_that_comes_back_goes_to_all_shares_in_turn() {
+        let shares = [(); 2].map({
+            let pool = BufferPool::new(64 << 10);
+            move |()| pool.share()
+        });
+        let mut held: Vec<Buffer> = shares.iter().map(|share| take(share, 16 << 10)).collect();
+        held.push(take(&shares[0], 4096));
+        let mut waiting: Vec<_> = (0..8).map(|at| Box::pin(shares[at % 2].acquire(16 << 10))).collect();
+        assert!(waiting.iter_mut().all(|wait| poll_now(wait.as_mut()).is_pending()));
+        let mut served = [0_usize; 2];
+        while !waiting.is_empty() {
+            held.clear();
+            waiting.retain_mut(|wait| match poll_now(wait.as_mut()) {
+                Poll::Ready(Ok(buffer)) => {
+                    let of = usize::from(Rc::ptr_eq(&buffer.pool.0, &shares[1].0));
+                    served[of] += 1;
+                    held.push(buffer);
+                    false
+                }
+                _ => true,
+            });
+            assert!(served[0].abs_diff(served[1]) <= 1, "{served:?}");
+        }
+    }
+
+    #[test]
+    fn room_that_was_given_to_somebody_who_goes_is_given_on() {
+        let share = BufferPool::new(4096);
+        let held = take(&share, 1);
+        let mut gone = Box::pin(share.acquire(1));
+        let mut next = pin!(share.acquire(1));
+        assert!(poll_now(gone.as_mut()).is_pending() && poll_now(next.as_mut()).is_pending());
+        drop(held);
+        assert!(poll_now(next.as_mut()).is_pending());
+        drop(gone);
         assert!(poll_now(next).is_ready());
     }
 }

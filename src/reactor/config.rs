@@ -9,9 +9,9 @@ pub struct ReactorConfig {
     pub submission_entries: u32,
     /// Completion entries: at least the sum of all queue depths served here, or the kernel keeps an overflow list.
     pub completion_entries: u32,
-    /// Bytes of request buffers that may be out at once.
+    /// Bytes of request buffers that may be out at once, and for each queue one more where others hold them all.
     pub request_buffer_bytes: usize,
-    /// Bytes of buffers for operations below a request that may be out at once: so many for compressed blocks, and as
+    /// The same of buffers for operations below a request: so many for compressed blocks, and as
     /// many again for disk reads.
     pub io_buffer_bytes: usize,
     /// Requests whose pages drivers may register at once for reads by the kernel alone; at most 16384.

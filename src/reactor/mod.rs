@@ -20,10 +20,12 @@ mod inbox;
 mod operation;
 mod ring;
 mod running;
+mod share;
 mod slots;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod wait_list;
 
 pub use buffer::{Buffer, BufferError, BufferPool};
 pub use config::ReactorConfig;
@@ -31,3 +33,4 @@ pub use inbox::ReactorHandle;
 pub use running::Reactor;
 pub use slots::BufferSlot;
 pub use thread::ReactorThread;
+pub use wait_list::WaitList;

@@ -27,6 +27,7 @@ use super::{
     inbox::{Inbox, Message},
     operation::{Completion, Held},
     ring::Ring,
+    share::Share,
     slots::Slots,
 };
 
@@ -40,6 +41,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// that otherwise neither would ever go), the kernel is waited for, and a task spawned later is dropped at once.
 pub struct Reactor {
     inner: Rc<Inner>,
+    share: Rc<Share>,
     owns: bool,
 }
 
@@ -47,9 +49,6 @@ struct Inner {
     executor: Executor,
     ring: Rc<Ring>,
     inbox: Arc<Inbox>,
-    request_buffers: BufferPool,
-    block_buffers: BufferPool,
-    io_buffers: BufferPool,
     slots: Rc<Slots>,
     stopping: Cell<bool>,
     turns: Cell<u64>,
@@ -66,14 +65,17 @@ impl Reactor {
             ring: Ring::new(config, Arc::clone(&inbox))?,
             executor: Executor::new(Arc::clone(&inbox)),
             inbox,
-            request_buffers: BufferPool::new(config.request_buffer_bytes),
-            block_buffers: BufferPool::new(config.io_buffer_bytes),
-            io_buffers: BufferPool::new(config.io_buffer_bytes),
             slots: Slots::new(config.buffer_slots),
             stopping: Cell::new(false),
             turns: Cell::new(0),
         });
-        Ok(Self { inner, owns: true })
+        Ok(Self { inner, share: Share::new(config), owns: true })
+    }
+
+    /// A handle for one queue, to be passed to all that serves it: it has shares of its own of the buffers.
+    #[must_use]
+    pub fn for_queue(&self) -> Self {
+        Self { inner: Rc::clone(&self.inner), share: self.share.another(), owns: false }
     }
 
     /// What other threads use to reach this reactor.
@@ -97,20 +99,20 @@ impl Reactor {
     /// Buffers for the data of block requests. Acquire one of these before one of [`Reactor::io_buffers`], never after.
     #[must_use]
     pub fn request_buffers(&self) -> &BufferPool {
-        &self.inner.request_buffers
+        &self.share.request_buffers
     }
 
     /// Buffers for compressed blocks that an engine waits for, apart from those below so that a source may take
     /// one of [`Reactor::io_buffers`] while it fills one of these. Acquire them in that order.
     #[must_use]
     pub fn block_buffers(&self) -> &BufferPool {
-        &self.inner.block_buffers
+        &self.share.block_buffers
     }
 
     /// Buffers for what lies below a request: reads through the ring.
     #[must_use]
     pub fn io_buffers(&self) -> &BufferPool {
-        &self.inner.io_buffers
+        &self.share.io_buffers
     }
 
     /// Reads from `file` at `offset` into all of `buffer`, as far as one system call goes; returns the count, which is
@@ -362,7 +364,7 @@ impl Reactor {
 
 impl Clone for Reactor {
     fn clone(&self) -> Self {
-        Self { inner: Rc::clone(&self.inner), owns: false }
+        Self { inner: Rc::clone(&self.inner), share: Rc::clone(&self.share), owns: false }
     }
 }
 
@@ -407,7 +409,7 @@ fn length(buffer: &Buffer) -> u32 {
 impl fmt::Debug for Reactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reactor")
-            .field("request_buffers", &self.inner.request_buffers)
+            .field("request_buffers", &self.share.request_buffers)
             .finish_non_exhaustive()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    ops::Range,
+    ops::{Deref, Range},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -118,19 +118,23 @@ impl<M: Medium> Layer<M> {
         }
     }
 
-    /// Writes whole sectors from `sector` on; `view` is of the device.
+    /// Writes the bytes of `sectors` that `take` gives, which is asked when only the medium is left to wait for; `view` is of the
+    /// device.
     ///
     /// # Errors
-    /// Those of the kind.
-    pub(super) async fn write<Q: BlockQueue>(
+    /// Those of the kind, and of `take`.
+    pub(super) async fn write<Q: BlockQueue, D: Deref<Target = [u8]>>(
         &self,
         view: &View<'_, Q, M>,
-        sector: u64,
-        data: &[u8],
+        sectors: Range<u64>,
+        take: impl AsyncFnOnce() -> Result<D, BlockError>,
     ) -> Result<(), BlockError> {
         match self {
-            Self::Log(layer) => layer.write(&view.reader.reactor, sector, data).await,
-            Self::Sparse(layer) => layer.write(view, sector, data).await,
+            Self::Log(layer) => {
+                layer.admit(&view.reader.reactor).await?;
+                layer.write(&view.reader.reactor, sectors.start, &take().await?).await
+            }
+            Self::Sparse(layer) => layer.write(view, sectors, take).await,
         }
     }
 

@@ -1,17 +1,21 @@
 //! A writable layer over a device that is only read, as one device.
 
 use std::{
-    ops::Range,
+    ops::{Deref, Range},
+    pin::pin,
     rc::Rc,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
+
+use futures_util::poll;
 
 use super::{
     LayerFile, LayerFiles, LayerLink, LogLimits, RequestMetrics, UpperError, WriteMetrics,
     lower::Lower,
     medium::Medium,
-    stack::{DRAIN_LIMIT, Part, Sealed, Source, Stack},
+    stack::{DRAIN_LIMIT, Found, Part, Sealed, Source, Stack},
     view::{Holes, Reader, View},
 };
 use crate::{
@@ -204,14 +208,37 @@ impl<Q: BlockQueue, M: Medium> OverlayQueue<Q, M> {
     }
 }
 
+impl<Q: BlockQueue, M: Medium> OverlayQueue<Q, M> {
+    /// Fills `dest` with what was found. The device below counts what it is asked for.
+    async fn fill(&self, found: Found<'_, M>, began: Instant, dest: &mut [u8]) -> Result<(), BlockError> {
+        let (is_whole, len) = (!found.has_holes(), dest.len() as u64);
+        let filled = self.reader.fill(found, Holes::Read, dest).await;
+        if is_whole { self.counted(|metrics| &metrics.reads, len, began, filled) } else { filled }
+    }
+
+    /// Writes the `len` bytes that `take` gives, which is asked when only the medium is left to wait for.
+    async fn write_taken<D: Deref<Target = [u8]>>(
+        &self,
+        offset: u64,
+        len: usize,
+        take: impl AsyncFnOnce() -> Result<D, BlockError>,
+    ) -> Result<(), BlockError> {
+        let began = Instant::now();
+        let sectors = sectors(offset, len as u64)?;
+        let _inside = self.stack.gate.enter().await;
+        let layers = self.stack.layers();
+        let view = View { layers: &layers, reader: &self.reader };
+        let written = layers.top.write(&view, sectors, take).await;
+        self.counted(|metrics| &metrics.writes, len as u64, began, written)
+    }
+}
+
 impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
     async fn read(&self, offset: u64, dest: &mut [u8]) -> Result<(), BlockError> {
         let (began, len) = (Instant::now(), dest.len() as u64);
         let layers = self.stack.layers();
         let found = layers.look(sectors(offset, len)?).await;
-        let is_whole = !found.has_holes();
-        let filled = self.reader.fill(found, Holes::Read, dest).await;
-        if is_whole { self.counted(|metrics| &metrics.reads, len, began, filled) } else { filled }
+        self.fill(found, began, dest).await
     }
 
     async fn read_to_slot(&self, offset: u64, len: u32, slot: &Rc<BufferSlot>) -> bool {
@@ -225,32 +252,51 @@ impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
     }
 
     async fn read_pooled(&self, offset: u64, len: usize, pool: &BufferPool) -> Result<Buffer, BlockError> {
+        let began = Instant::now();
         let sectors = sectors(offset, len as u64)?;
         let has_holes = self.stack.layers().find(sectors.clone()).has_holes();
-        match self.reader.lower.whole(offset, len as u64).filter(|_| has_holes) {
-            Some(below) => {
-                // No buffer is held while the device below is waited for. What was written meanwhile is found afterwards.
-                let mut dest = below.read_pooled(offset, len, pool).await?;
-                let layers = self.stack.layers();
-                self.reader.fill(layers.look(sectors).await, Holes::Keep, &mut dest).await?;
-                Ok(dest)
+        let Some(below) = self.reader.lower.whole(offset, len as u64).filter(|_| has_holes) else {
+            let layers = self.stack.layers();
+            // Before the buffer, as in all requests: whoever changes these blocks may wait for a buffer.
+            let found = layers.look(sectors).await;
+            let mut dest = acquire(pool, len).await?;
+            self.fill(found, began, &mut dest).await?;
+            return Ok(dest);
+        };
+        // No buffer is held while the device below is waited for. What was written meanwhile is found afterwards.
+        let mut dest = below.read_pooled(offset, len, pool).await?;
+        let layers = self.stack.layers();
+        let mut looking = pin!(layers.look(sectors));
+        let found = match poll!(looking.as_mut()) {
+            Poll::Ready(found) => found,
+            Poll::Pending => {
+                drop(dest);
+                let found = looking.await;
+                dest = below.read_pooled(offset, len, pool).await?;
+                found
             }
-            None => {
-                let mut dest = acquire(pool, len).await?;
-                self.read(offset, &mut dest).await?;
-                Ok(dest)
-            }
-        }
+        };
+        self.reader.fill(found, Holes::Keep, &mut dest).await?;
+        Ok(dest)
     }
 
     async fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
-        let (began, len) = (Instant::now(), data.len() as u64);
-        let sectors = sectors(offset, len)?;
-        let _inside = self.stack.gate.enter().await;
-        let layers = self.stack.layers();
-        let view = View { layers: &layers, reader: &self.reader };
-        let written = layers.top.write(&view, sectors.start, data).await;
-        self.counted(|metrics| &metrics.writes, len, began, written)
+        self.write_taken(offset, data.len(), async || Ok(data)).await
+    }
+
+    async fn write_pooled(
+        &self,
+        offset: u64,
+        len: usize,
+        pool: &BufferPool,
+        collect: impl FnOnce(&mut [u8]) -> Result<(), BlockError>,
+    ) -> Result<(), BlockError> {
+        let take = async || {
+            let mut data = acquire(pool, len).await?;
+            collect(&mut data)?;
+            Ok(data)
+        };
+        self.write_taken(offset, len, take).await
     }
 
     async fn flush(&self) -> Result<(), BlockError> {

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 use super::{abi, abort::Abort, descriptor::Work, features::CopyMode, memory::QueueMemory, transfer};
 use crate::{
-    block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, acquire},
+    block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry},
     frontend::FrontendError,
     reactor::{BufferSlot, Reactor},
 };
@@ -93,7 +93,7 @@ pub(super) fn open<D: BlockDevice>(
     plan: QueuePlan,
     common: Common,
 ) -> Result<(), FrontendError> {
-    let queue = plan.queue;
+    let (queue, reactor) = (plan.queue, reactor.for_queue());
     let failed = |what| move |source: io::Error| FrontendError::Queue { queue, what, source };
     let room = reactor.request_buffers().limit_bytes();
     // A pool's buffers are powers of two.
@@ -102,7 +102,7 @@ pub(super) fn open<D: BlockDevice>(
             io::Error::other(format!("the pool has {room} bytes, a request up to {}", plan.max_io_bytes));
         return Err(failed("its requests are larger than the reactor's buffers")(source));
     }
-    let engine = device.open_queue(reactor).map_err(|source| FrontendError::Engine { queue, source })?;
+    let engine = device.open_queue(&reactor).map_err(|source| FrontendError::Engine { queue, source })?;
     let mut memory =
         QueueMemory::map(&common.file, queue, plan.depth).map_err(failed("mapping of descriptors"))?;
     if plan.copy == CopyMode::TagBuffer {
@@ -232,10 +232,13 @@ impl<Q: BlockQueue> Queue<Q> {
             Work::Write { offset, len, durable } => {
                 match self.plan.copy {
                     CopyMode::User => {
-                        let mut data = acquire(self.reactor.request_buffers(), len as usize).await?;
-                        transfer::collect(&self.file, abi::data_position(self.plan.queue, tag), &mut data)
-                            .inspect_err(|_| self.engine.count_failure())?;
-                        self.engine.write(offset, &data).await?;
+                        let position = abi::data_position(self.plan.queue, tag);
+                        let collect = |data: &mut [u8]| {
+                            transfer::collect(&self.file, position, data)
+                                .inspect_err(|_| self.engine.count_failure())
+                        };
+                        let pool = self.reactor.request_buffers();
+                        self.engine.write_pooled(offset, len as usize, pool, collect).await?;
                     }
                     CopyMode::TagBuffer => self.engine.write(offset, self.data_of_tag(tag, len)?).await?,
                 }

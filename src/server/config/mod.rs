@@ -102,9 +102,10 @@ impl Default for DaemonSection {
 pub struct ReactorSection {
     /// How many; 0 for one a processor, at most 4.
     pub threads: u16,
-    /// Memory for the data of requests in flight, in MiB a thread.
+    /// Memory for the data of requests in flight, in MiB a thread. Where some devices hold all of it, since their disk hangs, each
+    /// queue of the others may have one request more.
     pub request_buffer_mib: u32,
-    /// Memory for compressed data and disk reads in flight, in MiB a thread.
+    /// Memory for compressed data and disk reads in flight, in MiB a thread, with the same exception.
     pub io_buffer_mib: u32,
 }
 

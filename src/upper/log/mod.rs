@@ -162,7 +162,7 @@ impl<M: Medium> LogLayer<M> {
     }
 
     /// Whether there may be another write now; waits for a round where too many wait for one.
-    async fn admit(self: &Arc<Self>, reactor: &Reactor) -> Result<(), BlockError> {
+    pub(super) async fn admit(self: &Arc<Self>, reactor: &Reactor) -> Result<(), BlockError> {
         self.rounds.check()?;
         let (pending, recorded) = {
             let ledger = self.ledger();

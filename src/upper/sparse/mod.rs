@@ -14,7 +14,7 @@ mod zeroes;
 
 use std::{
     io,
-    ops::Range,
+    ops::{Deref, Range},
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
@@ -82,20 +82,19 @@ impl<M: Medium> SparseLayer<M> {
         self.claims.read(blocks_of(&sectors)).await
     }
 
-    /// Writes whole sectors from `sector` on.
+    /// Writes the bytes of `sectors` that `take` gives, which is asked when only the file is left to wait for.
     ///
     /// # Errors
-    /// [`ErrorKind::NoSpace`] where the file system is full, and those of what lies below, where a block is completed: each
-    /// sector then has what it had or what was to be written. Anything after a failed sync.
-    pub(super) async fn write<Q: BlockQueue>(
+    /// [`ErrorKind::NoSpace`] where the file system is full, and those of what lies below, where a block is completed, and of
+    /// `take`: each sector then has what it had or what was to be written. Anything after a failed sync.
+    pub(super) async fn write<Q: BlockQueue, D: Deref<Target = [u8]>>(
         &self,
         view: &View<'_, Q, M>,
-        sector: u64,
-        data: &[u8],
+        sectors: Range<u64>,
+        take: impl AsyncFnOnce() -> Result<D, BlockError>,
     ) -> Result<(), BlockError> {
-        let sectors = sector..sector.saturating_add(data.len() as u64 / SECTOR_BYTES);
         let claim = self.claim(&sectors).await?;
-        let written = self.put(view, sectors.clone(), data).await;
+        let written = self.put(view, sectors.clone(), take).await;
         self.end_change(claim, &sectors, written)
     }
 
@@ -159,12 +158,13 @@ impl<M: Medium> SparseLayer<M> {
         ended
     }
 
-    /// Writes `data` to `sectors`, and completes the first and the last block with what the device holds where that must be.
-    async fn put<Q: BlockQueue>(
+    /// Writes what `take` gives to `sectors`, and completes the first and the last block with what the device holds where that must
+    /// be. That is read first, since it may come from afar.
+    async fn put<Q: BlockQueue, D: Deref<Target = [u8]>>(
         &self,
         view: &View<'_, Q, M>,
         sectors: Range<u64>,
-        data: &[u8],
+        take: impl AsyncFnOnce() -> Result<D, BlockError>,
     ) -> Result<(), BlockError> {
         let Range { start, end } = sectors;
         let head = self.incomplete(start, &sectors);
@@ -172,17 +172,22 @@ impl<M: Medium> SparseLayer<M> {
             self.incomplete(end.saturating_sub(1), &sectors).filter(|tail| head.as_ref() != Some(tail));
         let whole = head.as_ref().map_or(start, |block| block.end.min(end))
             ..tail.as_ref().map_or(end, |block| block.start.max(start));
-        if !whole.is_empty() {
-            let bytes = bytes_of(data, start, &whole);
-            self.store(&view.reader.reactor, whole, bytes).await?;
-        }
+        let mut blocks = Vec::new();
         for block in head.into_iter().chain(tail) {
             let mut bytes = vec![0; in_memory(&block)];
             view.read(block.start, &mut bytes).await?;
+            blocks.push((block, bytes));
+        }
+        let data = take().await?;
+        if !whole.is_empty() {
+            let bytes = bytes_of(&data, start, &whole);
+            self.store(&view.reader.reactor, whole, bytes).await?;
+        }
+        for (block, mut bytes) in blocks {
             let part = block.start.max(start)..block.end.min(end);
             let skipped = in_memory(&(block.start..part.start));
             if let Some(dest) = bytes.get_mut(skipped..).and_then(|rest| rest.get_mut(..in_memory(&part))) {
-                dest.copy_from_slice(bytes_of(data, start, &part));
+                dest.copy_from_slice(bytes_of(&data, start, &part));
             }
             self.store(&view.reader.reactor, block, &bytes).await?;
         }

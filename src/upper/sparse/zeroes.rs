@@ -73,7 +73,7 @@ impl<M: Medium> SparseLayer<M> {
             return Ok(());
         }
         let zeroes = vec![0; in_memory(&sectors)];
-        self.put(view, sectors, &zeroes).await
+        self.put(view, sectors, async || Ok(zeroes)).await
     }
 
     /// Makes a hole of whole blocks.

@@ -6,6 +6,7 @@ mod crash_image;
 mod disk;
 mod index_file;
 mod model;
+mod neighbours;
 mod patchwork;
 mod resize;
 mod seal;
