@@ -44,7 +44,7 @@ pub(super) enum Replaced {
 impl NextConfig {
     /// The configuration at `path` with its writable layer, whose data file is `sealed`, as the last of the lowers, and `upper` over it.
     pub(super) fn over(path: &Path, sealed: &Path, upper: UpperFiles) -> Result<Self, Failure> {
-        check_seals(path, upper_of(path)?.as_ref(), sealed)?;
+        check_top(path, upper_of(path)?.as_ref(), Some(sealed))?;
         let text = text_over(path, &read_regular_document(path)?, sealed, &upper)?;
         let (path, sealed) = (path.to_owned(), sealed.to_owned());
         Ok(Self { path, sealed, text, upper, made: Made::default(), given: None })
@@ -55,7 +55,7 @@ impl NextConfig {
     pub(super) fn given(path: &Path, given: &Path, sealed: &Path) -> Result<Self, Failure> {
         let text = read_regular_document(given)?;
         let (old, new) = (parse(path, &read_regular_document(path)?)?, parse(given, &text)?);
-        check_seals(path, old.upper.as_ref(), sealed)?;
+        check_top(path, old.upper.as_ref(), Some(sealed))?;
         let Some(upper) = new.upper else { return Err(wrong(given, "it has no upper")) };
         let expected = Lower { file: Some(sealed.to_owned()), dir: None, digest: None, size_bytes: None };
         let is_over = new
@@ -157,9 +157,17 @@ pub fn text_over(
     parse(path, &text).map(|_| text)
 }
 
-/// The JSON at `path`.
-pub(super) fn read_json(path: &Path) -> Result<Value, Failure> {
-    serde_json::from_slice(&read_regular_document(path)?).map_err(|error| wrong(path, &error.to_string()))
+/// The configuration at `path`, which must still be that of a device that writes to `top`, if it takes writes, over so many
+/// layers.
+pub(super) fn document_of(path: &Path, top: Option<&Path>, layers_below: usize) -> Result<Value, Failure> {
+    let text = read_regular_document(path)?;
+    let config = parse(path, &text)?;
+    check_top(path, config.upper.as_ref(), top)?;
+    let count = config.lowers.len();
+    if count != layers_below {
+        return Err(wrong(path, &format!("it has {count} lowers, and the device {layers_below}")));
+    }
+    serde_json::from_slice(&text).map_err(|error| wrong(path, &error.to_string()))
 }
 
 /// The writable layer of the configuration at `path`, if it has one.
@@ -167,14 +175,16 @@ pub(super) fn upper_of(path: &Path) -> Result<Option<UpperFiles>, Failure> {
     Ok(parse(path, &read_regular_document(path)?)?.upper)
 }
 
-/// Makes sure that the writable layer is the one that is to be sealed: what was written to it since would be lost.
-fn check_seals(path: &Path, upper: Option<&UpperFiles>, sealed: &Path) -> Result<(), Failure> {
-    match upper.is_some_and(|upper| upper.data == sealed) {
-        true => Ok(()),
-        false => {
-            Err(wrong(path, &format!("its upper is not {}, which the device writes to", sealed.display())))
-        }
+/// Makes sure that the writable layer is the one that the device writes to, if it takes writes: what was written there would be
+/// lost.
+fn check_top(path: &Path, upper: Option<&UpperFiles>, top: Option<&Path>) -> Result<(), Failure> {
+    if upper.map(|upper| upper.data.as_path()) == top {
+        return Ok(());
     }
+    Err(match top {
+        Some(top) => wrong(path, &format!("its upper is not {}, which the device writes to", top.display())),
+        None => wrong(path, "it has an upper, and the device takes no writes"),
+    })
 }
 
 fn parse(path: &Path, text: &[u8]) -> Result<ImageConfig, Failure> {

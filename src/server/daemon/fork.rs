@@ -12,7 +12,7 @@ use crate::server::{
     daemon::SnapshotTarget,
     device::Shown,
     failure::{Failure, FailureClass},
-    next_config::read_json,
+    next_config::document_of,
     service::Service,
     upper_folder::{Made, NewFolder, document, image_ref, make_durably, reference_of},
 };
@@ -55,10 +55,12 @@ async fn prepare(
         snapshot(served, SnapshotTarget::Beside, &turn).await?;
     }
     let mut links = served.device.links();
-    if let Shown::Overlay(_) = served.device.shown() {
+    let top = match served.device.shown() {
         // Its own writable layer, in which there is nothing.
-        links.pop();
-    }
+        Shown::Overlay(_) => links.pop().map(|link| PathBuf::from(link.name)),
+        Shown::Image(_) => None,
+    };
+    let layers_below = links.len();
     let parent_uuid = links.pop().and_then(|link| link.uuid);
     // Whoever has chosen a kind has chosen it for what is written later too.
     let sparse = matches!(served.device.shown(), Shown::Overlay(overlay) if overlay.is_sparse());
@@ -67,7 +69,7 @@ async fn prepare(
         ImageSpec::Config(config) => {
             let config = config.clone();
             blocking(move || {
-                let mut document = read_json(&config)?;
+                let mut document = document_of(&config, top.as_deref(), layers_below)?;
                 if let Some(members) = document.as_object_mut() {
                     // That file tells how the first device went.
                     members.remove("resultFile");

@@ -257,6 +257,27 @@ fn a_fork_that_the_daemons_end_cuts_off_leaves_no_folder() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_fork_of_a_device_whose_configuration_became_another_is_refused() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::new(), Vec::new());
+    daemon.add(writable(dir.path())).await.unwrap();
+    let config = dir.path().join("config.v1.json");
+    let own = configuration(dir.path());
+    let mut larger = own.clone();
+    larger["lowers"] = serde_json::json!([{ "file": dir.path().join("upper.data") }]);
+    let other = serde_json::json!({ "upper": { "data": "/elsewhere/data", "index": "/elsewhere/index" } });
+    for changed in [larger, other] {
+        std::fs::write(&config, changed.to_string()).unwrap();
+        let wanted = ForkDevice { name: "fork".into(), to: None, id: None };
+        let refused = daemon.fork(0, wanted).await.unwrap_err();
+        assert!(refused.full_text().contains("the device"), "{}", refused.full_text());
+        assert!(!dir.path().join("fork").exists());
+    }
+    std::fs::write(&config, own.to_string()).unwrap();
+    daemon.fork(0, ForkDevice { name: "fork".into(), to: None, id: None }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upper_of_a_device_that_is_not_made_leaves_no_folder_that_ties_the_next_to_its_image() {
     let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let wanted = AddDevice { upper: Some(dir.path().join("new/box")), ..request(None) };
