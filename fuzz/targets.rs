@@ -14,7 +14,7 @@ use std::cell::RefCell;
 
 use stratabd::{
     block::{ByteRange, Geometry},
-    cache::{MapHeader, MapKind, decode_map},
+    cache::{MapHeader, MapKind, decode_map, decode_sectors},
     format::{
         crc,
         ext4::Superblock,
@@ -382,17 +382,18 @@ pub fn cache_map(input: &[u8]) {
         let (body, crc) = sector.split_at_mut(508);
         crc.copy_from_slice(&(!crc::raw(!0, body)).to_le_bytes());
     }
-    match decode_map(&map, &wanted, &[9; 16]) {
-        Ok((_, runs)) => {
+    match decode_map(&map, &wanted) {
+        Ok(incarnation) => {
+            let sectors = map.get(512..).unwrap_or_default();
             let mut end = 0;
-            for run in runs {
-                assert!(run.start >= end && run.start < run.end && run.end <= size_bytes.div_ceil(4096));
-                assert!(
-                    run.end <= (map.len() as u64 / 512).saturating_sub(1) * 3840,
-                    "a bit that is in no sector"
-                );
-                end = run.end;
+            for (first, sums) in decode_sectors(sectors, 0, size_bytes, incarnation, &[9; 16]) {
+                for run in sums.runs() {
+                    assert!(first + run.start >= end && run.start < run.end, "out of order");
+                    end = first + run.end;
+                }
             }
+            assert!(end <= size_bytes.div_ceil(4096), "a grain past the end");
+            assert!(end <= sectors.len() as u64 / 512 * 120, "a grain that is in no sector");
         }
         Err(error) => check_message(&error),
     }

@@ -6,7 +6,7 @@ use std::{cell::RefCell, collections::BTreeMap, io, rc::Rc};
 use futures_util::FutureExt;
 
 use super::{
-    grain::{GRAIN_BYTES, bytes_of, grain_count},
+    grain::{GRAIN_BYTES, Sum, bytes_of, grain_count, sums_of},
     ledger::Ledger,
     map_file::{MAP_SECTOR_BYTES, MapKind, RawSector},
     medium::Medium,
@@ -154,6 +154,10 @@ impl Medium for ModelDisk {
         false
     }
 
+    fn is_alone(&self) -> bool {
+        true
+    }
+
     fn data_len(&self) -> io::Result<u64> {
         Ok(self.0.borrow().files[DATA].cached.len)
     }
@@ -177,10 +181,10 @@ impl Medium for ModelDisk {
         self.change(DATA, vec![Change::Hole(range.start() / SECTOR..range.end().div_ceil(SECTOR))])
     }
 
-    fn read_map(&self, kind: MapKind, limit_bytes: usize) -> io::Result<Vec<u8>> {
-        let sectors = self.0.borrow().files[place(kind)].cached.len / SECTOR;
-        let raw = (0..sectors).flat_map(|sector| self.read_sector(kind, sector).unwrap());
-        Ok(raw.take(limit_bytes).collect())
+    fn next_sectors(&self, kind: MapKind, sector: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
+        let disk = self.0.borrow();
+        let mut written = disk.files[place(kind)].cached.written.range(sector..);
+        Ok(written.next().map(|(index, raw)| (*index, raw.to_vec())))
     }
 
     fn read_sector(&self, kind: MapKind, sector: u64) -> io::Result<RawSector> {
@@ -238,21 +242,52 @@ async fn live(disk: &ModelDisk, content: &[u8], boot: [u8; 16]) -> io::Result<()
     store(&again, disk, content, 7..9).await
 }
 
-/// The grains that a reopened entry claims, and how many of them are wrong.
-fn audit(disk: &ModelDisk, content: &[u8], boot: [u8; 16]) -> (u64, u64) {
-    let ledger = Ledger::open(disk, SIZE_BYTES, KEY, boot).now_or_never().unwrap().unwrap();
-    let claimed = ledger.presence().present(&(0..grain_count(SIZE_BYTES)));
+/// The bytes of a grain on the disk.
+fn grain_on(disk: &ModelDisk, grain: u64) -> Vec<u8> {
+    let range = bytes_of(&(grain..grain + 1), SIZE_BYTES);
+    let sectors = range.start() / SECTOR..range.end().div_ceil(SECTOR);
     let disk = disk.0.borrow();
-    let wrong = claimed.iter().cloned().flatten().filter(|grain| {
-        let range = bytes_of(&(*grain..grain + 1), SIZE_BYTES);
-        let (start, end) = (usize::try_from(range.start()).unwrap(), usize::try_from(range.end()).unwrap());
-        let right = Change::write(range.start(), &content[start..end]);
-        right.into_iter().any(|change| {
-            let Change::Sector(index, raw, _) = change else { unreachable!("a write is made of sectors") };
-            disk.files[DATA].cached.written.get(&index) != Some(&*raw)
-        })
-    });
-    (ledger.presence().count(), wrong.count() as u64)
+    let sector =
+        |index| disk.files[DATA].cached.written.get(&index).copied().unwrap_or([0; MAP_SECTOR_BYTES]);
+    let mut bytes: Vec<u8> = sectors.flat_map(sector).collect();
+    bytes.truncate(usize::try_from(range.len()).unwrap());
+    bytes
+}
+
+/// How many grains a reopened entry claims and proves, and how many of those it claims, and of those it proves, are wrong.
+#[derive(Debug, PartialEq, Eq)]
+struct Audit {
+    claimed: u64,
+    proven: u64,
+    wrong: u64,
+    wrong_proven: u64,
+}
+
+fn audit(disk: &ModelDisk, content: &[u8], boot: [u8; 16]) -> Audit {
+    let ledger = Ledger::open(disk, SIZE_BYTES, KEY, boot).now_or_never().unwrap().unwrap();
+    let presence = ledger.presence();
+    let claimed = presence.unproven(&(0..grain_count(SIZE_BYTES)));
+    let mut audit = Audit { claimed: presence.count(), proven: 0, wrong: 0, wrong_proven: 0 };
+    for grain in claimed.into_iter().flatten() {
+        let found = grain_on(disk, grain);
+        let start = usize::try_from(grain * GRAIN_BYTES).unwrap();
+        let is_wrong = found != content[start..start + found.len()];
+        let wanted: Vec<Sum> = presence.sums(&(grain..grain + 1)).collect();
+        ledger.judge(grain, &wanted, sums_of(&found));
+        let is_proven = presence.is_proven(&(grain..grain + 1));
+        assert_eq!(is_proven, presence.holds(&(grain..grain + 1)), "what is not proven is missing");
+        audit.wrong += u64::from(is_wrong);
+        audit.proven += u64::from(is_proven);
+        audit.wrong_proven += u64::from(is_wrong && is_proven);
+    }
+    audit
+}
+
+impl Audit {
+    /// Claims that are not true, of the bytes or of their checksums.
+    fn faults(&self) -> u64 {
+        self.wrong + self.claimed - self.proven
+    }
 }
 
 /// Runs the life up to each operation, three lives in a row, and returns the worst of what reopening finds.
@@ -269,20 +304,20 @@ fn sweep(ignores_syncs: bool) -> (u64, u64, u64) {
         disk.0.borrow_mut().ignores_syncs = ignores_syncs;
         disk.0.borrow_mut().cut = Some(cut);
         let _ = live(&disk, &content, [1; 16]).now_or_never().unwrap();
-        let (claims, errors) = audit(&disk.after_kill(), &content, [1; 16]);
-        kept_by_kill = claims.max(kept_by_kill);
-        wrong += errors;
+        let found = audit(&disk.after_kill(), &content, [1; 16]);
+        kept_by_kill = found.proven.max(kept_by_kill);
+        wrong += found.faults();
         for kept in [0.0, 0.3, 0.5, 0.5, 0.7, 0.9, 1.0] {
             let after = disk.after_power_loss(kept, &mut random);
-            let (claims, errors) = audit(&after, &content, [2; 16]);
-            kept_by_power_loss = claims.max(kept_by_power_loss);
-            wrong += errors;
+            let found = audit(&after, &content, [2; 16]);
+            kept_by_power_loss = found.proven.max(kept_by_power_loss);
+            wrong += found.faults();
             // A second life over what is left, cut short as well.
             let next = after.0.borrow().operations;
             after.0.borrow_mut().cut = Some(next + random.usize(0..operations));
             let _ = live(&after, &content, [2; 16]).now_or_never().unwrap();
-            wrong += audit(&after.after_kill(), &content, [2; 16]).1;
-            wrong += audit(&after.after_power_loss(kept, &mut random), &content, [3; 16]).1;
+            wrong += audit(&after.after_kill(), &content, [2; 16]).faults();
+            wrong += audit(&after.after_power_loss(kept, &mut random), &content, [3; 16]).faults();
         }
     }
     (kept_by_kill, kept_by_power_loss, wrong)
@@ -294,6 +329,41 @@ fn whatever_a_reopened_entry_claims_has_the_right_bytes_after_every_cut() {
     assert_eq!(wrong, 0);
     assert!(kept_by_kill >= 12, "a kill may cost next to nothing, and {kept_by_kill} grains were left");
     assert!(kept_by_power_loss >= 8, "what was synced stays, and {kept_by_power_loss} grains were left");
+}
+
+#[test]
+fn what_has_rotted_on_the_disk_is_never_proven_and_the_rest_of_it_is() {
+    let content = content();
+    let mut random = fastrand::Rng::with_seed(4);
+    let whole = ModelDisk::default();
+    live(&whole, &content, [1; 16]).now_or_never().unwrap().unwrap();
+    let sound = audit(&whole.after_kill(), &content, [1; 16]);
+    let (mut noticed, mut kept) = (0, 0);
+    for _ in 0..300 {
+        let disk = whole.after_kill();
+        for _ in 0..random.usize(1..4) {
+            let disk = &mut *disk.0.borrow_mut();
+            let sectors = &mut disk.files[random.usize(0..3)].cached.written;
+            let victim = random.usize(0..sectors.len());
+            let raw = sectors.values_mut().nth(victim).unwrap();
+            raw[random.usize(0..MAP_SECTOR_BYTES)] ^= random.u8(1..);
+        }
+        let found = audit(&disk, &content, [1; 16]);
+        assert_eq!(found.wrong_proven, 0);
+        noticed += found.wrong;
+        kept += found.proven;
+        assert_eq!(
+            audit(&disk, &content, [1; 16]).proven,
+            found.proven,
+            "what was forgotten in memory alone"
+        );
+    }
+    assert!(noticed > 50, "only {noticed} grains of data were hit");
+    assert!(
+        kept > sound.proven * 300 / 2,
+        "only {kept} of {} grains were kept in 300 trials",
+        sound.proven * 300
+    );
 }
 
 #[test]
@@ -320,5 +390,6 @@ fn a_refuted_write_does_not_land_on_the_one_that_replaces_it() {
     assert!((&mut new).now_or_never().is_none());
     (&mut new).now_or_never().unwrap().unwrap();
     drop((old, new));
-    assert_eq!(audit(&disk, &content, [1; 16]), (2, 0));
+    let right = Audit { claimed: 2, proven: 2, wrong: 0, wrong_proven: 0 };
+    assert_eq!(audit(&disk, &content, [1; 16]), right);
 }

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    ops::Range,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -13,10 +12,10 @@ use super::{
     fetch,
     files::{EntryFiles, OnReactor},
     flight::{Flight, Flights},
-    grain::{GRAIN_BYTES, grain_count, grains_of},
+    grain::{GRAIN_BYTES, Grains, Sum, bytes_of, grain_count, grains_of, sums_of},
     holdings::{Holdings, lock},
     key::BlobKey,
-    ledger::{Grains, Ledger},
+    ledger::Ledger,
     presence::Generation,
     sparse::Sparse,
     stream::{NO_TRIGGER, STREAMS, Streams},
@@ -24,11 +23,14 @@ use super::{
 use crate::{
     block::ByteRange,
     reactor::Reactor,
-    source::{DirectMark, Origin, Readiness, Urgency},
+    source::{DirectMark, LocalFile, Origin, Readiness, Urgency},
 };
 
 /// Largest fetch: at 100 MB/s it takes 10 ms, about a round trip; a larger range goes in parts, side by side.
 const PART_GRAINS: u64 = (1 << 20) / GRAIN_BYTES;
+
+/// Most grains that are held against their checksums together: one read through the ring.
+const PROVED_GRAINS: u64 = LocalFile::CHUNK_BYTES as u64 / GRAIN_BYTES;
 
 /// Present grains between two missing runs that are fetched with them: 16 KiB take less time than a request costs.
 const JOIN_GRAINS: u64 = 4;
@@ -91,11 +93,11 @@ impl Entry {
         }
     }
 
-    /// Fills `dest` if its bytes are present and in the page cache. No lock, no allocation.
+    /// Fills `dest` if its bytes are proven and in the page cache. No lock, no allocation.
     pub(super) fn try_hit(&self, range: ByteRange, dest: &mut [u8]) -> Readiness {
         let presence = self.ledger.presence();
         let generation = presence.generation();
-        if !presence.holds(&grains_of(range)) {
+        if !presence.is_proven(&grains_of(range)) {
             return Readiness::WouldWait;
         }
         match self.files.data.try_read(range.start(), dest) {
@@ -108,11 +110,11 @@ impl Entry {
         }
     }
 
-    /// A mark for a read of `range` straight from the data file, if all of it is present.
+    /// A mark for a read of `range` straight from the data file, if all of it is proven.
     pub(super) fn begin_direct(&self, range: ByteRange) -> Option<DirectMark> {
         let presence = self.ledger.presence();
         let generation = presence.generation();
-        presence.holds(&grains_of(range)).then_some(DirectMark(generation.0))
+        presence.is_proven(&grains_of(range)).then_some(DirectMark(generation.0))
     }
 
     /// Whether `range` was present all the while since `mark`.
@@ -124,27 +126,55 @@ impl Entry {
         held
     }
 
-    /// Fills `dest` from the data file; says whether its bytes were present all the while.
-    pub(super) async fn hit(&self, reactor: &Reactor, range: ByteRange, dest: &mut [u8]) -> bool {
+    /// Fills `dest` from the data file; says whether its bytes were present all the while, and right.
+    pub(super) async fn hit(self: &Arc<Self>, reactor: &Reactor, range: ByteRange, dest: &mut [u8]) -> bool {
         let presence = self.ledger.presence();
         let grains = grains_of(range);
-        let generation = presence.generation();
         if !presence.holds(&grains) {
             return false;
         }
-        let ready = self.files.data.try_read(range.start(), dest);
-        let read = match ready {
-            Ok(Readiness::Done) => Ok(()),
-            Ok(Readiness::WouldWait) => self.files.data.read(reactor, range.start(), dest).await,
-            Err(error) => Err(error),
+        let read = async {
+            if !presence.is_proven(&grains) {
+                self.prove(reactor, &grains).await?;
+            }
+            let generation = presence.generation();
+            if !presence.is_proven(&grains) {
+                return Ok(false);
+            }
+            if let Readiness::WouldWait = self.files.data.try_read(range.start(), dest)? {
+                self.files.data.read(reactor, range.start(), dest).await?;
+            }
+            Ok(presence.unchanged(generation))
         };
-        if let Err(error) = read {
+        read.await.unwrap_or_else(|error: io::Error| {
             tracing::warn!(blob = %self.key, offset = range.start(), %error, "the cache cannot be read; fetching again");
             self.shared.metrics.read_errors.inc();
             self.ledger.refute(&grains);
-            return false;
+            self.settle_soon();
+            false
+        })
+    }
+
+    /// Holds the bytes of those `grains` that another process or boot has left against their checksums. What is damaged is
+    /// missing then, all of it.
+    async fn prove(self: &Arc<Self>, reactor: &Reactor, grains: &Grains) -> io::Result<()> {
+        let mut damaged = 0;
+        for part in
+            self.ledger.presence().unproven(grains).into_iter().flat_map(|run| parts(run, PROVED_GRAINS))
+        {
+            let wanted: Vec<Sum> = self.ledger.presence().sums(&part).collect();
+            let range = bytes_of(&part, self.size_bytes);
+            let len = usize::try_from(range.len()).map_err(io::Error::other)?;
+            let bytes = self.files.data.read_buffer(reactor, range.start(), len).await?;
+            damaged += self.ledger.judge(part.start, &wanted, sums_of(&bytes));
         }
-        presence.unchanged(generation)
+        if damaged > 0 {
+            let offset = grains.start * GRAIN_BYTES;
+            tracing::warn!(blob = %self.key, offset, grains = damaged, "damaged in the cache; fetching again");
+            self.shared.metrics.damaged_grains.inc_by(damaged);
+            self.settle_soon();
+        }
+        Ok(())
     }
 
     /// Counts a read.
@@ -196,7 +226,7 @@ impl Entry {
             self.shared.budget.grant();
         }
         let missing = flights.uncovered(join(self.ledger.presence().missing(&ahead)));
-        for run in missing.into_iter().flat_map(parts) {
+        for run in missing.into_iter().flat_map(|run| parts(run, PART_GRAINS)) {
             let demanded = run.start < wanted.end;
             if !demanded && flights.len() >= MOST_FLIGHTS {
                 continue;
@@ -230,6 +260,12 @@ impl Entry {
             !over.is_empty()
         };
         let forgotten = self.ledger.refute(&grains) > 0;
+        self.settle_soon();
+        forgotten || in_flight
+    }
+
+    /// Has what was refuted taken out of the maps on disk.
+    fn settle_soon(self: &Arc<Self>) {
         let entry = Arc::clone(self);
         self.shared.handle.spawn(move |reactor| {
             let reactor = reactor.clone();
@@ -237,7 +273,6 @@ impl Entry {
                 entry.ledger.settle(&entry.on(&reactor)).await;
             }
         });
-        forgotten || in_flight
     }
 
     /// The entry's files as the ledger's medium.
@@ -286,8 +321,8 @@ impl Drop for Entry {
 }
 
 /// Joins runs with little between them.
-fn join(runs: Vec<Range<u64>>) -> Vec<Range<u64>> {
-    let mut joined: Vec<Range<u64>> = Vec::new();
+fn join(runs: Vec<Grains>) -> Vec<Grains> {
+    let mut joined: Vec<Grains> = Vec::new();
     for run in runs {
         match joined.last_mut() {
             Some(last) if run.start - last.end <= JOIN_GRAINS => last.end = run.end,
@@ -297,8 +332,8 @@ fn join(runs: Vec<Range<u64>>) -> Vec<Range<u64>> {
     joined
 }
 
-/// Cuts a run into fetches.
-fn parts(run: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let step = usize::try_from(PART_GRAINS).unwrap_or(usize::MAX);
-    run.clone().step_by(step).map(move |start| start..start.saturating_add(PART_GRAINS).min(run.end))
+/// Cuts a run into parts of at most `most` grains.
+fn parts(run: Grains, most: u64) -> impl Iterator<Item = Grains> {
+    let step = usize::try_from(most).unwrap_or(usize::MAX);
+    run.clone().step_by(step).map(move |start| start..start.saturating_add(most).min(run.end))
 }

@@ -19,9 +19,9 @@ use std::os::unix::fs::MetadataExt;
 use super::{
     entry::Entry,
     files::{BOOT_MAP_FILE, DATA_FILE, DURABLE_MAP_FILE},
+    grain::Grains,
     holdings::Holdings,
     key::BlobKey,
-    ledger::Grains,
 };
 use crate::reactor::Reactor;
 

@@ -14,9 +14,8 @@ use super::{
     entry::Entry,
     evict,
     flight::{Flight, Landed, Outcome},
-    grain::bytes_of,
+    grain::{Grains, bytes_of},
     holdings::lock,
-    ledger::Grains,
     lock::Held,
     verify,
 };

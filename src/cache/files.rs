@@ -13,10 +13,10 @@ use std::{
 
 use rustix::{
     fs::{
-        Advice, FallocateFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, fadvise, fallocate, fstat,
-        ftruncate, futimens, open,
+        Advice, FallocateFlags, Mode, OFlags, SeekFrom, Timespec, Timestamps, UTIME_NOW, fadvise, fallocate,
+        fstat, ftruncate, futimens, open, seek,
     },
-    io::{pread, pwrite},
+    io::{Errno, pread, pwrite},
 };
 
 use super::{
@@ -37,6 +37,11 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Pauses between tries for a lock grow up to this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+const SECTOR_BYTES: u64 = MAP_SECTOR_BYTES as u64;
+
+/// Sectors of a map that are read together.
+const SECTORS_AT_ONCE: usize = 128;
 
 /// Open files of an entry.
 #[derive(Debug)]
@@ -142,6 +147,10 @@ impl Medium for OnReactor<'_> {
         self.files.fresh
     }
 
+    fn is_alone(&self) -> bool {
+        self.files.locks.own_use().unwrap_or(false)
+    }
+
     fn data_len(&self) -> io::Result<u64> {
         u64::try_from(fstat(&**self.files.data.file())?.st_size).map_err(io::Error::other)
     }
@@ -183,29 +192,29 @@ impl Medium for OnReactor<'_> {
         Ok(fallocate(&**self.files.data.file(), flags, range.start(), range.len())?)
     }
 
-    fn read_map(&self, kind: MapKind, limit_bytes: usize) -> io::Result<Vec<u8>> {
-        let mut raw = Vec::new();
-        let mut chunk = [0; 128 * MAP_SECTOR_BYTES];
-        while raw.len() < limit_bytes {
-            let count = pread(self.files.map(kind).as_fd(), &mut chunk, raw.len() as u64)?;
-            if count == 0 {
-                break;
-            }
-            raw.extend_from_slice(chunk.get(..count).unwrap_or_default());
-        }
-        raw.truncate(limit_bytes);
-        Ok(raw)
+    fn next_sectors(&self, kind: MapKind, sector: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
+        let map = self.files.map(kind).as_fd();
+        // A map is as sparse as its blob's data.
+        let first = match seek(map, SeekFrom::Data(sector * SECTOR_BYTES)) {
+            Ok(offset) => offset / SECTOR_BYTES,
+            Err(Errno::NXIO) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let mut raw = vec![0; SECTORS_AT_ONCE * MAP_SECTOR_BYTES];
+        let count = pread(map, &mut raw, first * SECTOR_BYTES)?;
+        raw.truncate(count - count % MAP_SECTOR_BYTES);
+        Ok((!raw.is_empty()).then_some((first, raw)))
     }
 
     fn read_sector(&self, kind: MapKind, sector: u64) -> io::Result<RawSector> {
         let mut raw = [0; MAP_SECTOR_BYTES];
         // A short count leaves zeroes, which no CRC fits.
-        let _ = pread(self.files.map(kind).as_fd(), &mut raw, sector * MAP_SECTOR_BYTES as u64)?;
+        let _ = pread(self.files.map(kind).as_fd(), &mut raw, sector * SECTOR_BYTES)?;
         Ok(raw)
     }
 
     fn write_sector(&self, kind: MapKind, sector: u64, raw: &RawSector) -> io::Result<()> {
-        let count = pwrite(self.files.map(kind).as_fd(), raw, sector * MAP_SECTOR_BYTES as u64)?;
+        let count = pwrite(self.files.map(kind).as_fd(), raw, sector * SECTOR_BYTES)?;
         if count == raw.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 

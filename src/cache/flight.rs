@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_channel::oneshot;
 use futures_util::future::{FutureExt, Shared};
 
-use super::ledger::Grains;
+use super::grain::Grains;
 use crate::source::{SourceError, Urgency};
 
 /// What a fetch came to.

@@ -1,4 +1,4 @@
-//! Grains, the unit of presence, and sets of runs of them.
+//! Grains, the unit of presence, with their checksums, and sets of runs of them.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -6,7 +6,22 @@ use crate::block::ByteRange;
 
 /// Unit of presence in bytes: the page of every file system that a cache lies on, so that a hole can be punched for
 /// each, and the smallest read of most images.
-pub(super) const GRAIN_BYTES: u64 = 4096;
+pub(super) const GRAIN_BYTES: u64 = GRAIN_LEN as u64;
+const GRAIN_LEN: usize = 4096;
+
+/// A span of grains.
+pub(super) type Grains = Range<u64>;
+
+/// The checksum of a grain's bytes; never [`ABSENT`].
+pub(super) type Sum = u32;
+
+/// In the place of a checksum: there is no grain.
+pub(super) const ABSENT: Sum = 0;
+
+/// The checksum of each grain in `bytes`, which begin with one.
+pub(super) fn sums_of(bytes: &[u8]) -> impl Iterator<Item = Sum> {
+    bytes.chunks(GRAIN_LEN).map(|grain| crc32c::crc32c(grain).max(1))
+}
 
 /// Number of grains of a blob of `size_bytes`; the last one may be partial.
 pub(super) fn grain_count(size_bytes: u64) -> u64 {

@@ -5,6 +5,9 @@
 //! gets a bit only after fdatasync(2) of the data. Taking grains away goes the other way round: bits in memory, bits in
 //! both maps, fdatasync(2) of the durable map, and only then the hole.
 //!
+//! With each mark goes the checksum of the grain's bytes. What this process did not write it believes only when it has
+//! held the bytes against that, by [`Ledger::judge`].
+//!
 //! Several processes change the maps of one blob. Each adds and takes away single grains under a lock, never its own
 //! view of all of them. Holes are made only by a process that alone has the blob open. All functions that change the
 //! disk run on the cache's thread, so that what lies between two awaits is not interrupted by this process either.
@@ -12,28 +15,23 @@
 use std::{
     collections::BTreeMap,
     io,
-    ops::Range,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use futures_channel::oneshot;
-
 use super::{
-    grain::{RunSet, bytes_of, grains_of},
+    grain::{ABSENT, Grains, RunSet, Sum, bytes_of, grains_of, sums_of},
     map_file::{
-        Bits, MAP_SECTOR_BYTES, MapHeader, MapKind, SECTOR_GRAINS, decode_map, is_verified, sector_count,
-        with_verified,
+        MAP_SECTOR_BYTES, MapHeader, MapKind, SECTOR_GRAINS, Sums, decode_map, decode_sectors, is_verified,
+        sector_count, with_verified,
     },
     medium::Medium,
     presence::{Generation, Presence},
+    writes::Writes,
 };
 use crate::block::ByteRange;
-
-/// A span of grains.
-pub(super) type Grains = Range<u64>;
 
 /// Largest write at once; as for reads, small beside the pool of buffers.
 const WRITE_BYTES: usize = 256 << 10;
@@ -49,6 +47,7 @@ pub(super) struct Ledger {
     boot: [u8; 16],
     incarnations: [u32; 2],
     outstanding: Mutex<Outstanding>,
+    writes: Writes,
     /// Held during a sync: who comes meanwhile wants more to be durable than that one may have begun with.
     sync_turn: futures_util::lock::Mutex<()>,
     /// Whether all of it was held against its digest, and nothing was taken away since.
@@ -61,11 +60,6 @@ struct Outstanding {
     pending: RunSet,
     /// The part of them whose sync is under way.
     syncing: RunSet,
-    /// Being written to the data file now; such a grain is not punched.
-    writing: BTreeMap<u64, Grains>,
-    next_write: u64,
-    /// Writes that wait for older ones of the same grains; they look again when any write ends.
-    turns: Vec<oneshot::Sender<()>>,
     /// Taken away in memory and not yet in the maps, whose word about them counts for nothing.
     refuted: RunSet,
 }
@@ -95,15 +89,31 @@ impl Ledger {
         let presence = Presence::new(size_bytes);
         let mut pending = RunSet::default();
         let header = |kind| MapHeader { kind, size_bytes, key, incarnation: fastrand::u32(..) };
-        let (boot_incarnation, runs) = load(medium, header(MapKind::Boot), &boot).await?;
-        for run in runs {
+        let boot_incarnation = load(medium, header(MapKind::Boot), &boot, |run, sums| {
+            presence.note(run.start, sums.iter().copied());
             presence.set(&run);
             pending.insert(run);
-        }
-        let (durable_incarnation, runs) = load(medium, header(MapKind::Durable), &EVERY_BOOT).await?;
-        for run in runs {
-            presence.set(&run);
-            pending.remove(run);
+        })?;
+        let durable_incarnation = load(medium, header(MapKind::Durable), &EVERY_BOOT, |run, sums| {
+            // Where the maps do not agree, that of this boot is the younger one.
+            if presence.sums(&run).eq(sums.iter().copied()) {
+                pending.remove(run);
+                return;
+            }
+            for (grain, sum) in run.zip(sums) {
+                let grain = grain..grain + 1;
+                if !presence.holds(&grain) {
+                    presence.note(grain.start, [*sum]);
+                    presence.set(&grain);
+                } else if presence.sums(&grain).eq([*sum]) {
+                    pending.remove(grain);
+                }
+            }
+        })?;
+        if presence.count() == 0 && !medium.is_fresh() && medium.is_alone() {
+            // Nothing is known of what lies in the data file, and so it would only take room.
+            medium.sync_map(MapKind::Durable).await?;
+            medium.set_data_len(size_bytes)?;
         }
         // It was said of all the grains together: one that has come back since was not looked at.
         let verified = is_verified(&medium.read_sector(MapKind::Durable, 0)?) && presence.is_complete();
@@ -114,6 +124,7 @@ impl Ledger {
             boot,
             incarnations: [boot_incarnation, durable_incarnation],
             outstanding: Mutex::new(Outstanding { pending, ..Outstanding::default() }),
+            writes: Writes::default(),
             sync_turn: futures_util::lock::Mutex::new(()),
         })
     }
@@ -174,7 +185,7 @@ impl Ledger {
         wanted: impl Fn() -> bool,
     ) -> io::Result<()> {
         let grains = grains_of(ByteRange::between(offset, offset.saturating_add(bytes.len() as u64)));
-        let write = WriteMark::new(self, grains.clone());
+        let write = self.writes.begin(grains.clone());
         // A refuted write may still be under way: it must not land on top of the one that replaces it.
         write.turn().await;
         let mut at = offset;
@@ -185,6 +196,7 @@ impl Ledger {
             medium.write_data(at, chunk).await?;
             at = at.saturating_add(chunk.len() as u64);
         }
+        self.presence.note(grains.start, sums_of(bytes));
         // What an older refutation left in the maps goes before the grain comes back, or it would go with it.
         let is_refuted = || self.outstanding().refuted.touches(&grains);
         let clean = !is_refuted() || (self.settle(medium).await && !is_refuted());
@@ -201,6 +213,7 @@ impl Ledger {
             }
             // Under the lock that refuting takes, so that a refutation is either seen above or comes after.
             self.presence.set(&grains);
+            self.presence.prove(&grains);
         }
         drop(outstanding);
         drop(write);
@@ -265,6 +278,26 @@ impl Ledger {
         self.presence.clear(grains)
     }
 
+    /// Acts on what the bytes of grains from `first` on came to, which were to come to `wanted`: those that did are proven,
+    /// and the others refuted. Returns how many those are; they are to be settled. What changed meanwhile is passed over.
+    pub(super) fn judge(&self, first: u64, wanted: &[Sum], found: impl Iterator<Item = Sum>) -> u64 {
+        let mut damaged = RunSet::default();
+        {
+            // Under the lock that refuting takes, so that nothing is proven that was refuted since.
+            let _outstanding = self.outstanding();
+            let still =
+                |grain: u64, sum: Sum| sum != ABSENT && self.presence.sums(&(grain..grain + 1)).eq([sum]);
+            for ((wanted, found), grain) in wanted.iter().zip(found).zip(first..) {
+                match still(grain, *wanted) {
+                    true if *wanted == found => self.presence.prove(&(grain..grain + 1)),
+                    true => damaged.insert(grain..grain + 1),
+                    false => {}
+                }
+            }
+        }
+        damaged.runs().map(|run| self.refute(&run)).sum()
+    }
+
     /// Takes what was refuted out of the maps. What fails stays refuted in this process.
     pub(super) async fn settle(&self, medium: &impl Medium) -> bool {
         let settled = medium
@@ -296,8 +329,7 @@ impl Ledger {
         let mut punched = 0;
         for run in runs {
             // Grains that have come back, or are about to, keep their room: no await lies between this and the hole.
-            let busy = self.outstanding().writing.values().any(|other| overlap(other, run));
-            if busy || !self.presence.present(run).is_empty() {
+            if self.writes.touch(run) || !self.presence.present(run).is_empty() {
                 continue;
             }
             let range = bytes_of(run, self.size_bytes);
@@ -315,14 +347,19 @@ impl Ledger {
         let mut index = grains.start / SECTOR_GRAINS;
         while index < grains.end.div_ceil(SECTOR_GRAINS) {
             for kind in [MapKind::Boot, MapKind::Durable] {
-                let bits = self.sector(medium, kind, index)?;
+                let sums = self.sector(medium, kind, index)?;
                 let outstanding = self.outstanding();
-                for run in bits.runs() {
-                    let mut trusted = RunSet::default();
-                    let first = index * SECTOR_GRAINS;
-                    trusted.insert((first + run.start).max(grains.start)..(first + run.end).min(grains.end));
-                    outstanding.refuted.runs().for_each(|refuted| trusted.remove(refuted));
-                    trusted.runs().for_each(|run| self.presence.set(&run));
+                let first = index * SECTOR_GRAINS;
+                for run in sums.runs() {
+                    let mut news = RunSet::default();
+                    news.insert((first + run.start).max(grains.start)..(first + run.end).min(grains.end));
+                    outstanding.refuted.runs().for_each(|refuted| news.remove(refuted));
+                    self.presence.present(grains).into_iter().for_each(|known| news.remove(known));
+                    for run in news.runs() {
+                        let within = run.start - first..run.end - first;
+                        self.presence.note(run.start, sums.of(&within).iter().copied());
+                        self.presence.set(&run);
+                    }
                 }
             }
             index += 1;
@@ -345,21 +382,27 @@ impl Ledger {
         }
         for (index, runs) in sectors {
             let before = self.sector(medium, kind, index)?;
-            let mut bits = before.clone();
-            runs.into_iter().for_each(|run| bits.fill(run, present));
-            if bits != before {
+            let mut sums = before.clone();
+            let first = index * SECTOR_GRAINS;
+            for run in runs {
+                let now = self.presence.sums(&(first + run.start..first + run.end));
+                for (sum, now) in sums.of_mut(&run).iter_mut().zip(now) {
+                    *sum = if present { now } else { ABSENT };
+                }
+            }
+            if sums != before {
                 let number = u32::try_from(index).map_err(io::Error::other)?;
-                let raw = bits.encode(number, self.incarnation(kind), self.stamp(kind));
+                let raw = sums.encode(number, self.incarnation(kind), self.stamp(kind));
                 medium.write_sector(kind, index + 1, &raw)?;
             }
         }
         Ok(())
     }
 
-    fn sector(&self, medium: &impl Medium, kind: MapKind, index: u64) -> io::Result<Bits> {
+    fn sector(&self, medium: &impl Medium, kind: MapKind, index: u64) -> io::Result<Sums> {
         let raw = medium.read_sector(kind, index + 1)?;
         let number = u32::try_from(index).map_err(io::Error::other)?;
-        Ok(Bits::decode(&raw, number, self.incarnation(kind), self.stamp(kind)))
+        Ok(Sums::decode(&raw, number, self.incarnation(kind), self.stamp(kind)))
     }
 
     fn stamp(&self, kind: MapKind) -> &[u8; 16] {
@@ -382,65 +425,32 @@ impl Ledger {
     }
 }
 
-/// Reads one map, or begins it anew with `header` where it is not to be believed.
-async fn load(medium: &impl Medium, header: MapHeader, stamp: &[u8; 16]) -> io::Result<(u32, Vec<Grains>)> {
-    let sectors = usize::try_from(sector_count(header.size_bytes) + 1).map_err(io::Error::other)?;
-    let raw = medium.read_map(header.kind, sectors.saturating_mul(MAP_SECTOR_BYTES))?;
-    if let Ok(read) = decode_map(&raw, &header, stamp) {
-        return Ok(read);
-    }
-    medium.truncate_map(header.kind)?;
-    medium.write_sector(header.kind, 0, &header.encode())?;
-    Ok((header.incarnation, Vec::new()))
-}
-
-fn overlap(left: &Grains, right: &Grains) -> bool {
-    left.start < right.end && right.start < left.end
-}
-
-/// Marks grains as being written until it is dropped, also by a task that ends early.
-struct WriteMark<'a> {
-    ledger: &'a Ledger,
-    number: u64,
-}
-
-impl<'a> WriteMark<'a> {
-    fn new(ledger: &'a Ledger, grains: Grains) -> Self {
-        let mut outstanding = ledger.outstanding();
-        let number = outstanding.next_write;
-        outstanding.next_write += 1;
-        outstanding.writing.insert(number, grains);
-        Self { ledger, number }
-    }
-
-    /// Waits until no older write of some of the grains is under way.
-    async fn turn(&self) {
-        loop {
-            let ended = {
-                let mut outstanding = self.ledger.outstanding();
-                let mut older = outstanding.writing.range(..self.number);
-                let ours = outstanding.writing.get(&self.number);
-                if !ours.is_some_and(|ours| older.any(|(_, other)| overlap(other, ours))) {
-                    return;
-                }
-                let (sender, receiver) = oneshot::channel();
-                outstanding.turns.push(sender);
-                receiver
-            };
-            // Nothing is sent: the senders are dropped.
-            let _ = ended.await;
+/// Reads one map, or begins it anew with `header` where it is not to be believed; returns its incarnation. `found` is told
+/// each run of grains that the map has, with their checksums.
+fn load(
+    medium: &impl Medium,
+    header: MapHeader,
+    stamp: &[u8; 16],
+    mut found: impl FnMut(Grains, &[Sum]),
+) -> io::Result<u32> {
+    let kind = header.kind;
+    let Ok(incarnation) = decode_map(&medium.read_sector(kind, 0)?, &header) else {
+        medium.truncate_map(kind)?;
+        medium.write_sector(kind, 0, &header.encode())?;
+        return Ok(header.incarnation);
+    };
+    let mut at = 1;
+    while let Some((first, raw)) = medium.next_sectors(kind, at)? {
+        let number = u32::try_from(first.saturating_sub(1)).map_err(io::Error::other)?;
+        if u64::from(number) >= sector_count(header.size_bytes) {
+            break;
         }
+        for (start, sums) in decode_sectors(&raw, number, header.size_bytes, incarnation, stamp) {
+            for run in sums.runs() {
+                found(start + run.start..start + run.end, sums.of(&run));
+            }
+        }
+        at = first + (raw.len() / MAP_SECTOR_BYTES) as u64;
     }
-}
-
-impl Drop for WriteMark<'_> {
-    fn drop(&mut self) {
-        let turns = {
-            let mut outstanding = self.ledger.outstanding();
-            outstanding.writing.remove(&self.number);
-            std::mem::take(&mut outstanding.turns)
-        };
-        // Wakes all who wait for a turn, the lock being free.
-        drop(turns);
-    }
+    Ok(incarnation)
 }

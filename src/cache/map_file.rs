@@ -1,29 +1,31 @@
-//! The presence map on disk: a header and sectors of bits, each whole or worthless by itself.
+//! The presence map on disk: a header and sectors of checksums, each whole or worthless by itself.
 //!
 //! ```text
 //! header  0 magic "STRATMAP" | 8 version u32 | 12 kind u32 | 16 blob size u64 | 24 grain bytes u64
 //!         32 key [32] | 64 incarnation u32 | 68 verified u32 | 72 zeroes | 508 crc32c of the bytes before
-//! sector  0 magic "BITS" | 4 index u32 | 8 incarnation u32 | 12 stamp [16] | 28 bits [480] | 508 crc32c
+//! sector  0 magic "SUMS" | 4 index u32 | 8 incarnation u32 | 12 stamp [16] | 28 sums [u32; 120] | 508 crc32c
 //! ```
 //!
-//! All numbers are little-endian. A sector counts only if its CRC, place, incarnation and stamp are right, so a torn
-//! or stale one says that its grains are absent. The stamp of the map of this boot is the boot's id; the durable map
-//! has zeroes there. A map that is begun anew gets another incarnation, and sectors of the old one never count again.
+//! All numbers are little-endian. Each grain has the checksum of its bytes, and zero says that it is absent: so one write
+//! of one sector says both that a grain is there and what it must be. A sector counts only if its CRC, place, incarnation
+//! and stamp are right, so a torn or stale one says that its grains are absent. The stamp of the map of this boot is the
+//! boot's id; the durable map has zeroes there. A map that is begun anew gets another incarnation, and sectors of the old
+//! one never count again. So it is with maps of version 1, which had bits and no checksums: their blobs are fetched again.
 
 use std::ops::Range;
 
-use super::grain::{GRAIN_BYTES, grain_count};
+use super::grain::{ABSENT, GRAIN_BYTES, Sum, grain_count};
 
 /// A sector of every disk, which is written whole or not at all, or else fails its CRC.
 pub(super) const MAP_SECTOR_BYTES: usize = 512;
-/// Bytes of bits in a sector.
-const BITS_BYTES: usize = 480;
-/// Grains that one sector speaks for: 15 MiB of the blob.
-pub(super) const SECTOR_GRAINS: u64 = BITS_BYTES as u64 * 8;
+/// Checksums in a sector.
+const SECTOR_SUMS: usize = 120;
+/// Grains that one sector speaks for: 480 KiB of the blob.
+pub(super) const SECTOR_GRAINS: u64 = SECTOR_SUMS as u64;
 
 const HEADER_MAGIC: &[u8; 8] = b"STRATMAP";
-const SECTOR_MAGIC: &[u8; 4] = b"BITS";
-const VERSION: u32 = 1;
+const SECTOR_MAGIC: &[u8; 4] = b"SUMS";
+const VERSION: u32 = 2;
 const VERIFIED_AT: usize = 68;
 const CRC_AT: usize = MAP_SECTOR_BYTES - 4;
 
@@ -118,14 +120,14 @@ pub(super) fn with_verified(header: &RawSector, verified: bool) -> Option<RawSec
     Some(raw.seal())
 }
 
-/// The bits of one sector.
+/// What one sector says of its grains.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Bits(pub(super) [u8; BITS_BYTES]);
+pub struct Sums([Sum; SECTOR_SUMS]);
 
-impl Bits {
-    pub(super) const EMPTY: Self = Self([0; BITS_BYTES]);
+impl Sums {
+    const EMPTY: Self = Self([ABSENT; SECTOR_SUMS]);
 
-    /// The bits of sector `index`, or none of them if it is not what it should be.
+    /// The checksums of sector `index`, or none of them if it is not what it should be.
     pub(super) fn decode(raw: &[u8], index: u32, incarnation: u32, stamp: &[u8; 16]) -> Self {
         let valid = unseal(raw).filter(|raw| {
             raw.starts_with(SECTOR_MAGIC)
@@ -133,7 +135,12 @@ impl Bits {
                 && number(raw, 8) == Some(incarnation)
                 && field(raw, 12) == Some(*stamp)
         });
-        valid.and_then(|raw| field(raw, 28)).map_or(Self::EMPTY, Self)
+        let Some(numbers) = valid.and_then(|raw| raw.get(28..CRC_AT)) else { return Self::EMPTY };
+        let mut sums = Self::EMPTY;
+        for (sum, bytes) in sums.0.iter_mut().zip(numbers.as_chunks().0) {
+            *sum = u32::from_le_bytes(*bytes);
+        }
+        sums
     }
 
     pub(super) fn encode(&self, index: u32, incarnation: u32, stamp: &[u8; 16]) -> RawSector {
@@ -141,67 +148,71 @@ impl Bits {
         raw.put(4, &index.to_le_bytes());
         raw.put(8, &incarnation.to_le_bytes());
         raw.put(12, stamp);
-        raw.put(28, &self.0);
+        for (sum, at) in self.0.iter().zip((28..).step_by(4)) {
+            raw.put(at, &sum.to_le_bytes());
+        }
         raw.seal()
     }
 
-    /// Sets or clears the bits of `run`, given from the sector's first grain.
-    pub(super) fn fill(&mut self, run: Range<u64>, present: bool) {
-        for bit in run.start..run.end.min(SECTOR_GRAINS) {
-            let byte = usize::try_from(bit / 8).ok().and_then(|index| self.0.get_mut(index));
-            if let Some(byte) = byte {
-                if present { *byte |= 1 << (bit % 8) } else { *byte &= !(1 << (bit % 8)) }
-            }
-        }
+    /// The checksums of `run`, given from the sector's first grain.
+    pub(super) fn of(&self, run: &Range<u64>) -> &[Sum] {
+        self.0.get(slots(run)).unwrap_or_default()
     }
 
-    /// The runs of set bits, from the sector's first grain.
-    pub(super) fn runs(&self) -> Vec<Range<u64>> {
+    /// The same, to be changed.
+    pub(super) fn of_mut(&mut self, run: &Range<u64>) -> &mut [Sum] {
+        self.0.get_mut(slots(run)).unwrap_or_default()
+    }
+
+    /// The runs of grains that are there, from the sector's first grain.
+    #[must_use]
+    pub fn runs(&self) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
-        for (byte, first) in self.0.iter().zip((0_u64..).step_by(8)).filter(|(byte, _)| **byte != 0) {
-            for bit in (0..8).filter(|bit| byte & (1 << bit) != 0).map(|bit| first + bit) {
-                match runs.last_mut() {
-                    Some(last) if last.end == bit => last.end = bit + 1,
-                    _ => runs.push(bit..bit + 1),
-                }
+        for (_, at) in self.0.iter().zip(0..).filter(|(sum, _)| **sum != ABSENT) {
+            match runs.last_mut() {
+                Some(last) if last.end == at => last.end = at + 1,
+                _ => runs.push(at..at + 1),
             }
         }
         runs
     }
 }
 
-/// The number of bit sectors of a blob of `size_bytes`.
+fn slots(run: &Range<u64>) -> Range<usize> {
+    let slot = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+    slot(run.start)..slot(run.end)
+}
+
+/// The number of sectors of checksums of a blob of `size_bytes`.
 pub(super) fn sector_count(size_bytes: u64) -> u64 {
     grain_count(size_bytes).div_ceil(SECTOR_GRAINS)
 }
 
-/// Reads a whole map file: its incarnation and the runs of grains that it vouches for. `wanted` says what the map must
-/// be, whatever its incarnation. Bytes past the last sector are ignored; sectors that lack or are torn hold nothing.
+/// Reads the head of a map file: its incarnation. `wanted` says what the map must be, whatever its incarnation.
 ///
 /// # Errors
 /// When the header is not what `wanted` says.
-pub fn decode_map(
+pub fn decode_map(raw: &[u8], wanted: &MapHeader) -> Result<u32, MapError> {
+    let header = MapHeader::decode(raw.get(..MAP_SECTOR_BYTES).ok_or(MapError::Short)?)?;
+    if header.is_of(wanted) { Ok(header.incarnation) } else { Err(MapError::Foreign) }
+}
+
+/// What the sectors from number `first` on in `raw` say, each with its first grain; those that are torn or say nothing are
+/// left out, and so is what a sector says of grains past the end of a blob of `size_bytes`.
+pub fn decode_sectors(
     raw: &[u8],
-    wanted: &MapHeader,
+    first: u32,
+    size_bytes: u64,
+    incarnation: u32,
     stamp: &[u8; 16],
-) -> Result<(u32, Vec<Range<u64>>), MapError> {
-    let (header, sectors) = raw.split_at_checked(MAP_SECTOR_BYTES).ok_or(MapError::Short)?;
-    let header = MapHeader::decode(header)?;
-    if !header.is_of(wanted) {
-        return Err(MapError::Foreign);
-    }
-    let grains = grain_count(header.size_bytes);
-    let mut runs = Vec::new();
-    for (raw, index) in sectors.chunks_exact(MAP_SECTOR_BYTES).zip(0_u32..) {
-        let first = u64::from(index) * SECTOR_GRAINS;
-        if first >= grains {
-            break;
-        }
-        let bits = Bits::decode(raw, index, header.incarnation, stamp);
-        let placed = bits.runs().into_iter().map(|run| first + run.start..(first + run.end).min(grains));
-        runs.extend(placed.filter(|run| run.start < run.end));
-    }
-    Ok((header.incarnation, runs))
+) -> impl Iterator<Item = (u64, Sums)> {
+    let grains = grain_count(size_bytes);
+    raw.chunks_exact(MAP_SECTOR_BYTES).zip(first..).filter_map(move |(raw, index)| {
+        let start = u64::from(index) * SECTOR_GRAINS;
+        let mut sums = Sums::decode(raw, index, incarnation, stamp);
+        sums.of_mut(&(grains.saturating_sub(start).min(SECTOR_GRAINS)..SECTOR_GRAINS)).fill(ABSENT);
+        (sums != Sums::EMPTY).then_some((start, sums))
+    })
 }
 
 struct Writer(RawSector);
@@ -260,34 +271,52 @@ mod tests {
     fn map() -> Vec<u8> {
         let mut raw = header().encode().to_vec();
         for index in 0..3 {
-            let mut bits = Bits::EMPTY;
-            bits.fill(u64::from(index)..3000, true);
-            bits.fill(100..110, false);
-            raw.extend(bits.encode(index, 77, &STAMP));
+            let mut sums = Sums::EMPTY;
+            sums.of_mut(&(u64::from(index)..90)).fill(1000 + index);
+            sums.of_mut(&(20..30)).fill(ABSENT);
+            raw.extend(sums.encode(index, 77, &STAMP));
         }
         raw
     }
 
+    /// The grains that the map has, with their checksums.
+    fn read(raw: &[u8], size_bytes: u64, stamp: &[u8; 16]) -> Vec<(u64, Sum)> {
+        let incarnation = decode_map(raw, &header()).unwrap();
+        let sectors = decode_sectors(&raw[MAP_SECTOR_BYTES..], 0, size_bytes, incarnation, stamp);
+        let grains = sectors.flat_map(|(first, sums)| {
+            let of = |run: Range<u64>| run.clone().zip(sums.of(&run).to_vec());
+            sums.runs()
+                .into_iter()
+                .flat_map(of)
+                .map(move |(grain, sum)| (first + grain, sum))
+                .collect::<Vec<_>>()
+        });
+        grains.collect()
+    }
+
     #[test]
     fn a_map_reads_back_and_stops_at_the_blobs_end() {
-        let (incarnation, runs) = decode_map(&map(), &header(), &STAMP).unwrap();
-        assert_eq!(incarnation, 77);
-        let last = 7680..10240_u64;
-        assert_eq!(runs, [0..100, 110..3000, 3841..3940, 3950..6840, 7682..7780, 7790..last.end]);
+        let size_bytes = (2 * SECTOR_GRAINS + 33) * GRAIN_BYTES - 5;
+        let of = |runs: [Range<u64>; 2], sum| runs.into_iter().flatten().map(move |grain| (grain, sum));
+        let right: Vec<_> = of([0..20, 30..90], 1000)
+            .chain(of([121..140, 150..210], 1001))
+            .chain(of([242..260, 270..273], 1002))
+            .collect();
+        assert_eq!(read(&map(), size_bytes, &STAMP), right);
     }
 
     #[test]
     fn a_torn_or_misplaced_sector_holds_nothing() {
+        let size_bytes = header().size_bytes;
         for at in 512..1024 {
             let mut raw = map();
             raw[at] ^= 1;
-            let (_, runs) = decode_map(&raw, &header(), &STAMP).unwrap();
-            assert_eq!(runs[0], 3841..3940, "byte {at}");
+            assert_eq!(read(&raw, size_bytes, &STAMP)[0], (121, 1001), "byte {at}");
         }
         let mut swapped = map();
         swapped.copy_within(1024..1536, 512);
-        assert_eq!(decode_map(&swapped, &header(), &STAMP).unwrap().1[0], 3841..3940);
-        assert!(decode_map(&map(), &header(), &[8; 16]).unwrap().1.is_empty(), "another boot");
+        assert_eq!(read(&swapped, size_bytes, &STAMP)[0], (121, 1001));
+        assert!(read(&map(), size_bytes, &[8; 16]).is_empty(), "another boot");
     }
 
     #[test]
@@ -295,11 +324,11 @@ mod tests {
         for at in 0..512 {
             let mut raw = map();
             raw[at] ^= 0x10;
-            assert_eq!(decode_map(&raw, &header(), &STAMP), Err(MapError::Header), "byte {at}");
+            assert_eq!(decode_map(&raw, &header()), Err(MapError::Header), "byte {at}");
         }
         let other = MapHeader { key: [4; 32], ..header() };
-        assert_eq!(decode_map(&map(), &other, &STAMP), Err(MapError::Foreign));
-        assert_eq!(decode_map(&map()[..511], &header(), &STAMP), Err(MapError::Short));
+        assert_eq!(decode_map(&map(), &other), Err(MapError::Foreign));
+        assert_eq!(decode_map(&map()[..511], &header()), Err(MapError::Short));
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub(super) trait Medium {
     /// Whether all files were made just now, so that nothing older can come back.
     fn is_fresh(&self) -> bool;
 
+    /// Whether no other process has the entry open; asked only while it is opened.
+    fn is_alone(&self) -> bool;
+
     /// Length of the data file in bytes.
     fn data_len(&self) -> io::Result<u64>;
 
@@ -29,8 +32,9 @@ pub(super) trait Medium {
     /// Gives the room of `range` back to the file system; it reads as zeroes then.
     fn punch_data(&self, range: ByteRange) -> io::Result<()>;
 
-    /// All of a map file, which has no more than `limit_bytes`.
-    fn read_map(&self, kind: MapKind, limit_bytes: usize) -> io::Result<Vec<u8>>;
+    /// The next sectors of a map that may be other than zeroes, from `sector` on, some at a time; with the number of the
+    /// first, which counts the header as 0. `None` where none are left.
+    fn next_sectors(&self, kind: MapKind, sector: u64) -> io::Result<Option<(u64, Vec<u8>)>>;
 
     /// One sector, counted with the header as 0; zeroes where the file has none.
     fn read_sector(&self, kind: MapKind, sector: u64) -> io::Result<RawSector>;

@@ -27,6 +27,8 @@ pub struct CacheMetrics {
     pub write_errors: Counter,
     /// Failed reads of the cache's disk; the bytes were fetched again.
     pub read_errors: Counter,
+    /// Grains of 4 KiB that were damaged on the cache's disk; they were fetched again.
+    pub damaged_grains: Counter,
     /// Ranges that a checksum above has refuted.
     pub invalidations: Counter,
 }

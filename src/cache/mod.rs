@@ -41,10 +41,11 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod writes;
 
 pub use blob::CachedBlob;
 pub use config::CacheConfig;
 pub use error::CacheError;
-pub use map_file::{MapError, MapHeader, MapKind, decode_map};
+pub use map_file::{MapError, MapHeader, MapKind, Sums, decode_map, decode_sectors};
 pub use metrics::CacheMetrics;
 pub use store::Cache;

@@ -1,16 +1,16 @@
-//! Which grains of a blob are in its data file: a bitmap that any thread reads without a lock.
+//! Which grains of a blob are in its data file: bitmaps that any thread reads without a lock.
+//!
+//! A grain is present when a map on disk says so, and proven when this process has written it or has held its bytes
+//! against the checksum that the map has for it. Only what is proven is read; what is proven is present.
 //!
 //! A reader takes the generation, sees its grains present, reads the file, and asks whether the generation still
 //! holds. Whoever takes grains away clears their bits, then counts the generation up, and only then touches the file:
 //! a read that overlapped it, even one that began before and saw the grains return, finds the generation changed.
 
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicU64, Ordering, fence},
-};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use super::{
-    grain::grain_count,
+    grain::{ABSENT, Grains, Sum, grain_count},
     sparse::{CHUNK_ITEMS, Sparse},
 };
 
@@ -22,7 +22,10 @@ const CHUNK_GRAINS: u64 = CHUNK_ITEMS * WORD_GRAINS;
 
 #[derive(Debug)]
 pub(super) struct Presence {
-    words: Sparse<AtomicU64>,
+    present: Sparse<AtomicU64>,
+    proven: Sparse<AtomicU64>,
+    /// The checksum of each grain that is present.
+    sums: Sparse<AtomicU32>,
     grains: u64,
     generation: AtomicU64,
 }
@@ -35,10 +38,17 @@ impl Presence {
     /// An empty map for a blob of `size_bytes`, which the caller has bounded.
     pub(super) fn new(size_bytes: u64) -> Self {
         let grains = grain_count(size_bytes);
-        Self { words: Sparse::new(grains.div_ceil(WORD_GRAINS)), grains, generation: AtomicU64::new(0) }
+        let words = grains.div_ceil(WORD_GRAINS);
+        Self {
+            present: Sparse::new(words),
+            proven: Sparse::new(words),
+            sums: Sparse::new(grains),
+            grains,
+            generation: AtomicU64::new(0),
+        }
     }
 
-    /// To be taken before asking [`Presence::holds`].
+    /// To be taken before asking [`Presence::is_proven`].
     pub(super) fn generation(&self) -> Generation {
         Generation(self.generation.load(Ordering::SeqCst))
     }
@@ -50,29 +60,68 @@ impl Presence {
         self.generation() == generation
     }
 
+    /// Whether all of `grains` are proven, and so can be read. Grains past the end are not.
+    pub(super) fn is_proven(&self, grains: &Grains) -> bool {
+        self.all_in(&self.proven, grains)
+    }
+
     /// Whether all of `grains` are present. Grains past the end are not.
-    pub(super) fn holds(&self, grains: &Range<u64>) -> bool {
-        let holds = |(index, mask)| {
-            self.words.get(index).is_some_and(|word| word.load(Ordering::Acquire) & mask == mask)
-        };
+    pub(super) fn holds(&self, grains: &Grains) -> bool {
+        self.all_in(&self.present, grains)
+    }
+
+    fn all_in(&self, words: &Sparse<AtomicU64>, grains: &Grains) -> bool {
+        let holds =
+            |(index, mask)| words.get(index).is_some_and(|word| word.load(Ordering::Acquire) & mask == mask);
         grains.is_empty() || (grains.end <= self.grains && masks(grains).all(holds))
     }
 
-    pub(super) fn set(&self, grains: &Range<u64>) {
+    /// What the bytes of `grains` must come to; a sum for each of them.
+    pub(super) fn sums(&self, grains: &Grains) -> impl Iterator<Item = Sum> + '_ {
+        grains.clone().map(|grain| self.sums.get(grain).map_or(ABSENT, |sum| sum.load(Ordering::Relaxed)))
+    }
+
+    /// Notes the checksums of grains from `first` on, which makes none of them present.
+    pub(super) fn note(&self, first: u64, sums: impl IntoIterator<Item = Sum>) {
+        for (sum, grain) in sums.into_iter().zip(first..) {
+            if let Some(place) = self.sums.get_or_make(grain) {
+                place.store(sum, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Makes `grains` present, whose checksums are noted.
+    pub(super) fn set(&self, grains: &Grains) {
+        self.set_in(&self.present, grains);
+    }
+
+    /// Makes `grains`, which are present, proven.
+    pub(super) fn prove(&self, grains: &Grains) {
+        self.set_in(&self.proven, grains);
+    }
+
+    fn set_in(&self, words: &Sparse<AtomicU64>, grains: &Grains) {
         for (index, mask) in masks(&self.clip(grains)) {
-            if let Some(word) = self.words.get_or_make(index) {
+            if let Some(word) = words.get_or_make(index) {
                 word.fetch_or(mask, Ordering::AcqRel);
             }
         }
     }
 
     /// Takes `grains` away; returns how many there were.
-    pub(super) fn clear(&self, grains: &Range<u64>) -> u64 {
+    pub(super) fn clear(&self, grains: &Grains) -> u64 {
+        let gone = self.present(grains);
         let mut cleared = 0;
         for (index, mask) in masks(&self.clip(grains)) {
-            if let Some(word) = self.words.get(index) {
+            if let Some(word) = self.proven.get(index) {
+                word.fetch_and(!mask, Ordering::SeqCst);
+            }
+            if let Some(word) = self.present.get(index) {
                 cleared += u64::from((word.fetch_and(!mask, Ordering::SeqCst) & mask).count_ones());
             }
+        }
+        for place in gone.into_iter().flatten().filter_map(|grain| self.sums.get(grain)) {
+            place.store(ABSENT, Ordering::Relaxed);
         }
         if cleared > 0 {
             self.generation.fetch_add(1, Ordering::SeqCst);
@@ -83,7 +132,7 @@ impl Presence {
 
     /// How many grains are present.
     pub(super) fn count(&self) -> u64 {
-        self.words.made().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum()
+        self.present.made().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum()
     }
 
     /// Whether every grain is present.
@@ -92,25 +141,30 @@ impl Presence {
     }
 
     /// The runs of `grains` that are missing, in order.
-    pub(super) fn missing(&self, grains: &Range<u64>) -> Vec<Range<u64>> {
-        self.runs_where(grains, false)
+    pub(super) fn missing(&self, grains: &Grains) -> Vec<Grains> {
+        self.runs_where(grains, |present, _| !present)
     }
 
     /// The runs of `grains` that are present, in order.
-    pub(super) fn present(&self, grains: &Range<u64>) -> Vec<Range<u64>> {
-        self.runs_where(grains, true)
+    pub(super) fn present(&self, grains: &Grains) -> Vec<Grains> {
+        self.runs_where(grains, |present, _| present)
     }
 
-    fn runs_where(&self, grains: &Range<u64>, wanted: bool) -> Vec<Range<u64>> {
+    /// The runs of `grains` that are present and not proven, in order.
+    pub(super) fn unproven(&self, grains: &Grains) -> Vec<Grains> {
+        self.runs_where(grains, |present, proven| present & !proven)
+    }
+
+    /// `wanted` says of the bits of a word, that of a grain in the two maps at the same place, which are meant.
+    fn runs_where(&self, grains: &Grains, wanted: impl Fn(u64, u64) -> u64) -> Vec<Grains> {
         let grains = self.clip(grains);
-        let mut runs: Vec<Range<u64>> = Vec::new();
+        let mut runs: Vec<Grains> = Vec::new();
         let mut at = grains.start;
         while at < grains.end {
-            let (bits, unit) = match self.words.get(at / WORD_GRAINS) {
-                Some(word) => (word.load(Ordering::Acquire), WORD_GRAINS),
-                None => (0, CHUNK_GRAINS),
-            };
-            let bits = (if wanted { bits } else { !bits }) >> (at % WORD_GRAINS);
+            let word = |words: &Sparse<AtomicU64>| Some(words.get(at / WORD_GRAINS)?.load(Ordering::Acquire));
+            let (present, unit) =
+                word(&self.present).map_or((0, CHUNK_GRAINS), |present| (present, WORD_GRAINS));
+            let bits = wanted(present, word(&self.proven).unwrap_or(0)) >> (at % WORD_GRAINS);
             let left = (unit - at % unit).min(grains.end - at);
             if bits & 1 == 0 {
                 at += if bits == 0 { left } else { u64::from(bits.trailing_zeros()) }.min(left);
@@ -127,13 +181,13 @@ impl Presence {
         runs
     }
 
-    fn clip(&self, grains: &Range<u64>) -> Range<u64> {
+    fn clip(&self, grains: &Grains) -> Grains {
         grains.start.min(self.grains)..grains.end.min(self.grains)
     }
 }
 
 /// The words that `grains` lie in, by their number, each with the bits that are meant.
-fn masks(grains: &Range<u64>) -> impl Iterator<Item = (u64, u64)> + use<> {
+fn masks(grains: &Grains) -> impl Iterator<Item = (u64, u64)> + use<> {
     let (start, end) = (grains.start, grains.end.max(grains.start));
     let words = if start == end { 0..0 } else { start / WORD_GRAINS..end.div_ceil(WORD_GRAINS) };
     words.map(move |index| {
@@ -152,7 +206,7 @@ mod tests {
     fn the_bitmap_equals_a_vector_of_flags() {
         let mut random = fastrand::Rng::with_seed(2);
         let presence = Presence::new(300 * 4096 - 5);
-        let mut model = vec![false; 300];
+        let (mut model, mut proven) = (vec![false; 300], vec![false; 300]);
         for _ in 0..3000 {
             let start = random.usize(0..300);
             let end = random.usize(start..=300);
@@ -160,15 +214,24 @@ mod tests {
             if random.bool() {
                 presence.set(&run);
                 model[start..end].fill(true);
+                if random.bool() {
+                    presence.prove(&run);
+                    proven[start..end].fill(true);
+                }
             } else {
                 let had = model[start..end].iter().filter(|flag| **flag).count() as u64;
                 assert_eq!(presence.clear(&run), had);
                 model[start..end].fill(false);
+                proven[start..end].fill(false);
             }
             let (start, end) = (random.usize(0..150), random.usize(150..=300));
             let window = start as u64..end as u64;
             let flags = &model[start..end];
             assert_eq!(presence.holds(&window), flags.iter().all(|flag| *flag));
+            assert_eq!(presence.is_proven(&window), proven[start..end].iter().all(|flag| *flag));
+            let unproven =
+                (start..end).filter(|grain| model[*grain] && !proven[*grain]).map(|grain| grain as u64);
+            assert!(presence.unproven(&window).into_iter().flatten().eq(unproven));
             let listed = |wanted| -> Vec<u64> {
                 (window.clone()).filter(|grain| model[usize::try_from(*grain).unwrap()] == wanted).collect()
             };
@@ -187,8 +250,8 @@ mod tests {
         presence.set(&far);
         assert_eq!(presence.present(&all), std::slice::from_ref(&far));
         assert_eq!(presence.missing(&all), [0..far.start, far.end..all.end]);
-        assert_eq!((presence.count(), presence.words.made().count() as u64), (71, 2 * CHUNK_ITEMS));
-        assert_eq!((presence.clear(&all), presence.words.made().count() as u64), (71, 2 * CHUNK_ITEMS));
+        assert_eq!((presence.count(), presence.present.made().count() as u64), (71, 2 * CHUNK_ITEMS));
+        assert_eq!((presence.clear(&all), presence.present.made().count() as u64), (71, 2 * CHUNK_ITEMS));
     }
 
     #[test]

@@ -52,7 +52,7 @@ async fn check(entry: &Arc<Entry>, reactor: &Reactor) -> Option<()> {
 }
 
 /// The digits of the digest of what is in the data file.
-async fn hash(entry: &Entry, reactor: &Reactor) -> Option<String> {
+async fn hash(entry: &Arc<Entry>, reactor: &Reactor) -> Option<String> {
     let mut hasher = entry.key.hasher();
     let mut chunk = vec![0; CHUNK_BYTES];
     for start in (0..entry.size_bytes).step_by(CHUNK_BYTES) {

@@ -15,11 +15,7 @@ use rustix::{
 };
 
 use super::Readiness;
-use crate::reactor::Reactor;
-
-/// Largest single read through the ring: large enough that the trip does not count, small enough that many requests
-/// share the pool of buffers (128 of them in its default 32 MiB).
-const CHUNK_BYTES: usize = 256 << 10;
+use crate::reactor::{Buffer, Reactor};
 
 /// How often a read is taken up again after a signal or a refusal that means "later".
 const RETRIES: u32 = 16;
@@ -57,6 +53,10 @@ enum Nowait {
 }
 
 impl LocalFile {
+    /// Largest single read through the ring: large enough that the trip does not count, small enough that many requests
+    /// share the pool of buffers (128 of them in its default 32 MiB).
+    pub const CHUNK_BYTES: usize = 256 << 10;
+
     /// Takes an open file.
     #[must_use]
     pub fn new(file: OwnedFd) -> Self {
@@ -139,11 +139,33 @@ impl LocalFile {
     /// [`io::ErrorKind::UnexpectedEof`] where the file ends before, else the kernel's answer.
     pub async fn read(&self, reactor: &Reactor, offset: u64, dest: &mut [u8]) -> io::Result<()> {
         let mut at = offset;
-        for chunk in dest.chunks_mut(CHUNK_BYTES) {
+        for chunk in dest.chunks_mut(Self::CHUNK_BYTES) {
             self.read_chunk(reactor, at, chunk).await?;
             at = at.saturating_add(chunk.len() as u64);
         }
         Ok(())
+    }
+
+    /// The `len` bytes at `offset`, at most [`Self::CHUNK_BYTES`], in a buffer of the reactor's.
+    ///
+    /// # Errors
+    /// As [`LocalFile::read`].
+    pub async fn read_buffer(&self, reactor: &Reactor, offset: u64, len: usize) -> io::Result<Buffer> {
+        let mut retries = 0;
+        loop {
+            let mut buffer = reactor.io_buffers().acquire(len).await.map_err(io::Error::other)?;
+            if let Readiness::Done = self.try_read(offset, &mut buffer)? {
+                return Ok(buffer);
+            }
+            // All at once: who held one part and waited for room for the next could wait for others that do the same.
+            match reactor.read_at(&self.file, offset, buffer).await {
+                (Ok(count), buffer) if count == len => return Ok(buffer),
+                (Ok(0), _) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                (Err(error), _) if !is_transient(&error) || retries >= RETRIES => return Err(error),
+                (Ok(_), _) if retries >= RETRIES => return Err(io::ErrorKind::UnexpectedEof.into()),
+                _ => retries += 1,
+            }
+        }
     }
 
     async fn read_chunk(&self, reactor: &Reactor, offset: u64, chunk: &mut [u8]) -> io::Result<()> {

@@ -155,6 +155,7 @@ pub(super) fn of_cache(metrics: &CacheMetrics, used_bytes: u64) -> Vec<Family> {
         one("cache_spared_fetches", "Fetches that another process had done", &metrics.spared_by_peers),
         one("cache_write_errors", "Failed writes of the cache's disk", &metrics.write_errors),
         one("cache_read_errors", "Failed reads of the cache's disk", &metrics.read_errors),
+        one("cache_damaged_grains", "Damaged 4 KiB of the cache's disk", &metrics.damaged_grains),
         one("cache_invalidations", "Ranges that a checksum refuted", &metrics.invalidations),
         one_of_bytes("cache_read", "Bytes handed to readers", &metrics.bytes_read),
         one_of_bytes("cache_fetched", "Bytes that registries delivered", &metrics.bytes_fetched),
