@@ -35,6 +35,7 @@ use stratabd::{
         daemon::{Daemon, DaemonParts},
         device::Shown,
         failure::Failure,
+        metrics::MetricsDetail,
         port::{KnownDevice, Port},
         service::Service,
         state::StateDir,
@@ -159,7 +160,7 @@ async fn metrics_count_reads_by_source_and_what_was_fetched_for_them() {
         read_some(&service, &port).await;
         read_some(&service, &port).await;
     }
-    let metrics = daemon.metrics().unwrap();
+    let metrics = daemon.metrics(MetricsDetail::Devices).await.unwrap();
     let count = |name: &str, id: u32, source: &str| {
         value(&metrics, &format!("stratabd_device_read{name}{{device=\"{id}\",source=\"{source}\"}}"))
     };

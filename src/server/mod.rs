@@ -15,7 +15,7 @@ pub mod interrupt;
 pub mod layer_report;
 pub mod layers;
 pub mod manifests;
-mod metrics;
+pub mod metrics;
 mod network;
 pub mod next_config;
 pub mod port;

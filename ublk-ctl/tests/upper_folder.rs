@@ -37,6 +37,7 @@ use stratabd::{
         daemon::{Daemon, DaemonParts, SnapshotTarget},
         device::Shown,
         failure::{Failure, FailureClass},
+        metrics::MetricsDetail,
         port::{KnownDevice, Port},
         service::Service,
         state::StateDir,
@@ -237,8 +238,8 @@ async fn layer_files_and_images_that_are_read_only_get_a_folder_too() {
 }
 
 /// Names of the images that devices show, and the bytes of the index of each image that is open, from the metrics.
-fn images(daemon: &Daemon) -> (Vec<String>, Vec<u64>) {
-    let metrics = daemon.metrics().unwrap();
+async fn images(daemon: &Arc<Daemon>) -> (Vec<String>, Vec<u64>) {
+    let metrics = daemon.metrics(MetricsDetail::Totals).await.unwrap();
     let of = |family: &str| -> Vec<(String, u64)> {
         let lines = metrics.lines().filter(|line| line.starts_with(&format!("stratabd_{family}{{")));
         lines
@@ -276,14 +277,14 @@ async fn forks_of_ten_layers_share_one_index() {
     });
     let daemon = daemon(root.path(), "none.example");
     let first = daemon.add(over(ImageSpec::Layers(files.collect()), &root.path().join("box"))).await.unwrap();
-    let (_, alone) = images(&daemon);
+    let (_, alone) = images(&daemon).await;
     assert!(alone.len() == 1 && alone[0] > LAYERS * SEGMENTS * 16, "{alone:?}");
     for number in 0..16 {
         let wanted = ForkDevice { name: format!("fork-{number}"), to: None, id: None };
         let fork = daemon.fork(first.id, wanted).await.unwrap();
         assert!(!fork.read_only);
     }
-    let (mut shown, open) = images(&daemon);
+    let (mut shown, open) = images(&daemon).await;
     assert_eq!(shown.len(), 17);
     shown.dedup();
     assert_eq!((shown.len(), open), (1, alone), "nothing was written, so that all lie over the same image");

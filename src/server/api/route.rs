@@ -18,6 +18,7 @@ use super::{
 use crate::server::{
     daemon::{Daemon, SnapshotTarget},
     failure::{Failure, FailureClass},
+    metrics::MetricsDetail,
 };
 
 /// What a socket shows.
@@ -42,7 +43,10 @@ pub(super) async fn answer(
 ) -> Answer {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let answered = match surface {
-        Surface::Metrics => metrics_only(daemon, &method, &path),
+        Surface::Metrics if method == Method::GET && path == "/metrics" => {
+            metrics(daemon, request.uri().query().unwrap_or_default()).await
+        }
+        Surface::Metrics => Err(unknown(&path)),
         Surface::Control => route(daemon, request, limits).await,
     };
     answered.unwrap_or_else(|failure| {
@@ -55,10 +59,6 @@ pub(super) async fn answer(
     })
 }
 
-fn metrics_only(daemon: &Arc<Daemon>, method: &Method, path: &str) -> Result<Answer, Failure> {
-    if *method == Method::GET && path == "/metrics" { metrics(daemon) } else { Err(unknown(path)) }
-}
-
 async fn route(
     daemon: &Arc<Daemon>,
     request: Request<Incoming>,
@@ -68,7 +68,7 @@ async fn route(
     let query = request.uri().query().unwrap_or_default().to_owned();
     let names: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (method.as_str(), names.as_slice()) {
-        ("GET", ["metrics"]) => metrics(daemon),
+        ("GET", ["metrics"]) => metrics(daemon, &query).await,
         ("GET", ["v1", "features"]) => Ok(json(StatusCode::OK, &daemon.features().await?)),
         ("GET", ["v1", "devices"]) => Ok(json(StatusCode::OK, &DeviceList { devices: daemon.list().await? })),
         ("POST", ["v1", "devices"]) => {
@@ -92,7 +92,7 @@ async fn route(
         ("GET", ["v1", "devices", id]) => Ok(json(StatusCode::OK, &daemon.info(number(id)?).await?)),
         ("DELETE", ["v1", "devices", id]) => {
             let id = number(id)?;
-            let says = |wanted| query.split('&').any(|pair| pair == wanted);
+            let says = |wanted| says(&query, wanted);
             if !says("force=true") {
                 daemon.refuse_in_use(id).await?;
             }
@@ -127,8 +127,17 @@ async fn route(
     }
 }
 
-fn metrics(daemon: &Arc<Daemon>) -> Result<Answer, Failure> {
-    let text = daemon.metrics()?;
+/// Whether the query has this pair.
+fn says(query: &str, wanted: &str) -> bool {
+    query.split('&').any(|pair| pair == wanted)
+}
+
+async fn metrics(daemon: &Arc<Daemon>, query: &str) -> Result<Answer, Failure> {
+    let detail = match says(query, "histograms=devices") {
+        true => MetricsDetail::Devices,
+        false => MetricsDetail::Totals,
+    };
+    let text = daemon.metrics(detail).await?;
     let mut answer = Response::new(Full::new(Bytes::from(text)));
     answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(OPENMETRICS));
     Ok(answer)

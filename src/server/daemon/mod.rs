@@ -24,7 +24,7 @@ use super::{
     blocking::{blocking, broken_task, device_work},
     config::Config,
     failure::{Failure, FailureClass},
-    metrics::{self, Retired},
+    metrics::{self, MetricsDetail, Retired},
     port::Port,
     result_file,
     service::Service,
@@ -264,10 +264,15 @@ impl Daemon {
     ///
     /// # Errors
     /// Never in practice: writing to memory does not fail.
-    pub fn metrics(&self) -> Result<String, Failure> {
-        metrics::render(&self.service, &self.table.served(), &self.retired).map_err(|source| {
-            Failure::with_source(FailureClass::Internal, "cannot write the metrics", source)
+    pub async fn metrics(self: &Arc<Self>, detail: MetricsDetail) -> Result<String, Failure> {
+        let daemon = Arc::clone(self);
+        blocking(move || {
+            let served = daemon.table.served();
+            metrics::render(&daemon.service, &served, &daemon.retired, detail).map_err(|source| {
+                Failure::with_source(FailureClass::Internal, "cannot write the metrics", source)
+            })
         })
+        .await
     }
 
     async fn records(&self) -> Result<Vec<Record>, Failure> {

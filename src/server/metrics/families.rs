@@ -30,11 +30,17 @@ fn by_source<'a>(reads: &'a ReadMetrics, labels: &Labels) -> [(Labels, &'a Class
     })
 }
 
+fn named(served: &Served) -> Labels {
+    vec![("device", served.info.id.to_string())]
+}
+
+fn reads_of_devices(served: &[Arc<Served>]) -> Vec<(Labels, &ClassMetrics)> {
+    served.iter().flat_map(|served| by_source(served.device.reads(), &named(served))).collect()
+}
+
 /// What single devices were asked for, and which image each shows.
 pub(super) fn of_devices(served: &[Arc<Served>]) -> Vec<Family> {
-    let named = |served: &Served| vec![("device", served.info.id.to_string())];
-    let rows: Vec<_> =
-        served.iter().flat_map(|served| by_source(served.device.reads(), &named(served))).collect();
+    let rows = reads_of_devices(served);
     let errors = served.iter().map(|served| (named(served), served.device.reads().errors.get()));
     let direct = served.iter().map(|served| (named(served), served.device.reads().direct.get()));
     let shows = served.iter().filter_map(|served| {
@@ -47,12 +53,16 @@ pub(super) fn of_devices(served: &[Arc<Served>]) -> Vec<Family> {
         Family::byte_counters("device_read", "Bytes read by source", each(&rows, |m| m.bytes.get())),
         Family::counters("device_errors", "Failed reads of a device", errors),
         Family::counters("device_direct_reads", DIRECT_READS, direct),
-        Family::durations(
-            "device_read_duration",
-            "How long reads of a device took by source",
-            latencies(&rows, |m| m.latency.snapshot()),
-        ),
     ]
+}
+
+/// How long reads of single devices took.
+pub(super) fn durations_of_devices(served: &[Arc<Served>]) -> Family {
+    Family::durations(
+        "device_read_duration",
+        "How long reads of a device took by source",
+        latencies(&reads_of_devices(served), |m| m.latency.snapshot()),
+    )
 }
 
 /// Sums over all devices there ever were, so that they never shrink when one is removed.

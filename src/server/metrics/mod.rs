@@ -25,6 +25,15 @@ impl Retired {
     }
 }
 
+/// Which metrics are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsDetail {
+    /// All but the histograms of single devices: those of all together.
+    Totals,
+    /// All: some hundred lines more for each device.
+    Devices,
+}
+
 /// All metrics in the OpenMetrics text format.
 ///
 /// # Errors
@@ -33,6 +42,7 @@ pub(super) fn render(
     service: &Service,
     served: &[Arc<Served>],
     retired: &Retired,
+    detail: MetricsDetail,
 ) -> Result<String, fmt::Error> {
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     let count = u64::try_from(served.len()).unwrap_or(u64::MAX);
@@ -45,6 +55,10 @@ pub(super) fn render(
     all.extend(families::of_all_devices(served, &retired.reads));
     all.extend(families::of_devices(served));
     all.extend(uppers::of_devices(served));
+    if detail == MetricsDetail::Devices {
+        all.push(families::durations_of_devices(served));
+        all.push(uppers::durations_of_devices(served));
+    }
     all.extend(uppers::of_all_devices(served, &retired.writes));
     all.extend(families::of_images(served, service.factory().retired_images()));
     all.extend(families::of_registry(&service.factory().registry_metrics()));

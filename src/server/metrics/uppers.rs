@@ -3,24 +3,20 @@
 use std::sync::Arc;
 
 use super::text::{Family, Labels};
-use crate::{server::daemon::Served, upper::WriteMetrics};
+use crate::{
+    server::daemon::Served,
+    upper::{RequestMetrics, WriteMetrics},
+};
 
 /// What the writable layers of single devices were asked for.
 pub(super) fn of_devices(served: &[Arc<Served>]) -> Vec<Family> {
-    let writable: Vec<(Labels, &WriteMetrics)> = served
-        .iter()
-        .filter_map(|served| Some((vec![("device", served.info.id.to_string())], served.device.writes()?)))
-        .collect();
-    families(
-        &writable,
-        [
-            "device_upper_requests",
-            "device_upper",
-            "device_upper_duration",
-            "device_upper_errors",
-            "device_upper_rounds",
-        ],
-    )
+    let names = ["device_upper_requests", "device_upper", "device_upper_errors", "device_upper_rounds"];
+    counts(&writable(served), names)
+}
+
+/// How long requests to the writable layers of single devices took.
+pub(super) fn durations_of_devices(served: &[Arc<Served>]) -> Family {
+    durations(&writable(served), "device_upper_duration")
 }
 
 /// Sums over all devices there ever were, so that they never shrink when one is removed.
@@ -28,23 +24,32 @@ pub(super) fn of_all_devices(served: &[Arc<Served>], retired: &WriteMetrics) -> 
     let total = WriteMetrics::default();
     total.absorb(retired);
     served.iter().filter_map(|served| served.device.writes()).for_each(|writes| total.absorb(writes));
-    families(
-        &[(Labels::new(), &total)],
-        ["upper_requests", "upper", "upper_duration", "upper_errors", "upper_rounds"],
-    )
+    let total = [(Labels::new(), &total)];
+    let mut families = counts(&total, ["upper_requests", "upper", "upper_errors", "upper_rounds"]);
+    families.push(durations(&total, "upper_duration"));
+    families
 }
 
-fn families(of: &[(Labels, &WriteMetrics)], names: [&'static str; 5]) -> Vec<Family> {
-    let [requests, bytes, duration, errors, rounds] = names;
-    let rows: Vec<_> = of
-        .iter()
-        .flat_map(|(labels, writes)| {
-            writes.kinds().map(|(kind, counted)| {
-                let kind = [("kind", kind.to_owned())];
-                (labels.iter().cloned().chain(kind).collect::<Labels>(), counted)
-            })
+fn writable(served: &[Arc<Served>]) -> Vec<(Labels, &WriteMetrics)> {
+    let named = |served: &Served| vec![("device", served.info.id.to_string())];
+    served.iter().filter_map(|served| Some((named(served), served.device.writes()?))).collect()
+}
+
+/// What was counted of each kind of request, with the labels of the layer and the kind.
+fn kinds<'a>(of: &[(Labels, &'a WriteMetrics)]) -> Vec<(Labels, &'a RequestMetrics)> {
+    let of_one = |(labels, writes): &(Labels, &'a WriteMetrics)| {
+        let labels = labels.clone();
+        writes.kinds().map(move |(kind, counted)| {
+            let kind = [("kind", kind.to_owned())];
+            (labels.iter().cloned().chain(kind).collect::<Labels>(), counted)
         })
-        .collect();
+    };
+    of.iter().flat_map(of_one).collect()
+}
+
+fn counts(of: &[(Labels, &WriteMetrics)], names: [&'static str; 4]) -> Vec<Family> {
+    let [requests, bytes, errors, rounds] = names;
+    let rows = kinds(of);
     let each = |value: fn(&WriteMetrics) -> u64| {
         of.iter().map(move |(labels, writes)| (labels.clone(), value(writes)))
     };
@@ -59,11 +64,6 @@ fn families(of: &[(Labels, &WriteMetrics)], names: [&'static str; 5]) -> Vec<Fam
             "Bytes of them",
             rows.iter().map(|(labels, counted)| (labels.clone(), counted.bytes.get())),
         ),
-        Family::durations(
-            duration,
-            "How long requests to writable layers took by kind",
-            rows.iter().map(|(labels, counted)| (labels.clone(), counted.latency.snapshot())),
-        ),
         Family::counters(
             errors,
             "Requests to writable layers that failed",
@@ -75,4 +75,9 @@ fn families(of: &[(Labels, &WriteMetrics)], names: [&'static str; 5]) -> Vec<Fam
             each(|writes| writes.rounds.get()),
         ),
     ]
+}
+
+fn durations(of: &[(Labels, &WriteMetrics)], name: &'static str) -> Family {
+    let rows = kinds(of).into_iter().map(|(labels, counted)| (labels, counted.latency.snapshot()));
+    Family::durations(name, "How long requests to writable layers took by kind", rows)
 }
