@@ -17,13 +17,20 @@ use crate::reactor::{ReactorConfig, ReactorHandle, ReactorThread};
 /// Threads where the configuration leaves it open: more than this few devices can use, and each holds its buffers.
 const DEFAULT_THREADS: usize = 4;
 
+/// Threads that open images: with two, one large index holds up every other image at most, and opening takes no more than two
+/// processors from serving.
+const OPENERS: usize = 2;
+
 /// The running reactors.
 #[derive(Debug)]
 pub struct Reactors {
     threads: Vec<ReactorThread>,
-    /// Serves no device, so that work without a pause holds up none.
-    opener: ReactorThread,
+    /// Serve no device, so that work without a pause holds up none.
+    openers: Vec<ReactorThread>,
+    /// Does what a device waits for with its writes kept out, and so nothing else.
+    sealer: ReactorThread,
     next: AtomicUsize,
+    next_opener: AtomicUsize,
 }
 
 impl Reactors {
@@ -50,8 +57,13 @@ impl Reactors {
             .map(|index| ReactorThread::start(&format!("reactor-{index}"), config.clone(), prepare))
             .collect::<io::Result<Vec<_>>>()
             .map_err(failed)?;
-        let opener = ReactorThread::start("opener", config, || Ok(())).map_err(failed)?;
-        Ok(Self { threads, opener, next: AtomicUsize::new(0) })
+        let openers = (0..OPENERS)
+            .map(|index| ReactorThread::start(&format!("opener-{index}"), config.clone(), || Ok(())))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(failed)?;
+        let sealer = ReactorThread::start("sealer", config, || Ok(())).map_err(failed)?;
+        let [next, next_opener] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+        Ok(Self { threads, openers, sealer, next, next_opener })
     }
 
     /// Threads where the configuration leaves it open, on this machine.
@@ -60,11 +72,23 @@ impl Reactors {
         thread::available_parallelism().map_or(1, usize::from).min(DEFAULT_THREADS)
     }
 
-    /// The reactor on which images are opened: to decode and merge the indexes of large ones takes a tenth of a second and
-    /// more, which the requests of other devices would wait for.
+    /// A reactor on which an image is opened, the next in turn: to decode and merge the indexes of large ones takes a tenth of a
+    /// second and more, which the requests of other devices would wait for.
+    ///
+    /// # Panics
+    /// Never: there is at least one.
     #[must_use]
     pub fn opener(&self) -> ReactorHandle {
-        self.opener.handle()
+        let turn = self.next_opener.fetch_add(1, Ordering::Relaxed);
+        let opener = self.openers.get(turn % OPENERS).expect("as many were started");
+        opener.handle()
+    }
+
+    /// The reactor on which layers are sealed, made larger and flushed at the end of their device: writes wait meanwhile, and no
+    /// image that is being opened holds them up.
+    #[must_use]
+    pub fn sealer(&self) -> ReactorHandle {
+        self.sealer.handle()
     }
 
     /// `count` reactors, the next ones in turn, so that devices spread over all of them.
@@ -91,7 +115,7 @@ impl Reactors {
         W: Future<Output = Result<T, Failure>>,
     {
         // These never return, and are cancelled by the reactor's end.
-        let threads = self.threads.iter().chain([&self.opener]);
+        let threads = self.threads.iter().chain(&self.openers).chain([&self.sealer]);
         let calls = threads.map(|thread| thread.handle().call(|_| std::future::pending::<()>()));
         let ended = select_all(calls.collect::<Vec<_>>());
         async move {
@@ -156,6 +180,10 @@ mod tests {
             runtime.block_on(handle.call(|_| async { thread::current().id() })).unwrap()
         };
         let opener = thread_of(reactors.opener());
-        assert!(reactors.choose(3).into_iter().all(|handle| thread_of(handle) != opener));
+        let sealer = thread_of(reactors.sealer());
+        assert_ne!(opener, sealer);
+        assert_ne!(opener, thread_of(reactors.opener()), "the next one has its turn");
+        let serving = reactors.choose(3).into_iter().map(thread_of);
+        assert!(serving.into_iter().all(|thread| thread != opener && thread != sealer));
     }
 }

@@ -30,7 +30,7 @@ pub(in crate::server) struct OpenedDevice {
     made: Made,
     wanted: AttachRequest,
     reactors: Vec<ReactorHandle>,
-    opener: ReactorHandle,
+    sealer: ReactorHandle,
 }
 
 impl OpenedDevice {
@@ -61,7 +61,7 @@ impl OpenedDevice {
             made,
             wanted,
             reactors: service.reactors().choose(queues),
-            opener: service.reactors().opener(),
+            sealer: service.reactors().sealer(),
         })
     }
 
@@ -70,7 +70,7 @@ impl OpenedDevice {
     /// # Errors
     /// When it cannot be made; then nothing is left of it.
     pub(in crate::server) async fn attach(self, port: &Arc<dyn Port>) -> Result<(Served, Made), Failure> {
-        let Self { request, device, pinned, made, wanted, reactors, opener } = self;
+        let Self { request, device, pinned, made, wanted, reactors, sealer } = self;
         let (attaching, shown) = (Arc::clone(port), device.shown().clone());
         let attachment = device_work(move || {
             let attached = attaching.attach(&shown, &wanted, &reactors);
@@ -97,7 +97,7 @@ impl OpenedDevice {
         };
         let snapshotting = tokio::sync::Mutex::default();
         let presence = Mutex::new(Presence::Attached(attachment));
-        Ok((Served { info, request, pinned, device, opener, snapshotting, presence }, made))
+        Ok((Served { info, request, pinned, device, sealer, snapshotting, presence }, made))
     }
 }
 

@@ -37,7 +37,7 @@ async fn resize(served: &Arc<Served>, size_bytes: u64, limit: Duration) -> Resul
     served.ask(move |attachment| attachment.check_resize(size_bytes)).await?;
     let resizing = Arc::clone(overlay);
     let resized =
-        served.opener.call(move |reactor| async move { resizing.resize(&reactor, size_bytes).await });
+        served.sealer.call(move |reactor| async move { resizing.resize(&reactor, size_bytes).await });
     resized
         .await
         .map_err(|_| Failure::new(FailureClass::Internal, "the reactor has stopped"))?

@@ -144,7 +144,7 @@ pub(super) async fn seal(served: &Served, next: &NextConfig) -> Result<Sealed, F
     let files = opened.await?;
     let sealing = Arc::clone(overlay);
     served
-        .opener
+        .sealer
         .call(move |reactor| async move { sealing.seal(&reactor, files).await })
         .await
         .map_err(|_| Failure::new(FailureClass::Internal, "the reactor has stopped"))?

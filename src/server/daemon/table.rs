@@ -30,8 +30,8 @@ pub(in crate::server) struct Served {
     pub(in crate::server) pinned: ImageSpec,
     /// What it shows, with counters of its own.
     pub(in crate::server) device: Arc<Device>,
-    /// Where what it was left with is made durable.
-    pub(in crate::server) opener: ReactorHandle,
+    /// Where its layers are sealed and made larger, and where what it was left with is made durable.
+    pub(in crate::server) sealer: ReactorHandle,
     /// Held by whoever makes a snapshot or another size, and to make the last writes durable: one at a time.
     pub(in crate::server) snapshotting: tokio::sync::Mutex<()>,
     /// What of it is left.
@@ -139,7 +139,7 @@ impl Served {
         }
         let saving = async {
             let _turn = self.snapshotting.lock().await;
-            self.device.make_durable(&self.opener).await
+            self.device.make_durable(&self.sealer).await
         };
         let late = || Err(BlockError::new(ErrorKind::TimedOut, "a flush takes too long"));
         tokio::time::timeout(limit, saving).await.unwrap_or_else(|_| late())

@@ -60,7 +60,7 @@ impl Scene {
         let id = self.add("config.v1.json").await.unwrap().id;
         let served = self.daemon.table.live(id).unwrap();
         let Shown::Overlay(overlay) = served.device.shown().clone() else { panic!("it takes no writes") };
-        let writing = served.opener.call(move |reactor| async move {
+        let writing = served.sealer.call(move |reactor| async move {
             overlay.open_queue(&reactor).unwrap().write(0, &[7; 4096]).await.unwrap();
         });
         writing.await.unwrap();

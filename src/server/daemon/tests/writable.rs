@@ -38,7 +38,7 @@ fn only(daemon: &Daemon) -> Arc<Served> {
 /// Writes a sector, and does not flush.
 async fn write(served: &Served, sector: u64) {
     let Shown::Overlay(overlay) = served.device.shown().clone() else { panic!("it takes no writes") };
-    let writing = served.opener.call(move |reactor| async move {
+    let writing = served.sealer.call(move |reactor| async move {
         overlay.open_queue(&reactor).unwrap().write(sector * 512, &[7; 512]).await.unwrap();
     });
     writing.await.unwrap();
@@ -173,6 +173,28 @@ async fn a_removal_that_the_frontend_fails_saves_the_last_writes() {
     daemon.remove(0, true).await.unwrap_err();
     assert!(std::fs::metadata(dir.path().join("upper.index")).unwrap().len() > 4096, "its entry is there");
     assert_eq!(states(&daemon).await, [(0, DeviceState::Orphan)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_open_slowly_hold_up_no_snapshot() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::new(), Vec::new());
+    daemon.add(writable(dir.path())).await.unwrap();
+    write(&only(&daemon), 1).await;
+    // Every thread that opens images is decoding an index that never ends.
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let (hold, holding) = mpsc::channel::<()>();
+        daemon.service.reactors().opener().spawn(move |_| async move {
+            let _ = holding.recv_timeout(Duration::from_secs(30));
+        });
+        held.push(hold);
+    }
+    let limit = Duration::from_secs(10);
+    let target = SnapshotTarget::Folder(dir.path().join("next"));
+    tokio::time::timeout(limit, daemon.snapshot(0, target)).await.expect("it waits").unwrap();
+    tokio::time::timeout(limit, daemon.resize(0, 2 << 20)).await.expect("it waits").unwrap();
+    tokio::time::timeout(limit, daemon.remove(0, true)).await.expect("it waits").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
