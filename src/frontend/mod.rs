@@ -42,7 +42,8 @@ pub trait Frontend {
 
 /// A device that programs can use.
 ///
-/// Dropping it detaches with a deadline of some seconds and logs what goes wrong; call [`Attachment::detach`] to know.
+/// Dropping it detaches with a deadline of some seconds, unless that was tried already, and logs what goes wrong; call
+/// [`Attachment::detach`] to know.
 pub trait Attachment: Send {
     /// The node that programs open, for example `/dev/ublkb0`.
     fn path(&self) -> &Path;
@@ -74,8 +75,8 @@ pub trait Attachment: Send {
     /// As [`Attachment::detach_within`], and gives programs that just look at the device, as udev does, two seconds to close it.
     ///
     /// # Errors
-    /// As [`Attachment::detach_within`].
-    fn detach(self: Box<Self>, deadline: Duration) -> Result<Detached, FrontendError> {
+    /// As [`Attachment::detach_within`]. The device is nobody's then: to be called where the process ends anyway.
+    fn detach(mut self: Box<Self>, deadline: Duration) -> Result<Detached, FrontendError> {
         self.detach_within(deadline, CLOSE_PATIENCE)
     }
 
@@ -84,12 +85,9 @@ pub trait Attachment: Send {
     /// it is [`Detached::HeldOpen`].
     ///
     /// # Errors
-    /// What the kernel did not do before the deadline. The reactors may then still hold parts of the device.
-    fn detach_within(
-        self: Box<Self>,
-        deadline: Duration,
-        patience: Duration,
-    ) -> Result<Detached, FrontendError>;
+    /// What the kernel did not do before the deadline, or could not be asked to. The reactors may then still hold parts of the
+    /// device, or serve all of it: it may be called again.
+    fn detach_within(&mut self, deadline: Duration, patience: Duration) -> Result<Detached, FrontendError>;
 }
 
 /// What is asked of a frontend besides the device.

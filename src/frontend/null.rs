@@ -4,7 +4,11 @@ use std::{
     convert::Infallible,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -20,6 +24,8 @@ pub enum Stage {
     Attach,
     /// [`Attachment::resize`].
     Resize,
+    /// [`Attachment::detach`], before anything has happened.
+    Stop,
     /// [`Attachment::detach`], after the queues have gone.
     Detach,
 }
@@ -29,6 +35,8 @@ pub enum Stage {
 pub struct NullFrontend {
     taken: Arc<Mutex<Vec<u32>>>,
     failing: Option<Stage>,
+    /// How often it still fails there.
+    failures: Arc<AtomicUsize>,
 }
 
 struct NullAttachment {
@@ -51,11 +59,20 @@ impl NullFrontend {
     /// One that fails at `stage`, always.
     #[must_use]
     pub fn failing(stage: Stage) -> Self {
-        Self { failing: Some(stage), ..Self::default() }
+        Self::failing_times(stage, usize::MAX)
+    }
+
+    /// One that fails at `stage` this often, and works from then on.
+    #[must_use]
+    pub fn failing_times(stage: Stage, times: usize) -> Self {
+        Self { failing: Some(stage), failures: Arc::new(AtomicUsize::new(times)), ..Self::default() }
     }
 
     fn fail_at(&self, stage: Stage, command: &'static str) -> Result<(), FrontendError> {
-        if self.failing == Some(stage) {
+        let fewer = |left: usize| left.checked_sub(1);
+        if self.failing == Some(stage)
+            && self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).is_ok()
+        {
             return Err(FrontendError::Command { command, source: io::Error::other("told to fail") });
         }
         Ok(())
@@ -156,11 +173,8 @@ impl Attachment for NullAttachment {
         self.frontend.fail_at(Stage::Resize, "resize")
     }
 
-    fn detach_within(
-        mut self: Box<Self>,
-        deadline: Duration,
-        _patience: Duration,
-    ) -> Result<Detached, FrontendError> {
+    fn detach_within(&mut self, deadline: Duration, _patience: Duration) -> Result<Detached, FrontendError> {
+        self.frontend.fail_at(Stage::Stop, "stop")?;
         self.holding.clear();
         if self.serving.recv_timeout(deadline) == Err(mpsc::RecvTimeoutError::Timeout) {
             return Err(FrontendError::Deadline { step: "the end of the queues", after: deadline });

@@ -1,6 +1,6 @@
 //! An image as one device shows it: as it is, or under a writable layer of its own.
 
-use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use super::{
     api::types::LayerInfo,
@@ -140,9 +140,9 @@ impl Device {
         }
     }
 
-    /// Layers, lowest first, with what was fetched of each so far.
+    /// Layers, lowest first, with what was fetched of each so far. `stored_bytes` says what a file takes of its file system.
     #[must_use]
-    pub fn layers(&self) -> Vec<LayerInfo> {
+    pub fn layers(&self, stored_bytes: impl Fn(&Path) -> u64) -> Vec<LayerInfo> {
         let mut layers = self.image.as_ref().map_or_else(Vec::new, |image| image.layers());
         if let Shown::Overlay(overlay) = &self.shown {
             let mut written = overlay.links();
@@ -179,11 +179,6 @@ impl Device {
 pub(super) async fn open_files(upper: &UpperFiles) -> Result<LayerFiles, Failure> {
     let UpperFiles { data, index } = upper.clone();
     blocking_while_busy(move || LayerFiles::open(&data, &index).map_err(failure_of_upper)).await
-}
-
-/// Bytes that a file takes of its file system, which are fewer than its size where it has holes; 0 where nobody can say.
-fn stored_bytes(path: &Path) -> u64 {
-    std::fs::metadata(path).map_or(0, |found| found.blocks().saturating_mul(512))
 }
 
 /// What a writable layer says, with the class that follows from it.

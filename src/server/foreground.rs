@@ -35,9 +35,9 @@ impl Foreground {
                 opened = OpenedDevice::open(service, request) => opened?,
                 () = given_up => return Err(Failure::new(FailureClass::Internal, "interrupted")),
             };
-            let (served, made) = opened.attach(&port).await?;
-            made.keep();
-            Ok(Self { served: Arc::new(served), port })
+            let served = Arc::new(opened.attach(&port, request.id).await?);
+            opened.into_made().keep();
+            Ok(Self { served, port })
         };
         result_file::record(&request.image, attaching).await
     }

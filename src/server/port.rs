@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -44,6 +45,12 @@ pub trait Port: Send + Sync + 'static {
 
     /// Whether somebody has the node at `path` for himself alone, as a mounted file system has.
     fn is_claimed(&self, path: &Path) -> bool;
+
+    /// Bytes that the file of a layer takes of its file system, which are fewer than its size where it has holes; 0 where nobody
+    /// can say.
+    fn stored_bytes(&self, path: &Path) -> u64 {
+        std::fs::metadata(path).map_or(0, |found| found.blocks().saturating_mul(512))
+    }
 
     /// Removes a device that no process serves any more; one that is not there is as good. One that a program has open goes, and
     /// keeps its number until that closes it.

@@ -49,7 +49,8 @@ pub(super) struct UblkAttachment {
     /// Of the device, as its queues take it.
     size_bytes: Arc<AtomicU64>,
     started: bool,
-    removed: bool,
+    /// Somebody has asked for its removal, and knows how that went.
+    is_leaving: bool,
 }
 
 impl UblkAttachment {
@@ -72,7 +73,7 @@ impl UblkAttachment {
             abort: Arc::default(),
             size_bytes: Arc::new(AtomicU64::new(size_bytes)),
             started: false,
-            removed: false,
+            is_leaving: false,
         }
     }
 
@@ -116,9 +117,8 @@ impl UblkAttachment {
         self.control.run(command, deadline.remaining())
     }
 
-    /// Removes the device, however far it has come.
+    /// Removes the device, however far it has come. Where a step fails, all are done again the next time: the driver does each twice.
     fn remove(&mut self, limit: Duration, patience: Duration) -> Result<Detached, FrontendError> {
-        self.removed = true;
         let deadline = Deadline::after(limit);
         if !self.started {
             // There are no requests yet, and tags that have not been fetched need not be.
@@ -126,7 +126,7 @@ impl UblkAttachment {
         }
         self.stop(&deadline)?;
         self.abort.set();
-        if let Some(serving) = self.serving.take() {
+        if let Some(serving) = &self.serving {
             // A command that reached the driver after it had ended the others' waits for the next STOP.
             while serving.recv_timeout(STOP_INTERVAL.min(deadline.remaining()))
                 == Err(mpsc::RecvTimeoutError::Timeout)
@@ -200,22 +200,27 @@ impl Attachment for UblkAttachment {
         self.control.run(command, deadline).map(drop)
     }
 
-    fn detach_within(
-        mut self: Box<Self>,
-        deadline: Duration,
-        patience: Duration,
-    ) -> Result<Detached, FrontendError> {
+    fn detach_within(&mut self, deadline: Duration, patience: Duration) -> Result<Detached, FrontendError> {
+        self.is_leaving = true;
         self.remove(deadline, patience)
     }
 }
 
 impl Drop for UblkAttachment {
     fn drop(&mut self) {
-        if !self.removed
-            && let Err(error) = self.remove(DROP_DEADLINE, CLOSE_PATIENCE)
-        {
+        if self.is_leaving {
+            return;
+        }
+        let deadline = Deadline::after(DROP_DEADLINE);
+        while let Err(error) = self.remove(deadline.remaining(), CLOSE_PATIENCE) {
+            // There may be a thread for the command in a moment.
+            if matches!(error, FrontendError::System(_)) && !deadline.has_passed() {
+                deadline.pause(STOP_INTERVAL);
+                continue;
+            }
             let cause = std::error::Error::source(&error);
             tracing::error!(id = self.id, %error, cause, "a device is left behind");
+            return;
         }
     }
 }

@@ -160,8 +160,8 @@ impl Daemon {
             }
         });
         let all = async {
-            let (removals, _) = tokio::join!(join_all(removals), self.making.write());
-            while !self.table.served().is_empty() {
+            let removals = join_all(removals).await;
+            while self.table.has_devices() {
                 sleep(LOOK_INTERVAL).await;
             }
             removals.into_iter().collect::<Result<Vec<()>, Failure>>().map(drop)

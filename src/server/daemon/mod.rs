@@ -8,16 +8,21 @@ mod resize;
 mod snapshot;
 mod table;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
-use tokio::{sync::RwLockReadGuard, task};
+use tokio::task;
 
 pub use life::{DaemonParts, run};
 pub(super) use opened::OpenedDevice;
 use orphan::{of_kernel, of_record};
 pub use snapshot::SnapshotTarget;
 pub(super) use table::Served;
-use table::{NotRemoved, Table};
+use table::{NotRemoved, Reserved, Table};
 
 use super::{
     api::types::{AddDevice, DeviceInfo, DeviceState, FeatureList},
@@ -33,15 +38,16 @@ use super::{
 };
 use crate::frontend::{CLOSE_PATIENCE, Detached};
 
+/// Numbers that are tried in turn for a device that may have any. Those of other processes are passed over at once; only such a
+/// number counts as programs hold after its device has gone.
+const NUMBER_ATTEMPTS: usize = 1024;
+
 /// Answers the control API. Shared by all its connections.
 pub struct Daemon {
     service: Arc<Service>,
     port: Arc<dyn Port>,
     state: Arc<StateDir>,
     table: Table,
-    /// Read by whoever makes a device, from before the driver is asked until the table has it. Whoever has it to write knows
-    /// that each device that this process serves is in the table.
-    making: tokio::sync::RwLock<()>,
     /// Held while the table and the record of a device change together.
     changing: tokio::sync::Mutex<()>,
     /// What removed devices had counted.
@@ -57,7 +63,6 @@ impl Daemon {
             port: parts.port,
             state: Arc::new(state),
             table: Table::default(),
-            making: tokio::sync::RwLock::default(),
             changing: tokio::sync::Mutex::default(),
             retired: Retired::default(),
         })
@@ -78,14 +83,7 @@ impl Daemon {
 
     /// Makes a device of `request`, for which `made` was made: without the device that goes again.
     async fn attach(&self, mut request: AddDevice, made: Made) -> Result<DeviceInfo, Failure> {
-        if let Some(id) = request.id {
-            self.table.reserve(id, &request)?;
-        }
-        let attached = self.make(&request).await;
-        if let (Err(_), Some(id)) = (&attached, request.id) {
-            self.table.release(id);
-        }
-        let (served, made_now, _making) = attached?;
+        let (served, made_now, _place) = self.make(&request).await?;
         let info = served.info.clone();
         request.id = Some(info.id);
         request.image = served.pinned.clone();
@@ -110,19 +108,48 @@ impl Daemon {
         Ok(info)
     }
 
-    /// Makes a device, and returns with it what is to be held until the table has it.
-    async fn make(
-        &self,
-        request: &AddDevice,
-    ) -> Result<(Arc<Served>, Made, RwLockReadGuard<'_, ()>), Failure> {
+    /// Makes a device, and returns with it what was made for it, and its place, which is to be held until the table has it. The table
+    /// knows each number before the driver is asked for it: so no device that is being made is taken for one that another process has
+    /// left behind.
+    async fn make(&self, request: &AddDevice) -> Result<(Arc<Served>, Made, Reserved<'_>), Failure> {
+        let place = request.id.map(|id| self.table.reserve(id, request)).transpose()?;
         let making = async {
             let opened = OpenedDevice::open(&self.service, request).await?;
-            let making = self.making.read().await;
-            self.table.check_open()?;
-            let (served, made) = opened.attach(&self.port).await?;
-            Ok((Arc::new(served), made, making))
+            let (served, place) = match place {
+                Some(place) => (self.attach_at(&opened, &place).await?, place),
+                None => self.attach_anywhere(&opened, request).await?,
+            };
+            Ok((served, opened.into_made(), place))
         };
         result_file::record(&request.image, making).await
+    }
+
+    async fn attach_at(&self, opened: &OpenedDevice, place: &Reserved<'_>) -> Result<Arc<Served>, Failure> {
+        place.begin()?;
+        Ok(Arc::new(opened.attach(&self.port, Some(place.id)).await?))
+    }
+
+    /// Attaches it with the first number that is free.
+    async fn attach_anywhere(
+        &self,
+        opened: &OpenedDevice,
+        request: &AddDevice,
+    ) -> Result<(Arc<Served>, Reserved<'_>), Failure> {
+        let mut others = BTreeSet::new();
+        for _ in 0..NUMBER_ATTEMPTS {
+            let place = self.table.reserve_free(request, &others)?;
+            match self.attach_at(opened, &place).await {
+                Err(failure) if failure.class() == FailureClass::Conflict => {
+                    // Another process has it, or a program holds what was there before, which no list shows.
+                    others.insert(place.id);
+                    let port = Arc::clone(&self.port);
+                    others.extend(device_work(move || port.known()).await?.into_iter().map(|known| known.id));
+                }
+                made => return Ok((made?, place)),
+            }
+        }
+        let text = format!("{NUMBER_ATTEMPTS} numbers in a row are taken by other processes");
+        Err(Failure::new(FailureClass::Conflict, text))
     }
 
     /// Refuses a device of this process that somebody has mounted; to be asked before [`Daemon::remove`], which does not.
@@ -130,7 +157,7 @@ impl Daemon {
     /// # Errors
     /// [`FailureClass::Conflict`] for one in use, and [`FailureClass::TimedOut`] where the kernel does not say.
     pub async fn refuse_in_use(&self, id: u32) -> Result<(), Failure> {
-        let Some(info) = self.table.info(id) else { return Ok(()) };
+        let Some((info, _)) = self.table.info(id) else { return Ok(()) };
         let port = Arc::clone(&self.port);
         let asked = device_work(move || Ok(port.is_claimed(&info.path)));
         let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
@@ -178,12 +205,12 @@ impl Daemon {
         let id = served.info.id;
         let detached = served.detach(limit, patience).await;
         let detached = match detached {
-            Err(NotRemoved { failure, is_unsaved: true }) => {
+            Err(NotRemoved { failure, is_left: true }) => {
                 // It stays in the table, for whoever removes it again.
                 tracing::error!(
                     id,
                     error = failure.full_text(),
-                    "a removed device has writes that are not durable"
+                    "a device could not be removed, or not saved"
                 );
                 return Err(failure);
             }
@@ -197,13 +224,11 @@ impl Daemon {
         match &detached {
             Ok(_) => {
                 // Before it leaves the table: whoever waits for its end may end the process then.
-                if self.table.has(&served) {
-                    self.forget(id).await;
-                }
+                self.forget(id).await;
                 tracing::info!(id, "device removed");
             }
-            // Its record stays, so that it is listed as an orphan and can be removed as one.
-            Err(failure) => tracing::error!(id, error = failure.full_text(), "a device could not be removed"),
+            // Its record stays, so that the next daemon makes it of what is durable.
+            Err(failure) => tracing::error!(id, error = failure.full_text(), "the end of a device was lost"),
         }
         self.table.remove(&served);
         detached
@@ -229,12 +254,6 @@ impl Daemon {
             let image = infos.get(&known.id).and_then(|info| info.image.clone());
             infos.insert(known.id, of_kernel(known, image));
         }
-        // One that is being made is not in the table yet.
-        let is_making = self.making.try_write().is_err();
-        let own = i32::try_from(std::process::id()).ok();
-        for info in infos.values_mut().filter(|info| is_making && info.server_pid == own) {
-            info.state = DeviceState::Attaching;
-        }
         infos.extend(self.table.infos());
         Ok(infos.into_values().collect())
     }
@@ -244,8 +263,13 @@ impl Daemon {
     /// # Errors
     /// When there is none of that number.
     pub async fn info(&self, id: u32) -> Result<DeviceInfo, Failure> {
-        if let Some(info) = self.table.info(id) {
-            return Ok(info);
+        match self.table.info(id) {
+            None => {}
+            Some((info, None)) => return Ok(info),
+            Some((info, Some(served))) => {
+                let port = Arc::clone(&self.port);
+                return device_work(move || Ok(served.full_info(&*port, info))).await;
+            }
         }
         let found = self.list().await?.into_iter().find(|info| info.id == id);
         found.ok_or_else(|| Failure::new(FailureClass::NotFound, format!("there is no device {id}")))

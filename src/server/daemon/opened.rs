@@ -52,8 +52,7 @@ impl OpenedDevice {
         let opened = tokio::time::timeout(limit, opening).await;
         let late = || Failure::new(FailureClass::TimedOut, format!("{}: not open in time", request.image));
         let (request, device, pinned, made) = opened.map_err(|_| late())??;
-        let wanted =
-            AttachRequest { id: request.id, queues, depth, deadline: limit, ..AttachRequest::default() };
+        let wanted = AttachRequest { queues, depth, deadline: limit, ..AttachRequest::default() };
         Ok(Self {
             request,
             device: Arc::new(device),
@@ -65,24 +64,33 @@ impl OpenedDevice {
         })
     }
 
-    /// Makes the device. With it comes what was made for it and is to be kept with it.
+    /// What was made for the device, to be kept with it.
+    pub(in crate::server) fn into_made(self) -> Made {
+        self.made
+    }
+
+    /// Makes the device, with the number `id`, or the lowest that is free.
     ///
     /// # Errors
-    /// When it cannot be made; then nothing is left of it.
-    pub(in crate::server) async fn attach(self, port: &Arc<dyn Port>) -> Result<(Served, Made), Failure> {
-        let Self { request, device, pinned, made, wanted, reactors, sealer } = self;
-        let (attaching, shown) = (Arc::clone(port), device.shown().clone());
+    /// When it cannot be made; then nothing is left of it. [`FailureClass::Conflict`] where the driver has that number already.
+    pub(in crate::server) async fn attach(
+        &self,
+        port: &Arc<dyn Port>,
+        id: Option<u32>,
+    ) -> Result<Served, Failure> {
+        let (attaching, shown) = (Arc::clone(port), self.device.shown().clone());
+        let (wanted, reactors) = (AttachRequest { id, ..self.wanted.clone() }, self.reactors.clone());
         let attachment = device_work(move || {
             let attached = attaching.attach(&shown, &wanted, &reactors);
             attached.map_err(|error| failure_of_frontend("cannot make a device", error))
         })
         .await?;
-        let (geometry, granted) = (device.geometry(), attachment.info());
+        let (geometry, granted) = (self.device.geometry(), attachment.info());
         let info = DeviceInfo {
             id: attachment.id(),
             path: attachment.path().to_owned(),
             state: DeviceState::Live,
-            image: Some(request.image.clone()),
+            image: Some(self.request.image.clone()),
             size_bytes: geometry.size_bytes,
             logical_block_bytes: geometry.logical_block_bytes,
             read_only: geometry.read_only,
@@ -96,8 +104,15 @@ impl OpenedDevice {
             held_open: false,
         };
         let snapshotting = tokio::sync::Mutex::default();
-        let presence = Mutex::new(Presence::Attached(attachment));
-        Ok((Served { info, request, pinned, device, sealer, snapshotting, presence }, made))
+        Ok(Served {
+            info,
+            request: self.request.clone(),
+            pinned: self.pinned.clone(),
+            device: Arc::clone(&self.device),
+            sealer: self.sealer.clone(),
+            snapshotting,
+            presence: Mutex::new(Presence::Attached(attachment)),
+        })
     }
 }
 

@@ -28,11 +28,8 @@ impl Daemon {
             // Another process may be about to start it.
             tokio::time::sleep(START_PATIENCE).await;
         }
-        // From here on no device is being made, so that one that is not in the table is not ours.
-        let _making = self.making.write().await;
-        if self.table.info(id).is_some() {
-            return Err(Failure::new(FailureClass::Conflict, format!("device {id} has just been attached")));
-        }
+        // What is or becomes a device of this process has a place by itself, so that this one is none as long as it has this place.
+        let _cleared = self.table.clear(id)?;
         let info = self.orphan(id).await?.info;
         let port = Arc::clone(&self.port);
         let timeout = Duration::from_millis(self.config().device.detach_timeout_ms);

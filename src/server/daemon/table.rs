@@ -1,7 +1,7 @@
 //! The devices of this process, and the places that are taken while one comes or goes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use crate::{
         blocking::device_work,
         device::{Device, Shown},
         failure::{Failure, FailureClass},
-        port::failure_of_frontend,
+        port::{Port, failure_of_frontend},
     },
     upper::WriteMetrics,
 };
@@ -44,8 +44,8 @@ pub(in crate::server) enum Presence {
     Attached(Box<dyn Attachment>),
     /// Somebody removes it, or has.
     Leaving,
-    /// Writes that are not durable yet. The frontend has let go of the device as it says here, or has failed to.
-    Unsaved(Option<Detached>),
+    /// Writes that are not durable yet. The frontend has let go of the device as it says here.
+    Unsaved(Detached),
 }
 
 /// A removal that has failed.
@@ -53,14 +53,24 @@ pub(in crate::server) enum Presence {
 pub(in crate::server) struct NotRemoved {
     /// Why.
     pub(in crate::server) failure: Failure,
-    /// Whether another removal may save what was written last.
-    pub(in crate::server) is_unsaved: bool,
+    /// Whether there is something left for another removal: all of the device, or what was written last.
+    pub(in crate::server) is_left: bool,
 }
 
 impl Served {
     /// What is to be shown of it.
     pub(in crate::server) fn info(&self) -> DeviceInfo {
         DeviceInfo { size_bytes: self.device.geometry().size_bytes, ..self.info.clone() }
+    }
+
+    /// All that is to be shown of it. Asks for the sizes of files, which may take long.
+    pub(in crate::server) fn full_info(&self, port: &dyn Port, shown: DeviceInfo) -> DeviceInfo {
+        DeviceInfo {
+            layers: self.device.layers(|path| port.stored_bytes(path)),
+            reads: read_counts(self.device.reads()),
+            upper: self.device.writes().map(request_counts).unwrap_or_default(),
+            ..shown
+        }
     }
 
     /// Asks the frontend for something that may block, unless the device is being removed.
@@ -93,8 +103,8 @@ impl Served {
     }
 
     /// Removes the device; the first call does. Programs that have it open get `patience` to close it, for the sake of its
-    /// number. What was written to it is durable then, and a snapshot that had begun has ended. Where writes could not be
-    /// saved, the next call tries again.
+    /// number. What was written to it is durable then, and a snapshot that had begun has ended. Where the frontend has failed, or
+    /// writes could not be saved, the next call tries again.
     ///
     /// # Errors
     /// When it cannot be removed within `limit`, or what was written not be made durable within as much again.
@@ -104,16 +114,19 @@ impl Served {
         patience: Duration,
     ) -> Result<Detached, NotRemoved> {
         let removing = Arc::clone(self);
-        let detached = device_work(move || removing.remove(limit, patience)).await;
-        if matches!(&detached, Err(failure) if failure.class() == FailureClass::Conflict) {
-            return Ok(detached?);
-        }
+        let detached = device_work(move || Ok(removing.remove(limit, patience))).await??;
         // Also where the frontend has failed: nobody else will flush them.
-        let Err(error) = self.save(limit).await else { return Ok(detached?) };
+        let saved = self.save(limit).await;
+        let (detached, error) = match (detached, saved) {
+            (Ok(detached), Ok(())) => return Ok(detached),
+            (Err(failure), Ok(())) => return Err(NotRemoved { failure, is_left: true }),
+            (detached, Err(error)) => (detached, error),
+        };
         // After a failed sync there is nothing left to be saved.
         let is_unsaved = matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::TimedOut);
-        if is_unsaved {
-            *self.presence() = Presence::Unsaved(detached.as_ref().ok().copied());
+        let is_left = is_unsaved || detached.is_err();
+        if let (true, Ok(detached)) = (is_unsaved, &detached) {
+            *self.presence() = Presence::Unsaved(*detached);
         }
         let id = self.info.id;
         let lost = match is_unsaved {
@@ -128,7 +141,7 @@ impl Served {
             ErrorKind::TimedOut => FailureClass::TimedOut,
             _ => FailureClass::Internal,
         };
-        Err(NotRemoved { failure: Failure::with_source(class, text, error), is_unsaved })
+        Err(NotRemoved { failure: Failure::with_source(class, text, error), is_left })
     }
 
     /// Makes durable what was written, after a snapshot that is under way: whoever makes the device again finds it done.
@@ -145,22 +158,29 @@ impl Served {
         tokio::time::timeout(limit, saving).await.unwrap_or_else(|_| late())
     }
 
-    fn remove(&self, limit: Duration, patience: Duration) -> Result<Detached, Failure> {
+    /// Has the frontend let go of the device, which stays attached where it fails: what it says then is inside.
+    ///
+    /// # Errors
+    /// [`FailureClass::Conflict`] where somebody else does.
+    fn remove(&self, limit: Duration, patience: Duration) -> Result<Result<Detached, Failure>, Failure> {
         let found = std::mem::replace(&mut *self.presence(), Presence::Leaving);
-        let failed = "cannot remove the device";
-        let detached = match found {
-            Presence::Attached(attachment) => attachment
-                .detach_within(limit, patience)
-                .map_err(|error| failure_of_frontend(failed, error))?,
-            Presence::Unsaved(detached) => {
-                return detached.ok_or_else(|| Failure::new(FailureClass::Internal, failed));
-            }
+        let mut attachment = match found {
+            Presence::Attached(attachment) => attachment,
+            Presence::Unsaved(detached) => return Ok(Ok(detached)),
             Presence::Leaving => return Err(self.is_leaving()),
         };
-        if detached == Detached::HeldOpen {
-            tracing::warn!(id = self.info.id, "the kernel keeps the number until somebody closes the node");
+        let detached = attachment.detach_within(limit, patience);
+        match &detached {
+            Ok(Detached::Complete) => {}
+            Ok(Detached::HeldOpen) => {
+                tracing::warn!(
+                    id = self.info.id,
+                    "the kernel keeps the number until somebody closes the node"
+                );
+            }
+            Err(_) => *self.presence() = Presence::Attached(attachment),
         }
-        Ok(detached)
+        Ok(detached.map_err(|error| failure_of_frontend("cannot remove the device", error)))
     }
 
     fn presence(&self) -> MutexGuard<'_, Presence> {
@@ -181,7 +201,7 @@ impl Served {
 
 impl From<Failure> for NotRemoved {
     fn from(failure: Failure) -> Self {
-        Self { failure, is_unsaved: false }
+        Self { failure, is_left: false }
     }
 }
 
@@ -192,10 +212,26 @@ impl From<NotRemoved> for Failure {
 }
 
 enum Place {
-    /// Its number was asked for and nothing is there yet.
-    Attaching(AddDevice),
+    /// Its number was asked for, and its image is being opened.
+    Opening(AddDevice),
+    /// The driver is being asked for it.
+    Making(AddDevice),
     Live(Arc<Served>),
     Detaching(Arc<Served>),
+    /// What another process has left there is being removed.
+    Clearing,
+}
+
+/// A place that is taken for a device that is to come. It is free again when this is dropped, unless the device has come.
+pub(super) struct Reserved<'a> {
+    table: &'a Table,
+    pub(super) id: u32,
+}
+
+/// A place that no device may have as long as this lives, for what another process has left there.
+pub(super) struct Cleared<'a> {
+    table: &'a Table,
+    id: u32,
 }
 
 /// All devices of this process by number. Locked for moments only.
@@ -221,43 +257,47 @@ impl Table {
         self.lock().closed = true;
     }
 
-    /// Whether devices may come.
-    pub(super) fn check_open(&self) -> Result<(), Failure> {
-        self.lock().check_open()
-    }
-
     /// Takes the place of `id`.
-    pub(super) fn reserve(&self, id: u32, request: &AddDevice) -> Result<(), Failure> {
+    pub(super) fn reserve(&self, id: u32, request: &AddDevice) -> Result<Reserved<'_>, Failure> {
         let mut places = self.lock();
         places.check_open()?;
         if places.by_id.contains_key(&id) {
             return Err(Failure::new(FailureClass::Conflict, format!("device {id} exists already")));
         }
-        places.by_id.insert(id, Place::Attaching(request.clone()));
-        Ok(())
+        places.by_id.insert(id, Place::Opening(request.clone()));
+        Ok(Reserved { table: self, id })
     }
 
-    /// Gives a reserved place up.
-    pub(super) fn release(&self, id: u32) {
+    /// Takes the first place that is neither taken nor one of `others`, which the driver has for somebody else.
+    pub(super) fn reserve_free(
+        &self,
+        request: &AddDevice,
+        others: &BTreeSet<u32>,
+    ) -> Result<Reserved<'_>, Failure> {
         let mut places = self.lock();
-        if matches!(places.by_id.get(&id), Some(Place::Attaching(_))) {
-            places.by_id.remove(&id);
+        places.check_open()?;
+        let is_free = |id: &u32| !places.by_id.contains_key(id) && !others.contains(id);
+        let none = || Failure::new(FailureClass::Conflict, "all numbers of devices are taken");
+        let id = (0..u32::MAX).find(is_free).ok_or_else(none)?;
+        places.by_id.insert(id, Place::Opening(request.clone()));
+        Ok(Reserved { table: self, id })
+    }
+
+    /// Takes the place of `id` for what another process has left there.
+    pub(super) fn clear(&self, id: u32) -> Result<Cleared<'_>, Failure> {
+        let mut places = self.lock();
+        if places.by_id.contains_key(&id) {
+            return Err(Failure::new(FailureClass::Conflict, format!("device {id} is coming or going")));
         }
+        places.by_id.insert(id, Place::Clearing);
+        Ok(Cleared { table: self, id })
     }
 
     /// Puts a new device in its place. Where none may come any more, it is the caller's to remove.
     pub(super) fn insert(&self, served: &Arc<Served>) -> Result<(), Failure> {
         let mut places = self.lock();
         places.check_open()?;
-        let id = served.info.id;
-        if let Some(Place::Detaching(former)) = places.by_id.insert(id, Place::Live(Arc::clone(served)))
-            && former.presence.try_lock().is_ok_and(|presence| matches!(&*presence, Presence::Unsaved(_)))
-        {
-            tracing::error!(
-                id,
-                "another device has this number now: the last writes to the former one are lost"
-            );
-        }
+        places.by_id.insert(served.info.id, Place::Live(Arc::clone(served)));
         Ok(())
     }
 
@@ -266,8 +306,11 @@ impl Table {
         let mut places = self.lock();
         match places.by_id.get_mut(&id) {
             None => Ok(None),
-            Some(Place::Attaching(_)) => {
+            Some(Place::Opening(_) | Place::Making(_)) => {
                 Err(Failure::new(FailureClass::Conflict, format!("device {id} is still being attached")))
+            }
+            Some(Place::Clearing) => {
+                Err(Failure::new(FailureClass::Conflict, format!("device {id} is being removed")))
             }
             Some(Place::Live(served) | Place::Detaching(served)) => {
                 let served = Arc::clone(served);
@@ -277,18 +320,23 @@ impl Table {
         }
     }
 
-    /// Whether `served` is here; its number may be another's by now, since the kernel gives it away as soon as the device
-    /// has gone.
-    pub(super) fn has(&self, served: &Arc<Served>) -> bool {
-        self.lock().has(served)
-    }
-
     /// Takes `served` out, if it is here.
     pub(super) fn remove(&self, served: &Arc<Served>) {
         let mut places = self.lock();
-        if places.has(served) {
-            places.by_id.remove(&served.info.id);
+        let id = served.info.id;
+        let here = places.by_id.get(&id).and_then(Place::served);
+        if here.is_some_and(|other| Arc::ptr_eq(other, served)) {
+            places.by_id.remove(&id);
         }
+    }
+
+    /// Whether devices are served, or the driver is being asked for one.
+    pub(super) fn has_devices(&self) -> bool {
+        let places = self.lock();
+        places
+            .by_id
+            .values()
+            .any(|place| matches!(place, Place::Making(_) | Place::Live(_) | Place::Detaching(_)))
     }
 
     /// Device `id`, which must be usable.
@@ -302,22 +350,14 @@ impl Table {
 
     /// What is to be shown of each, by number.
     pub(super) fn infos(&self) -> BTreeMap<u32, DeviceInfo> {
-        self.lock().by_id.iter().map(|(id, place)| (*id, place.info(*id))).collect()
+        self.lock().by_id.iter().filter_map(|(id, place)| Some((*id, place.info(*id)?))).collect()
     }
 
-    pub(super) fn info(&self, id: u32) -> Option<DeviceInfo> {
-        let (mut info, served) = {
-            let places = self.lock();
-            let place = places.by_id.get(&id)?;
-            (place.info(id), place.served().map(Arc::clone))
-        };
-        // The sizes of files are asked for, which may take longer than a moment.
-        if let Some(served) = served {
-            info.layers = served.device.layers();
-            info.reads = read_counts(served.device.reads());
-            info.upper = served.device.writes().map(request_counts).unwrap_or_default();
-        }
-        Some(info)
+    /// What is to be shown of `id`, and what more can be asked for it.
+    pub(super) fn info(&self, id: u32) -> Option<(DeviceInfo, Option<Arc<Served>>)> {
+        let places = self.lock();
+        let place = places.by_id.get(&id)?;
+        Some((place.info(id)?, place.served().map(Arc::clone)))
     }
 
     /// All devices that can be asked for requests.
@@ -327,11 +367,6 @@ impl Table {
 }
 
 impl Places {
-    fn has(&self, served: &Arc<Served>) -> bool {
-        let place = self.by_id.get(&served.info.id).and_then(Place::served);
-        place.is_some_and(|other| Arc::ptr_eq(other, served))
-    }
-
     fn check_open(&self) -> Result<(), Failure> {
         match self.closed {
             true => {
@@ -363,22 +398,55 @@ fn request_counts(writes: &WriteMetrics) -> Vec<RequestCount> {
     served.into_iter().chain([failed]).collect()
 }
 
+impl Reserved<'_> {
+    /// The driver is asked for the device from now on.
+    ///
+    /// # Errors
+    /// Where no device may come any more.
+    pub(super) fn begin(&self) -> Result<(), Failure> {
+        let mut places = self.table.lock();
+        places.check_open()?;
+        if let Some(place) = places.by_id.get_mut(&self.id)
+            && let Place::Opening(request) = place
+        {
+            *place = Place::Making(request.clone());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let mut places = self.table.lock();
+        if matches!(places.by_id.get(&self.id), Some(Place::Opening(_) | Place::Making(_))) {
+            places.by_id.remove(&self.id);
+        }
+    }
+}
+
+impl Drop for Cleared<'_> {
+    fn drop(&mut self) {
+        self.table.lock().by_id.remove(&self.id);
+    }
+}
+
 impl Place {
     fn served(&self) -> Option<&Arc<Served>> {
         match self {
             Self::Live(served) | Self::Detaching(served) => Some(served),
-            Self::Attaching(_) => None,
+            Self::Opening(_) | Self::Making(_) | Self::Clearing => None,
         }
     }
 
-    fn info(&self, id: u32) -> DeviceInfo {
-        match self {
+    /// `None` where others know more.
+    fn info(&self, id: u32) -> Option<DeviceInfo> {
+        Some(match self {
             Self::Live(served) if served.has_ended() => {
                 DeviceInfo { state: DeviceState::Ended, ..served.info() }
             }
             Self::Live(served) => served.info(),
             Self::Detaching(served) => DeviceInfo { state: DeviceState::Detaching, ..served.info() },
-            Self::Attaching(request) => DeviceInfo {
+            Self::Opening(request) | Self::Making(request) => DeviceInfo {
                 id,
                 path: std::path::PathBuf::new(),
                 state: DeviceState::Attaching,
@@ -395,6 +463,7 @@ impl Place {
                 upper: Vec::new(),
                 held_open: false,
             },
-        }
+            Self::Clearing => return None,
+        })
     }
 }

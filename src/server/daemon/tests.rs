@@ -24,11 +24,28 @@ struct TestPort {
     gate: Mutex<Option<mpsc::Receiver<()>>>,
     /// How often an orphan is found to be held open.
     held: Mutex<u32>,
+    /// Makes the next removal of an orphan wait.
+    clearing: Mutex<Option<mpsc::Receiver<()>>>,
+    /// Makes the next question for the room of a file wait.
+    hung_file: Mutex<Option<mpsc::Receiver<()>>>,
+}
+
+/// Waits as told, and not for ever: a test that fails is to end.
+fn hang(gate: &Mutex<Option<mpsc::Receiver<()>>>) {
+    let gate = gate.lock().unwrap().take();
+    gate.map(|gate| gate.recv_timeout(Duration::from_secs(30)));
 }
 
 impl TestPort {
     fn new(frontend: NullFrontend, others: Vec<KnownDevice>) -> Self {
-        Self { frontend, others: Mutex::new(others), gate: Mutex::default(), held: Mutex::default() }
+        Self {
+            frontend,
+            others: Mutex::new(others),
+            gate: Mutex::default(),
+            held: Mutex::default(),
+            clearing: Mutex::default(),
+            hung_file: Mutex::default(),
+        }
     }
 }
 
@@ -60,7 +77,13 @@ impl Port for TestPort {
         false
     }
 
+    fn stored_bytes(&self, _path: &Path) -> u64 {
+        hang(&self.hung_file);
+        4096
+    }
+
     fn remove_orphan(&self, id: u32, _timeout: Duration) -> Result<Detached, Failure> {
+        hang(&self.clearing);
         let mut held = self.held.lock().unwrap();
         if *held > 0 {
             *held -= 1;
@@ -214,13 +237,10 @@ async fn a_device_that_is_being_made_is_no_orphan() {
     let dir = tempfile::tempdir().unwrap();
     let (daemon, made, adding) = daemon_making_a_device(dir.path()).await;
     assert_eq!(states(&daemon).await, [(0, DeviceState::Attaching)]);
-    let hunter = Arc::clone(&daemon);
-    let hunt = task::spawn(async move { hunter.remove(0, true).await });
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(!hunt.is_finished(), "it was removed while it was being made");
+    let hunted = daemon.remove(0, true).await.unwrap_err();
+    assert_eq!(hunted.class(), FailureClass::Conflict, "{}", hunted.full_text());
     made.send(()).unwrap();
     adding.await.unwrap().unwrap();
-    assert_eq!(hunt.await.unwrap().unwrap_err().class(), FailureClass::Conflict);
     assert_eq!(states(&daemon).await, [(0, DeviceState::Live)]);
 }
 
@@ -256,17 +276,40 @@ async fn a_device_that_is_made_while_the_daemon_drains_goes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removal_spares_the_device_that_has_its_number_next() {
-    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let [first, second] = dirs.each_ref().map(|dir| daemon(dir.path(), NullFrontend::new(), Vec::new()));
-    first.add(request(None)).await.unwrap();
-    second.add(request(None)).await.unwrap();
-    let leaving = first.table.begin_removal(0).unwrap().unwrap();
-    // As if the kernel had given the number away as soon as it was free.
-    first.table.insert(&second.table.served()[0]).unwrap();
-    first.detach(leaving, Duration::from_secs(10), Duration::ZERO).await.unwrap();
-    assert_eq!(states(&first).await, [(0, DeviceState::Live)]);
-    assert!(dirs[0].path().join("devices/0.json").exists());
+async fn a_number_that_another_process_has_is_passed_over() {
+    let frontend = NullFrontend::new();
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let [first, second, third] = dirs.each_ref().map(|dir| daemon(dir.path(), frontend.clone(), Vec::new()));
+    // One that the kernel does not list, as a program holds it, and then one that it does.
+    assert_eq!(first.add(request(None)).await.unwrap().id, 0);
+    assert_eq!(second.add(request(None)).await.unwrap().id, 1);
+    drop(third);
+    let listing =
+        daemon(dirs[2].path(), frontend, vec![known(0, Some(1)), known(1, Some(1)), known(2, Some(1))]);
+    assert_eq!(listing.add(request(None)).await.unwrap().id, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_removal_of_an_orphan_that_hangs_holds_up_no_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = Arc::new(TestPort::new(NullFrontend::new(), vec![known(0, None)]));
+    let (cleared, gate) = mpsc::channel();
+    *port.clearing.lock().unwrap() = Some(gate);
+    let daemon = with_port(dir.path(), Arc::clone(&port));
+    let hunter = Arc::clone(&daemon);
+    let hunt = task::spawn(async move { hunter.remove(0, true).await });
+    while port.clearing.lock().unwrap().is_some() {
+        task::yield_now().await;
+    }
+    let added = tokio::time::timeout(Duration::from_secs(10), daemon.add(request(None))).await;
+    assert_eq!(added.expect("it waits").unwrap().id, 1, "the number is not free yet");
+    let same = daemon.add(request(Some(0))).await.unwrap_err();
+    assert_eq!(same.class(), FailureClass::Conflict);
+    assert_eq!(daemon.remove(0, true).await.unwrap_err().class(), FailureClass::Conflict);
+    assert_eq!(states(&daemon).await, [(0, DeviceState::Orphan), (1, DeviceState::Live)]);
+    cleared.send(()).unwrap();
+    hunt.await.unwrap().unwrap();
+    assert_eq!(daemon.add(request(None)).await.unwrap().id, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

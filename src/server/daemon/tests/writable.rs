@@ -172,7 +172,57 @@ async fn a_removal_that_the_frontend_fails_saves_the_last_writes() {
     write(&only(&daemon), 1).await;
     daemon.remove(0, true).await.unwrap_err();
     assert!(std::fs::metadata(dir.path().join("upper.index")).unwrap().len() > 4096, "its entry is there");
-    assert_eq!(states(&daemon).await, [(0, DeviceState::Orphan)]);
+    assert_eq!(states(&daemon).await, [(0, DeviceState::Detaching)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_could_not_be_stopped_is_kept_and_removed_by_the_next_removal() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::failing_times(Stage::Stop, 2), Vec::new());
+    daemon.add(writable(dir.path())).await.unwrap();
+    for sector in [1, 2] {
+        daemon.remove(0, true).await.unwrap_err();
+        assert_eq!(states(&daemon).await, [(0, DeviceState::Detaching)]);
+        // It is live still, and takes writes.
+        write(&only(&daemon), sector).await;
+    }
+    daemon.remove(0, true).await.unwrap();
+    assert!(states(&daemon).await.is_empty());
+    assert!(!state.path().join("devices/0.json").exists());
+    let index = std::fs::metadata(dir.path().join("upper.index")).unwrap().len();
+    assert_eq!(index, 4096 + 2 * 16, "the entries of both writes are there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_stops_again_what_could_not_be_stopped() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::failing_times(Stage::Stop, 1), Vec::new());
+    daemon.add(writable(dir.path())).await.unwrap();
+    daemon.remove(0, true).await.unwrap_err();
+    daemon.drain(Duration::from_secs(10)).await.unwrap();
+    assert!(states(&daemon).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_layer_file_that_hangs_holds_up_only_who_asks_for_it() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let port = Arc::new(TestPort::new(NullFrontend::new(), Vec::new()));
+    let daemon = with_port(state.path(), Arc::clone(&port));
+    daemon.add(writable(dir.path())).await.unwrap();
+    let (answer, hung) = mpsc::channel();
+    *port.hung_file.lock().unwrap() = Some(hung);
+    let asking = Arc::clone(&daemon);
+    let asking = task::spawn(async move { asking.info(0).await });
+    while port.hung_file.lock().unwrap().is_some() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // The runtime's only thread is free, and nobody else asks for the file.
+    daemon.metrics(MetricsDetail::Devices).await.unwrap();
+    daemon.refuse_in_use(0).await.unwrap();
+    daemon.remove(0, true).await.unwrap();
+    assert!(!asking.is_finished());
+    answer.send(()).unwrap();
+    assert_eq!(asking.await.unwrap().unwrap().layers.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
