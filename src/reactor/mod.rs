@@ -18,6 +18,7 @@ mod contain;
 mod executor;
 mod inbox;
 mod operation;
+mod pace;
 mod ring;
 mod running;
 mod share;

@@ -26,6 +26,7 @@ use super::{
     executor::{Executor, is_own_thread},
     inbox::{Inbox, Message},
     operation::{Completion, Held},
+    pace::Stretch,
     ring::Ring,
     share::Share,
     slots::Slots,
@@ -72,7 +73,8 @@ impl Reactor {
         Ok(Self { inner, share: Share::new(config), owns: true })
     }
 
-    /// A handle for one queue, to be passed to all that serves it: it has shares of its own of the buffers.
+    /// A handle for one queue, to be passed to all that serves it: it has shares of its own of the buffers,
+    /// and of each turn of the loop.
     #[must_use]
     pub fn for_queue(&self) -> Self {
         Self { inner: Rc::clone(&self.inner), share: self.share.another(), owns: false }
@@ -94,6 +96,22 @@ impl Reactor {
     #[must_use]
     pub fn turn_number(&self) -> u64 {
         self.inner.turns.get()
+    }
+
+    /// Waits until this handle's queue may work without a pause, in this turn of the loop or a later one; returns how many bytes it
+    /// may decode before it asks again. Whoever works says how much with [`Reactor::decoded`] and [`Reactor::copied`].
+    pub async fn stretch(&self) -> usize {
+        Stretch::new(&self.share.pace, &self.inner.turns).await
+    }
+
+    /// This handle's queue has decoded so many bytes.
+    pub fn decoded(&self, bytes: usize) {
+        self.share.pace.decoded(bytes);
+    }
+
+    /// This handle's queue has copied so many bytes.
+    pub fn copied(&self, bytes: usize) {
+        self.share.pace.copied(bytes);
     }
 
     /// Buffers for the data of block requests. Acquire one of these before one of [`Reactor::io_buffers`], never after.

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{BufferPool, ReactorConfig};
+use super::{BufferPool, ReactorConfig, pace::Pace};
 
 /// The share of one queue.
 #[derive(Debug)]
@@ -10,6 +10,7 @@ pub(super) struct Share {
     pub(super) request_buffers: BufferPool,
     pub(super) block_buffers: BufferPool,
     pub(super) io_buffers: BufferPool,
+    pub(super) pace: Pace,
 }
 
 impl Share {
@@ -19,6 +20,7 @@ impl Share {
             request_buffers: BufferPool::new(config.request_buffer_bytes),
             block_buffers: BufferPool::new(config.io_buffer_bytes),
             io_buffers: BufferPool::new(config.io_buffer_bytes),
+            pace: Pace::default(),
         })
     }
 
@@ -28,6 +30,7 @@ impl Share {
             request_buffers: self.request_buffers.share(),
             block_buffers: self.block_buffers.share(),
             io_buffers: self.io_buffers.share(),
+            pace: Pace::default(),
         })
     }
 }

@@ -53,6 +53,8 @@ impl<Q: BlockQueue> Reader<Q> {
         dest: &mut [u8],
     ) -> Result<(), BlockError> {
         let Found { parts, held } = found;
+        self.reactor.stretch().await;
+        self.reactor.copied(dest.len());
         let (mut waiting, mut below) = (Vec::new(), Vec::new());
         let mut rest = dest;
         for Part { sectors, source } in parts {

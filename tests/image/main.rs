@@ -12,6 +12,7 @@ mod large;
 mod layer_writer;
 mod limits;
 mod trouble;
+mod turns;
 mod whole;
 
 use stratabd::reactor::{Reactor, ReactorConfig};

@@ -221,6 +221,7 @@ impl<Q: BlockQueue> Queue<Q> {
                     CopyMode::User => {
                         let pool = self.reactor.request_buffers();
                         let data = self.engine.read_pooled(offset, len as usize, pool).await?;
+                        self.reactor.copied(data.len());
                         transfer::deliver(&self.file, abi::data_position(self.plan.queue, tag), &data)
                             .inspect_err(|_| self.engine.count_failure())?;
                     }
@@ -237,6 +238,8 @@ impl<Q: BlockQueue> Queue<Q> {
                             transfer::collect(&self.file, position, data)
                                 .inspect_err(|_| self.engine.count_failure())
                         };
+                        self.reactor.stretch().await;
+                        self.reactor.copied(len as usize);
                         let pool = self.reactor.request_buffers();
                         self.engine.write_pooled(offset, len as usize, pool, collect).await?;
                     }

@@ -3,7 +3,7 @@
 use super::{
     damage::Damaged,
     piece::{Piece, outside},
-    scratch::{Workbench, with_scratch},
+    scratch::Workbench,
 };
 use crate::{
     block::ByteRange,
@@ -53,12 +53,27 @@ impl BlockRun {
         joins
     }
 
+    /// How many blocks it has.
+    pub(super) fn len(&self) -> usize {
+        (self.last - self.first) as usize + 1
+    }
+
     /// The pieces that lie in its blocks, of some sorted ones.
     pub(super) fn trim<'p>(&self, pieces: &'p [Piece]) -> &'p [Piece] {
         let end = pieces.partition_point(|piece| piece.key.block <= self.last);
         let start = pieces.partition_point(|piece| piece.key.block < self.first);
         pieces.get(start..end).unwrap_or_default()
     }
+}
+
+/// What came of decoding some blocks.
+pub(super) struct Decoded<'p> {
+    /// Bytes that were decoded, damaged blocks included.
+    pub(super) bytes: usize,
+    /// Pieces of blocks that were not looked at.
+    pub(super) rest: &'p [Piece],
+    /// Blocks that are wrong, and the pieces of each.
+    pub(super) damaged: Vec<(Damaged, &'p [Piece])>,
 }
 
 /// The compressed layer whose blocks are decoded.
@@ -82,25 +97,31 @@ impl<'a> Blocks<'a> {
         self.stack.metrics.decoded_blocks.inc_by(blocks as u64);
     }
 
-    /// Decodes all blocks of `run` that `pieces` are of, and returns the damaged ones with their pieces.
-    pub(super) fn decode_all<'p>(
+    /// Decodes the blocks of `run` that `pieces` are of, one after the other, until so many bytes are decoded.
+    pub(super) fn decode_some<'p>(
         &self,
         run: &BlockRun,
         encoded: &[u8],
         pieces: &'p [Piece],
+        workbench: &mut Workbench,
         dest: &mut [u8],
-    ) -> Result<Vec<(Damaged, &'p [Piece])>, LayerError> {
-        with_scratch(|scratch| {
-            let (mut damaged, mut count) = (Vec::new(), 0);
-            for of_block in pieces.chunk_by(|a, b| a.key.block == b.key.block) {
-                match self.decode(run, encoded, of_block, &mut scratch.workbench, dest)? {
-                    Some(damage) => damaged.push((damage, of_block)),
-                    None => count += 1,
-                }
+        limit: usize,
+    ) -> Result<Decoded<'p>, LayerError> {
+        let mut decoded = Decoded { bytes: 0, rest: pieces, damaged: Vec::new() };
+        let mut count = 0;
+        for of_block in pieces.chunk_by(|a, b| a.key.block == b.key.block) {
+            if decoded.bytes >= limit {
+                break;
             }
-            self.count(count);
-            Ok(damaged)
-        })
+            match self.decode(run, encoded, of_block, workbench, dest)? {
+                Some(damaged) => decoded.damaged.push((damaged, of_block)),
+                None => count += 1,
+            }
+            decoded.bytes += self.table.layout().block_size() as usize;
+            decoded.rest = decoded.rest.get(of_block.len()..).unwrap_or_default();
+        }
+        self.count(count);
+        Ok(decoded)
     }
 
     /// Checks and decodes the block that all of `pieces` are of and fills their parts of `dest`. `encoded` has the

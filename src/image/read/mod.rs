@@ -2,8 +2,9 @@
 //!
 //! A request is served in steps of at most [`STEP_BYTES`] and [`STEP_EXTENTS`]. A step first does, without waiting, all that
 //! needs no waiting: holes, raw bytes in the page cache, decoded blocks, and runs of compressed blocks in the page cache.
-//! What is left is then fetched, all of it at once, and read. A block is decoded once a step. A read into a pool's buffer
-//! gives it back while it waits for the fetch, and then begins again with everything near.
+//! What is left is then fetched, all of it at once, and read. A block is decoded once a step, and after each 128 KiB or so
+//! others have their turn. A read into a pool's buffer gives it back while it waits for the fetch, and then begins again with
+//! everything near.
 
 mod blocks;
 mod damage;
@@ -173,6 +174,7 @@ impl Reader {
             .ok()
             .filter(|range| range.end() <= self.stack.index.size_bytes())
             .ok_or_else(|| BlockError::new(ErrorKind::Invalid, "a read past the end of the device"))?;
+        self.reactor.stretch().await;
         if let Some(class) = self.read_short(range, dest) {
             return Ok(Progress::Served(class));
         }
@@ -183,12 +185,18 @@ impl Reader {
             let step_range = ByteRange::between(at, range.end().min(at + STEP_BYTES));
             let mut step = Step::new(&self.stack, damages, keep_whole);
             let mut cursor = self.cursor.take();
-            let served = with_scratch(|scratch| step.serve(scratch, &mut cursor, step_range, rest));
+            let begun = with_scratch(|scratch| step.begin(scratch, &mut cursor, step_range, rest));
             self.cursor.set(cursor);
-            let served = served.map_err(|failure| failure.into_block_error(&self.stack))?;
+            let served = begun.map_err(|failure| failure.into_block_error(&self.stack))?;
             let (part, left) = rest.split_at_mut_checked(served).unwrap_or_default();
             if part.is_empty() {
                 return Err(no_progress());
+            }
+            self.reactor.copied(served);
+            while step.has_pieces() {
+                let limit = self.reactor.stretch().await;
+                let decoded = with_scratch(|scratch| step.decode(scratch, part, limit));
+                self.reactor.decoded(decoded.map_err(|failure| failure.into_block_error(&self.stack))?);
             }
             if step.has_missing() {
                 // Boxed, so that the future of a read that never waits stays small.

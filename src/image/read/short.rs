@@ -29,7 +29,10 @@ impl Reader {
             return self.read_block(layer, table, rank, offset, dest);
         }
         let start = layer.content.start.saturating_add(offset);
-        ready(layer, start, dest).then(|| layer.source.place().into())
+        ready(layer, start, dest).then(|| {
+            self.reactor.copied(dest.len());
+            layer.source.place().into()
+        })
     }
 
     /// Has the kernel read the bytes into `slot`, where all of them lie in one file as they are; returns whether it has.
@@ -95,6 +98,7 @@ impl Reader {
             }
             let blocks = Blocks { stack: &self.stack, layer, table, keep_whole: true };
             let decoded = blocks.decode(&run, encoded, &[piece], workbench, dest);
+            self.reactor.decoded(size as usize);
             matches!(decoded, Ok(None)).then(|| {
                 blocks.count(1);
                 layer.source.place().into()

@@ -5,7 +5,7 @@ use super::{
     blocks::{BlockRun, Blocks},
     damage::{Damaged, Damages},
     piece::{Piece, cut, outside},
-    scratch::{Scratch, Workbench},
+    scratch::Scratch,
 };
 use crate::{
     block::ByteRange,
@@ -27,6 +27,10 @@ pub(super) struct Step<'a, 'd> {
     /// Blocks that are used whole go into the cache too.
     pub(super) keep_whole: bool,
     pub(super) class: SourceClass,
+    /// What lies in compressed blocks, by layer and block.
+    pieces: Vec<Piece>,
+    /// How many of these have been served, or are listed as missing.
+    served: usize,
     pub(super) missing: Vec<Missing>,
 }
 
@@ -47,7 +51,15 @@ pub(super) enum Missing {
 impl<'a, 'd> Step<'a, 'd> {
     pub(super) fn new(stack: &'a Stack, damages: &'d mut Damages, keep_whole: bool) -> Self {
         damages.begin_round();
-        Self { stack, damages, keep_whole, class: SourceClass::Zero, missing: Vec::new() }
+        Self {
+            stack,
+            damages,
+            keep_whole,
+            class: SourceClass::Zero,
+            pieces: Vec::new(),
+            served: 0,
+            missing: Vec::new(),
+        }
     }
 
     pub(super) fn has_missing(&self) -> bool {
@@ -58,16 +70,17 @@ impl<'a, 'd> Step<'a, 'd> {
         self.class
     }
 
-    /// Serves the start of `range` into `dest` and returns how many bytes that is. All of them are filled but
-    /// those that are listed as missing.
-    pub(super) fn serve(
+    /// Takes the start of `range` on, and returns how many bytes of `dest` that is: all that need not be decoded are filled,
+    /// but those that are listed as missing. [`Step::decode`] fills the others.
+    pub(super) fn begin(
         &mut self,
         scratch: &mut Scratch,
         cursor: &mut Cursor,
         range: ByteRange,
         dest: &mut [u8],
     ) -> Result<usize, Failure> {
-        scratch.pieces.clear();
+        self.pieces = std::mem::take(&mut scratch.pieces);
+        self.pieces.clear();
         let mut at = 0_usize;
         for extent in self.stack.index.resolve(range, cursor).take(STEP_EXTENTS) {
             // A step has at most 1 MiB.
@@ -75,32 +88,59 @@ impl<'a, 'd> Step<'a, 'd> {
             let Some(part) = dest.get_mut(at..at.saturating_add(len)) else { break };
             match extent {
                 Extent::Zero { .. } => part.fill(0),
-                Extent::Data { layer, offset, .. } => {
-                    self.serve_data(&mut scratch.pieces, layer, offset, part, at)?;
-                }
+                Extent::Data { layer, offset, .. } => self.serve_data(layer, offset, part, at)?,
             }
             at += len;
         }
-        if !scratch.pieces.is_empty() {
-            self.serve_pieces(scratch, dest)?;
+        // Neighbours are read together then, and none is decoded twice.
+        let order = |piece: &Piece| (piece.key.layer, piece.key.block);
+        if !self.pieces.is_sorted_by_key(order) {
+            self.pieces.sort_unstable_by_key(order);
         }
         Ok(at)
     }
 
-    /// Reads raw bytes; lists compressed ones.
-    fn serve_data(
+    /// Whether [`Step::decode`] is to be called again.
+    pub(super) fn has_pieces(&self) -> bool {
+        self.served < self.pieces.len()
+    }
+
+    /// Fills more of `dest`, until `limit` bytes have been decoded; returns how many have. What cannot be had at once is listed as
+    /// missing.
+    pub(super) fn decode(
         &mut self,
-        pieces: &mut Vec<Piece>,
-        rank: u8,
-        offset: u64,
-        part: &mut [u8],
-        at: usize,
-    ) -> Result<(), Failure> {
+        scratch: &mut Scratch,
+        dest: &mut [u8],
+        limit: usize,
+    ) -> Result<usize, Failure> {
+        let pieces = std::mem::take(&mut self.pieces);
+        let (mut spent, mut served) = (0, self.served);
+        while let Some(rest) = pieces.get(served..).filter(|rest| !rest.is_empty() && spent < limit) {
+            let Some(of_layer) = rest.chunk_by(|a, b| a.key.layer == b.key.layer).next() else { break };
+            let rank = of_layer.first().map_or(0, |piece| piece.key.layer);
+            let failed = |error| Failure { layer: rank, error };
+            let blocks = Blocks::new(self.stack, rank, self.keep_whole).ok_or_else(|| failed(outside()))?;
+            let mut pass = LayerPass { step: self, blocks, scratch, spent, limit };
+            served += pass.serve(of_layer, dest).map_err(failed)?;
+            spent = pass.spent;
+        }
+        self.served = served;
+        self.pieces = pieces;
+        if !self.has_pieces() {
+            scratch.pieces = std::mem::take(&mut self.pieces);
+            self.served = 0;
+        }
+        Ok(spent)
+    }
+
+    /// Reads raw bytes; lists compressed ones.
+    fn serve_data(&mut self, rank: u8, offset: u64, part: &mut [u8], at: usize) -> Result<(), Failure> {
         let failed = |error| Failure { layer: rank, error };
         let layer = self.stack.layer(rank).ok_or_else(|| failed(outside()))?;
         if let Some(table) = &layer.content.blocks {
             let place = (offset, part.len(), at);
-            return cut(pieces, rank, table.layout().block_size(), place).ok_or_else(|| failed(outside()));
+            return cut(&mut self.pieces, rank, table.layout().block_size(), place)
+                .ok_or_else(|| failed(outside()));
         }
         self.class = self.class.max(layer.source.place().into());
         let range = layer.content.in_blob(ByteRange::between(offset, offset + part.len() as u64));
@@ -122,48 +162,35 @@ impl<'a, 'd> Step<'a, 'd> {
         self.missing.push(Missing::Blocks { run: next, pieces: next_pieces.to_vec() });
     }
 
-    /// Lists a block that has been found damaged, to be asked for again.
+    /// Lists blocks that have been found damaged, to be asked for again.
     pub(super) fn add_damaged(
         &mut self,
         layer: &Layer,
-        damaged: Damaged,
-        pieces: &[Piece],
+        damaged: Vec<(Damaged, &[Piece])>,
     ) -> Result<(), LayerError> {
-        let run = damaged.run;
-        self.damages.note(layer, damaged)?;
-        self.add_missing(run, pieces);
-        Ok(())
-    }
-
-    /// Serves compressed pieces: by layer and block, so that neighbours are read together and none is decoded twice.
-    fn serve_pieces(&mut self, scratch: &mut Scratch, dest: &mut [u8]) -> Result<(), Failure> {
-        let Scratch { pieces, encoded, workbench } = scratch;
-        let order = |piece: &Piece| (piece.key.layer, piece.key.block);
-        if !pieces.is_sorted_by_key(order) {
-            pieces.sort_unstable_by_key(order);
-        }
-        for pieces in pieces.chunk_by(|a, b| a.key.layer == b.key.layer) {
-            let Some(rank) = pieces.first().map(|piece| piece.key.layer) else { continue };
-            let failed = |error| Failure { layer: rank, error };
-            let blocks = Blocks::new(self.stack, rank, self.keep_whole).ok_or_else(|| failed(outside()))?;
-            let mut pass = LayerPass { step: self, blocks, encoded, workbench };
-            pass.serve(pieces, dest).map_err(failed)?;
+        for (damaged, pieces) in damaged {
+            let run = damaged.run;
+            self.damages.note(layer, damaged)?;
+            self.add_missing(run, pieces);
         }
         Ok(())
     }
 }
 
-/// Serves the pieces of one layer.
+/// Serves pieces of one layer, until `limit` bytes are `spent`.
 struct LayerPass<'a, 'b, 'd> {
     step: &'b mut Step<'a, 'd>,
     blocks: Blocks<'a>,
-    encoded: &'b mut [u8],
-    workbench: &'b mut Workbench,
+    scratch: &'b mut Scratch,
+    spent: usize,
+    limit: usize,
 }
 
 impl LayerPass<'_, '_, '_> {
-    fn serve(&mut self, pieces: &[Piece], dest: &mut [u8]) -> Result<(), LayerError> {
+    /// Returns how many pieces have been served or listed.
+    fn serve(&mut self, pieces: &[Piece], dest: &mut [u8]) -> Result<usize, LayerError> {
         let table = self.blocks.table;
+        let block_bytes = table.layout().block_size() as usize;
         // The run that is being gathered, and where its pieces begin.
         let (mut run, mut first, mut next): (Option<BlockRun>, usize, usize) = (None, 0, 0);
         for of_block in pieces.chunk_by(|a, b| a.key.block == b.key.block) {
@@ -175,14 +202,20 @@ impl LayerPass<'_, '_, '_> {
                 self.step.class = self.step.class.max(SourceClass::Decoded);
                 continue;
             }
-            if run.as_mut().is_some_and(|run| run.extend(table, key.block, RUN_BYTES)) {
+            let left = self.limit.saturating_sub(self.spent);
+            let has_room = |run: &BlockRun| run.len().saturating_mul(block_bytes) < left;
+            if run.as_mut().is_some_and(|run| has_room(run) && run.extend(table, key.block, RUN_BYTES)) {
                 continue;
             }
             self.serve_run(run, pieces.get(first..at).unwrap_or_default(), dest)?;
+            if self.spent >= self.limit {
+                return Ok(at);
+            }
             run = Some(BlockRun::of(table, key).ok_or_else(outside)?);
             first = at;
         }
-        self.serve_run(run, pieces.get(first..).unwrap_or_default(), dest)
+        self.serve_run(run, pieces.get(first..).unwrap_or_default(), dest)?;
+        Ok(pieces.len())
     }
 
     /// Reads and decodes a run, or lists it. Among `pieces` there may be some of later blocks, which were served from
@@ -196,22 +229,17 @@ impl LayerPass<'_, '_, '_> {
         let Some(run) = run else { return Ok(()) };
         let pieces = run.trim(pieces);
         let layer = self.blocks.layer;
+        let Scratch { encoded, workbench, .. } = &mut *self.scratch;
         self.step.class = self.step.class.max(layer.source.place().into());
         let len = usize::try_from(run.encoded.len()).map_err(|_| outside())?;
-        let encoded = self.encoded.get_mut(..len).ok_or_else(outside)?;
+        let encoded = encoded.get_mut(..len).ok_or_else(outside)?;
         let start = layer.content.in_blob(run.encoded).start();
         if layer.source.try_read(start, encoded)? == Readiness::WouldWait {
             self.step.add_missing(run, pieces);
             return Ok(());
         }
-        let mut count = 0;
-        for of_block in pieces.chunk_by(|a, b| a.key.block == b.key.block) {
-            match self.blocks.decode(&run, encoded, of_block, self.workbench, dest)? {
-                Some(damaged) => self.step.add_damaged(layer, damaged, of_block)?,
-                None => count += 1,
-            }
-        }
-        self.blocks.count(count);
-        Ok(())
+        let decoded = self.blocks.decode_some(&run, encoded, pieces, workbench, dest, usize::MAX)?;
+        self.spent = self.spent.saturating_add(decoded.bytes);
+        self.step.add_damaged(layer, decoded.damaged)
     }
 }

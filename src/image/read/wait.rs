@@ -12,6 +12,7 @@ use super::{
     Failure,
     blocks::Blocks,
     piece::outside,
+    scratch::with_scratch,
     step::{Missing, Step},
 };
 use crate::{
@@ -72,7 +73,7 @@ impl<'a> Step<'a, '_> {
             );
             while let Some((missing, bytes)) = reads.try_next().await? {
                 let layer = missing.layer();
-                self.take(missing, &bytes, dest).map_err(|error| Failure { layer, error })?;
+                self.take(reactor, missing, &bytes, dest).await.map_err(|error| Failure { layer, error })?;
             }
         }
         Ok(None)
@@ -100,15 +101,28 @@ impl<'a> Step<'a, '_> {
     }
 
     /// Fills the parts of `dest` that `bytes` are for, and lists damaged blocks.
-    fn take(&mut self, missing: Missing, bytes: &[u8], dest: &mut [u8]) -> Result<(), LayerError> {
+    async fn take(
+        &mut self,
+        reactor: &Reactor,
+        missing: Missing,
+        bytes: &[u8],
+        dest: &mut [u8],
+    ) -> Result<(), LayerError> {
         match missing {
             Missing::Raw { dest: start, .. } => {
                 dest.get_mut(start..start + bytes.len()).ok_or_else(outside)?.copy_from_slice(bytes);
             }
             Missing::Blocks { run, pieces } => {
                 let blocks = Blocks::new(self.stack, run.layer, self.keep_whole).ok_or_else(outside)?;
-                for (damaged, pieces) in blocks.decode_all(&run, bytes, &pieces, dest)? {
-                    self.add_damaged(blocks.layer, damaged, pieces)?;
+                let mut rest = &*pieces;
+                while !rest.is_empty() {
+                    let limit = reactor.stretch().await;
+                    let decoded = with_scratch(|scratch| {
+                        blocks.decode_some(&run, bytes, rest, &mut scratch.workbench, dest, limit)
+                    })?;
+                    reactor.decoded(decoded.bytes);
+                    self.add_damaged(blocks.layer, decoded.damaged)?;
+                    rest = decoded.rest;
                 }
             }
         }
