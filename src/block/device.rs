@@ -13,6 +13,12 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// Size, block sizes and abilities. Constant while the device is open, but that its size may grow.
     fn geometry(&self) -> Geometry;
 
+    /// How far its queues answer reads, in bytes: at least to its end. A stack of layers has more where a lower one is larger than
+    /// the highest, and a larger device over it shows that.
+    fn reach_bytes(&self) -> u64 {
+        self.geometry().size_bytes
+    }
+
     /// Whether [`BlockQueue::read_to_slot`] may ever succeed, for to register the pages of every request has a price.
     fn reads_to_slots(&self) -> bool {
         false
@@ -26,7 +32,8 @@ pub trait BlockDevice: Send + Sync + 'static {
 }
 
 /// The thread-local half of a device. Every offset and length is in bytes and has been checked by the
-/// frontend against [`Geometry`]: a multiple of the logical block size, inside the device.
+/// frontend against [`Geometry`]: a multiple of the logical block size, inside the device; of a device below another, inside
+/// its [reach](BlockDevice::reach_bytes).
 ///
 /// Operations that overlap in flight may take effect in either order; a completed one is seen by all
 /// later ones.

@@ -190,6 +190,10 @@ impl<D: BlockDevice> BlockDevice for FaultyDevice<D> {
         self.inner.geometry()
     }
 
+    fn reach_bytes(&self) -> u64 {
+        self.inner.reach_bytes()
+    }
+
     fn open_queue(&self, reactor: &Reactor) -> Result<Self::Queue, BlockError> {
         let inner = self.inner.open_queue(reactor)?;
         Ok(FaultyQueue { inner, plan: self.plan.clone(), reactor: reactor.clone() })

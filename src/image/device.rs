@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ByteRange, ErrorKind, Geometry, SECTOR_BYTES},
-    format::lsmt::{LAYER_COUNT_LIMIT, Segment},
+    format::lsmt::{LAYER_COUNT_LIMIT, Segment, device_bytes},
     reactor::{Buffer, BufferPool, BufferSlot, Reactor},
     source::BlobSource,
 };
@@ -76,8 +76,10 @@ impl Image {
             return Err(ImageError::TooManyLayers { count, limit: LAYER_COUNT_LIMIT });
         }
         let (mut layers, segments) = open_all(reactor, layers, options.segment_limit).await?;
-        let sizes = layers.iter().map(|layer| layer.description().virtual_size_bytes);
-        let size_bytes = sizes.rev().find(|size| *size >= SECTOR_BYTES).ok_or(ImageError::NoSize)?;
+        let size_bytes = device_bytes(layers.iter().map(|layer| layer.description().virtual_size_bytes));
+        if size_bytes < SECTOR_BYTES {
+            return Err(ImageError::NoSize);
+        }
         let index = Index::merge(&segments, size_bytes);
         drop(segments);
         layers.reverse();
@@ -145,6 +147,10 @@ impl BlockDevice for Image {
 
     fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    fn reach_bytes(&self) -> u64 {
+        self.stack.index.reach_bytes()
     }
 
     fn reads_to_slots(&self) -> bool {

@@ -30,7 +30,7 @@ pub enum ImageError {
         limit: usize,
     },
     /// No layer says how large the device is.
-    #[error("none of the layers has a virtual size")]
+    #[error("none of the layers has a virtual size, or the highest that has one less than a sector")]
     NoSize,
     /// One layer cannot be opened.
     #[error("layer {name} cannot be opened")]

@@ -5,13 +5,11 @@ use std::path::Path;
 use super::{
     Committed, Naming, OfflineError, PackOptions, Stack, Watch, hold::Hold, pack::pack, source::Source,
 };
-use crate::{
-    block::SECTOR_BYTES,
-    format::lsmt::{LayerIdentity, Packing},
-};
+use crate::format::lsmt::Packing;
 
 /// Writes what is seen of `stack` from above to the file `output`, as one layer, which says what the top of the stack says of itself,
-/// but that its parent is that of the lowest layer. What lies past the end of the device is left out.
+/// but that its parent is that of the lowest layer. What lies past the end of the device is kept: a larger layer over the output shows
+/// what it would show over the stack.
 ///
 /// As upstream, a segment keeps the number of the file that it came from, and the parent is that of the layer that may be written,
 /// if there is one. But the size is always the device's: upstream takes that of the highest read-only layer, and what was written
@@ -28,23 +26,11 @@ pub fn merge<P: Fn(u64, u64) + Sync>(
 ) -> Result<Committed, OfflineError> {
     let mut source = Source::open_stack(stack, Hold::Shared)?;
     source.require_whole(options.allow_torn)?;
-    match options.packing {
-        Packing::Aligned => clip(&mut source),
-        Packing::AsUpstream => source.identity.parent_uuid = source.last_parent_uuid,
+    if options.packing == Packing::AsUpstream {
+        source.identity.parent_uuid = source.last_parent_uuid;
     }
     let identity = naming.of(&source.identity, options.packing);
     let output_bytes = pack(&source, &identity, output, options, watch)?;
     let (data_bytes, torn_entries) = (source.data_bytes(), source.torn_entries);
     Ok(Committed { data_bytes, output_bytes, torn_entries })
-}
-
-/// Leaves out what lies past the end of the device: it would come to light when the device grows.
-fn clip(source: &mut Source) {
-    let LayerIdentity { virtual_size_bytes, .. } = source.identity;
-    let end = match virtual_size_bytes {
-        0 => u64::MAX,
-        bytes => bytes.div_ceil(SECTOR_BYTES),
-    };
-    let inside = source.segments.iter().filter_map(|segment| segment.within(0, end));
-    source.segments = inside.collect();
 }

@@ -11,7 +11,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Lower<Q> {
     queue: Option<Q>,
-    size_bytes: u64,
+    /// How far it goes, which may be past its own end.
+    reach_bytes: u64,
     block_bytes: u64,
 }
 
@@ -22,12 +23,12 @@ impl<Q: BlockQueue> Lower<Q> {
         D: BlockDevice<Queue = Q>,
     {
         let Some(device) = device else {
-            return Ok(Self { queue: None, size_bytes: 0, block_bytes: SECTOR_BYTES });
+            return Ok(Self { queue: None, reach_bytes: 0, block_bytes: SECTOR_BYTES });
         };
         let geometry = device.geometry();
         Ok(Self {
             queue: Some(device.open_queue(reactor)?),
-            size_bytes: geometry.size_bytes,
+            reach_bytes: device.reach_bytes(),
             block_bytes: geometry.logical_block_bytes.into(),
         })
     }
@@ -35,7 +36,7 @@ impl<Q: BlockQueue> Lower<Q> {
     /// The queue, where the device has all of the range and takes a request for it.
     pub(super) fn whole(&self, offset: u64, len: u64) -> Option<&Q> {
         let end = offset.checked_add(len)?;
-        let fits = end <= self.size_bytes
+        let fits = end <= self.reach_bytes
             && offset.is_multiple_of(self.block_bytes)
             && end.is_multiple_of(self.block_bytes);
         self.queue.as_ref().filter(|_| fits)
@@ -44,7 +45,7 @@ impl<Q: BlockQueue> Lower<Q> {
     /// The first run of `sectors` that may hold something else than zeroes, if any may.
     pub(super) fn next_data(&self, sectors: Range<u64>) -> Option<Range<u64>> {
         let [start, end] = [sectors.start, sectors.end].map(|sector| sector.saturating_mul(SECTOR_BYTES));
-        let range = ByteRange::between(start, end.min(self.size_bytes));
+        let range = ByteRange::between(start, end.min(self.reach_bytes));
         let queue = self.queue.as_ref().filter(|_| !range.is_empty())?;
         let found = queue.next_data(range).intersect(range);
         let run = found.start() / SECTOR_BYTES..found.end().div_ceil(SECTOR_BYTES);
@@ -56,7 +57,7 @@ impl<Q: BlockQueue> Lower<Q> {
     /// # Errors
     /// Those of the device.
     pub(super) async fn read(&self, offset: u64, dest: &mut [u8]) -> Result<(), BlockError> {
-        let present = self.size_bytes.saturating_sub(offset).min(dest.len() as u64);
+        let present = self.reach_bytes.saturating_sub(offset).min(dest.len() as u64);
         let (dest, past) = dest.split_at_mut(usize::try_from(present).unwrap_or(dest.len()));
         past.fill(0);
         let Some(queue) = self.queue.as_ref().filter(|_| !dest.is_empty()) else { return Ok(()) };
@@ -65,7 +66,7 @@ impl<Q: BlockQueue> Lower<Q> {
         }
         // Blocks of the device below are larger than sectors, and the layer has a part of one.
         let range = ByteRange::between(offset, offset.saturating_add(present));
-        let whole = range.align_out(self.block_bytes, self.size_bytes);
+        let whole = range.align_out(self.block_bytes, self.reach_bytes);
         let mut bytes = vec![0; usize::try_from(whole.len()).unwrap_or(0)];
         queue.read(whole.start(), &mut bytes).await?;
         let skip = usize::try_from(offset - whole.start()).unwrap_or(usize::MAX);

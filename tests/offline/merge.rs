@@ -145,14 +145,16 @@ fn a_merged_layer_stands_for_its_stack() {
 }
 
 #[test]
-fn what_lies_past_the_end_of_the_device_is_left_out_and_a_size_of_none_is_inherited() {
+fn what_lies_past_the_end_of_the_device_is_kept_and_a_size_of_none_is_inherited() {
     let page = [9; 4096];
     let low = layer_writer::lsmt(1 << 20, &[(0, Ok(&page)), (2040, Ok(&page))]);
     let small = layer_writer::lsmt(1 << 19, &[(8, Ok(&page))]);
     let inherits = layer_writer::lsmt(0, &[(16, Err(8))]);
     let (dir, lowers) = folder(&[low, small, inherits]);
-    flattened(&Stack { lowers, upper: None }, &dir, Packing::Aligned);
-    let (_, layer) = opened(&dir.path().join("out"));
+    let out = dir.path().join("out");
+    let stack = Stack { lowers, upper: None };
+    merge(&stack, &out, &Naming::default(), &options(Packing::Aligned, 1), &quiet()).unwrap();
+    let (_, layer) = opened(&out);
     assert_eq!(layer.virtual_size_bytes(), 1 << 19);
-    assert_eq!(layer.segments().last().unwrap().end(), 24);
+    assert_eq!(layer.segments().last().unwrap().end(), 2048);
 }

@@ -140,6 +140,12 @@ impl ReadOnlyLayer {
     }
 }
 
+/// Size in bytes of the device that layers of `sizes` make, the lowest first: that of the highest that says one, and 0 where none
+/// does. How much is seen depends on it, and nothing else: what any layer maps past it is there for a larger one that comes over all.
+pub fn device_bytes(mut sizes: impl DoubleEndedIterator<Item = u64>) -> u64 {
+    sizes.rfind(|size| *size > 0).unwrap_or(0)
+}
+
 pub(super) fn require(holds: bool, offset: u64, rule: SlotRule) -> Result<(), LsmtError> {
     if holds { Ok(()) } else { Err(LsmtError::Slot { offset, rule }) }
 }

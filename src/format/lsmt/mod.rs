@@ -31,7 +31,7 @@ pub const LAYER_COUNT_LIMIT: usize = 255;
 
 pub use error::{LsmtError, SegmentRule, SlotRule};
 pub use header::{FileKind, Header, SLOT_BYTES, SlotPosition, UserTag};
-pub use layer::{INDEX_SLACK_LIMIT_BYTES, LayerLayout, ReadOnlyLayer, SEGMENT_COUNT_LIMIT};
+pub use layer::{INDEX_SLACK_LIMIT_BYTES, LayerLayout, ReadOnlyLayer, SEGMENT_COUNT_LIMIT, device_bytes};
 pub use log::{
     LOG_ENTRY_LIMIT, LogReplay, Replayed, data_header, decode_data_header, decode_index_header, index_header,
     require_pair,

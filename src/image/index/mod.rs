@@ -34,9 +34,10 @@ pub struct Index {
 }
 
 impl Index {
-    /// Merges the sorted segment lists of `layers`, the lowest layer first, for a device of `size_bytes`.
+    /// Merges the sorted segment lists of `layers`, the lowest layer first, for a device of `size_bytes`, of which a last part of a
+    /// sector does not count.
     ///
-    /// What lies past the size is left out; a last part of a sector does not count.
+    /// What lies past the size is kept, as upstream does: a larger device over this one shows it.
     ///
     /// # Panics
     /// With more than [`LAYER_COUNT_LIMIT`] layers.
@@ -47,7 +48,7 @@ impl Index {
         let top_first: Vec<&[Segment]> = layers.iter().rev().map(AsRef::as_ref).collect();
         let total = top_first.iter().map(|segments| segments.len()).sum();
         let mut joiner = Joiner::with_capacity(total);
-        sweep(&top_first, size_sectors, |piece| {
+        sweep(&top_first, |piece| {
             if !piece.zeroed {
                 joiner.push(Run {
                     start: piece.start,
@@ -60,7 +61,7 @@ impl Index {
         Self { table: Table::new(joiner.finish()), size_sectors }
     }
 
-    /// The extents of `range`, in order and without a gap; past the device's end everything is zero.
+    /// The extents of `range`, in order and without a gap; past what the layers have everything is zero.
     ///
     /// `cursor` remembers where this ended, so that a sequential reader does not search again.
     #[inline]
@@ -95,6 +96,12 @@ impl Index {
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.size_sectors * SECTOR_BYTES
+    }
+
+    /// How far it goes, in bytes: to the end of the device, or of what the layers have where that is further.
+    #[must_use]
+    pub fn reach_bytes(&self) -> u64 {
+        self.table.end().max(self.size_sectors) * SECTOR_BYTES
     }
 
     /// Number of segments held, after merging and joining.

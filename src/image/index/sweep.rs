@@ -27,15 +27,15 @@ pub(crate) struct Piece {
     pub(crate) zeroed: bool,
 }
 
-/// Calls `emit` for every visible piece below sector `limit`, in ascending order.
+/// Calls `emit` for every visible piece, in ascending order.
 ///
 /// `layers` is ordered from the top, at most 256 long; each list is sorted and free of overlaps, as the decoder has checked.
-pub(crate) fn sweep(layers: &[&[Segment]], limit: u64, mut emit: impl FnMut(Piece)) {
+pub(crate) fn sweep(layers: &[&[Segment]], mut emit: impl FnMut(Piece)) {
     let mut cursors: Vec<std::slice::Iter<'_, Segment>> = layers.iter().map(|layer| layer.iter()).collect();
     let mut heads = Heads::new(&cursors);
     let mut begun = RankSet::default();
     let mut at = 0;
-    while at < limit {
+    loop {
         while let Some(rank) = heads.pop_if(|start, _| start <= at) {
             begun.insert(rank);
         }
@@ -55,7 +55,7 @@ pub(crate) fn sweep(layers: &[&[Segment]], limit: u64, mut emit: impl FnMut(Piec
             heads.push(segment.offset(), rank);
             continue;
         }
-        let mut end = segment.end().min(limit);
+        let mut end = segment.end();
         // Lower layers that begin under this segment join the set; a higher one cuts it short.
         while let Some(lower) = heads.pop_if(|start, other| start < end && other > rank) {
             begun.insert(lower);

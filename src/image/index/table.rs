@@ -65,6 +65,11 @@ impl Table {
         self.segments.get(number).copied()
     }
 
+    /// One past the last sector of the last segment.
+    pub(super) fn end(&self) -> u64 {
+        self.segments.last().map_or(0, |last| last.end())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.segments.len()
     }

@@ -163,12 +163,14 @@ fn every_one_of_many_segments_is_found_wherever_they_crowd() {
 }
 
 #[test]
-fn what_lies_past_the_size_is_left_out() {
+fn what_lies_past_the_size_is_kept_for_a_larger_device_over_it() {
     let index = Index::merge(&[[segment(0, 10, 8), segment(20, 10, 100)]], 25 * SECTOR_BYTES + 3);
     let range = ByteRange::new(0, 100 * SECTOR_BYTES).unwrap();
     let lens: Vec<u64> =
         index.resolve(range, &mut Cursor::default()).map(|extent| extent.len() / SECTOR_BYTES).collect();
-    assert_eq!((index.size_bytes(), lens), (25 * SECTOR_BYTES, vec![10, 10, 5, 75]));
+    assert_eq!((index.size_bytes(), lens), (25 * SECTOR_BYTES, vec![10, 10, 10, 70]));
+    assert_eq!(index.reach_bytes(), 30 * SECTOR_BYTES);
+    assert_eq!(Index::merge(&[[segment(0, 10, 8)]], 25 * SECTOR_BYTES).reach_bytes(), 25 * SECTOR_BYTES);
 }
 
 #[test]

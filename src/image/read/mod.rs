@@ -172,8 +172,8 @@ impl Reader {
         let len = dest.len() as u64;
         let range = ByteRange::new(offset, len)
             .ok()
-            .filter(|range| range.end() <= self.stack.index.size_bytes())
-            .ok_or_else(|| BlockError::new(ErrorKind::Invalid, "a read past the end of the device"))?;
+            .filter(|range| range.end() <= self.stack.index.reach_bytes())
+            .ok_or_else(|| BlockError::new(ErrorKind::Invalid, "a read past the end of the layers"))?;
         self.reactor.stretch().await;
         if let Some(class) = self.read_short(range, dest) {
             return Ok(Progress::Served(class));
