@@ -1,41 +1,37 @@
 //! Puts changed blocks of a device into its writable layer, all of them or none.
 //!
-//! A log gets the data first, durably, and then the new size of the device. The entries that make it count are in a new version of
-//! the index file, which takes the place of the old one by a rename: a crash leaves the old blocks or the new ones, and at most some
-//! room in the data file that nothing uses. A sparse file has no such moment, so that all of it is made anew and takes the place of
-//! the old one, with the new size in it. Whoever opens a layer takes its lock first, and then looks whether that file still has the
-//! name.
+//! A log gets the data first, durably. The entries that make it count are in a new version of the index file, which takes the place
+//! of the old one by a rename, after the new size of the device where that grows, and before it where that shrinks: a crash leaves
+//! the old blocks or the new ones, and at most a device that is larger than what is on it, or some room in the data file that
+//! nothing uses. A sparse file has no such moment, so that all of it is made anew and takes the place of the old one, with the new
+//! size in it. Whoever opens a layer takes its lock first, and then looks whether that file still has the name.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::FileExt,
-    path::Path,
-};
+use std::{fs::OpenOptions, io, os::unix::fs::FileExt, path::Path};
 
 use rustix::fs::ioctl_ficlone;
 
 use super::{
-    Difference, OfflineError, PartFile, Upper, Watch,
+    Difference, OfflineError, PartFile, Resized, Upper, Watch,
     content::{Bench, Content},
     ext4,
-    resize::{forget, set_size, write_size},
+    log_index::{next_index, put_index},
+    resize::write_size,
     source::{Kind, Source, sparse_end},
 };
 use crate::{
     block::SECTOR_BYTES,
-    format::lsmt::{self, DATA_START_SECTOR, LOG_ENTRY_LIMIT, SEGMENT_BYTES, SLOT_BYTES, Segment},
+    format::lsmt::{self, DATA_START_SECTOR, SLOT_BYTES, Segment},
 };
 
 /// Bytes that are read and written at once; a segment can have as many.
 const CHUNK_BYTES: u64 = 1 << 20;
 const SLOT: u64 = SLOT_BYTES as u64;
 
-/// Writes `changed` of `image` to the layer `upper` at the top of `device`, which is held, and gives that the size that `device`
-/// says.
+/// Writes `changed` of `image` to the layer `upper` at the top of `device`, which is held, and gives its device another size.
 pub(super) fn amend<P: Fn(u64, u64) + Sync>(
     device: &Source,
     upper: &Upper,
+    sizes: &Resized,
     image: &Source,
     changed: &[Difference],
     watch: &Watch<P>,
@@ -45,19 +41,16 @@ pub(super) fn amend<P: Fn(u64, u64) + Sync>(
     };
     match (device.kind, upper.index.as_deref()) {
         (Kind::Sealed, _) => Err(OfflineError::Sealed(upper.data.clone())),
-        (Kind::Log { index_end }, Some(index)) => {
-            let hidden = forget(device, device.identity.virtual_size_bytes / SECTOR_BYTES);
+        (Kind::Log, Some(index)) => {
             let part = prepare_log(&upper.data, image, changed, watch, |entries| {
-                let part = next_index(index, index_end, &[hidden, entries].concat())?;
+                let part = next_index(device, index, sizes.after_bytes, &entries)?;
                 watch.go_on().map(|()| part)
             })?;
-            // From here on there is no way back. A device that is larger than its file system does no harm.
-            set_size(device, upper, device.identity.virtual_size_bytes)?;
-            write_size(part.file(), device.identity.virtual_size_bytes).map_err(failed(index))?;
-            part.finish()
+            // From here on there is no way back.
+            put_index(part, &upper.data, sizes)
         }
         _ => {
-            let part = next_sparse(device, layer, &upper.data, watch)?;
+            let part = next_sparse(device, layer, &upper.data, sizes.after_bytes, watch)?;
             let written = |chunk: &[u8], at: u64| {
                 part.file().write_all_at(chunk, at.saturating_add(SLOT)).map_err(failed(&upper.data))
             };
@@ -130,38 +123,23 @@ fn prepare_log<P: Fn(u64, u64) + Sync, T>(
     prepared
 }
 
-/// The index file at `path`, up to `index_end`, with more entries.
-fn next_index(path: &Path, index_end: u64, entries: &[Segment]) -> Result<PartFile, OfflineError> {
-    let old = File::open(path).map_err(failed(path))?;
-    let count = (index_end.saturating_sub(SLOT) / SEGMENT_BYTES as u64).saturating_add(entries.len() as u64);
-    if count > LOG_ENTRY_LIMIT {
-        return Err(OfflineError::TooManySegments);
-    }
-    let part = PartFile::replacing(path, &old)?;
-    let mut to = part.file();
-    io::copy(&mut io::Read::take(&old, index_end), &mut to).map_err(failed(path))?;
-    let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.encode()).collect();
-    to.write_all(&bytes).and_then(|()| to.sync_all()).map_err(failed(path))?;
-    Ok(part)
-}
-
-/// The sparse file at `path`, whose content is `layer`, with the size that `device` says.
+/// The sparse file at `path`, whose content is `layer`, for a device of `after_bytes`.
 fn next_sparse<P: Fn(u64, u64) + Sync>(
     device: &Source,
     layer: &Content,
     path: &Path,
+    after_bytes: u64,
     watch: &Watch<P>,
 ) -> Result<PartFile, OfflineError> {
     let head = layer.head()?;
     let damaged = |source| OfflineError::Writable { path: path.to_owned(), source };
     let header = lsmt::decode_data_header(&head).map_err(damaged)?;
-    let after_bytes = device.identity.virtual_size_bytes;
     let part = PartFile::replacing(path, layer.file())?;
     let to = part.file();
     // Where the file system can, both share what stays the same.
     if ioctl_ficlone(to, layer.file()).is_err() {
         to.write_all_at(&head, 0).map_err(failed(path))?;
-        let its = device.segments.iter().filter(|segment| usize::from(segment.tag()) == device.top());
+        let its = device.of_top().filter_map(|segment| segment.within(0, after_bytes / SECTOR_BYTES));
         let bytes = |sectors: u64| sectors.saturating_mul(SECTOR_BYTES);
         let places: Vec<Difference> = its
             .map(|it| Difference { offset_bytes: bytes(it.moffset()), len_bytes: bytes(it.length().into()) })

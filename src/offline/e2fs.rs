@@ -24,19 +24,17 @@ pub(super) struct Ended {
     pub(super) said: String,
 }
 
-/// Runs `command`, whose last argument will be the path of `image`. `failed` makes an error of what kept it from running.
+/// Runs `command`. `failed` makes an error of what kept it from running.
 ///
 /// # Errors
 /// What `failed` makes, and [`OfflineError::Cancelled`] when `cancelled` is set; then it has been killed.
 pub(super) fn run(
     mut command: Command,
-    image: &File,
     cancelled: &AtomicBool,
     failed: impl Fn(String) -> OfflineError,
 ) -> Result<Ended, OfflineError> {
     let failed = |error: io::Error| failed(error.to_string());
     let (hears, says) = io::pipe().map_err(failed)?;
-    command.arg(path_of(image));
     // Its words end up in an error, in which they are to be the same everywhere.
     command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(says.try_clone().map_err(failed)?).stderr(says);
     let spawned = command.spawn();

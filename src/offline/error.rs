@@ -97,11 +97,11 @@ pub enum OfflineError {
     /// No file system could be made.
     #[error("cannot make an ext4 with mke2fs: {0}")]
     Mkfs(String),
-    /// There is nothing that could be grown with its device.
+    /// There is nothing that could have another size with its device.
     #[error("{0}: the device has no ext4 on it")]
     NotExt4(PathBuf),
-    /// An ext4 is only made larger.
-    #[error("{path}: the ext4 on the device has {has} bytes, more than {wanted}, and is not made smaller")]
+    /// An ext4 becomes smaller only where that was asked for.
+    #[error("{path}: the ext4 on the device has {has} bytes, more than {wanted} (--shrink makes it smaller)")]
     Ext4Shrinks {
         /// The data file of the writable layer.
         path: PathBuf,

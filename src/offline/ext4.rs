@@ -44,8 +44,8 @@ pub(super) fn blank(size_bytes: u64, cancelled: &AtomicBool) -> Result<File, Off
     let image = File::from(memory);
     image.set_len(size_bytes).map_err(failed)?;
     let mut command = Command::new("mke2fs");
-    command.args(MKE2FS).env("E2FSPROGS_FAKE_TIME", MADE_AT);
-    let ended = e2fs::run(command, &image, cancelled, OfflineError::Mkfs)?;
+    command.args(MKE2FS).arg(e2fs::path_of(&image)).env("E2FSPROGS_FAKE_TIME", MADE_AT);
+    let ended = e2fs::run(command, cancelled, OfflineError::Mkfs)?;
     if ended.code != Some(0) {
         return Err(OfflineError::Mkfs(ended.said));
     }

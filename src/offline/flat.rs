@@ -24,16 +24,16 @@ use crate::block::SECTOR_BYTES;
 /// What is tried, for errors.
 const ACTION: &str = "copy its device to a file without a name beside it";
 
-/// Copies the device of `source`, as large as that says, to a file beside `path`. Zeroes are holes, so that it takes the room of what
+/// Copies the first `device_bytes` of the device of `source` to a file beside `path`. Zeroes are holes, so that it takes the room of what
 /// is not zero: there, since where temporary files lie that may be memory.
 pub(super) fn copy<P: Fn(u64, u64) + Sync>(
     source: &Source,
+    device_bytes: u64,
     path: &Path,
     threads: NonZeroUsize,
     watch: &Watch<P>,
 ) -> Result<File, OfflineError> {
     let failed = OfflineError::io(path, ACTION);
-    let device_bytes = source.identity.virtual_size_bytes;
     let file = unnamed_beside(path)?;
     file.set_len(device_bytes).map_err(&failed)?;
     let readers = workers(threads, || {

@@ -20,7 +20,7 @@ use crate::{
     format::{
         lsmt::{
             self, DATA_START_SECTOR, Header, LAYER_COUNT_LIMIT, LOG_ENTRY_LIMIT, LayerIdentity, LogReplay,
-            LsmtError, SEGMENT_LENGTH_LIMIT, SLOT_BYTES, Segment, SegmentMap, UserTag,
+            LsmtError, SEGMENT_LENGTH_LIMIT, SLOT_BYTES, Segment, SegmentMap, UserTag, device_bytes,
         },
         uuid::Uuid,
     },
@@ -54,10 +54,7 @@ pub(super) enum Kind {
     /// One sparse file, which may be written.
     Sparse,
     /// A log-structured pair, which may be written.
-    Log {
-        /// Where the entries that count end in the index file, in bytes.
-        index_end: u64,
-    },
+    Log,
 }
 
 /// Layers that make a device.
@@ -110,7 +107,12 @@ impl Source {
             Some(Upper { data, index }) => Some(Self::open(data, index.as_deref(), hold)?),
             None => None,
         };
-        let count = stack.lowers.len();
+        Self::over(&stack.lowers, upper)
+    }
+
+    /// Puts a layer, which is alone, over sealed ones, the lowest first.
+    pub(super) fn over(lowers: &[PathBuf], upper: Option<Self>) -> Result<Self, OfflineError> {
+        let count = lowers.len();
         if count > LAYER_COUNT_LIMIT {
             return Err(OfflineError::TooManyLayers(count));
         }
@@ -122,7 +124,7 @@ impl Source {
             let fits = merged.len() as u64 <= LOG_ENTRY_LIMIT;
             if fits { Ok(()) } else { Err(OfflineError::TooManySegments) }
         };
-        for (below, path) in stack.lowers.iter().enumerate() {
+        for (below, path) in lowers.iter().enumerate() {
             let layer = Self::sealed(Content::open(path)?.unwritten()?)?;
             cover(count.saturating_sub(below).saturating_sub(1), layer.segments)?;
             files.extend(layer.files);
@@ -141,10 +143,9 @@ impl Source {
         let (Some(lowest), Some(top)) = (identities.first(), identities.last()) else {
             return Err(OfflineError::NoLayers);
         };
-        let sizes = identities.iter().rev().map(|identity| identity.virtual_size_bytes);
         let identity = LayerIdentity {
             parent_uuid: lowest.parent_uuid,
-            virtual_size_bytes: sizes.into_iter().find(|size| *size > 0).unwrap_or(0),
+            virtual_size_bytes: device_bytes(identities.iter().map(|it| it.virtual_size_bytes)),
             ..*top
         };
         Ok(Self { files, segments: merged.into_segments(), identity, last_parent_uuid, torn_entries, kind })
@@ -154,6 +155,12 @@ impl Source {
     pub(super) fn top(&self) -> usize {
         // As numbered by `open_stack`, and the only one of a layer alone.
         self.files.len().saturating_sub(1)
+    }
+
+    /// The segments of that file, by offset.
+    pub(super) fn of_top(&self) -> impl Iterator<Item = Segment> + '_ {
+        let top = self.top();
+        self.segments.iter().filter(move |segment| usize::from(segment.tag()) == top).copied()
     }
 
     /// Bytes of data that there are to copy.
@@ -194,11 +201,10 @@ impl Source {
             at = at.saturating_add(len);
         }
         let replayed = replay.finish();
-        let kind = Kind::Log { index_end: replayed.end_offset };
         let segments = replayed.segments.into_segments();
         require_data(content.path(), &segments, content.size_bytes())?;
         let torn_entries = replayed.torn_entries;
-        Ok(Self { torn_entries, ..Self::alone(content, segments, identity(&header), kind) })
+        Ok(Self { torn_entries, ..Self::alone(content, segments, identity(&header), Kind::Log) })
     }
 
     /// What the file system keeps of a sparse file is data; its holes are not mapped.

@@ -7,8 +7,8 @@ use std::{
 
 use stratabd::{
     offline::{
-        CreateOptions, Naming, OfflineError, Stack, Upper, commit, create, default_threads, diff, grow_ext4,
-        merge, resize, seal,
+        CreateOptions, Naming, OfflineError, Stack, Upper, commit, create, default_threads, diff, merge,
+        resize, resize_ext4, seal,
     },
     upper::{LayerFile, LayerFiles, Medium, UpperError},
 };
@@ -49,7 +49,7 @@ fn readers(upper: &Upper) -> [(&'static str, Outcome); 3] {
 /// What would change the layer, or replace it.
 fn writers(upper: &Upper, sparse: bool) -> [(&'static str, Outcome); 4] {
     [
-        ("grow_ext4", grow_ext4(&[], upper, 2 << 20, default_threads(), &quiet()).map(drop)),
+        ("resize_ext4", resize_ext4(&[], upper, 2 << 20, false, default_threads(), &quiet()).map(drop)),
         ("resize", resize(&[], upper, 2 << 20, false).map(drop)),
         ("seal", seal(&upper.data, upper.index.as_deref(), false).map(drop)),
         ("create", create(upper, &CreateOptions { sparse, ..OPTIONS }).map(drop)),

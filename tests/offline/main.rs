@@ -13,10 +13,10 @@ mod sparse_archive;
 mod commit;
 mod compress;
 mod diff;
-mod grow_ext4;
 mod in_use;
 mod merge;
 mod merge_bytes;
+mod resize_ext4;
 mod writable;
 
 use std::{

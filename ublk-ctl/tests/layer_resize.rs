@@ -138,7 +138,6 @@ fn a_wrong_use_is_told_and_changes_nothing() {
         (&["--size=3GiB"][..], 2),
         (&["--size=3GiB", "--ext4", "d", "i"], 2),
         (&["--size=3GiB", "--config=config", "d", "i"], 2),
-        (&["--size=3GiB", "--ext4", "--config=config", "--shrink"], 2),
         (&["--size=512MiB", "--ext4", "--config=config"], 2),
         (&["--size=3GiB", "--ext4", "--config=ro"], 2),
         (&["--size=3GiB", "--config=ro"], 2),

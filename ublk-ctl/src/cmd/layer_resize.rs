@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use stratabd::{
-    offline::{GrownExt4, Stack, Upper, default_threads, grow_ext4, resize},
+    offline::{ResizedExt4, Stack, Upper, default_threads, resize, resize_ext4},
     server::{
         failure::{Failure, FailureClass},
         layers::read_stack,
@@ -30,11 +30,12 @@ pub(crate) struct ResizeArgs {
     /// New size of the device: bytes, or a number with KiB, MiB, GiB or TiB
     #[arg(long, value_parser = parse_size)]
     size: u64,
-    /// Grow the ext4 on the device of the configuration too, which needs resize2fs and e2fsck;
+    /// Resize the ext4 on the device of the configuration too, which needs resize2fs and e2fsck;
     /// without it the file system stays as it is
-    #[arg(long, requires = "config", conflicts_with = "shrink")]
+    #[arg(long, requires = "config")]
     ext4: bool,
-    /// Allow a smaller size; what lies past the new end is lost
+    /// Allow a smaller size: what the layer has past the new end is lost. When the device grows
+    /// again, what the layers below have shows there
     #[arg(long)]
     shrink: bool,
 }
@@ -44,9 +45,9 @@ impl ResizeArgs {
         let (lowers, upper) = self.layers()?;
         let path = upper.data.clone();
         if self.ext4 {
-            let size_bytes = self.size;
-            let done = offline::run("growing the file system", move |watch| {
-                grow_ext4(&lowers, &upper, size_bytes, default_threads(), watch)
+            let (size_bytes, shrink) = (self.size, self.shrink);
+            let done = offline::run("resizing the file system", move |watch| {
+                resize_ext4(&lowers, &upper, size_bytes, shrink, default_threads(), watch)
             })?;
             return output.print(&done, |done| format!("{}: {}", path.display(), describe(done)));
         }
@@ -71,7 +72,7 @@ impl ResizeArgs {
     }
 }
 
-fn describe(done: &GrownExt4) -> String {
+fn describe(done: &ResizedExt4) -> String {
     let sizes = [done.before_bytes, done.after_bytes, done.ext4_before_bytes, done.ext4_after_bytes];
     let [before, after, ext4_before, ext4_after] = sizes.map(size);
     let written = size(done.written_bytes);

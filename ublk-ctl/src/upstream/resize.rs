@@ -1,10 +1,10 @@
-//! `overlaybd-resize`: a larger device for a writable image, and a larger file system on it.
+//! `overlaybd-resize`: another size of the device of a writable image, and of the file system on it.
 
 use std::{path::PathBuf, time::Instant};
 
 use clap::Parser;
 use stratabd::{
-    offline::{Stack, default_threads, grow_ext4, resize},
+    offline::{Stack, default_threads, resize, resize_ext4},
     server::{
         failure::{Failure, FailureClass},
         layers::read_stack,
@@ -14,7 +14,7 @@ use stratabd::{
 use super::{existing_file, say};
 use crate::offline;
 
-/// Makes the device of an image larger, and the ext4 on it, which needs resize2fs and e2fsck
+/// Gives the device of an image another size, and the ext4 on it, which needs resize2fs and e2fsck
 #[derive(Debug, Parser)]
 #[command(name = "overlaybd-resize")]
 pub(super) struct ResizeTool {
@@ -24,7 +24,7 @@ pub(super) struct ResizeTool {
     /// Size of the device in GiB
     #[arg(long)]
     size: String,
-    /// Leave the file system on the device as it is
+    /// Leave the file system on the device as it is; the device only grows then
     #[arg(long = "device_only")]
     device_only: bool,
     /// Without effect
@@ -46,8 +46,8 @@ pub(super) fn run(tool: ResizeTool) -> Result<(), Failure> {
     if tool.device_only {
         resize(&lowers, &upper, bytes, false)?;
     } else {
-        offline::run("growing the file system", move |watch| {
-            grow_ext4(&lowers, &upper, bytes, default_threads(), watch)
+        offline::run("resizing the file system", move |watch| {
+            resize_ext4(&lowers, &upper, bytes, true, default_threads(), watch)
         })?;
     }
     let what = if tool.device_only { "device" } else { "filesystem" };

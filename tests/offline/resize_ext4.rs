@@ -1,4 +1,4 @@
-//! `layer resize --ext4`: real file systems grow with their devices, by real programs.
+//! `layer resize --ext4`: real file systems grow and shrink with their devices, by real programs.
 
 use std::{
     collections::BTreeMap,
@@ -13,8 +13,8 @@ use rustix::fs::{SeekFrom, seek};
 use stratabd::{
     format::lsmt::Packing,
     offline::{
-        CreateOptions, GrownExt4, Naming, OfflineError, PackOptions, Stack, Upper, create, default_threads,
-        grow_ext4, merge,
+        CreateOptions, Naming, OfflineError, PackOptions, ResizedExt4, Stack, Upper, create, default_threads,
+        merge, resize_ext4,
     },
 };
 
@@ -89,8 +89,12 @@ impl Image {
         self.upper.index.as_deref().unwrap()
     }
 
-    fn grow(&self, size_bytes: u64) -> Result<GrownExt4, OfflineError> {
-        grow_ext4(&self.lowers, &self.upper, size_bytes, default_threads(), &quiet())
+    fn grow(&self, size_bytes: u64) -> Result<ResizedExt4, OfflineError> {
+        resize_ext4(&self.lowers, &self.upper, size_bytes, false, default_threads(), &quiet())
+    }
+
+    fn shrink(&self, size_bytes: u64) -> Result<ResizedExt4, OfflineError> {
+        resize_ext4(&self.lowers, &self.upper, size_bytes, true, default_threads(), &quiet())
     }
 
     /// All files, without their holes.
@@ -117,7 +121,9 @@ impl Image {
         let (file, layer) = opened(&out);
         let flat = File::create(to).unwrap();
         flat.set_len(layer.virtual_size_bytes()).unwrap();
-        for segment in layer.segments().iter().filter(|segment| !segment.zeroed()) {
+        let end = layer.virtual_size_bytes() / 512;
+        let seen = layer.segments().iter().filter_map(|segment| segment.within(0, end));
+        for segment in seen.filter(|segment| !segment.zeroed()) {
             let [from, len] = [segment.moffset(), segment.length().into()];
             let [from, len] = [from, len].map(|sectors| usize::try_from(sectors).unwrap() * 512);
             flat.write_all_at(&file[from..from + len], segment.offset() * 512).unwrap();
@@ -249,6 +255,42 @@ fn what_a_crash_leaves_has_the_old_file_system_and_is_grown_again() {
 }
 
 #[test]
+fn the_ext4_shrinks_with_the_device_and_keeps_its_files() {
+    for image in [Image::log(), Image::sparse()] {
+        let (files, names) = (image.contents(), image.files());
+        for size in [GIB / 4, 2 * GIB, GIB / 2] {
+            let done = image.shrink(size).unwrap();
+            assert_eq!((done.after_bytes, done.ext4_after_bytes), (size, size));
+            assert!(image.sound(size) == files, "{size}");
+            // Once more there is nothing to do.
+            assert_eq!(image.shrink(size).unwrap().written_bytes, 0);
+        }
+        assert!(image.files().keys().eq(names.keys()));
+        let before = image.files();
+        let refused = image.shrink(1 << 20).unwrap_err();
+        assert!(matches!(refused, OfflineError::Ext4Tool { program: "resize2fs", .. }), "{refused}");
+        assert!(image.files() == before);
+    }
+}
+
+#[test]
+fn a_crash_while_it_shrinks_leaves_the_old_file_system_or_the_new_one() {
+    let image = Image::log();
+    let (files, old_index) = (image.contents(), bytes(image.index()));
+    image.shrink(GIB / 2).unwrap();
+    let (mut data, new_index) = (bytes(&image.upper.data), bytes(image.index()));
+    data[48..56].copy_from_slice(&GIB.to_le_bytes());
+    // After the data, and after the index file.
+    for index in [&old_index, &new_index] {
+        fs::write(&image.upper.data, &data).unwrap();
+        fs::write(image.index(), index).unwrap();
+        assert!(image.contents() == files);
+        image.shrink(GIB / 2).unwrap();
+        assert!(image.sound(GIB / 2) == files);
+    }
+}
+
+#[test]
 fn a_device_that_has_grown_before_its_file_system_is_no_obstacle() {
     for image in [Image::log(), Image::sparse()] {
         let files = image.contents();
@@ -298,9 +340,9 @@ fn what_cannot_be_grown_is_refused_and_stays_as_it_was() {
     let none = Image::of(|_| {});
     for (image, size, text) in [
         (&damaged, 200 << 20, "e2fsck cannot work on the ext4"),
-        (&damaged, 32 << 20, "is not made smaller"),
+        (&damaged, 32 << 20, "--shrink makes it smaller"),
         (&none, 200 << 20, "has no ext4"),
-        (&Image::log(), GIB / 2, "is not made smaller"),
+        (&Image::log(), GIB / 2, "--shrink makes it smaller"),
         (&Image::log(), 511, "not a multiple of 512"),
     ] {
         let before = image.files();
