@@ -16,13 +16,13 @@ use url::Url;
 use super::{
     Challenge, ChallengeError, Credentials, CredentialsError, LocationError, Reason, RegistryError,
     Repository, Secret,
+    call::Call,
     challenge::{authorization, parse_challenge},
     credentials::CredentialSource,
     draft::Draft,
     exchange::{Answer, Exchange},
     flight::{Flight, Turn},
     location,
-    retry::Call,
     scope::Scope,
     token::{self, TokenRequest},
 };
@@ -72,7 +72,7 @@ impl Authorizer {
     pub(super) async fn send(
         &self,
         exchange: &Exchange,
-        call: Call,
+        call: Call<'_>,
         scope: &Scope,
         url: &Url,
         draft: &Draft,
@@ -84,7 +84,7 @@ impl Authorizer {
         let mut challenge: Option<Challenge> = None;
         loop {
             let is_usable = |access: &Access| access.is_alive() && Some(access.serial) != refused;
-            let (access, is_fresh) = match flight.take_turn(is_usable).await {
+            let (access, is_fresh) = match call.clock.stopped(flight.take_turn(is_usable)).await {
                 Turn::Ready(access) => (access, false),
                 Turn::Failed(error) => return Err(error),
                 Turn::Lead(lead) => {
@@ -128,7 +128,7 @@ impl Authorizer {
     async fn enter(
         &self,
         exchange: &Exchange,
-        call: Call,
+        call: Call<'_>,
         scope: &Scope,
         url: &Url,
         draft: &Draft,
@@ -150,7 +150,7 @@ impl Authorizer {
     async fn authenticate(
         &self,
         exchange: &Exchange,
-        call: Call,
+        call: Call<'_>,
         scope: &Scope,
         url: &Url,
         challenge: Challenge,

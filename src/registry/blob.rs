@@ -9,12 +9,12 @@ use url::Url;
 
 use super::{
     BlobMetrics, Priority, Reason, RegistryError, Reply, Repository, body,
+    call::Call,
     client::{Shared, is_redirect},
     draft::Draft,
     exchange::Answer,
     flight::{Flight, Turn},
-    location, range_answer,
-    retry::{self, Call},
+    location, range_answer, retry,
     scope::Scope,
 };
 use crate::{block::ByteRange, format::oci::Digest};
@@ -88,18 +88,23 @@ impl RemoteBlob {
 
     /// Reads exactly the bytes of `range`, at most [`MAX_READ_BYTES`]. Await the answer on any executor.
     ///
-    /// The answer ends within the configured deadline. Its bytes were proven by status, range, size and length to be those
+    /// The answer ends within the configured deadlines. Its bytes were proven by status, range, size and length to be those
     /// of the range; only a digest of the whole could prove that the registry means well.
     pub fn read_range(&self, range: ByteRange, priority: Priority) -> Reply<Bytes> {
-        let (blob, call) = (self.0.clone(), self.0.shared.start(priority));
-        self.0.shared.spawn(async move { blob.read(range, call).await })
+        self.read(range, priority, false)
     }
 
     /// The same for bytes that make the body of another request, whose place among all requests is theirs too.
     pub(super) fn read_for_upload(&self, range: ByteRange) -> Reply<Bytes> {
-        let (blob, call) = (self.0.clone(), self.0.shared.start(Priority::Demand));
-        let call = Call { has_place: true, ..call };
-        self.0.shared.spawn(async move { blob.read(range, call).await })
+        self.read(range, Priority::Demand, true)
+    }
+
+    fn read(&self, range: ByteRange, priority: Priority, has_place: bool) -> Reply<Bytes> {
+        let (blob, clock) = (self.0.clone(), self.0.shared.clock());
+        self.0.shared.spawn(async move {
+            let call = Call { has_place, ..Call::new(&clock, priority) };
+            blob.read(range, call).await
+        })
     }
 
     /// Where it lies.
@@ -123,7 +128,8 @@ pub(super) async fn probe(
     repository: Repository,
     digest: Digest,
 ) -> Result<RemoteBlob, RegistryError> {
-    let call = shared.start(Priority::Demand);
+    let clock = shared.clock();
+    let call = Call::new(&clock, Priority::Demand);
     let blob = Blob::new(shared.clone(), repository, digest, 0);
     let (limits, metrics) = (&shared.exchange.limits, &shared.exchange.metrics);
     let first_byte = Draft::get(range_header(ByteRange::between(0, 1)));
@@ -144,7 +150,7 @@ impl Blob {
         Self { shared, scope: Scope::pull(&repository), digest, url, name, host, size_bytes, route, metrics }
     }
 
-    async fn read(&self, range: ByteRange, call: Call) -> Result<Bytes, RegistryError> {
+    async fn read(&self, range: ByteRange, call: Call<'_>) -> Result<Bytes, RegistryError> {
         if range.end() > self.size_bytes || range.len() > MAX_READ_BYTES {
             let (offset, len, size_bytes) = (range.start(), range.len(), self.size_bytes);
             return Err(RegistryError::new(&self.name, Reason::OutOfBounds { offset, len, size_bytes }));
@@ -171,7 +177,7 @@ impl Blob {
         Ok(bytes)
     }
 
-    async fn attempt(&self, call: Call, range: ByteRange, draft: &Draft) -> Result<Bytes, RegistryError> {
+    async fn attempt(&self, call: Call<'_>, range: ByteRange, draft: &Draft) -> Result<Bytes, RegistryError> {
         let answer = self.open(call, draft).await?;
         let exchange = &self.shared.exchange;
         let extent = range_answer::locate(answer.status(), answer.response.headers(), range, self.size_bytes)
@@ -180,12 +186,13 @@ impl Blob {
                 self.route.forget(|_| true);
                 answer.error(reason)
             })?;
-        body::read_extent(answer, extent, exchange.limits.stall_timeout(), &exchange.metrics).await
+        body::read_extent(answer, extent, call, exchange).await
     }
 
     /// Asks for a range where the blob is known to be, or finds out where it is by asking for that very range.
-    async fn open(&self, call: Call, range: &Draft) -> Result<Answer, RegistryError> {
-        match self.route.take_turn(Route::is_alive).await {
+    async fn open(&self, call: Call<'_>, range: &Draft) -> Result<Answer, RegistryError> {
+        // Whoever finds out waits in line for a place like all others.
+        match call.clock.stopped(self.route.take_turn(Route::is_alive)).await {
             Turn::Ready(Route::Storage { url, .. }) => self.ask_storage(call, &url, range).await,
             Turn::Ready(Route::Registry) => {
                 let followed = self.shared.follow(call, &self.scope, self.url.clone(), range).await?;
@@ -217,7 +224,12 @@ impl Blob {
         }
     }
 
-    async fn ask_storage(&self, call: Call, url: &Arc<Url>, range: &Draft) -> Result<Answer, RegistryError> {
+    async fn ask_storage(
+        &self,
+        call: Call<'_>,
+        url: &Arc<Url>,
+        range: &Draft,
+    ) -> Result<Answer, RegistryError> {
         let answer = self.shared.exchange.send(call, url, range).await?;
         let status = answer.status().as_u16();
         if is_redirect(&answer) || matches!(status, 400 | 401 | 403 | 404 | 410) {

@@ -6,25 +6,37 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 
-use super::{Reason, RegistryError, RegistryMetrics, exchange::Answer, range_answer::Extent};
+use super::{
+    Reason, RegistryError,
+    adaptive_limit::Outcome,
+    call::Call,
+    exchange::{Answer, Exchange},
+    range_answer::Extent,
+};
 
 /// Reads the bytes of `extent`. A body that must end there and does not is an error.
 pub(super) async fn read_extent(
     mut answer: Answer,
     extent: Extent,
-    stall: Duration,
-    metrics: &RegistryMetrics,
+    call: Call<'_>,
+    exchange: &Exchange,
 ) -> Result<Bytes, RegistryError> {
     let mut received: u64 = 0;
-    let outcome = collect(&mut answer, extent, stall, &mut received).await;
+    let outcome = collect(&mut answer, extent, call, exchange.limits.stall_timeout(), &mut received).await;
+    match &outcome {
+        Ok(_) => answer.place.learn(Outcome::Served),
+        Err(Reason::Timeout { .. }) => answer.place.learn(Outcome::TimedOut),
+        Err(_) => {}
+    }
     let wasted = if outcome.is_ok() { extent.skip } else { received };
-    metrics.wasted_bytes.inc_by(wasted);
+    exchange.metrics.wasted_bytes.inc_by(wasted);
     outcome.map_err(|reason| answer.error(reason))
 }
 
 async fn collect(
     answer: &mut Answer,
     extent: Extent,
+    call: Call<'_>,
     stall: Duration,
     received: &mut u64,
 ) -> Result<Bytes, Reason> {
@@ -33,6 +45,8 @@ async fn collect(
     let mut bytes = BytesMut::with_capacity(length);
     while let Some(mut data) = next(answer, stall, extent, *received).await? {
         *received = received.saturating_add(data.len() as u64);
+        call.clock.received(data.len() as u64);
+        answer.place.heard();
         // A `usize` that does not hold `skip` is longer than any data.
         let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(data.len());
         skip -= skipped as u64;
@@ -68,7 +82,10 @@ pub(super) async fn read_limited(
         match next(&mut answer, stall, whole, bytes.len() as u64).await {
             Ok(Some(data)) if data.len() > limit - bytes.len() => return Ok(None),
             Ok(Some(data)) => bytes.extend_from_slice(&data),
-            Ok(None) => return Ok(Some(bytes.freeze())),
+            Ok(None) => {
+                answer.place.learn(Outcome::Served);
+                return Ok(Some(bytes.freeze()));
+            }
             Err(reason) => return Err(answer.error(reason)),
         }
     }

@@ -14,16 +14,16 @@ use tokio::{runtime::Handle, task::JoinHandle};
 use url::Url;
 
 use super::{
-    Arrival, ImageManifest, ImageReference, LocationError, NewBlob, NextImage, Priority, Reason,
-    RegistryConfig, RegistryError, RegistryMetrics, RemoteBlob, Repository,
+    Arrival, HostLoad, ImageManifest, ImageReference, Limits, LocationError, NewBlob, NextImage, Priority,
+    Reason, RegistryConfig, RegistryError, RegistryMetrics, RemoteBlob, Repository,
     authorize::Authorizer,
     blob,
+    call::{Call, Clock},
     connection::Authorities,
     credentials::CredentialSource,
     draft::Draft,
     exchange::{Answer, Exchange},
     location, manifest, next_image, push,
-    retry::Call,
     scope::Scope,
 };
 use crate::{
@@ -152,6 +152,18 @@ impl Client {
         self.shared.spawn(async move { push::put_manifest(&shared, &repository, &tag, &image).await })
     }
 
+    /// Its bounds of time and number.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.shared.exchange.limits
+    }
+
+    /// How busy each host is that was asked, in the order of their names.
+    #[must_use]
+    pub fn loads(&self) -> Vec<HostLoad> {
+        self.shared.exchange.hosts.loads()
+    }
+
     /// What the client has counted.
     #[must_use]
     pub fn metrics(&self) -> Arc<RegistryMetrics> {
@@ -167,15 +179,16 @@ impl Shared {
         Reply { task: self.runtime.spawn(work) }
     }
 
-    pub(super) fn start(&self, priority: Priority) -> Call {
-        Call::start(&self.exchange.limits, priority)
+    /// Starts the clock of a call.
+    pub(super) fn clock(&self) -> Clock {
+        Clock::start(&self.exchange.limits)
     }
 
     /// Sends `draft` to `url` of the repository of `scope` and follows redirects. Only the registry's own origin sees the
     /// credential, and none does after another one has been visited.
     pub(super) async fn follow(
         &self,
-        call: Call,
+        call: Call<'_>,
         scope: &Scope,
         mut url: Url,
         draft: &Draft,

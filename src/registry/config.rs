@@ -147,13 +147,18 @@ pub struct Limits {
     /// Requests in flight to all hosts together. 64 fills 10 Gbit/s with 256 KiB reads at 13 ms, and is few enough for
     /// hundreds of nodes to share a registry.
     pub concurrent_requests: usize,
-    /// Of these, the most to one host, so that one that hangs does not take the others with it. `None`: three quarters.
+    /// Of these, the most to one host, so that one that hangs does not take the others with it. `None`: three quarters. A host
+    /// that is slow or refuses gets fewer.
     pub concurrent_requests_per_host: Option<usize>,
     /// Of these, the most that prefetch may hold: the rest is always free for reads that somebody waits for. `None`: half.
     pub concurrent_prefetches: Option<usize>,
-    /// Time for one operation, all its tries and waits together, in milliseconds. Upstream's budget is 30 s too, and it is
-    /// below the kernel's 120 s for a hung task.
+    /// Time for one operation, all its tries and the pauses between them, in milliseconds. Upstream's budget is 30 s too. What an
+    /// operation waits for its turn does not count, as long as its host answers others; if that is silent for so long, those who
+    /// wait give up too.
     pub request_deadline_ms: u64,
+    /// Time for one operation in all, what it waits for its turn included, in milliseconds. 10 minutes are what a host that gives
+    /// four answers a second needs for 2400 requests.
+    pub total_deadline_ms: u64,
     /// Time for name resolution, TCP, proxy and TLS together, in milliseconds.
     pub connect_timeout_ms: u64,
     /// Longest silence of a server within a request, before or inside the body, in milliseconds.
@@ -165,8 +170,6 @@ pub struct Limits {
     pub backoff_base_ms: u64,
     /// Highest upper end of a back-off, in milliseconds.
     pub backoff_max_ms: u64,
-    /// Idle connections kept for a host.
-    pub idle_connections_per_host: usize,
 }
 
 impl Default for Limits {
@@ -176,12 +179,12 @@ impl Default for Limits {
             concurrent_requests_per_host: None,
             concurrent_prefetches: None,
             request_deadline_ms: 30_000,
+            total_deadline_ms: 600_000,
             connect_timeout_ms: 5_000,
             stall_timeout_ms: 10_000,
             max_tries: 18,
             backoff_base_ms: 100,
             backoff_max_ms: 5_000,
-            idle_connections_per_host: 64,
         }
     }
 }
@@ -199,8 +202,21 @@ impl Limits {
         self.concurrent_prefetches.unwrap_or(self.concurrent_requests.div_ceil(2))
     }
 
-    pub(super) fn deadline(&self) -> Duration {
+    /// Time for one operation that does not wait.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
         Duration::from_millis(self.request_deadline_ms).min(MAX_WAIT)
+    }
+
+    /// Time for one operation in all, never less than one that does not wait may take.
+    #[must_use]
+    pub fn total_deadline(&self) -> Duration {
+        Duration::from_millis(self.total_deadline_ms).min(MAX_WAIT).max(self.deadline())
+    }
+
+    /// Time until the head of an answer is there, connecting included.
+    pub(super) fn head_timeout(&self) -> Duration {
+        self.connect_timeout() + self.stall_timeout()
     }
 
     pub(super) fn connect_timeout(&self) -> Duration {

@@ -143,6 +143,25 @@ pub enum Reason {
         #[source]
         last: Option<RegistryError>,
     },
+    /// All of it took too long, most of which may have been waiting for a place among the requests to its host.
+    #[error(
+        "not done within {limit:?} in all, its wait for its turn included (registry.limits.total_deadline_ms)"
+    )]
+    TotalDeadline {
+        /// The deadline.
+        limit: Duration,
+        /// How the last try that ended had failed.
+        #[source]
+        last: Option<RegistryError>,
+    },
+    /// It waited for a place among the requests to its host, of which none was answered.
+    #[error("{host} has answered no request for {limit:?}")]
+    Silent {
+        /// Host and port.
+        host: String,
+        /// How long it was waited for.
+        limit: Duration,
+    },
     /// The body ended early.
     #[error("the body ended after {got} of {expected} bytes")]
     ShortBody {
@@ -308,7 +327,13 @@ impl RegistryError {
     /// Whether time ran out, rather than that a wrong or no answer came.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(self.0.reason, Reason::Timeout { .. } | Reason::Deadline { .. })
+        matches!(
+            self.0.reason,
+            Reason::Timeout { .. }
+                | Reason::Deadline { .. }
+                | Reason::TotalDeadline { .. }
+                | Reason::Silent { .. }
+        )
     }
 
     /// What was asked: a URL without query string, or an image reference.
@@ -324,9 +349,12 @@ impl Reason {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Unauthorized { .. } | Self::Forbidden { .. } => Fault::Credentials,
-            Self::Connect { .. } | Self::Exchange { .. } | Self::Timeout { .. } | Self::Deadline { .. } => {
-                Fault::Network
-            }
+            Self::Connect { .. }
+            | Self::Exchange { .. }
+            | Self::Timeout { .. }
+            | Self::Deadline { .. }
+            | Self::TotalDeadline { .. }
+            | Self::Silent { .. } => Fault::Network,
             Self::UnknownAuthority { .. }
             | Self::NotTls { .. }
             | Self::PlainHttp { .. }

@@ -5,13 +5,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    ImageReference, Priority, Reason, RegistryError, Repository, body,
-    client::Shared,
-    draft::Draft,
-    exchange::Answer,
-    location,
-    retry::{self, Call},
-    scope::Scope,
+    ImageReference, Priority, Reason, RegistryError, Repository, body, call::Call, client::Shared,
+    draft::Draft, exchange::Answer, location, retry, scope::Scope,
 };
 use crate::format::oci::{
     self, DOCUMENT_LIMIT_BYTES, Descriptor, Digest, Document, MANIFEST_MEDIA_TYPES, Platform,
@@ -43,7 +38,8 @@ pub(super) async fn resolve(
     let parse = |text: &str| text.parse::<Digest>().map_err(|error| fail(Reason::Digest(error)));
     let mut wanted = reference.digest().map(parse).transpose()?;
     let mut name = reference.tag_or_digest().to_owned();
-    let call = shared.start(Priority::Demand);
+    let clock = shared.clock();
+    let call = Call::new(&clock, Priority::Demand);
     for depth in 0..MAX_INDEX_DEPTH {
         let (bytes, digest, document) = fetch(shared, call, repository, &name, wanted).await?;
         match document {
@@ -63,7 +59,7 @@ pub(super) async fn resolve(
 
 async fn fetch(
     shared: &Shared,
-    call: Call,
+    call: Call<'_>,
     repository: &Repository,
     name: &str,
     wanted: Option<Digest>,

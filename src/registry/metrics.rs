@@ -2,7 +2,7 @@
 
 use crate::telemetry::Counter;
 
-use super::{Fault, RegistryError};
+use super::{Fault, RegistryError, adaptive_limit::Shrink};
 
 /// Counters of one client. The server names and renders them.
 #[derive(Debug, Default)]
@@ -19,6 +19,12 @@ pub struct RegistryMetrics {
     pub redirects: Counter,
     /// Requests to token servers.
     pub token_fetches: Counter,
+    /// How often a host got fewer requests at once, since an answer took too long.
+    pub shrinks_slow: Counter,
+    /// As above, since it refused one with 429, 503 or 504.
+    pub shrinks_refused: Counter,
+    /// As above, since one was not answered in time.
+    pub shrinks_timed_out: Counter,
     /// Failed tries by who can mend it.
     pub network_errors: Counter,
     /// As above: timeouts, which are not among the network errors.
@@ -45,6 +51,15 @@ pub struct BlobMetrics {
 }
 
 impl RegistryMetrics {
+    pub(super) fn count_shrink(&self, shrink: Shrink) {
+        let counter = match shrink {
+            Shrink::Slow => &self.shrinks_slow,
+            Shrink::Refused => &self.shrinks_refused,
+            Shrink::TimedOut => &self.shrinks_timed_out,
+        };
+        counter.inc();
+    }
+
     pub(super) fn count_failure(&self, error: &RegistryError) {
         let counter = match error.fault() {
             _ if error.is_timeout() => &self.timeouts,

@@ -3,14 +3,16 @@
 //! A [`Client`] runs on a tokio runtime that it is given; what it returns may be awaited on any executor. A
 //! [`RemoteBlob`] is read by range. The first read of a blob asks the registry; if that redirects to object storage, later
 //! reads go there directly, without the registry's credential. Everything is bounded: requests in flight, tries, time,
-//! sizes. Blobs and manifests are put into a repository by [`Client::ensure_blob`] and [`Client::put_manifest`], out of memory,
+//! sizes. How many requests a host gets at once follows from how it answers; the others wait in line. Blobs and manifests are put into a repository by [`Client::ensure_blob`] and [`Client::put_manifest`], out of memory,
 //! a file, or another repository. Parsers of what comes from outside are plain functions over text: [`parse_challenge`], [`ContentRange`],
 //! [`DockerConfig::parse`], [`parse_retry_after`], [`parse_token`], [`ImageReference`], [`resolve_location`], [`locate`].
 
+mod adaptive_limit;
 mod authorize;
 mod blob;
 mod body;
 mod budget;
+mod call;
 mod challenge;
 mod client;
 mod config;
@@ -22,6 +24,7 @@ mod draft;
 mod error;
 mod exchange;
 mod flight;
+mod host;
 mod location;
 mod manifest;
 mod metrics;
@@ -49,6 +52,7 @@ pub use credentials::{
 };
 pub use draft::FileContent;
 pub use error::{Fault, Reason, RegistryError, Retry};
+pub use host::HostLoad;
 pub use location::{MAX_URL_BYTES, Repository, resolve_location, shown};
 pub use manifest::ImageManifest;
 pub use metrics::{BlobMetrics, RegistryMetrics};

@@ -1,26 +1,21 @@
 //! Puts blobs and manifests into a repository. What the repository has is not sent again, and any step may be repeated.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use url::Url;
 
 use super::{
     BlobContent, FileContent, NextImage, Priority, Reason, RegistryError, Repository,
+    call::{Call, Clock},
     client::Shared,
     draft::{Content, Draft},
     exchange::Answer,
     location,
     manifest::promised_digest,
-    retry::{self, Call},
+    retry,
     scope::Scope,
 };
 use crate::format::oci::Digest;
-
-/// An upload, with all its tries, gets the time that its bytes take at 256 kbit/s besides that of any other request: four at once
-/// share a way of 1 Mbit/s.
-const SLOWEST_UPLOAD_BYTES_PER_SECOND: u64 = 32 << 10;
 
 /// A blob that a repository is to have.
 #[derive(Debug, Clone)]
@@ -71,7 +66,7 @@ enum Begun {
 /// One try of putting one thing.
 struct Push<'a> {
     shared: &'a Shared,
-    call: Call,
+    call: Call<'a>,
     target: &'a Repository,
     scope: Scope,
 }
@@ -83,8 +78,8 @@ pub(super) async fn ensure_blob(
     blob: &NewBlob,
 ) -> Result<Arrival, RegistryError> {
     let exchange = &shared.exchange;
-    let sending = Duration::from_secs(blob.size_bytes / SLOWEST_UPLOAD_BYTES_PER_SECOND);
-    let call = Call::start_within(exchange.limits.deadline() + sending, Priority::Demand);
+    let clock = Clock::start_for(&exchange.limits, blob.size_bytes);
+    let call = Call::new(&clock, Priority::Demand);
     let mounted = blob.origin.neighbour_of(target);
     let name = location::shown(&target.blob_url(blob.digest));
     retry::run(&exchange.limits, &exchange.metrics, call, &name, || async {
@@ -103,7 +98,8 @@ pub(super) async fn put_manifest(
     image: &NextImage,
 ) -> Result<(), RegistryError> {
     let exchange = &shared.exchange;
-    let call = shared.start(Priority::Demand);
+    let clock = shared.clock();
+    let call = Call::new(&clock, Priority::Demand);
     let url = target.manifest_url(tag);
     let name = location::shown(&url);
     let content_type =

@@ -1,54 +1,19 @@
-//! When to try again: exponential back-off with jitter, `Retry-After`, one deadline over all tries.
+//! When to try again: exponential back-off with jitter, `Retry-After`, one clock over all tries.
 
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep, timeout_at};
-use url::Url;
+use tokio::time::{Instant, sleep};
 
-use super::{Limits, Priority, Reason, RegistryError, RegistryMetrics, Repository, Retry};
+use super::{Limits, RegistryError, RegistryMetrics, Retry, call::Call};
 
 /// The longest `Retry-After` that is believed; a hostile server must not switch a node off. Deadlines are shorter.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
-
-/// One operation of a caller: how urgent it is, and when it must be over.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Call {
-    pub(super) priority: Priority,
-    pub(super) deadline: Instant,
-    /// How long the whole may take; the deadline follows from it.
-    pub(super) limit: Duration,
-    /// Whether it is to the registry of the repository itself, which may see the certificate meant for registries.
-    pub(super) is_home: bool,
-    /// Whether another request, whose body it makes, holds a place for both: the two must not wait for each other.
-    pub(super) has_place: bool,
-}
-
-impl Call {
-    /// The same, for a step that others wait for too: some of them may be urgent.
-    pub(super) fn shared(self) -> Self {
-        Self { priority: Priority::Demand, ..self }
-    }
-
-    /// The same, to `url` on behalf of `repository`.
-    pub(super) fn to(self, url: &Url, repository: &Repository) -> Self {
-        Self { is_home: url.origin() == repository.origin(), ..self }
-    }
-
-    pub(super) fn start(limits: &Limits, priority: Priority) -> Self {
-        Self::start_within(limits.deadline(), priority)
-    }
-
-    /// An operation that may take longer than others.
-    pub(super) fn start_within(limit: Duration, priority: Priority) -> Self {
-        Self { priority, deadline: Instant::now() + limit, limit, is_home: false, has_place: false }
-    }
-}
 
 /// Tries `attempt` until it succeeds, cannot succeed, or the tries or the time of `call` are used up.
 pub(super) async fn run<T, F>(
     limits: &Limits,
     metrics: &RegistryMetrics,
-    call: Call,
+    call: Call<'_>,
     target: &str,
     mut attempt: impl FnMut() -> F,
 ) -> Result<T, RegistryError>
@@ -75,7 +40,7 @@ where
                 Retry::Now | Retry::Later => backoff(limits, tries),
                 Retry::After(wait) => wait + backoff(limits, 1),
             };
-            if tries >= limits.max_tries || Instant::now() + wait >= call.deadline {
+            if tries >= limits.max_tries || Instant::now() + wait >= call.clock.deadline() {
                 return Err(error);
             }
             tracing::debug!(%error, ?wait, tries, "registry request failed, trying again");
@@ -84,12 +49,14 @@ where
             sleep(wait).await;
         }
     };
-    let outcome = timeout_at(call.deadline, tries).await;
-    outcome.unwrap_or_else(|_| {
-        let error = RegistryError::new(target, Reason::Deadline { limit: call.limit, last });
-        metrics.count_failure(&error);
-        Err(error)
-    })
+    tokio::select! {
+        outcome = tries => outcome,
+        () = call.clock.run_out() => {
+            let error = RegistryError::new(target, call.clock.reason(last));
+            metrics.count_failure(&error);
+            Err(error)
+        }
+    }
 }
 
 /// A random wait in the upper half of `base * 2^(tries - 1)`, capped. The random half keeps many clients from coming back

@@ -11,11 +11,11 @@ use url::{Url, form_urlencoded};
 
 use super::{
     Credentials, Reason, RegistryError, Secret, body,
+    call::Call,
     challenge::authorization,
     draft::{Content, Draft},
     exchange::{Answer, Exchange},
     location,
-    retry::Call,
 };
 
 /// Tokens are signed documents of a few KiB.
@@ -53,7 +53,7 @@ struct Document {
 
 pub(super) async fn fetch(
     exchange: &Exchange,
-    call: Call,
+    call: Call<'_>,
     request: &TokenRequest<'_>,
     credentials: &Credentials,
 ) -> Result<Token, RegistryError> {
@@ -95,7 +95,7 @@ pub fn parse_token(text: &[u8]) -> Result<(Secret, Duration), &'static str> {
 
 async fn by_get(
     exchange: &Exchange,
-    call: Call,
+    call: Call<'_>,
     request: &TokenRequest<'_>,
     authorization: Option<HeaderValue>,
 ) -> Result<Answer, RegistryError> {
@@ -116,7 +116,7 @@ async fn by_get(
 /// OAuth 2, as docker does it for identity tokens.
 async fn by_refresh_token(
     exchange: &Exchange,
-    call: Call,
+    call: Call<'_>,
     request: &TokenRequest<'_>,
     token: &Secret,
 ) -> Result<Answer, RegistryError> {

@@ -92,6 +92,7 @@ fn limits(section: &RegistrySection) -> Limits {
     Limits {
         concurrent_requests: usize::try_from(wanted.concurrent_requests).unwrap_or(usize::MAX),
         request_deadline_ms: wanted.request_deadline_ms,
+        total_deadline_ms: wanted.total_deadline_ms,
         connect_timeout_ms: wanted.connect_timeout_ms,
         stall_timeout_ms: wanted.stall_timeout_ms,
         max_tries: wanted.max_tries,

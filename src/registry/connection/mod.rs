@@ -104,7 +104,7 @@ impl Connections {
             other: both(&HostConfig::default())?,
             proxies,
             user_agent,
-            head_timeout: config.limits.connect_timeout() + config.limits.stall_timeout(),
+            head_timeout: config.limits.head_timeout(),
         })
     }
 
@@ -189,7 +189,8 @@ fn pool(dialer: Dialer, limits: &Limits) -> Pool {
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(limits.idle_connections_per_host)
+        // Each request that may be under way to a host finds its connection again, by HTTP/1.
+        .pool_max_idle_per_host(limits.per_host())
         .http1_max_buf_size(MAX_HTTP1_BUFFER_BYTES)
         .http1_max_headers(MAX_HEADERS)
         .http2_max_header_list_size(MAX_HTTP2_HEADER_BYTES)

@@ -215,8 +215,10 @@ impl Default for ProxySetting {
 pub struct LimitSection {
     /// Requests in flight to all registries together.
     pub concurrent_requests: u32,
-    /// How long one read may take with all its tries, in milliseconds.
+    /// How long one read may take with all its tries, in milliseconds, without what it waits for its turn.
     pub request_deadline_ms: u64,
+    /// How long one read may take in all, what it waits for its turn included, in milliseconds.
+    pub total_deadline_ms: u64,
     /// How long a connection may take to stand, in milliseconds.
     pub connect_timeout_ms: u64,
     /// Longest silence of a server within a request, in milliseconds.
@@ -230,6 +232,7 @@ impl Default for LimitSection {
         Self {
             concurrent_requests: 64,
             request_deadline_ms: 30_000,
+            total_deadline_ms: 600_000,
             connect_timeout_ms: 5_000,
             stall_timeout_ms: 10_000,
             max_tries: 18,

@@ -207,6 +207,7 @@ impl Config {
             ("reactors.io_buffer_mib", u64::from(self.reactors.io_buffer_mib)),
             ("registry.limits.concurrent_requests", u64::from(self.registry.limits.concurrent_requests)),
             ("registry.limits.request_deadline_ms", self.registry.limits.request_deadline_ms),
+            ("registry.limits.total_deadline_ms", self.registry.limits.total_deadline_ms),
             ("registry.limits.connect_timeout_ms", self.registry.limits.connect_timeout_ms),
             ("registry.limits.stall_timeout_ms", self.registry.limits.stall_timeout_ms),
             ("registry.limits.max_tries", u64::from(self.registry.limits.max_tries)),

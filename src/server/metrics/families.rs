@@ -6,7 +6,7 @@ use super::text::{Family, Labels};
 use crate::{
     cache::CacheMetrics,
     image::{ClassMetrics, ImageMetrics, ReadMetrics, SourceClass},
-    registry::RegistryMetrics,
+    registry::{HostLoad, RegistryMetrics},
     server::{daemon::Served, factory::OpenImage},
     telemetry::{Counter, Snapshot},
 };
@@ -133,8 +133,49 @@ pub(super) fn of_images(served: &[Arc<Served>], retired: &ImageMetrics) -> Vec<F
     ]
 }
 
+/// Hosts with series of their own; the rest are summed up. A redirect may lead anywhere.
+const MOST_HOSTS: usize = 16;
+
+/// How busy the hosts of registries are.
+pub(super) fn of_hosts(mut loads: Vec<HostLoad>) -> Vec<Family> {
+    let others = loads.split_off(loads.len().min(MOST_HOSTS));
+    if let Some(sum) = others.into_iter().reduce(|sum, load| HostLoad {
+        host: sum.host,
+        limit: sum.limit.saturating_add(load.limit),
+        in_flight: sum.in_flight.saturating_add(load.in_flight),
+        waiting: sum.waiting.saturating_add(load.waiting),
+    }) {
+        loads.push(HostLoad { host: "other".to_owned(), ..sum });
+    }
+    let rows: Vec<_> = loads.into_iter().map(|load| (vec![("host", load.host.clone())], load)).collect();
+    let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+    vec![
+        Family::gauges(
+            "registry_request_limit",
+            "Requests that a host gets at once: more while it answers in good time, fewer when it is slow or refuses",
+            each(&rows, |load| count(load.limit)),
+        ),
+        Family::gauges(
+            "registry_requests_in_flight",
+            "Requests to a host that are under way",
+            each(&rows, |load| count(load.in_flight)),
+        ),
+        Family::gauges(
+            "registry_requests_waiting",
+            "Requests that wait for a place with a host",
+            each(&rows, |load| count(load.waiting)),
+        ),
+    ]
+}
+
 /// What was asked of registries.
 pub(super) fn of_registry(metrics: &RegistryMetrics) -> Vec<Family> {
+    let shrinks = [
+        ("slow", &metrics.shrinks_slow),
+        ("refused", &metrics.shrinks_refused),
+        ("timeout", &metrics.shrinks_timed_out),
+    ];
+    let shrinks = shrinks.map(|(reason, counter)| (vec![("reason", reason.to_owned())], counter.get()));
     let kinds = [
         ("network", &metrics.network_errors),
         ("timeout", &metrics.timeouts),
@@ -151,6 +192,11 @@ pub(super) fn of_registry(metrics: &RegistryMetrics) -> Vec<Family> {
         one_of_bytes("registry_received", "Verified bytes of blobs", &metrics.bytes),
         one_of_bytes("registry_wasted", "Bytes that were read and thrown away", &metrics.wasted_bytes),
         Family::counters("registry_errors", "Failed tries by who can mend it", errors),
+        Family::counters(
+            "registry_limit_shrinks",
+            "How often a host got fewer requests at once, by why",
+            shrinks,
+        ),
     ]
 }
 

@@ -62,6 +62,7 @@ pub(super) fn render(
     all.extend(uppers::of_all_devices(served, &retired.writes));
     all.extend(families::of_images(served, service.factory().retired_images()));
     all.extend(families::of_registry(&service.factory().registry_metrics()));
+    all.extend(families::of_hosts(service.factory().client().loads()));
     if let Some((metrics, used_bytes)) = service.factory().cache_metrics() {
         all.extend(families::of_cache(metrics, used_bytes));
     }
