@@ -4,6 +4,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use futures_channel::oneshot;
@@ -28,7 +29,7 @@ pub(super) struct Budget {
 struct State {
     used: Load,
     /// What each lane uses; one that uses nothing is not there.
-    lanes: HashMap<Arc<str>, Load>,
+    lanes: HashMap<Arc<str>, Lane>,
     waiting: VecDeque<Waiting>,
 }
 
@@ -36,6 +37,13 @@ struct State {
 struct Load {
     fetches: u64,
     bytes: u64,
+}
+
+#[derive(Debug)]
+struct Lane {
+    load: Load,
+    /// When a fetch of it last landed, or the first one began.
+    moved_at: Instant,
 }
 
 #[derive(Debug)]
@@ -85,6 +93,11 @@ impl Budget {
         granted.await.ok()
     }
 
+    /// Whether `lane`, if it is used, has brought something since `then`.
+    pub(super) fn has_moved(&self, lane: &str, then: Instant) -> bool {
+        self.state().lanes.get(lane).is_none_or(|lane| lane.moved_at >= then)
+    }
+
     /// Gives out what room there is; to be called when a flight has become more urgent.
     pub(super) fn grant(self: &Arc<Self>) {
         loop {
@@ -93,7 +106,8 @@ impl Budget {
                 let next = self.next(&mut state);
                 if let Some(Waiting { lane, bytes, .. }) = &next {
                     state.used.add(*bytes);
-                    state.lanes.entry(Arc::clone(lane)).or_default().add(*bytes);
+                    let fresh = || Lane { load: Load::default(), moved_at: Instant::now() };
+                    state.lanes.entry(Arc::clone(lane)).or_insert_with(fresh).load.add(*bytes);
                 }
                 next
             };
@@ -112,7 +126,7 @@ impl Budget {
                 if waiting.flight.urgency() != urgency || full.contains(&waiting.lane) {
                     continue;
                 }
-                let of_lane = lanes.get(&waiting.lane).copied().unwrap_or_default();
+                let of_lane = lanes.get(&waiting.lane).map(|lane| lane.load).unwrap_or_default();
                 match self.room(*used, of_lane, waiting.bytes, share) {
                     Room::Free => return queue.remove(index),
                     Room::LaneFull => full.push(Arc::clone(&waiting.lane)),
@@ -156,14 +170,23 @@ impl Load {
     }
 }
 
+impl Permit {
+    /// What it was for has landed: those who wait behind it go on waiting.
+    pub(super) fn landed(&self) {
+        if let Some(lane) = self.budget.state().lanes.get_mut(&self.lane) {
+            lane.moved_at = Instant::now();
+        }
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         {
             let mut state = self.budget.state();
             state.used.take(self.bytes);
             if let Some(lane) = state.lanes.get_mut(&self.lane) {
-                lane.take(self.bytes);
-                if lane.fetches == 0 {
+                lane.load.take(self.bytes);
+                if lane.load.fetches == 0 {
                     state.lanes.remove(&self.lane);
                 }
             }

@@ -20,9 +20,12 @@ pub struct CacheConfig {
     pub disk_rest: Duration,
     /// How long another process that fetches the same bytes is waited for before they are fetched here too.
     pub peer_patience: Duration,
-    /// After this a fetch has failed, its wait for room included; above every deadline of the registry client, which is
-    /// the one that is meant to strike.
+    /// After this a fetch has failed, its wait for room included. It bounds what waits behind others at an origin that is slow; one
+    /// that hangs is found by the registry client and by `lane_patience`.
     pub fetch_deadline: Duration,
+    /// How long a fetch waits for room while no other one from the same far end lands; above what the registry client gives one that
+    /// does not wait.
+    pub lane_patience: Duration,
 }
 
 impl CacheConfig {
@@ -37,7 +40,8 @@ impl CacheConfig {
             sync_interval: Duration::from_secs(5),
             disk_rest: Duration::from_secs(10),
             peer_patience: Duration::from_secs(3),
-            fetch_deadline: Duration::from_secs(120),
+            fetch_deadline: Duration::from_secs(600),
+            lane_patience: Duration::from_secs(60),
         }
     }
 }

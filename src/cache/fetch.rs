@@ -11,6 +11,7 @@ use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 
 use super::{
+    budget::Permit,
     entry::Entry,
     evict,
     flight::{Flight, Landed, Outcome},
@@ -25,10 +26,20 @@ use crate::{
     source::{Origin, SourceError, check_length},
 };
 
-/// An origin did not answer in time.
+/// A fetch took too long, most of which it may have waited behind others.
 #[derive(Debug, thiserror::Error)]
-#[error("the origin has not answered within {0:?}")]
+#[error(
+    "not fetched within {0:?} in all, the wait for its turn included (registry.limits.total_deadline_ms)"
+)]
 struct Late(Duration);
+
+/// Those that it waited behind do not come to an end.
+#[derive(Debug, thiserror::Error)]
+#[error("waited for its turn, and nothing has come from {lane} for {patience:?}")]
+struct Stuck {
+    lane: String,
+    patience: Duration,
+}
 
 /// The cache's thread has ended.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +94,7 @@ impl Drop for Underway<'_> {
 struct Fetched {
     range: ByteRange,
     bytes: Bytes,
-    _room: super::budget::Permit,
+    _room: Permit,
     _fetching: Option<Held>,
 }
 
@@ -109,13 +120,18 @@ async fn fetch(
         source,
     };
     let answer = async {
-        let room = entry.shared.budget.acquire(Arc::clone(flight), origin.lane(), range.len()).await;
+        let acquiring = entry.shared.budget.acquire(Arc::clone(flight), origin.lane(), range.len());
+        let room = in_turn(reactor, entry, origin.lane(), acquiring)
+            .await
+            .map_err(|stuck| remote(true, Arc::new(stuck)))?;
         let room = room.ok_or_else(|| remote(false, Arc::new(Closed)))?;
         metrics.fetches.inc();
         let bytes = origin.read_range(range, flight.urgency()).await?;
-        Ok((room, check_length(origin.name(), range, bytes)?))
+        let bytes = check_length(origin.name(), range, bytes)?;
+        room.landed();
+        Ok((room, bytes))
     };
-    // The wait for room counts too: nothing that others do may keep a reader longer.
+    // The wait for room counts too: nothing that others do keeps a reader longer.
     let deadline = entry.shared.config.fetch_deadline;
     let answer = match select(pin!(answer), pin!(reactor.sleep(deadline))).await {
         Either::Left((answer, _)) => answer,
@@ -126,6 +142,25 @@ async fn fetch(
     })?;
     metrics.bytes_fetched.inc_by(range.len());
     Ok(Some(Fetched { range, bytes, _room: room, _fetching: fetching }))
+}
+
+/// Waits for room as long as those before it in its lane come to an end.
+async fn in_turn(
+    reactor: &Reactor,
+    entry: &Entry,
+    lane: &str,
+    acquiring: impl Future<Output = Option<Permit>>,
+) -> Result<Option<Permit>, Stuck> {
+    let patience = entry.shared.config.lane_patience;
+    let mut acquiring = pin!(acquiring);
+    loop {
+        let began = Instant::now();
+        match select(acquiring.as_mut(), pin!(reactor.sleep(patience))).await {
+            Either::Left((room, _)) => return Ok(room),
+            Either::Right(_) if entry.shared.budget.has_moved(lane, began) => {}
+            Either::Right(_) => return Err(Stuck { lane: lane.to_owned(), patience }),
+        }
+    }
 }
 
 /// Looks at what other processes have recorded, and waits a bounded time for one that fetches the same. Returns the

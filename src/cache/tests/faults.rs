@@ -95,6 +95,25 @@ fn the_wait_for_room_ends_by_the_deadline_too() {
 }
 
 #[test]
+fn those_who_wait_behind_fetches_that_hang_give_up_before_all_time_is_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let patience = Duration::from_millis(50);
+    let bench = Bench::new(CacheConfig { fetches: 1, lane_patience: patience, ..config(dir.path()) });
+    let origin = TestOrigin::new(64 * MIB, 22, Duration::ZERO);
+    let blob = bench.blob(&origin);
+    origin.set(Mood::Hangs);
+    let [stuck, behind] = [[ByteRange::between(0, 4096)], [ByteRange::between(8 << 20, (8 << 20) + 4096)]];
+    let read = bench.reactor.block_on(async {
+        let mut stuck = Box::pin(blob.fetch(&stuck));
+        assert!(futures_util::poll!(stuck.as_mut()).is_pending());
+        bench.until_asked(&origin, 1).await;
+        blob.fetch(&behind).await
+    });
+    let error = read.unwrap().unwrap_err();
+    assert!(matches!(error, SourceError::Remote { timed_out: true, .. }), "{error}");
+}
+
+#[test]
 fn who_joins_a_fetch_that_fails_gets_one_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::new(config(dir.path()));

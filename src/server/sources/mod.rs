@@ -15,7 +15,7 @@ use crate::{
     cache::{Cache, CacheConfig, CacheMetrics},
     format::oci::Digest,
     reactor::{ReactorConfig, ReactorThread},
-    registry::{Client, RemoteBlob, Repository},
+    registry::{Client, Limits, RemoteBlob, Repository},
     source::{BlobSource, RegistryOrigin, Uncached},
 };
 
@@ -77,8 +77,8 @@ impl Sources {
         size_bytes: Option<u64>,
     ) -> Result<(Arc<dyn BlobSource>, RemoteBlob), Failure> {
         let open = async || {
-            let section = self.section.clone();
-            blocking(move || Ok(open_cache(&section))).await.ok().flatten()
+            let (section, limits) = (self.section.clone(), self.client.limits().clone());
+            blocking(move || Ok(open_cache(&section, &limits))).await.ok().flatten()
         };
         let cache = self.cache.get_or_init(open).await.as_ref().map(|open| &open.cache);
         let name = digest.to_string();
@@ -107,7 +107,7 @@ impl Sources {
 }
 
 /// An image can be served without a cache, only slower.
-fn open_cache(section: &CacheSection) -> Option<OpenCache> {
+fn open_cache(section: &CacheSection, limits: &Limits) -> Option<OpenCache> {
     if !section.enabled {
         return None;
     }
@@ -115,7 +115,11 @@ fn open_cache(section: &CacheSection) -> Option<OpenCache> {
         .map_err(|error| Box::new(error) as Box<dyn std::error::Error>)
         .and_then(|thread| {
             let limit_bytes = section.size_mib.saturating_mul(1 << 20);
-            let config = CacheConfig::new(&section.dir, limit_bytes);
+            let config = CacheConfig {
+                fetch_deadline: limits.total_deadline(),
+                lane_patience: 2 * limits.deadline(),
+                ..CacheConfig::new(&section.dir, limit_bytes)
+            };
             let cache = Cache::open(config, thread.handle())?;
             Ok(OpenCache { cache, _thread: thread })
         });
