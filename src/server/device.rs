@@ -1,6 +1,14 @@
 //! An image as one device shows it: as it is, or under a writable layer of its own.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    ops::Range,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use super::{
     api::types::LayerInfo,
@@ -14,7 +22,9 @@ use crate::{
     frontend::{AttachRequest, Attachment, Frontend, FrontendError},
     image::{Image, ReadMetrics},
     reactor::ReactorHandle,
-    upper::{LayerFiles, LayerLink, LogLimits, Overlay, UpperError, WriteMetrics, check_parents},
+    upper::{
+        LayerFiles, LayerLink, LogLimits, MergedLayer, Overlay, UpperError, WriteMetrics, check_parents,
+    },
 };
 
 /// What a frontend is given to serve.
@@ -48,6 +58,8 @@ impl Shown {
 #[derive(Debug)]
 pub struct Device {
     image: Option<Arc<OpenImage>>,
+    /// Layers of the image, from its top, that a merged one has taken the place of: it shows all that they have.
+    covered: AtomicUsize,
     shown: Shown,
     reads: Arc<ReadMetrics>,
 }
@@ -58,7 +70,8 @@ impl Device {
     pub fn read_only(image: Arc<OpenImage>) -> Self {
         let shown = image.image.for_device();
         let reads = Arc::clone(shown.reads());
-        Self { image: Some(image), shown: Shown::Image(Arc::new(shown)), reads }
+        let covered = AtomicUsize::new(0);
+        Self { image: Some(image), covered, shown: Shown::Image(Arc::new(shown)), reads }
     }
 
     /// A device of `image`, if there is one, whose writes go to the layer of `files`. Nobody else can open it while it lives. With
@@ -82,7 +95,8 @@ impl Device {
                 .await
                 .map_err(|_| Failure::new(FailureClass::Internal, "the reactor has stopped"))?;
         let overlay = opened.map_err(failure_of_upper)?;
-        let device = Self { image, shown: Shown::Overlay(Arc::new(overlay)), reads };
+        let covered = AtomicUsize::new(0);
+        let device = Self { image, covered, shown: Shown::Overlay(Arc::new(overlay)), reads };
         if strict {
             check_parents(device.links()).map_err(failure_of_upper)?;
         }
@@ -92,7 +106,8 @@ impl Device {
     /// What its layers say of themselves and of those that they were made over, the lowest first.
     #[must_use]
     pub fn links(&self) -> Vec<LayerLink> {
-        let below = self.image.iter().flat_map(|open| open.image.layers()).map(|layer| LayerLink {
+        let below = self.image.iter().flat_map(|open| open.image.layers()).take(self.image_layers());
+        let below = below.map(|layer| LayerLink {
             name: layer.name.clone(),
             uuid: layer.uuid,
             parent_uuid: layer.parent_uuid,
@@ -102,6 +117,23 @@ impl Device {
             Shown::Overlay(overlay) => overlay.links(),
         };
         below.chain(written).collect()
+    }
+
+    /// Layers of the image that the device still has.
+    #[must_use]
+    pub fn image_layers(&self) -> usize {
+        let all = self.image.as_ref().map_or(0, |open| open.image.layers().count());
+        all.saturating_sub(self.covered.load(Ordering::Acquire))
+    }
+
+    /// Has `merged` take the place of the layers `inputs` of which it was made, counted from the lowest, and which are, if any of
+    /// them is one of the image's, the image's uppermost. Nobody else may change the layers meanwhile.
+    pub(super) fn put_merged(&self, overlay: &Overlay<Image>, merged: MergedLayer, inputs: Range<usize>) {
+        let image_layers = self.image_layers();
+        let covers = image_layers.saturating_sub(inputs.start);
+        let [start, end] = [inputs.start, inputs.end].map(|number| number.saturating_sub(image_layers));
+        overlay.put_merged(merged, start..end);
+        self.covered.fetch_add(covers, Ordering::Release);
     }
 
     /// What a frontend is to serve.
@@ -144,6 +176,7 @@ impl Device {
     #[must_use]
     pub fn layers(&self, stored_bytes: impl Fn(&Path) -> u64) -> Vec<LayerInfo> {
         let mut layers = self.image.as_ref().map_or_else(Vec::new, |image| image.layers());
+        layers.truncate(self.image_layers());
         if let Shown::Overlay(overlay) = &self.shown {
             let mut written = overlay.links();
             let top = written.pop();
@@ -179,6 +212,11 @@ impl Device {
 pub(super) async fn open_files(upper: &UpperFiles) -> Result<LayerFiles, Failure> {
     let UpperFiles { data, index } = upper.clone();
     blocking_while_busy(move || LayerFiles::open(&data, &index).map_err(failure_of_upper)).await
+}
+
+/// Bytes that a file takes of its file system, which are fewer than its size where it has holes; 0 where nobody can say.
+pub(super) fn stored_bytes(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |found| found.blocks().saturating_mul(512))
 }
 
 /// What a writable layer says, with the class that follows from it.

@@ -14,7 +14,11 @@ const KEYS: [&str; 7] =
     ["repoBlobUrl", "lowers", "upper", "resultFile", "download", "accelerationLayer", "recordTracePath"];
 
 /// Keys that one of `lowers` may have.
-const LOWER_KEYS: [&str; 7] = ["file", "dir", "digest", "size", "targetFile", "targetDigest", "gzipIndex"];
+const LOWER_KEYS: [&str; 8] =
+    ["file", "dir", "digest", "size", "targetFile", "targetDigest", "gzipIndex", SNAPSHOT_KEY];
+
+/// The key by which the daemon knows the layers again that snapshots of the device have made. Upstream passes over it.
+pub const SNAPSHOT_KEY: &str = "snapshot";
 
 /// An image configuration that this version can serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub struct Lower {
     pub digest: Option<Digest>,
     /// Size of the blob in bytes.
     pub size_bytes: Option<u64>,
+    /// Whether a snapshot of the device has made it, so that others of its kind may be merged with it.
+    pub snapshot: bool,
 }
 
 /// The files of the layer that is written.
@@ -158,8 +164,13 @@ fn read_lower(node: &ObjectNode<'_>, notes: &mut Vec<String>) -> Result<Lower, D
     let parse =
         |text: &str| text.parse().map_err(|error: DigestError| node.invalid("digest", error.to_string()));
     let digest = node.text("digest")?.map(parse).transpose()?;
-    let lower =
-        Lower { file: node.path("file")?, dir: node.path("dir")?, digest, size_bytes: node.count("size")? };
+    let lower = Lower {
+        file: node.path("file")?,
+        dir: node.path("dir")?,
+        digest,
+        size_bytes: node.count("size")?,
+        snapshot: node.flag(SNAPSHOT_KEY)? == Some(true),
+    };
     if lower.file.is_none() && lower.dir.is_none() && lower.digest.is_none() {
         return Err(node.invalid("file", "a layer needs a file, a dir or a digest"));
     }

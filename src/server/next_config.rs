@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     failure::{Failure, FailureClass},
-    image_config::{ImageConfig, Lower, UpperFiles},
+    image_config::{ImageConfig, Lower, SNAPSHOT_KEY, UpperFiles},
     settings::read_regular_document,
     upper_folder::Made,
 };
@@ -57,11 +57,11 @@ impl NextConfig {
         let (old, new) = (parse(path, &read_regular_document(path)?)?, parse(given, &text)?);
         check_top(path, old.upper.as_ref(), Some(sealed))?;
         let Some(upper) = new.upper else { return Err(wrong(given, "it has no upper")) };
-        let expected = Lower { file: Some(sealed.to_owned()), dir: None, digest: None, size_bytes: None };
-        let is_over = new
-            .lowers
-            .split_last()
-            .is_some_and(|(last, below)| below == old.lowers && last.file.as_ref() == expected.file.as_ref());
+        // Who makes configurations need not know what a daemon notes in its own.
+        let plain = |lower: &Lower| Lower { snapshot: false, ..lower.clone() };
+        let is_over = new.lowers.split_last().is_some_and(|(last, below)| {
+            below.iter().map(plain).eq(old.lowers.iter().map(plain)) && last.file.as_deref() == Some(sealed)
+        });
         if !is_over {
             let rule = format!("its lowers must be those of {}, and {}", path.display(), sealed.display());
             return Err(wrong(given, &rule));
@@ -96,34 +96,7 @@ impl NextConfig {
 
     /// Puts it in its place, durably.
     pub(super) fn replace(self) -> Replaced {
-        match self.write() {
-            Ok(part) => self.name(part),
-            Err(failure) => Replaced::No(failure),
-        }
-    }
-
-    fn write(&self) -> Result<PartFile, Failure> {
-        let part = PartFile::create(&self.path, true)?;
-        let failed = |source| {
-            let text = format!("{}: cannot write it", self.path.display());
-            Failure::with_source(FailureClass::Internal, text, source)
-        };
-        part.file().write_all(&self.text).map_err(failed)?;
-        Ok(part)
-    }
-
-    fn name(self, part: PartFile) -> Replaced {
-        let replaced = match part.name() {
-            Ok(named) => match named.make_durable() {
-                Ok(()) => Replaced::Yes,
-                Err(error) => Replaced::InDoubt(error.into()),
-            },
-            // A file system of another machine may fail after it has renamed, and what cannot be read tells nothing.
-            Err(error) => match read_regular_document(&self.path) {
-                Ok(text) if text != self.text => Replaced::No(error.into()),
-                _ => Replaced::InDoubt(error.into()),
-            },
-        };
+        let replaced = replace(&self.path, &self.text);
         if !matches!(replaced, Replaced::No(_)) {
             self.made.keep();
         }
@@ -132,6 +105,38 @@ impl NextConfig {
             let _ = fs::remove_file(given);
         }
         replaced
+    }
+}
+
+/// Puts `text` in the place of the configuration at `path`, durably.
+pub(super) fn replace(path: &Path, text: &[u8]) -> Replaced {
+    match write(path, text) {
+        Ok(part) => name(part, path, text),
+        Err(failure) => Replaced::No(failure),
+    }
+}
+
+fn write(path: &Path, text: &[u8]) -> Result<PartFile, Failure> {
+    let part = PartFile::create(path, true)?;
+    let failed = |source| {
+        let text = format!("{}: cannot write it", path.display());
+        Failure::with_source(FailureClass::Internal, text, source)
+    };
+    part.file().write_all(text).map_err(failed)?;
+    Ok(part)
+}
+
+fn name(part: PartFile, path: &Path, text: &[u8]) -> Replaced {
+    match part.name() {
+        Ok(named) => match named.make_durable() {
+            Ok(()) => Replaced::Yes,
+            Err(error) => Replaced::InDoubt(error.into()),
+        },
+        // A file system of another machine may fail after it has renamed, and what cannot be read tells nothing.
+        Err(error) => match read_regular_document(path) {
+            Ok(found) if found != text => Replaced::No(error.into()),
+            _ => Replaced::InDoubt(error.into()),
+        },
     }
 }
 
@@ -151,7 +156,7 @@ pub fn text_over(
     let odd = || wrong(path, "it is not the object that it was when the device was made");
     let members = document.as_object_mut().ok_or_else(odd)?;
     let lowers = members.entry("lowers").or_insert_with(|| json!([]));
-    lowers.as_array_mut().ok_or_else(odd)?.push(json!({ "file": sealed }));
+    lowers.as_array_mut().ok_or_else(odd)?.push(json!({ "file": sealed, SNAPSHOT_KEY: true }));
     members.insert("upper".to_owned(), json!({ "data": upper.data, "index": upper.index }));
     let text = serde_json::to_vec(&document).map_err(|error| wrong(path, &error.to_string()))?;
     parse(path, &text).map(|_| text)
@@ -187,13 +192,13 @@ fn check_top(path: &Path, upper: Option<&UpperFiles>, top: Option<&Path>) -> Res
     })
 }
 
-fn parse(path: &Path, text: &[u8]) -> Result<ImageConfig, Failure> {
+pub(super) fn parse(path: &Path, text: &[u8]) -> Result<ImageConfig, Failure> {
     ImageConfig::parse(&path.display().to_string(), text).map_err(|error| {
         Failure::with_source(FailureClass::Image, "cannot use the image configuration", error)
     })
 }
 
-fn wrong(path: &Path, rule: &str) -> Failure {
+pub(super) fn wrong(path: &Path, rule: &str) -> Failure {
     Failure::new(FailureClass::Image, format!("{}: {rule}", path.display()))
 }
 
@@ -217,13 +222,12 @@ mod tests {
     fn a_configuration_that_cannot_be_read_back_may_be_the_new_one() {
         let dir = tempfile::tempdir().unwrap();
         let next = next(dir.path());
-        let (path, made) = (next.path().to_owned(), next.upper.data.clone());
-        let part = next.write().unwrap();
+        let path = next.path().to_owned();
+        let part = write(&path, &next.text).unwrap();
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        let replaced = next.name(part);
+        let replaced = name(part, &path, &next.text);
         assert!(matches!(replaced, Replaced::InDoubt(_)), "{replaced:?}");
-        assert!(made.exists(), "what it names must stay");
     }
 
     #[test]
@@ -232,13 +236,13 @@ mod tests {
         let next = next(dir.path());
         let (path, made) = (next.path().to_owned(), next.upper.data.clone());
         let old = fs::read(&path).unwrap();
-        let part = next.write().unwrap();
-        let other = dir.path().join("other");
+        let (part, other) = (write(&path, &next.text).unwrap(), dir.path().join("other"));
         fs::write(&other, &old).unwrap();
         fs::rename(&other, &path).unwrap();
-        let replaced = next.name(part);
+        let replaced = name(part, &path, &next.text);
         assert!(matches!(replaced, Replaced::No(_)), "{replaced:?}");
         assert_eq!(fs::read(&path).unwrap(), old);
+        drop(next);
         assert!(!made.exists());
     }
 }

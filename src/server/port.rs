@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -49,7 +48,7 @@ pub trait Port: Send + Sync + 'static {
     /// Bytes that the file of a layer takes of its file system, which are fewer than its size where it has holes; 0 where nobody
     /// can say.
     fn stored_bytes(&self, path: &Path) -> u64 {
-        std::fs::metadata(path).map_or(0, |found| found.blocks().saturating_mul(512))
+        super::device::stored_bytes(path)
     }
 
     /// Removes a device that no process serves any more; one that is not there is as good. One that a program has open goes, and

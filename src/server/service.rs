@@ -4,10 +4,12 @@ use std::{io, sync::Arc};
 
 use super::{
     api::types::ImageSpec,
+    blocking::blocking,
     config::Config,
     device::{Device, open_files},
     factory::{Factory, Opened},
     failure::{Failure, FailureClass},
+    merged_file,
     reactors::Reactors,
 };
 
@@ -69,6 +71,7 @@ impl Service {
                     if !self.factory.is_upper_of(spec, upper).await? {
                         continue;
                     }
+                    sweep(spec).await;
                     Device::writable(&opener, image, files, self.config.image.check_parents).await?
                 }
                 (Some(image), None) => Device::read_only(image),
@@ -76,5 +79,14 @@ impl Service {
             };
             return Ok((device, pinned));
         }
+    }
+}
+
+/// Removes what a crash has left of merges, for who has the writable layer of `spec`. What cannot be removed only takes room.
+async fn sweep(spec: &ImageSpec) {
+    let ImageSpec::Config(path) = spec else { return };
+    let path = path.clone();
+    if let Err(failure) = blocking(move || merged_file::sweep(&path)).await {
+        tracing::warn!(error = failure.full_text(), "what a merge has left may still be there");
     }
 }

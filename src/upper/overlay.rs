@@ -12,7 +12,7 @@ use std::{
 use futures_util::poll;
 
 use super::{
-    LayerFile, LayerFiles, LayerLink, LogLimits, RequestMetrics, UpperError, WriteMetrics,
+    LayerFile, LayerFiles, LayerLink, LogLimits, MergedLayer, RequestMetrics, UpperError, WriteMetrics,
     lower::Lower,
     medium::Medium,
     stack::{DRAIN_LIMIT, Found, Part, Sealed, Source, Stack},
@@ -122,6 +122,19 @@ impl<L, M: Medium> Overlay<L, M> {
     #[must_use]
     pub fn links(&self) -> Vec<LayerLink> {
         self.stack.layers().links()
+    }
+
+    /// Has `merged` take the place of those layers that were sealed since this was opened and have the numbers `inputs`, counted
+    /// from the oldest: it was made of them, and maybe of the uppermost layers of the device below. No other change of the layers
+    /// may be under way. Reads that have begun go on with the layers that they have found.
+    pub fn put_merged(&self, merged: MergedLayer<M>, inputs: Range<usize>) {
+        self.stack.put_merged(merged, inputs);
+    }
+
+    /// Layers that were sealed since it was opened, as they are now.
+    #[must_use]
+    pub fn sealed_count(&self) -> usize {
+        self.stack.layers().sealed_count()
     }
 
     /// Whether the layer that takes writes has nothing yet.

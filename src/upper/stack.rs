@@ -14,11 +14,12 @@ use std::{
 use futures_util::future::{Either, select};
 
 use super::{
-    LayerFiles, LayerLink, LogLimits, UpperError, WriteMetrics, check_parents,
+    LayerFiles, LayerLink, LogLimits, MergedLayer, UpperError, WriteMetrics, check_parents,
     extents::Piece,
     gate::{Closed, Gate},
     layer::{Held, Layer},
     medium::Medium,
+    merged::Below,
     view::{Reader, View},
 };
 use crate::{block::BlockQueue, reactor::Reactor};
@@ -43,7 +44,7 @@ pub(super) struct Stack<M> {
 pub(super) struct Layers<M> {
     pub(super) top: Layer<M>,
     /// Those that take no writes any more, the newest first.
-    sealed: Vec<Layer<M>>,
+    sealed: Vec<Below<M>>,
 }
 
 /// What a range of the device consists of.
@@ -152,6 +153,20 @@ impl<M: Medium> Stack<M> {
         Ok(())
     }
 
+    /// Has `merged` take the place of those sealed layers, numbered from the oldest, that it was made of. Reads that have begun go
+    /// on with these. With none it comes below all of them. The layers must not be changed meanwhile.
+    pub(super) fn put_merged(&self, merged: MergedLayer<M>, inputs: Range<usize>) {
+        let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
+        let count = layers.sealed.len();
+        let inputs = inputs.start.min(count)..inputs.end.min(count);
+        // They are kept the other way round.
+        let (newer, older) = (count.saturating_sub(inputs.end), inputs.start);
+        let mut sealed: Vec<_> = layers.sealed.iter().take(newer).cloned().collect();
+        sealed.push(Below::Merged(Arc::new(merged)));
+        sealed.extend(layers.sealed.iter().skip(count.saturating_sub(older)).cloned());
+        *layers = Arc::new(Layers { top: layers.top.clone(), sealed });
+    }
+
     /// Waits for what is under way to end, but for no longer than `limit`: `ended` is given up then.
     async fn within<T>(
         &self,
@@ -181,8 +196,8 @@ impl<M: Medium> Sealed<M> {
                 tracing::error!(%layer, %error, "a sealed layer stays locked for as long as its device lives");
             }
             let mut layers = self.stack.layers.write().unwrap_or_else(PoisonError::into_inner);
-            let sealed = [&layers.top].into_iter().chain(&layers.sealed).cloned().collect();
-            *layers = Arc::new(Layers { top, sealed });
+            let sealed = [Below::Sealed(layers.top.clone())].into_iter().chain(layers.sealed.iter().cloned());
+            *layers = Arc::new(Layers { sealed: sealed.collect(), top });
         }
         self.closed_at.elapsed()
     }
@@ -236,9 +251,14 @@ impl<M: Medium> Layers<M> {
         parts
     }
 
+    /// How many take no writes any more.
+    pub(super) fn sealed_count(&self) -> usize {
+        self.sealed.len()
+    }
+
     /// What the layers say of themselves, the lowest first.
     pub(super) fn links(&self) -> Vec<LayerLink> {
-        self.sealed.iter().rev().chain([&self.top]).map(|layer| layer.link()).collect()
+        self.sealed.iter().rev().map(Below::link).chain([self.top.link()]).collect()
     }
 }
 
@@ -253,7 +273,7 @@ impl<M> Found<'_, M> {
 fn resolve<'a, M: Medium>(
     data: &'a M,
     pieces: Vec<Piece>,
-    below: &'a [Layer<M>],
+    below: &'a [Below<M>],
     parts: &mut Vec<Part<'a, M>>,
 ) {
     for piece in pieces {

@@ -6,13 +6,18 @@ use std::{
     sync::Arc,
 };
 
-use super::{Daemon, Served, blocking, check_absolute, detached, snapshot::snapshot};
+use super::{
+    Daemon, Served, blocking, check_absolute, detached,
+    merge::{self, turn_with_room},
+    snapshot::snapshot,
+};
 use crate::server::{
     api::types::{AddDevice, DeviceInfo, ForkDevice, ImageSpec},
     daemon::SnapshotTarget,
     device::Shown,
     failure::{Failure, FailureClass},
     next_config::document_of,
+    own_layers::disown,
     service::Service,
     upper_folder::{Made, NewFolder, document, image_ref, make_durably, reference_of},
 };
@@ -31,6 +36,7 @@ impl Daemon {
             // Whatever ends this before the device is there, the daemon's end too, takes the folder away again.
             let made = make(folder.clone()).await?;
             let (config, made) = prepare(&daemon.service, &served, folder, made).await?;
+            merge::begin(&served);
             let request =
                 AddDevice { image: ImageSpec::Config(config), id: wanted.id, ..served.request.clone() };
             daemon.attach(request, made).await
@@ -43,12 +49,12 @@ impl Daemon {
 /// device writes from then on stays where that one's files are.
 async fn prepare(
     service: &Service,
-    served: &Served,
+    served: &Arc<Served>,
     folder: PathBuf,
     mut made: Made,
 ) -> Result<(PathBuf, Made), Failure> {
     // Until all is written down: a snapshot meanwhile would change which layers these are.
-    let turn = served.turn().await?;
+    let turn = turn_with_room(served).await?;
     if let Shown::Overlay(overlay) = served.device.shown()
         && !overlay.is_empty()
     {
@@ -68,8 +74,11 @@ async fn prepare(
     match &served.request.image {
         ImageSpec::Config(config) => {
             let config = config.clone();
+            served.merging.is_forked();
             blocking(move || {
                 let mut document = document_of(&config, top.as_deref(), layers_below)?;
+                // They are the fork's image, which it shares.
+                disown(&mut document);
                 if let Some(members) = document.as_object_mut() {
                     // That file tells how the first device went.
                     members.remove("resultFile");

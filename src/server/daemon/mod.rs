@@ -2,8 +2,10 @@
 
 mod fork;
 mod life;
+mod merge;
 mod opened;
 mod orphan;
+mod pace;
 mod resize;
 mod snapshot;
 mod table;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Served, check_absolute, table::Presence};
+use super::{Served, check_absolute, merge::Merging, table::Presence};
 use crate::{
     frontend::AttachRequest,
     reactor::ReactorHandle,
@@ -111,6 +111,7 @@ impl OpenedDevice {
             device: Arc::clone(&self.device),
             sealer: self.sealer.clone(),
             snapshotting,
+            merging: Merging::default(),
             presence: Mutex::new(Presence::Attached(attachment)),
         })
     }

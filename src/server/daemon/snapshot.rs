@@ -12,7 +12,10 @@ use std::{
 
 use tokio::sync::MutexGuard;
 
-use super::{Daemon, Served, blocking, check_absolute, detached};
+use super::{
+    Daemon, Served, blocking, check_absolute, detached,
+    merge::{self, turn_with_room},
+};
 use crate::{
     image::Image,
     offline::{self, CreateOptions, Upper},
@@ -54,8 +57,11 @@ impl Daemon {
         }
         let served = self.table.live(id)?;
         detached(async move {
-            let turn = served.turn().await?;
-            snapshot(&served, target, &turn).await
+            let turn = turn_with_room(&served).await?;
+            let taken = snapshot(&served, target, &turn).await;
+            drop(turn);
+            merge::begin(&served);
+            taken
         })
         .await
     }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use super::merge::Merging;
 use crate::{
     block::{BlockError, ErrorKind},
     frontend::{Attachment, Detached, FrontendError},
@@ -34,6 +35,8 @@ pub(in crate::server) struct Served {
     pub(in crate::server) sealer: ReactorHandle,
     /// Held by whoever makes a snapshot or another size, and to make the last writes durable: one at a time.
     pub(in crate::server) snapshotting: tokio::sync::Mutex<()>,
+    /// How the layers of its snapshots are merged.
+    pub(in crate::server) merging: Merging,
     /// What of it is left.
     pub(in crate::server) presence: Mutex<Presence>,
 }
@@ -170,6 +173,9 @@ impl Served {
             Presence::Leaving => return Err(self.is_leaving()),
         };
         let detached = attachment.detach_within(limit, patience);
+        if detached.is_ok() {
+            self.merging.end();
+        }
         match &detached {
             Ok(Detached::Complete) => {}
             Ok(Detached::HeldOpen) => {

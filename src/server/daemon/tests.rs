@@ -1,5 +1,6 @@
 //! Devices come, are listed and go, with a frontend that needs no driver.
 
+mod merges;
 mod stale;
 mod writable;
 

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What makes a device of an empty writable layer in `dir`.
-fn writable(dir: &Path) -> AddDevice {
+pub(super) fn writable(dir: &Path) -> AddDevice {
     let upper = Upper { data: dir.join("upper.data"), index: Some(dir.join("upper.index")) };
     let options = CreateOptions {
         sparse: false,
@@ -31,12 +31,12 @@ fn writable(dir: &Path) -> AddDevice {
 }
 
 /// The only device of `daemon`.
-fn only(daemon: &Daemon) -> Arc<Served> {
+pub(super) fn only(daemon: &Daemon) -> Arc<Served> {
     daemon.table.served().pop().unwrap()
 }
 
 /// Writes a sector, and does not flush.
-async fn write(served: &Served, sector: u64) {
+pub(super) async fn write(served: &Served, sector: u64) {
     let Shown::Overlay(overlay) = served.device.shown().clone() else { panic!("it takes no writes") };
     let writing = served.sealer.call(move |reactor| async move {
         overlay.open_queue(&reactor).unwrap().write(sector * 512, &[7; 512]).await.unwrap();
@@ -44,11 +44,11 @@ async fn write(served: &Served, sector: u64) {
     writing.await.unwrap();
 }
 
-fn top_of(served: &Served) -> PathBuf {
+pub(super) fn top_of(served: &Served) -> PathBuf {
     served.device.links().pop().unwrap().name.into()
 }
 
-fn configuration(dir: &Path) -> serde_json::Value {
+pub(super) fn configuration(dir: &Path) -> serde_json::Value {
     serde_json::from_str(&std::fs::read_to_string(dir.join("config.v1.json")).unwrap()).unwrap()
 }
 
