@@ -27,6 +27,13 @@ const IGNORED: u64 = u64::MAX - 1;
 /// IORING_ENTER_GETEVENTS of linux/io_uring.h: run deferred completions also when none is waited for.
 const ENTER_GETEVENTS: u32 = 1;
 
+/// Threads of the kernel for operations on files that wait, at once. By itself it takes four for each processor, and an operation
+/// on a disk that hangs keeps its thread: a sync and a hole of a writable layer, the writes to each of its two files, which the
+/// kernel does one by one, and reads only where the file system cannot do them asynchronously. So this is enough for 256
+/// devices that hang, or for 8 at full depth on a network's file system; and four reactors with so many stay below the
+/// 4915 tasks that systemd lets a service have.
+const WORKERS: u32 = 1024;
+
 pub(super) struct Ring {
     uring: RefCell<IoUring>,
     pub(super) operations: RefCell<Slab<Operation>>,
@@ -49,6 +56,8 @@ impl Ring {
             .setup_submit_all()
             .setup_cqsize(config.completion_entries.max(config.submission_entries.saturating_mul(2)))
             .build(config.submission_entries)?;
+        // Of the two kinds the other, for what is no file or disk, keeps the limit that it has: that of the user's processes.
+        uring.submitter().register_iowq_max_workers(&mut [WORKERS, 0])?;
         Ok(Rc::new(Self {
             uring: RefCell::new(uring),
             operations: RefCell::new(Slab::new()),
@@ -268,4 +277,17 @@ fn is_transient(error: &io::Error) -> bool {
     [Errno::INTR, Errno::BUSY, Errno::AGAIN, Errno::TIME]
         .into_iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_that_hang_have_more_workers_than_the_kernel_gives_by_itself() {
+        let ring = Ring::new(&ReactorConfig::default(), Arc::new(Inbox::new().unwrap())).unwrap();
+        let mut workers = [0, 0];
+        ring.uring.borrow().submitter().register_iowq_max_workers(&mut workers).unwrap();
+        assert_eq!(workers[0], WORKERS);
+    }
 }
