@@ -27,6 +27,8 @@ mod file_systems;
 mod frame;
 #[path = "guest/large.rs"]
 mod large;
+#[path = "guest/neighbours.rs"]
+mod neighbours;
 #[path = "guest/power_cut.rs"]
 mod power_cut;
 #[path = "guest/reattach.rs"]

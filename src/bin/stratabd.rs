@@ -78,7 +78,9 @@ impl Cli {
         if config.daemon.private_mounts {
             ublk::leave_mount_namespace()?;
         }
+        let marked = ublk::mark_io_flusher();
         *log = Some(settings::start_log(&config.daemon.log_filter, config.daemon.log_format)?);
+        ublk::log_mark(marked);
         if let Some(file) = &self.overlaybd_config {
             settings::log_unmapped(file)?;
         }

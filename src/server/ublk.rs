@@ -37,6 +37,25 @@ pub fn features() -> Result<FeatureList, Failure> {
     UblkPort(Ublk::new()).features()
 }
 
+/// Marks this process as one that writeback depends on. To be called before it has another thread.
+///
+/// # Errors
+/// Where it may not, for want of CAP_SYS_RESOURCE: it can serve all the same.
+pub fn mark_io_flusher() -> Result<(), Failure> {
+    ublk::mark_io_flusher().map_err(|source| {
+        let text =
+            "cannot mark this process as IO_FLUSHER: memory pressure may stall devices that are written";
+        Failure::with_source(FailureClass::Driver, text, source)
+    })
+}
+
+/// Says in the log, once there is one, where that was refused.
+pub fn log_mark(marked: Result<(), Failure>) {
+    if let Err(failure) = marked {
+        tracing::warn!("{}", failure.full_text());
+    }
+}
+
 /// Prepares a thread that serves devices; to be given to [`super::service::Service::start`].
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use std::{
 use stratabd::{
     block::{BlockDevice, BlockError, BlockQueue, Geometry},
     device::{FaultPlan, FaultyDevice, MemoryDevice},
-    frontend::ublk::prepare_serving_thread,
+    frontend::ublk::{mark_io_flusher, prepare_serving_thread},
     reactor::{Reactor, ReactorConfig, ReactorHandle, ReactorThread},
 };
 
@@ -25,7 +25,8 @@ impl Reactors {
     pub(crate) fn start(count: usize) -> Self {
         let start = |number| {
             let name = format!("serving-{number}");
-            ReactorThread::start(&name, ReactorConfig::default(), prepare_serving_thread).expect("a reactor")
+            let prepare = || mark_io_flusher().and_then(|()| prepare_serving_thread());
+            ReactorThread::start(&name, ReactorConfig::default(), prepare).expect("a reactor")
         };
         Self((0..count).map(start).collect())
     }

@@ -29,6 +29,7 @@ impl Engine {
 
     /// For a device of the kernel with so many queues.
     pub(crate) fn for_serving(config: Config, queues: u16) -> Result<Self, Failure> {
+        ublk::log_mark(ublk::mark_io_flusher());
         Self::start(config, queues, ublk::prepare_thread)
     }
 

@@ -29,7 +29,7 @@ pub use descriptor::{Descriptor, DescriptorError, Work};
 pub use features::{CopyMode, Features};
 pub use inventory::{DeviceInfo, DeviceState};
 pub use params::{Shape, ShapeError};
-pub use thread::prepare_serving_thread;
+pub use thread::{mark_io_flusher, prepare_serving_thread};
 
 /// The frontend. It holds nothing: devices belong to their [`super::Attachment`]s.
 #[derive(Debug, Clone, Copy, Default)]
