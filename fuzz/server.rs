@@ -4,7 +4,10 @@ use std::path::Path;
 
 use serde::{Serialize, de::DeserializeOwned};
 use stratabd::server::{
-    api::types::{AddDevice, ForkDevice, ResizeDevice, SnapshotDevice},
+    api::{
+        AnswerHead,
+        types::{AddDevice, ForkDevice, ResizeDevice, SnapshotDevice},
+    },
     config::{Config, OverlaybdConfig, Overrides},
     image_config::{ImageConfig, MAX_LAYERS, UpperFiles},
     next_config::text_over,
@@ -89,6 +92,21 @@ pub fn server_api_request(input: &[u8]) {
     same_again::<SnapshotDevice>(input);
     same_again::<ForkDevice>(input);
     same_again::<ResizeDevice>(input);
+}
+
+/// The input is what a program that is asked for something answers.
+pub fn server_api_answer(input: &[u8]) {
+    match AnswerHead::decode(input) {
+        Ok(Some(head)) => {
+            assert!(head.status >= 200 && head.len <= input.len());
+            // What comes first decides, and no less of it is taken for an answer.
+            let (whole, less) = (input.get(..head.len), input.get(..head.len.saturating_sub(1)));
+            assert_eq!(whole.and_then(|whole| AnswerHead::decode(whole).ok().flatten()), Some(head));
+            assert!(less.is_none_or(|less| !matches!(AnswerHead::decode(less), Ok(Some(_)))));
+        }
+        Ok(None) => {}
+        Err(error) => check_message(&error),
+    }
 }
 
 /// What was read can be written, and reads the same.

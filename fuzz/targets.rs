@@ -38,15 +38,15 @@ pub use registry::{
     registry_service_answer, registry_token,
 };
 pub use server::{
-    server_api_request, server_config, server_image_config, server_next_config, server_overlaybd_config,
-    server_record,
+    server_api_answer, server_api_request, server_config, server_image_config, server_next_config,
+    server_overlaybd_config, server_record,
 };
 
 /// A name, and what is called with the bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 28] = [
+pub const TARGETS: [Target; 29] = [
     ("tar_envelope", tar_envelope),
     ("zfile_header", zfile_header),
     ("zfile_jump_table", zfile_jump_table),
@@ -72,6 +72,7 @@ pub const TARGETS: [Target; 28] = [
     ("server_overlaybd_config", server_overlaybd_config),
     ("server_record", server_record),
     ("server_api_request", server_api_request),
+    ("server_api_answer", server_api_answer),
     ("image_superblock", image_superblock),
     ("cache_map", cache_map),
     ("ublk_descriptor", ublk_descriptor),

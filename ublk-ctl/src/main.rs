@@ -1,11 +1,9 @@
 //! `ublk-ctl`: attaches, lists, exports and inspects overlaybd block devices.
 
 mod args;
-mod client;
 mod cmd;
 mod deferred;
 mod engine;
-mod http;
 mod offline;
 mod output;
 mod progress;

@@ -1,8 +1,12 @@
-//! The control API: HTTP/1 and JSON over a unix socket, versioned under `/v1`, and metrics as Prometheus text.
+//! The control API and its client: HTTP/1 and JSON over a unix socket, versioned under `/v1`, and metrics as Prometheus text.
 
+mod client;
+mod exchange;
 mod listen;
 mod route;
 pub mod types;
 mod upstream;
 
+pub use client::Client;
+pub use exchange::AnswerHead;
 pub use listen::{ApiLimits, ApiListener, ListenError};

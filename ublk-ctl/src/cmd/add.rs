@@ -4,7 +4,10 @@ use std::{path::PathBuf, pin::pin, time::Duration};
 
 use clap::{Args, value_parser};
 use stratabd::server::{
-    api::types::{AddDevice, DeviceInfo},
+    api::{
+        Client,
+        types::{AddDevice, DeviceInfo},
+    },
     failure::Failure,
     foreground::Foreground,
     interrupt::Interrupt,
@@ -14,7 +17,6 @@ use stratabd::server::{
 
 use crate::{
     args::{GlobalArgs, ImageArgs, RegistryArgs, absolute},
-    client::Client,
     engine::Engine,
     output::{Output, size},
     progress::Progress,

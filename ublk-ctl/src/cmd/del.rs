@@ -3,12 +3,15 @@
 use clap::Args;
 use serde::Serialize;
 use stratabd::server::{
-    api::types::{DeviceInfo, DeviceList, DeviceState, ErrorBody},
+    api::{
+        Client,
+        types::{DeviceInfo, DeviceList, DeviceState, ErrorBody},
+    },
     failure::Failure,
 };
 
 use super::info::device_number;
-use crate::{args::GlobalArgs, client::Client, output::Output};
+use crate::{args::GlobalArgs, output::Output};
 
 #[derive(Debug, Args)]
 pub(crate) struct DelArgs {

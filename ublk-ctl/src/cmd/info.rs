@@ -2,13 +2,15 @@
 
 use clap::Args;
 use stratabd::server::{
-    api::types::{DeviceInfo, FetchCount},
+    api::{
+        Client,
+        types::{DeviceInfo, FetchCount},
+    },
     failure::{Failure, FailureClass},
 };
 
 use crate::{
     args::GlobalArgs,
-    client::Client,
     output::{Output, size, table},
 };
 

@@ -1,11 +1,13 @@
 //! `list`: all devices that the daemon serves or the kernel knows.
 
 use clap::Args;
-use stratabd::server::{api::types::DeviceList, failure::Failure};
+use stratabd::server::{
+    api::{Client, types::DeviceList},
+    failure::Failure,
+};
 
 use crate::{
     args::GlobalArgs,
-    client::Client,
     output::{Output, size, table},
 };
 

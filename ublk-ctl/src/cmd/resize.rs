@@ -2,14 +2,16 @@
 
 use clap::Args;
 use stratabd::server::{
-    api::types::{DeviceInfo, ResizeDevice},
+    api::{
+        Client,
+        types::{DeviceInfo, ResizeDevice},
+    },
     failure::Failure,
 };
 
 use super::{info::device_number, layer_size::parse_size};
 use crate::{
     args::GlobalArgs,
-    client::Client,
     output::{Output, size},
 };
 

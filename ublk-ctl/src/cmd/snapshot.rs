@@ -4,14 +4,16 @@ use std::path::PathBuf;
 
 use clap::Args;
 use stratabd::server::{
-    api::types::{SnapshotDevice, SnapshotTaken},
+    api::{
+        Client,
+        types::{SnapshotDevice, SnapshotTaken},
+    },
     failure::Failure,
 };
 
 use super::info::device_number;
 use crate::{
     args::{GlobalArgs, absolute},
-    client::Client,
     output::Output,
     progress::Progress,
 };

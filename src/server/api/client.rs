@@ -1,4 +1,4 @@
-//! The client of the daemon's control API.
+//! The client of the control API, for programs that ask one thing of a daemon and wait for the answer.
 
 use std::{
     io::{self, ErrorKind},
@@ -9,12 +9,9 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 use socket2::{Domain, SockAddr, Socket, Type};
-use stratabd::server::{
-    api::types::ErrorAnswer,
-    failure::{Failure, FailureClass},
-};
 
-use crate::http;
+use super::{exchange::ask, types::ErrorAnswer};
+use crate::server::failure::{Failure, FailureClass};
 
 /// Connecting to a socket of this machine takes no time unless the daemon hangs.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,22 +21,30 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Talks to one daemon.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub struct Client {
     socket: PathBuf,
 }
 
 impl Client {
-    pub(crate) fn new(socket: PathBuf) -> Self {
+    /// A client of the daemon that listens at the path `socket`. Nothing is asked yet.
+    #[must_use]
+    pub fn new(socket: PathBuf) -> Self {
         Self { socket }
     }
 
     /// Asks for `path` and returns the JSON of the answer.
-    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+    ///
+    /// # Errors
+    /// What the daemon answers; [`FailureClass::Daemon`] where it cannot be reached or understood, and [`FailureClass::TimedOut`].
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.exchange("GET", path, &[])
     }
 
     /// Sends `body` to `path` and returns the JSON of the answer.
-    pub(crate) fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, Failure> {
+    ///
+    /// # Errors
+    /// What the daemon answers; [`FailureClass::Daemon`] where it cannot be reached or understood, and [`FailureClass::TimedOut`].
+    pub fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, Failure> {
         let unsaid = |error| {
             let text = "cannot put it into a request, whose names and paths are UTF-8";
             Failure::with_source(FailureClass::Usage, text, error)
@@ -49,13 +54,16 @@ impl Client {
     }
 
     /// Deletes `path` and returns the JSON of the answer.
-    pub(crate) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+    ///
+    /// # Errors
+    /// What the daemon answers; [`FailureClass::Daemon`] where it cannot be reached or understood, and [`FailureClass::TimedOut`].
+    pub fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.exchange("DELETE", path, &[])
     }
 
     fn exchange<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, Failure> {
         let mut stream = self.connect()?;
-        let answer = http::ask(&mut stream, method, path, body, ANSWER_TIMEOUT).map_err(|error| {
+        let answer = ask(&mut stream, method, path, body, ANSWER_TIMEOUT).map_err(|error| {
             let socket = self.socket.display();
             match error.kind() {
                 ErrorKind::TimedOut => {

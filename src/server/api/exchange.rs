@@ -23,25 +23,27 @@ const PIECE_BYTES: usize = 16 << 10;
 
 /// What came back.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) body: Vec<u8>,
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) body: Vec<u8>,
 }
 
 /// What the head of an answer says.
-#[derive(Debug, PartialEq, Eq)]
-struct Head {
-    status: u16,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerHead {
+    /// A final status: 200 or more.
+    pub status: u16,
     /// Bytes of the head itself, its empty line included.
-    len: usize,
-    body_len: usize,
+    pub len: usize,
+    /// Bytes of the body that follows.
+    pub body_len: usize,
 }
 
 /// Sends `method path` with a body of JSON, and returns the answer, all of which is there `within` that time.
 ///
 /// # Errors
 /// [`ErrorKind::TimedOut`]; [`ErrorKind::InvalidData`] where it is no answer that can be read; else what the kernel says.
-pub(crate) fn ask(
+pub(super) fn ask(
     stream: &mut UnixStream,
     method: &str,
     path: &str,
@@ -59,7 +61,7 @@ pub(crate) fn ask(
     stream.write_all(&request).map_err(late)?;
     let mut bytes = Vec::new();
     let head = loop {
-        if let Some(head) = Head::decode(&bytes)? {
+        if let Some(head) = AnswerHead::decode(&bytes)? {
             break head;
         }
         read_piece(stream, &mut bytes, deadline)?;
@@ -73,9 +75,12 @@ pub(crate) fn ask(
     Ok(Answer { status: head.status, body: bytes })
 }
 
-impl Head {
+impl AnswerHead {
     /// The head that `bytes` begin with; none where more is to come.
-    fn decode(bytes: &[u8]) -> io::Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidData`] where it is no head of an answer that can be read.
+    pub fn decode(bytes: &[u8]) -> io::Result<Option<Self>> {
         let wrong = |rule: &str| io::Error::new(ErrorKind::InvalidData, rule.to_owned());
         let mut headers = [EMPTY_HEADER; MAX_HEADERS];
         let mut response = httparse::Response::new(&mut headers);
@@ -199,10 +204,10 @@ mod tests {
     fn a_head_is_waited_for_to_its_end() {
         let whole = b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n";
         for cut in 0..whole.len() {
-            assert_eq!(Head::decode(&whole[..cut]).unwrap(), None, "{cut}");
+            assert_eq!(AnswerHead::decode(&whole[..cut]).unwrap(), None, "{cut}");
         }
-        let head = Head { status: 200, len: whole.len(), body_len: 7 };
-        assert_eq!(Head::decode(whole).unwrap(), Some(head));
+        let head = AnswerHead { status: 200, len: whole.len(), body_len: 7 };
+        assert_eq!(AnswerHead::decode(whole).unwrap(), Some(head));
     }
 
     #[test]
