@@ -234,3 +234,105 @@ fn upstreams_configuration_is_taken_and_what_has_no_effect_is_logged_once() {
     process.kill().unwrap();
     process.wait().unwrap();
 }
+
+/// What the daemon of a user who may have so many processes and threads comes to: its exit status and what it has said. It is killed
+/// once it is ready.
+fn under_thread_limit(program: &Path, dir: &Path, limit: u32) -> (Option<i32>, String) {
+    // A user of its own for each, since the limit counts all that a user has.
+    let user = 1_900_000_000 + limit;
+    let own = dir.join(limit.to_string());
+    std::fs::create_dir(&own).unwrap();
+    std::os::unix::fs::chown(&own, Some(user), Some(user)).unwrap();
+    let log = own.join("log");
+    let mut process = Command::new("prlimit")
+        .arg(format!("--nproc={limit}"))
+        .args(["setpriv", "--clear-groups"])
+        .args([format!("--reuid={user}"), format!("--regid={user}")])
+        .arg(program)
+        .args(["--state-dir".as_ref(), own.join("state").as_path()])
+        .args(["--cache-dir".as_ref(), own.join("cache").as_path()])
+        .stdin(Stdio::null())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let said = std::fs::read_to_string(&log).unwrap();
+        if let Some(status) = process.try_wait().unwrap() {
+            return (status.code(), std::fs::read_to_string(&log).unwrap());
+        }
+        let is_late = Instant::now() > deadline;
+        if is_late || said.contains("ready") {
+            process.kill().unwrap();
+            process.wait().unwrap();
+            assert!(!is_late, "with {limit} threads it does not end: {said}");
+            return (Some(0), said);
+        }
+        #[expect(clippy::disallowed_methods, reason = "a test waits for a child process")]
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_daemon_that_may_not_have_its_threads_ends_and_says_so() {
+    if !rustix::process::getuid().is_root() {
+        eprintln!("skipped: only root can be another user, and only another user has a limit");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("stratabd");
+    std::fs::copy(env!("CARGO_BIN_EXE_stratabd"), &program).unwrap();
+    let next = std::sync::atomic::AtomicU32::new(1);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let limit = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if limit > 24 {
+                        break;
+                    }
+                    let (code, said) = under_thread_limit(&program, dir.path(), limit);
+                    match code {
+                        Some(0) => assert!(limit > 3, "{said}"),
+                        Some(1 | 4) => assert!(limit < 24 && !said.contains("panicked"), "{limit}: {said}"),
+                        _ => panic!("{limit}: {code:?}: {said}"),
+                    }
+                    assert!(said.contains("RLIMIT_NPROC") || limit > 3, "{limit}: {said}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_daemon_without_descriptors_still_lists_and_removes_and_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &[]);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(daemon.process.id()).unwrap());
+    // No number is given out any more past those that it keeps back.
+    let folder = std::fs::read_dir(format!("/proc/{}/fd", daemon.process.id())).unwrap();
+    let open = folder.filter_map(|entry| {
+        let path = entry.unwrap().path();
+        let shown = std::fs::read_link(&path).ok()?;
+        Some((path.file_name()?.to_str()?.parse().ok()?, shown))
+    });
+    let open: Vec<(u64, PathBuf)> = open.collect();
+    let kept = open.iter().filter(|(_, shown)| shown == Path::new("/dev/null"));
+    let limit = kept.map(|(number, _)| number + 1).max().unwrap();
+    let limits = rustix::process::Rlimit { current: Some(limit), maximum: Some(limit) };
+    let before = rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limits).unwrap();
+    assert_eq!(before.current, before.maximum, "the soft limit was not raised");
+    // Clients that say nothing take what is left, and some more: what has been closed since it was counted.
+    let left = usize::try_from(limit).unwrap() - open.iter().filter(|(number, _)| *number < limit).count();
+    let silent: Vec<_> = (0..left + 8).map(|_| UnixStream::connect(&daemon.socket).unwrap()).collect();
+    for _ in 0..3 {
+        assert_eq!(daemon.get("/v1/devices"), (200, r#"{"devices":[]}"#.to_owned()));
+        assert_eq!(daemon.ask("DELETE /v1/devices/7 HTTP/1.1\r\nHost: x\r\n\r\n").0, 404);
+        let (status, refused) = daemon.post(r#"{"image":{"layers":["/nowhere"]}}"#);
+        assert_eq!(status, 500, "{refused}");
+        assert!(refused.to_string().contains("RLIMIT_NOFILE"), "{refused}");
+    }
+    assert_eq!(daemon.terminate().code(), Some(0));
+    drop(silent);
+}

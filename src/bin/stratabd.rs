@@ -6,7 +6,9 @@ use clap::Parser;
 use stratabd::server::{
     config::{Config, LogFormat},
     daemon::{self, DaemonParts},
-    failure::{Failure, FailureClass},
+    descriptors,
+    failure::Failure,
+    runtimes,
     service::Service,
     settings::{self, Log},
     ublk,
@@ -16,14 +18,10 @@ use stratabd::server::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Threads for calls that block: the daemon's work on devices takes at most 16 of them, so that the network finds names and
-/// credentials while the driver hangs. They start when they are needed and end when they are not.
-const BLOCKING_THREADS: usize = 64;
-
-/// Threads for the network and the control API.
+/// Threads for the network. Nothing else is done on them: they carry every fetch.
 const NETWORK_THREADS: usize = 2;
 
-/// How long the runtime may take to end what is left when the daemon has ended.
+/// How long each runtime may take to end what is left when the daemon has ended.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves overlaybd container images as Linux block devices over ublk
@@ -84,18 +82,13 @@ impl Cli {
         if let Some(file) = &self.overlaybd_config {
             settings::log_unmapped(file)?;
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(NETWORK_THREADS)
-            .max_blocking_threads(BLOCKING_THREADS)
-            .thread_name("stratabd-net")
-            .enable_all()
-            .build()
-            .map_err(|source| {
-                Failure::with_source(FailureClass::Internal, "cannot start the runtime", source)
-            })?;
-        let service = Service::start(config, runtime.handle().clone(), ublk::prepare_thread)?;
-        let ended = runtime.block_on(daemon::run(DaemonParts { service, port: ublk::port() }));
-        runtime.shutdown_timeout(END_TIMEOUT);
+        descriptors::raise_limit();
+        let network = runtimes::of_threads("stratabd-net", NETWORK_THREADS)?;
+        let control = runtimes::of_this_thread("stratabd-control")?;
+        let service = Service::start(config, network.handle().clone(), ublk::prepare_thread)?;
+        let ended = control.block_on(daemon::run(DaemonParts { service, port: ublk::port() }));
+        control.shutdown_timeout(END_TIMEOUT);
+        network.shutdown_timeout(END_TIMEOUT);
         ended
     }
 

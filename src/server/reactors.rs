@@ -11,6 +11,7 @@ use futures_util::future::select_all;
 use super::{
     config::ReactorSection,
     failure::{Failure, FailureClass},
+    runtimes::require_threads,
 };
 use crate::reactor::{ReactorConfig, ReactorHandle, ReactorThread};
 
@@ -43,6 +44,7 @@ impl Reactors {
             0 => Self::default_threads(),
             count => count,
         };
+        require_threads(count + OPENERS + 1)?;
         let config = ReactorConfig {
             request_buffer_bytes: mebibytes(section.request_buffer_mib),
             io_buffer_bytes: mebibytes(section.io_buffer_mib),

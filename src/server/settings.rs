@@ -14,6 +14,7 @@ use super::{
     config::{Config, DEFAULT_PATH, LogFormat, OverlaybdConfig, Overrides},
     document::MAX_DOCUMENT_BYTES,
     failure::{Failure, FailureClass},
+    runtimes::require_threads,
 };
 use crate::source::open_regular;
 
@@ -136,6 +137,8 @@ pub fn start_log(filter: &str, format: LogFormat) -> Result<Log, Failure> {
         Failure::with_source(FailureClass::Usage, format!("{filter:?} is not a log filter"), source)
     })?;
     let colours = io::stderr().is_terminal();
+    // Whoever starts the log's thread would panic.
+    require_threads(1)?;
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(WAITING_LINES)

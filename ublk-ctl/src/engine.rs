@@ -3,16 +3,15 @@
 use std::{io, sync::Arc, time::Duration};
 
 use stratabd::server::{
-    config::Config,
-    failure::{Failure, FailureClass},
-    reactors::Reactors,
-    service::Service,
-    ublk,
+    config::Config, descriptors, failure::Failure, reactors::Reactors, runtimes, service::Service, ublk,
 };
 use tokio::runtime::Runtime;
 
 /// How long what is left may take to end when the command is done.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Threads for the network.
+const NETWORK_THREADS: usize = 2;
 
 /// Reactors, images, and a runtime for the network.
 #[derive(Debug)]
@@ -39,14 +38,8 @@ impl Engine {
         if config.reactors.threads == 0 {
             config.reactors.threads = u16::try_from(threads).unwrap_or(1);
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("ublk-ctl-net")
-            .enable_all()
-            .build()
-            .map_err(|source| {
-                Failure::with_source(FailureClass::Internal, "cannot start the runtime", source)
-            })?;
+        descriptors::raise_limit();
+        let runtime = runtimes::of_threads("ublk-ctl-net", NETWORK_THREADS)?;
         let service = Service::start(config, runtime.handle().clone(), prepare)?;
         Ok(Self { service, runtime })
     }

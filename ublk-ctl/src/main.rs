@@ -13,7 +13,10 @@ mod upstream;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use stratabd::server::failure::{Failure, FailureClass};
+use stratabd::server::{
+    failure::{Failure, FailureClass},
+    runtimes,
+};
 
 use args::Cli;
 use output::Output;
@@ -54,9 +57,5 @@ fn command_line() -> clap::Command {
 
 /// Runs `future` on a runtime of this thread alone.
 fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Failure::with_source(FailureClass::Internal, "cannot start the runtime", source))?
-        .block_on(future)
+    runtimes::of_this_thread("ublk-ctl-wait")?.block_on(future)
 }

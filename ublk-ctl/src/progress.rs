@@ -6,6 +6,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
+use stratabd::server::runtimes::require_threads;
 
 /// How often a spinner turns.
 const SPIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -35,7 +36,10 @@ impl Progress {
         let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}")
             .unwrap_or_else(|_| ProgressStyle::default_spinner());
         let bar = ProgressBar::new_spinner().with_style(style).with_message(what);
-        bar.enable_steady_tick(SPIN_INTERVAL);
+        // It has a thread of its own, without which it panics.
+        if require_threads(1).is_ok() {
+            bar.enable_steady_tick(SPIN_INTERVAL);
+        }
         Self { bar }
     }
 

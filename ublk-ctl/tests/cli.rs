@@ -260,3 +260,46 @@ fn completions_and_manual_pages_know_every_command() {
         assert!(script.contains(last), "{command}");
     }
 }
+
+#[test]
+fn a_command_that_may_not_have_its_threads_ends_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    if std::os::unix::fs::chown(dir.path(), Some(1), Some(1)).is_err() {
+        eprintln!("skipped: only root can be another user, and only another user has a limit");
+        return;
+    }
+    fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (program, layer) = (path("ublk-ctl"), path("layer"));
+    fs::copy(PROGRAM, &program).unwrap();
+    fs::copy(fixture("ext4/L1.z32kt"), &layer).unwrap();
+    let (data, index, out) = (path("data"), path("index"), path("out"));
+    let commands: [&[&str]; 5] = [
+        &["list", "--socket", "/nowhere"],
+        &["layer", "create", &data, &index, "--size", "1MiB"],
+        &["layer", "commit", &layer, &out, "--force"],
+        &["image", "export", "--no-cache", "--sha256", "--layer", &layer],
+        &["add", "--foreground", "--no-cache", "--layer", &layer],
+    ];
+    for limit in 1..=16 {
+        for arguments in commands {
+            // A user of its own for each, since the limit counts all that a user has.
+            let user = 1_900_000_100 + limit;
+            let output = Command::new("timeout")
+                .args(["60", "prlimit", &format!("--nproc={limit}"), "setpriv", "--clear-groups"])
+                .args([format!("--reuid={user}"), format!("--regid={user}")])
+                .arg(&program)
+                .args(arguments)
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            let code = output.status.code();
+            assert!(code.is_some_and(|code| code < 10), "{limit}: {arguments:?}: {code:?}: {said}");
+            assert!(code == Some(0) || !said.is_empty(), "{limit}: {arguments:?}: {code:?}");
+            for made in [&data, &index] {
+                let _ = fs::remove_file(made);
+            }
+        }
+    }
+}

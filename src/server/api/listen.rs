@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::route::{self, Surface};
-use crate::server::daemon::Daemon;
+use crate::server::{daemon::Daemon, descriptors::is_exhausted};
 
 /// What one client, and all together, may cost.
 #[derive(Debug, Clone, Copy)]
@@ -132,20 +132,25 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let mut room = None;
     loop {
         let slot = Arc::clone(&slots).acquire_owned().await;
         match poll_fn(&accept).await {
             Ok(stream) => {
                 let daemon = Arc::clone(daemon);
+                let room = room.take();
                 tokio::spawn(async move {
                     converse(stream, daemon, limits, surface).await;
-                    drop(slot);
+                    drop((slot, room));
                 });
             }
             Err(error) => {
-                // Out of descriptors, most likely: others must end first.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                // Whoever asks may be about to make room.
+                room = (is_exhausted(&error) && room.is_none()).then(|| daemon.reserve.lend(1)).flatten();
+                if room.is_none() {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
             }
         }
     }

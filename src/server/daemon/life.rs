@@ -49,6 +49,7 @@ pub async fn run(parts: DaemonParts) -> Result<(), Failure> {
         })
     });
     let daemon = Daemon::new(parts, state.await?);
+    daemon.reserve.check_room()?;
     let mode = config.socket_mode().unwrap_or(0o600);
     let metrics = config.daemon.metrics_listen.parse().ok();
     let listener = ApiListener::bind(&config.daemon.socket, mode, metrics).await.map_err(|source| {
@@ -143,6 +144,7 @@ impl Daemon {
     /// When some are left after `limit`.
     pub async fn drain(self: &Arc<Self>, limit: Duration) -> Result<(), Failure> {
         self.table.close();
+        let _room = self.reserve.lend_all();
         let removals = self.table.served().into_iter().map(|served| async move {
             let id = served.info.id;
             self.table.begin_removal(id)?;

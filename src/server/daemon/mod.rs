@@ -30,6 +30,7 @@ use super::{
     api::types::{AddDevice, DeviceInfo, DeviceState, FeatureList},
     blocking::{blocking, broken_task, device_work},
     config::Config,
+    descriptors::{FOR_AN_OPERATION, Reserve, explained},
     failure::{Failure, FailureClass},
     metrics::{self, MetricsDetail, Retired},
     port::Port,
@@ -54,6 +55,8 @@ pub struct Daemon {
     changing: tokio::sync::Mutex<()>,
     /// What removed devices had counted.
     retired: Retired,
+    /// Descriptors for those who list and remove devices.
+    pub(super) reserve: Arc<Reserve>,
 }
 
 impl Daemon {
@@ -67,6 +70,7 @@ impl Daemon {
             table: Table::default(),
             changing: tokio::sync::Mutex::default(),
             retired: Retired::default(),
+            reserve: Reserve::new(),
         })
     }
 
@@ -80,7 +84,7 @@ impl Daemon {
     /// When the image cannot be opened or the device not made; then nothing is left of it.
     pub async fn add(self: &Arc<Self>, request: AddDevice) -> Result<DeviceInfo, Failure> {
         let daemon = Arc::clone(self);
-        detached(async move { daemon.attach(request, Made::default()).await }).await
+        detached(async move { daemon.attach(request, Made::default()).await.map_err(explained) }).await
     }
 
     /// Makes a device of `request`, for which `made` was made: without the device that goes again.
@@ -116,7 +120,10 @@ impl Daemon {
     async fn make(&self, request: &AddDevice) -> Result<(Arc<Served>, Made, Reserved<'_>), Failure> {
         let place = request.id.map(|id| self.table.reserve(id, request)).transpose()?;
         let making = async {
+            self.reserve.check_room()?;
             let opened = OpenedDevice::open(&self.service, request).await?;
+            // Also with what has been opened for it.
+            self.reserve.check_room()?;
             let (served, place) = match place {
                 Some(place) => (self.attach_at(&opened, &place).await?, place),
                 None => self.attach_anywhere(&opened, request).await?,
@@ -160,6 +167,7 @@ impl Daemon {
     /// [`FailureClass::Conflict`] for one in use, and [`FailureClass::TimedOut`] where the kernel does not say.
     pub async fn refuse_in_use(&self, id: u32) -> Result<(), Failure> {
         let Some((info, _)) = self.table.info(id) else { return Ok(()) };
+        let _room = self.reserve.lend(FOR_AN_OPERATION);
         let port = Arc::clone(&self.port);
         let asked = device_work(move || Ok(port.is_claimed(&info.path)));
         let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
@@ -204,6 +212,7 @@ impl Daemon {
         limit: Duration,
         patience: Duration,
     ) -> Result<Detached, Failure> {
+        let _room = self.reserve.lend(FOR_AN_OPERATION);
         let id = served.info.id;
         let detached = served.detach(limit, patience).await;
         let detached = match detached {
@@ -247,6 +256,7 @@ impl Daemon {
     /// # Errors
     /// When the driver is there and cannot be asked, or the records cannot be listed.
     pub async fn list(&self) -> Result<Vec<DeviceInfo>, Failure> {
+        let _room = self.reserve.lend(FOR_AN_OPERATION);
         let mut infos: BTreeMap<u32, DeviceInfo> = BTreeMap::new();
         for record in self.records().await? {
             infos.insert(record.id, of_record(&record));
@@ -282,6 +292,7 @@ impl Daemon {
     /// # Errors
     /// Where there is no driver, or it may not be used.
     pub async fn features(&self) -> Result<FeatureList, Failure> {
+        let _room = self.reserve.lend(FOR_AN_OPERATION);
         let port = Arc::clone(&self.port);
         device_work(move || port.features()).await
     }

@@ -6,6 +6,7 @@ use super::{Daemon, device_work};
 use crate::frontend::Detached;
 use crate::server::{
     api::types::{DeviceInfo, DeviceState, ImageSpec},
+    descriptors::FOR_AN_OPERATION,
     failure::{Failure, FailureClass},
     port::KnownDevice,
     state::Record,
@@ -23,6 +24,7 @@ struct Orphan {
 impl Daemon {
     /// Removes what another process has left behind.
     pub(super) async fn remove_orphan(&self, id: u32) -> Result<DeviceInfo, Failure> {
+        let _room = self.reserve.lend(FOR_AN_OPERATION);
         let seen = self.orphan(id).await?;
         if seen.is_unstarted {
             // Another process may be about to start it.

@@ -116,6 +116,7 @@ fn daemon(state: &Path, frontend: NullFrontend, others: Vec<KnownDevice>) -> Arc
 fn with_port(state: &Path, port: Arc<TestPort>) -> Arc<Daemon> {
     let mut config = Config::default();
     config.cache.enabled = false;
+    config.reactors.threads = 2;
     let runtime = tokio::runtime::Handle::current();
     let service = Service::start(config, runtime, || Ok(())).unwrap();
     Daemon::new(DaemonParts { service, port }, StateDir::open(state).unwrap())
