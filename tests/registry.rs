@@ -6,6 +6,8 @@
 mod answers;
 #[path = "registry/cached.rs"]
 mod cached;
+#[path = "registry/certificates.rs"]
+mod certificates;
 #[path = "registry/congestion.rs"]
 mod congestion;
 #[path = "registry/copy.rs"]

@@ -104,6 +104,14 @@ pub enum Reason {
         /// What the TLS library said.
         source: Cause,
     },
+    /// The certificate has expired, is for another name, or cannot pass for another reason.
+    #[error("the certificate of {host} is refused")]
+    Certificate {
+        /// Host and port.
+        host: String,
+        /// What the TLS library said.
+        source: Cause,
+    },
     /// What came back is not TLS at all.
     #[error("{host} does not speak TLS: set plain_http for host {host} if it is meant to be plain HTTP")]
     NotTls {
@@ -356,6 +364,7 @@ impl Reason {
             | Self::TotalDeadline { .. }
             | Self::Silent { .. } => Fault::Network,
             Self::UnknownAuthority { .. }
+            | Self::Certificate { .. }
             | Self::NotTls { .. }
             | Self::PlainHttp { .. }
             | Self::Configuration { .. } => Fault::Configuration,
@@ -381,10 +390,11 @@ impl Reason {
             Self::LocationExpired { .. } => Retry::Now,
             // Not what storage sends; what stands at an old location may.
             Self::RangeIgnored { .. } | Self::Multipart | Self::ContentEncoding(_) => Retry::Once,
+            // What two sides do not agree upon they will not agree upon later; one of several servers may be broken.
+            Self::Tls { .. } => Retry::Once,
             // A credential service that was down may be up again; one that gave nothing will give nothing.
             Self::Unauthorized { lookup: Some(failure), .. } if failure.is_transient() => Retry::Later,
             Self::Connect { .. }
-            | Self::Tls { .. }
             | Self::Exchange { .. }
             | Self::Timeout { .. }
             | Self::ShortBody { .. }

@@ -7,13 +7,15 @@ use std::{
 };
 
 use rustls::{
-    DigitallySignedStruct, RootCertStore, SignatureScheme,
+    CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
     client::{
         VerifierBuilderError, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
     },
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
 };
 
 use super::tls::{certificates, unusable};
@@ -27,6 +29,8 @@ use crate::registry::RegistryError;
 pub(in crate::registry) struct Authorities {
     system: Option<Arc<OnceLock<RootCertStore>>>,
     added: RootCertStore,
+    /// The same, to be known again where one of them is shown by a server itself.
+    named: Vec<CertificateDer<'static>>,
     is_anyone: bool,
 }
 
@@ -38,7 +42,7 @@ impl Authorities {
 
     /// No one yet.
     pub(in crate::registry) fn none() -> Self {
-        Self { system: None, added: RootCertStore::empty(), is_anyone: false }
+        Self { system: None, added: RootCertStore::empty(), named: Vec::new(), is_anyone: false }
     }
 
     /// Whoever asks: for hosts with `skip_verify`. The handshake's own signatures are still checked.
@@ -52,7 +56,8 @@ impl Authorities {
     /// When the file cannot be read, or holds no usable certificate.
     pub(in crate::registry) fn with_file(mut self, file: &Path) -> Result<Self, RegistryError> {
         for certificate in certificates(file)? {
-            self.added.add(certificate).map_err(|error| unusable("ca_file", file, error))?;
+            self.added.add(certificate.clone()).map_err(|error| unusable("ca_file", file, error))?;
+            self.named.push(certificate);
         }
         Ok(self)
     }
@@ -83,6 +88,14 @@ fn system_roots() -> RootCertStore {
     roots
 }
 
+/// Whether a certificate failed for nothing but that it is also one of an authority.
+fn is_marked_as_authority(error: &rustls::Error) -> bool {
+    let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) = error else {
+        return false;
+    };
+    matches!(cause.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+}
+
 /// The usual verifier, built with the first certificate that is shown.
 struct Verifier {
     authorities: Authorities,
@@ -91,6 +104,21 @@ struct Verifier {
 }
 
 impl Verifier {
+    /// Takes a server's own certificate that a file names, also where it is marked as an authority, which is what `openssl req -x509`
+    /// makes and the usual verifier refuses. That it has looked at the certificate's time before, a test makes sure of.
+    fn verify_named(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        server_name: &ServerName<'_>,
+        error: rustls::Error,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if !self.authorities.named.contains(end_entity) || !is_marked_as_authority(&error) {
+            return Err(error);
+        }
+        verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
     fn build(&self) -> Result<Arc<WebPkiServerVerifier>, VerifierBuilderError> {
         let roots = Arc::new(self.authorities.all());
         WebPkiServerVerifier::builder_with_provider(roots, self.provider.clone()).build()
@@ -110,7 +138,9 @@ impl ServerCertVerifier for Verifier {
             return Ok(ServerCertVerified::assertion());
         }
         match self.built.get_or_init(|| self.build()) {
-            Ok(usual) => usual.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now),
+            Ok(usual) => usual
+                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+                .or_else(|error| self.verify_named(end_entity, server_name, error)),
             Err(error) => Err(rustls::Error::General(format!("no certificate authorities: {error}"))),
         }
     }

@@ -28,6 +28,7 @@ pub(super) fn reason(error: legacy::Error, host: String) -> Reason {
         Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
             Reason::UnknownAuthority { host, source: error.into() }
         }
+        Some(rustls::Error::InvalidCertificate(_)) => Reason::Certificate { host, source: error.into() },
         Some(rustls::Error::InvalidMessage(_)) => Reason::NotTls { host, source: error.into() },
         Some(_) => Reason::Tls { host, source: error.into() },
         None if is_connect => Reason::Connect { host, source: error.into() },

@@ -1,0 +1,53 @@
+//! Certificates of servers: what cannot pass is told at the first try, and what the operator names is trusted.
+
+use std::path::{Path, PathBuf};
+
+use stratabd::{
+    format::oci::Platform,
+    registry::{Fault, Reason, RegistryError},
+};
+
+use crate::{
+    script::{client, config},
+    support::{
+        registry::{Registry, Serving},
+        secure::self_signed,
+    },
+};
+
+/// Asks a registry with the certificate and key `shown` for a manifest that it has not; `trusted` is the `ca_file`. Returns why that
+/// failed and how many requests were made again.
+async fn refusal(dir: &Path, shown: (PathBuf, PathBuf), trusted: &Path) -> (RegistryError, u64) {
+    let root = tempfile::tempdir_in(dir).unwrap();
+    let registry = Registry::start(root.path(), &Serving { tls: Some(shown), ..Serving::default() });
+    let mut config = config(&[]);
+    config.ca_file = Some(trusted.to_owned());
+    let client = client(&config);
+    let reference = format!("{}/team/app:v1", registry.address()).parse().unwrap();
+    let error = client.manifest(&reference, &Platform::host()).await.unwrap_err();
+    (error, client.metrics().retries.get())
+}
+
+#[tokio::test]
+async fn a_servers_own_certificate_is_trusted_where_it_is_named_for_its_time_and_name_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    let good = self_signed(dir, "127.0.0.1", 2);
+    let (error, _) = refusal(dir, good.clone(), &good.0).await;
+    assert!(matches!(error.reason(), Reason::NotFound), "past the handshake: {error:?}");
+
+    let elsewhere = self_signed(dir, "127.0.0.2", 2);
+    let old = self_signed(dir, "127.0.0.1", -1);
+    for (shown, trusted, what) in [
+        (&elsewhere, &elsewhere, "another name"),
+        (&old, &old, "expired"),
+        (&good, &elsewhere, "not the one that is named"),
+    ] {
+        let (error, retries) = refusal(dir, shown.clone(), &trusted.0).await;
+        assert!(
+            matches!(error.reason(), Reason::Certificate { .. } | Reason::UnknownAuthority { .. }),
+            "{what}: {error:?}"
+        );
+        assert_eq!((error.fault(), retries), (Fault::Configuration, 0), "{what}: {error:?}");
+    }
+}
