@@ -11,14 +11,14 @@ use super::{
     entry::{Entry, Ticket},
     flight::Landed,
     grain::{GRAIN_BYTES, RunSet, bytes_of, grains_of},
-    holdings::lock,
+    guard::lock,
 };
 use crate::{
     block::ByteRange,
     reactor::Reactor,
     source::{
-        BlobSource, DirectMark, LocalFuture, Origin, Readiness, SourceError, Urgency, check_bounds,
-        check_length,
+        BlobSource, DirectMark, LocalFuture, Origin, Readiness, Refutation, SourceError, Urgency,
+        check_bounds, check_length,
     },
 };
 
@@ -325,6 +325,10 @@ impl BlobSource for CachedBlob {
     fn invalidate(&self, range: ByteRange) -> bool {
         self.entry.shared.metrics.invalidations.inc();
         self.entry.forget(range.intersect(ByteRange::between(0, self.entry.size_bytes)))
+    }
+
+    fn watch(&self, refutation: &Arc<Refutation>) {
+        self.entry.watch(refutation);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
@@ -13,7 +13,8 @@ use super::{
     files::{EntryFiles, OnReactor},
     flight::{Flight, Flights},
     grain::{GRAIN_BYTES, Grains, Sum, bytes_of, grain_count, grains_of, sums_of},
-    holdings::{Holdings, lock},
+    guard::lock,
+    holdings::Holdings,
     key::BlobKey,
     ledger::Ledger,
     presence::Generation,
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     block::ByteRange,
     reactor::Reactor,
-    source::{DirectMark, LocalFile, Origin, Readiness, Urgency},
+    source::{DirectMark, LocalFile, Origin, Readiness, Refutation, Urgency},
 };
 
 /// Largest fetch: at 100 MB/s it takes 10 ms, about a round trip; a larger range goes in parts, side by side.
@@ -52,6 +53,8 @@ pub(super) struct Entry {
     pub(super) flights: Mutex<Flights>,
     /// Whether it is being held against its digest.
     pub(super) verifying: AtomicBool,
+    /// Of those who made something of its bytes.
+    refutations: Mutex<Vec<Weak<Refutation>>>,
     streams: Mutex<Streams>,
     /// For each stream the offset at which it wants to be told of a hit.
     triggers: [AtomicU64; STREAMS],
@@ -86,6 +89,7 @@ impl Entry {
             ledger,
             flights: Mutex::default(),
             verifying: AtomicBool::new(false),
+            refutations: Mutex::default(),
             streams: Mutex::new(Streams::new(size_bytes)),
             triggers: [const { AtomicU64::new(NO_TRIGGER) }; STREAMS],
             earned_bytes: AtomicU64::new(0),
@@ -262,6 +266,24 @@ impl Entry {
         let forgotten = self.ledger.refute(&grains) > 0;
         self.settle_soon();
         forgotten || in_flight
+    }
+
+    /// Has `refutation` raised when the digest refutes what was read since.
+    pub(super) fn watch(&self, refutation: &Arc<Refutation>) {
+        let mut refutations = lock(&self.refutations);
+        refutations.retain(|known| known.strong_count() > 0);
+        refutations.push(Arc::downgrade(refutation));
+    }
+
+    /// All of it is wrong: it is forgotten, and so must be what was made of it.
+    pub(super) fn disown(self: &Arc<Self>) {
+        self.shared.metrics.invalidations.inc();
+        self.forget(ByteRange::between(0, self.size_bytes));
+        let refutations = std::mem::take(&mut *lock(&self.refutations));
+        refutations
+            .iter()
+            .filter_map(Weak::upgrade)
+            .for_each(|refutation| refutation.raise(&self.key.to_string()));
     }
 
     /// Has what was refuted taken out of the maps on disk.

@@ -16,7 +16,7 @@ use super::{
     evict,
     flight::{Flight, Landed, Outcome},
     grain::{Grains, bytes_of},
-    holdings::lock,
+    guard::lock,
     lock::Held,
     verify,
 };

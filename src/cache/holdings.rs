@@ -5,7 +5,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Instant,
@@ -15,6 +15,7 @@ use super::{
     CacheConfig, CacheMetrics,
     budget::Budget,
     entry::Entry,
+    guard::lock,
     key::BlobKey,
     lock::{BlobLocks, LockFile},
 };
@@ -156,9 +157,4 @@ impl Holdings {
     pub(super) fn is_full(&self) -> bool {
         self.used_bytes.load(Ordering::Relaxed) >= self.config.limit_bytes
     }
-}
-
-/// The content of a mutex, also after a panic: what these protect is whole between any two statements.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -22,7 +22,7 @@ use nix::{
 };
 use rustix::fs::{Mode, OFlags, open};
 
-use super::holdings::lock;
+use super::guard::lock;
 
 /// Held for the moment in which a map is changed or an entry is opened or removed.
 const MAPS: Range<u64> = 0..1;

@@ -26,6 +26,7 @@ mod fetch;
 mod files;
 mod flight;
 mod grain;
+mod guard;
 mod holdings;
 mod key;
 mod ledger;

@@ -44,9 +44,9 @@ async fn check(entry: &Arc<Entry>, reactor: &Reactor) -> Option<()> {
     if is_right {
         record(entry, reactor, generation).await;
     } else {
-        tracing::warn!(blob = %entry.key, "the cached blob is not that of its digest; forgetting all of it");
-        entry.shared.metrics.invalidations.inc();
-        entry.forget(ByteRange::between(0, entry.size_bytes));
+        let told = "the registry sent another blob than that of its digest: all of it is forgotten, and images made of it fail";
+        tracing::error!(blob = %entry.key, "{told}");
+        entry.disown();
     }
     Some(())
 }

@@ -8,7 +8,7 @@ use super::{
     ImageError,
     decoded::DecodedBlocks,
     index::Index,
-    layer::{Layer, LayerDescription},
+    layer::{ATTEMPTS, Layer, LayerDescription},
     metrics::{ImageMetrics, ReadMetrics},
     read::Reader,
     stack::Stack,
@@ -18,7 +18,7 @@ use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ByteRange, ErrorKind, Geometry, SECTOR_BYTES},
     format::lsmt::{LAYER_COUNT_LIMIT, Segment, device_bytes},
     reactor::{Buffer, BufferPool, BufferSlot, Reactor},
-    source::BlobSource,
+    source::{BlobSource, Refutation},
 };
 
 /// Layers that are opened at once.
@@ -75,6 +75,27 @@ impl Image {
         if count > LAYER_COUNT_LIMIT {
             return Err(ImageError::TooManyLayers { count, limit: LAYER_COUNT_LIMIT });
         }
+        for _ in 1..ATTEMPTS {
+            let image = Self::open_once(reactor, layers.clone(), &options).await?;
+            if image.refuted().is_none() {
+                return Ok(image);
+            }
+            // Nothing that was refuted is remembered: the next time it comes from the registry.
+        }
+        let image = Self::open_once(reactor, layers, &options).await?;
+        match image.refuted() {
+            Some(blob) => Err(ImageError::Refuted { blob: blob.to_owned() }),
+            None => Ok(image),
+        }
+    }
+
+    async fn open_once(
+        reactor: &Reactor,
+        layers: Vec<Arc<dyn BlobSource>>,
+        options: &ImageOptions,
+    ) -> Result<Self, ImageError> {
+        let refutation = Arc::new(Refutation::default());
+        layers.iter().for_each(|source| source.watch(&refutation));
         let (mut layers, segments) = open_all(reactor, layers, options.segment_limit).await?;
         let size_bytes = device_bytes(layers.iter().map(|layer| layer.description().virtual_size_bytes));
         if size_bytes < SECTOR_BYTES {
@@ -88,6 +109,7 @@ impl Image {
             index,
             decoded: DecodedBlocks::new(options.decoded_cache_bytes),
             metrics: ImageMetrics::default(),
+            refutation,
         });
         let geometry = geometry(reactor, &stack).await?;
         Ok(Self { stack, geometry, reads: Arc::default() })
@@ -114,6 +136,12 @@ impl Image {
     #[must_use]
     pub fn metrics(&self) -> &ImageMetrics {
         &self.stack.metrics
+    }
+
+    /// The digest of a layer that was another blob than that, if one was: then all reads fail.
+    #[must_use]
+    pub fn refuted(&self) -> Option<&str> {
+        self.stack.refutation.blob()
     }
 
     /// Segments of the merged index.

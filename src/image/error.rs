@@ -40,6 +40,14 @@ pub enum ImageError {
         /// What is wrong with it.
         source: LayerError,
     },
+    /// A layer was not what its digest says, and the image is made of what was read of it.
+    #[error(
+        "{blob} was another blob than that of its digest when the image was opened: detach it and attach it again"
+    )]
+    Refuted {
+        /// The digest.
+        blob: String,
+    },
     /// The first sectors of the device cannot be read.
     #[error("the file system's superblock cannot be read")]
     Superblock(#[from] BlockError),

@@ -48,10 +48,20 @@ impl OpenImage {
     /// Layers, lowest first, with what was fetched of each so far.
     #[must_use]
     pub fn layers(&self) -> Vec<LayerInfo> {
-        let counted = self.layers.iter().zip(&self.remote);
-        counted
-            .map(|(layer, remote)| LayerInfo { fetched: remote.as_ref().map(fetched), ..layer.clone() })
-            .collect()
+        let counted = self
+            .layers
+            .iter()
+            .zip(&self.remote)
+            .map(|(layer, remote)| LayerInfo { fetched: remote.as_ref().map(fetched), ..layer.clone() });
+        let mut layers: Vec<LayerInfo> = counted.collect();
+        if let Some(blob) = self.image.refuted() {
+            for layer in layers.iter_mut().filter(|layer| layer.name.contains(blob)) {
+                layer
+                    .description
+                    .push_str(", another blob than that of its digest: reads fail, attach the image again");
+            }
+        }
+        layers
     }
 
     /// What was fetched so far of all layers.
@@ -221,7 +231,8 @@ impl Factory {
         let name = name_of(&key);
         let shelf = self.shelf(key);
         let mut shelf = shelf.lock().await;
-        if let Some(open) = shelf.upgrade() {
+        // One that a digest has refuted serves nobody any more.
+        if let Some(open) = shelf.upgrade().filter(|open| open.image.refuted().is_none()) {
             return Ok(open);
         }
         let opened = try_join_all(places.iter().map(|place| self.sources.open(place))).await?;

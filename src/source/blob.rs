@@ -2,6 +2,7 @@
 
 use std::{fmt, io, os::fd::OwnedFd, pin::Pin, sync::Arc};
 
+use super::Refutation;
 use crate::{
     block::{BlockError, ByteRange, ErrorKind},
     reactor::Reactor,
@@ -93,6 +94,10 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     /// Forgets remembered bytes of `range` that a checksum has refuted, so that the next read asks the origin again.
     /// Returns whether there was anything to forget: if not, reading again cannot help.
     fn invalidate(&self, range: ByteRange) -> bool;
+
+    /// Has `refutation` raised if it turns out that bytes that were read since are not those of the blob's digest. To be
+    /// called before the first of them is read by who makes something of them that outlives the read.
+    fn watch(&self, _refutation: &Arc<Refutation>) {}
 }
 
 /// Why bytes of a blob could not be had. Cheap to clone, since one failed fetch fails all who share it.

@@ -4,6 +4,7 @@ mod blob;
 mod file;
 mod local_file;
 mod origin;
+mod refutation;
 mod registry_origin;
 mod uncached;
 
@@ -11,5 +12,6 @@ pub use blob::{BlobSource, DirectMark, LocalFuture, Place, Readiness, SourceErro
 pub use file::{FileSource, check_bounds, open_regular};
 pub use local_file::{FileLock, LocalFile};
 pub use origin::{BoxFuture, Origin, Urgency, WrongLength, check_length};
+pub use refutation::Refutation;
 pub use registry_origin::RegistryOrigin;
 pub use uncached::Uncached;

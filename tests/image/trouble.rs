@@ -293,3 +293,40 @@ fn the_time_of_a_read_begins_after_whatever_the_reactor_waited_for_before() {
     assert_eq!(counted.iter().flat_map(|class| &class.buckets).sum::<u64>(), 4);
     assert!(u128::from(counted.iter().map(|class| class.sum_ns).sum::<u64>()) < PAUSE.as_nanos());
 }
+
+#[test]
+fn a_layer_that_its_digest_refutes_fails_the_image_made_of_it_also_where_its_blocks_are_kept() {
+    let reactor = reactor();
+    let file = Fixture::named(LAYER).read();
+    let blob = MemoryBlob::new(LAYER, file, Behaviour::Warm);
+    let image = open(&reactor, vec![Arc::clone(&blob) as _], 1 << 20);
+    let at = middle(&reactor, &image);
+    let good = read(&reactor, &image, at).unwrap();
+    assert!(image.decoded_bytes() > 0 && image.refuted().is_none());
+    blob.refute();
+    assert_eq!(image.refuted(), Some(LAYER));
+    let error = read(&reactor, &image, at).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    let told = std::error::Error::source(&error).unwrap().to_string();
+    assert!(told.contains(LAYER) && told.contains("attach it again"), "{told}");
+    let queue = image.open_queue(&reactor).unwrap();
+    let all = stratabd::block::ByteRange::between(0, 64 << 20);
+    assert_eq!(queue.next_data(all), all, "nothing is known to be zeroes any more");
+    // What is opened anew has nothing to do with it.
+    let again = open(&reactor, vec![blob], 1 << 20);
+    assert_eq!(read(&reactor, &again, at).unwrap(), good);
+}
+
+#[test]
+fn a_layer_that_is_refuted_while_it_is_opened_is_opened_again_a_few_times() {
+    let reactor = reactor();
+    for (times, opens) in [(1, true), (2, true), (3, false)] {
+        let blob = MemoryBlob::new(LAYER, Fixture::named(LAYER).read(), Behaviour::Warm);
+        blob.refuted_from_the_start.store(times, Ordering::SeqCst);
+        let opened = reactor.block_on(Image::open(&reactor, vec![blob as _], ImageOptions::default()));
+        match opened.unwrap() {
+            Ok(image) => assert!(opens && image.refuted().is_none()),
+            Err(error) => assert!(!opens && error.to_string().contains(LAYER), "{error}"),
+        }
+    }
+}

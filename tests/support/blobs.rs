@@ -12,7 +12,7 @@ use std::{
 use stratabd::{
     block::ByteRange,
     reactor::Reactor,
-    source::{BlobSource, LocalFuture, Readiness, SourceError, check_bounds},
+    source::{BlobSource, LocalFuture, Readiness, Refutation, SourceError, check_bounds},
 };
 
 /// Bytes in memory.
@@ -29,6 +29,9 @@ pub(crate) struct MemoryBlob {
     /// Of one that remembers: whether it does now.
     near: AtomicBool,
     pub(crate) invalidations: AtomicUsize,
+    /// How many of those that watch are told at once that it was another blob.
+    pub(crate) refuted_from_the_start: AtomicUsize,
+    watching: Mutex<Vec<Arc<Refutation>>>,
 }
 
 /// One call.
@@ -62,6 +65,8 @@ impl MemoryBlob {
             hanging: AtomicBool::new(false),
             near: AtomicBool::new(true),
             invalidations: AtomicUsize::new(0),
+            refuted_from_the_start: AtomicUsize::new(0),
+            watching: Mutex::default(),
         })
     }
 
@@ -75,6 +80,11 @@ impl MemoryBlob {
         self.near.store(true, Ordering::Relaxed);
     }
 
+    /// Turns out to have been another blob.
+    pub(crate) fn refute(&self) {
+        self.watching.lock().unwrap().drain(..).for_each(|watching| watching.raise(&self.name));
+    }
+
     fn copy(&self, offset: u64, dest: &mut [u8]) -> Result<(), SourceError> {
         let range = check_bounds(&self.name, self.size_bytes(), offset, dest.len())?;
         let damaged = self.damaged.lock().unwrap();
@@ -86,6 +96,14 @@ impl MemoryBlob {
 }
 
 impl BlobSource for MemoryBlob {
+    fn watch(&self, refutation: &Arc<Refutation>) {
+        self.watching.lock().unwrap().push(Arc::clone(refutation));
+        let left = |left: usize| left.checked_sub(1);
+        if self.refuted_from_the_start.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() {
+            self.refute();
+        }
+    }
+
     fn size_bytes(&self) -> u64 {
         self.good.len() as u64
     }

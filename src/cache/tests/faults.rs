@@ -3,7 +3,10 @@
 use std::{os::unix::fs::FileExt, path::PathBuf, time::Instant};
 
 use super::{origin::Mood, *};
-use crate::{block::ByteRange, source::Readiness};
+use crate::{
+    block::ByteRange,
+    source::{Readiness, Refutation},
+};
 
 fn file_of(dir: &Path, digest: &str, name: &str) -> PathBuf {
     let digits = digest.strip_prefix("sha256:").unwrap();
@@ -142,15 +145,20 @@ fn a_blob_that_is_whole_and_not_that_of_its_digest_is_forgotten_and_fetched_agai
     let origin = TestOrigin::new(MIB + 5, 24, Duration::ZERO);
     let bench = Bench::new(config(dir.path()));
     let blob = bench.blob(&origin);
+    let [before, after] = [(), ()].map(|()| Arc::new(Refutation::default()));
+    blob.watch(&before);
     origin.set(Mood::Lies);
     bench.read(&blob, 0, 4096).unwrap();
     bench.settle(&blob);
     origin.set(Mood::Good);
     bench.read(&blob, 4096, MIB + 5 - 4096).unwrap();
-    bench.until("all of it is forgotten", || blob.present_bytes() == 0);
+    bench.until("all of it is forgotten", || blob.present_bytes() == 0 && before.blob().is_some());
+    assert_eq!(before.blob(), Some(&*origin.digest), "who has read of it hears of it");
+    blob.watch(&after);
     assert!(bench.read(&blob, 0, MIB + 5).unwrap() == origin.content);
     bench.until("it was verified", || blob.entry().ledger.is_verified());
     assert!(blob.is_complete());
+    assert_eq!(after.blob(), None);
 }
 
 #[test]
@@ -479,7 +487,7 @@ impl Drop for SmallDisk {
 
 #[test]
 fn a_full_disk_makes_reads_uncached_and_room_makes_them_cached_again() {
-    let Some(disk) = SmallDisk::new(c"size=2m") else { return };
+    let Some(disk) = SmallDisk::new(c"size=2m,mode=700") else { return };
     let bench = Bench::new(config(disk.0.path()));
     let origin = TestOrigin::new(4 * MIB, 17, Duration::ZERO);
     let blob = bench.blob(&origin);

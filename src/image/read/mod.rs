@@ -153,7 +153,7 @@ impl Reader {
 
     /// See [`crate::block::BlockQueue::next_data`].
     pub(super) fn next_data(&self, range: ByteRange) -> ByteRange {
-        self.stack.index.next_data(range)
+        if self.stack.check_stands().is_ok() { self.stack.index.next_data(range) } else { range }
     }
 
     /// Counts a request that failed.
@@ -175,6 +175,7 @@ impl Reader {
             .filter(|range| range.end() <= self.stack.index.reach_bytes())
             .ok_or_else(|| BlockError::new(ErrorKind::Invalid, "a read past the end of the layers"))?;
         self.reactor.stretch().await;
+        self.stack.check_stands()?;
         if let Some(class) = self.read_short(range, dest) {
             return Ok(Progress::Served(class));
         }
@@ -206,6 +207,8 @@ impl Reader {
                 if let Some(fetch) = left {
                     return Ok(Progress::Far(fetch));
                 }
+                // It may have waited for long.
+                self.stack.check_stands()?;
             }
             class = class.max(step.class());
             at += served as u64;

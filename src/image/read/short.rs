@@ -39,6 +39,9 @@ impl Reader {
     pub(in crate::image) async fn read_to_slot(&self, offset: u64, len: u32, slot: &Rc<BufferSlot>) -> bool {
         let Some((source, range)) = self.locate(offset, len) else { return false };
         let (Some(file), Some(mark)) = (source.file(), source.begin_direct(range)) else { return false };
+        if self.stack.check_stands().is_err() {
+            return false;
+        }
         let began = self.begin();
         // What a failure means is for the read that follows to find.
         let count = self.reactor.read_to_slot(file, range.start(), slot, len).await;
