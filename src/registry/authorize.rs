@@ -114,9 +114,9 @@ impl Authorizer {
                 return match answer.status() {
                     StatusCode::UNAUTHORIZED => {
                         let host = scope.repository.host();
-                        Err(answer.error(Reason::Unauthorized { host, lookup: access.lookup }))
+                        Err(answer.refuse(Reason::Unauthorized { host, lookup: access.lookup }).await)
                     }
-                    _ => answer.into_success(),
+                    _ => answer.into_success().await,
                 };
             }
             challenge = Some(asked.map_err(|error| answer.error(Reason::Challenge(error)))?);
@@ -186,7 +186,9 @@ impl Authorizer {
                 let token = match token::fetch(exchange, call, &request, &credentials).await {
                     Ok(token) => token,
                     Err(error) if matches!(error.reason(), Reason::Unauthorized { .. }) => {
-                        return Err(refuse(lookup));
+                        let reason = Reason::Unauthorized { host: repository.host(), lookup };
+                        let said = error.said().map(str::to_owned);
+                        return Err(RegistryError::with_words(error.target(), reason, said));
                     }
                     Err(error) => return Err(error),
                 };

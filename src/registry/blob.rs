@@ -10,7 +10,7 @@ use url::Url;
 use super::{
     BlobMetrics, Priority, Reason, RegistryError, Reply, Repository, body,
     call::Call,
-    client::{Shared, is_redirect},
+    client::{Followed, Shared, is_redirect},
     draft::Draft,
     exchange::Answer,
     flight::{Flight, Turn},
@@ -200,16 +200,19 @@ impl Blob {
                     // It has begun to redirect: the next read remembers where to.
                     self.route.forget(|route| matches!(route, Route::Registry));
                 }
-                followed.answer.into_success()
+                followed.answer.into_success().await
             }
             Turn::Failed(error) => Err(error),
             Turn::Lead(lead) => {
                 let call = call.shared();
                 let followed = self.shared.follow(call, &self.scope, self.url.clone(), range).await;
-                let found = followed.and_then(|followed| {
-                    let route = followed.storage.map_or(Route::Registry, Route::storage);
-                    Ok((followed.answer.into_success()?, route))
-                });
+                let found = match followed {
+                    Ok(Followed { answer, storage }) => {
+                        let route = storage.map_or(Route::Registry, Route::storage);
+                        answer.into_success().await.map(|answer| (answer, route))
+                    }
+                    Err(error) => Err(error),
+                };
                 match found {
                     Ok((answer, route)) => {
                         lead.succeed(route);
@@ -239,7 +242,7 @@ impl Blob {
             );
             return Err(answer.error(Reason::LocationExpired { status }));
         }
-        answer.into_success()
+        answer.into_success().await
     }
 }
 

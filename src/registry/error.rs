@@ -16,6 +16,8 @@ pub struct RegistryError(Arc<Report>);
 struct Report {
     target: String,
     reason: Reason,
+    /// Why, in the registry's own words.
+    said: Option<String>,
 }
 
 /// Who can mend a failure.
@@ -311,7 +313,12 @@ pub enum Reason {
 
 impl RegistryError {
     pub(super) fn new(target: impl Into<String>, reason: Reason) -> Self {
-        Self(Arc::new(Report { target: target.into(), reason }))
+        Self::with_words(target, reason, None)
+    }
+
+    /// The same, with what the registry `said` about it.
+    pub(super) fn with_words(target: impl Into<String>, reason: Reason, said: Option<String>) -> Self {
+        Self(Arc::new(Report { target: target.into(), reason, said }))
     }
 
     /// Why it failed.
@@ -342,6 +349,12 @@ impl RegistryError {
                 | Reason::TotalDeadline { .. }
                 | Reason::Silent { .. }
         )
+    }
+
+    /// What the registry, storage or token server said about it.
+    #[must_use]
+    pub fn said(&self) -> Option<&str> {
+        self.0.said.as_deref()
     }
 
     /// What was asked: a URL without query string, or an image reference.
@@ -411,7 +424,8 @@ impl Reason {
 
 impl fmt::Display for RegistryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.0.target, self.0.reason)
+        write!(f, "{}: {}", self.0.target, self.0.reason)?;
+        self.0.said.iter().try_for_each(|said| write!(f, ", and said \"{said}\""))
     }
 }
 
@@ -420,6 +434,7 @@ impl fmt::Debug for RegistryError {
         f.debug_struct("RegistryError")
             .field("target", &self.0.target)
             .field("reason", &self.0.reason)
+            .field("said", &self.0.said)
             .finish()
     }
 }

@@ -7,18 +7,27 @@ use std::{
 
 use http::{HeaderMap, Response, StatusCode, header};
 use hyper::body::Incoming;
+use tokio::time::timeout;
 use url::Url;
 
 use super::{
     Limits, Reason, RegistryConfig, RegistryError, RegistryMetrics,
     adaptive_limit::Outcome,
+    body,
     call::Call,
     connection::{Authorities, Connections},
     draft::Draft,
     host::{Hosts, Place},
     location,
+    refusal::parse_refusal,
     retry::parse_retry_after,
 };
+
+/// The body of a refusal is a sentence or two. A longer one is not read.
+const MAX_REFUSAL_BYTES: usize = 16 << 10;
+
+/// And not waited for longer.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
 /// Sends requests to whatever host, with whatever credential the caller puts into the headers.
 pub(super) struct Exchange {
@@ -101,12 +110,12 @@ impl Answer {
     }
 
     /// The answer if it carries content, or what its status means.
-    pub(super) fn into_success(self) -> Result<Self, RegistryError> {
-        self.into_one_of(&[StatusCode::OK, StatusCode::PARTIAL_CONTENT])
+    pub(super) async fn into_success(self) -> Result<Self, RegistryError> {
+        self.into_one_of(&[StatusCode::OK, StatusCode::PARTIAL_CONTENT]).await
     }
 
     /// The answer if its status is one of `wanted`, or what its status means.
-    pub(super) fn into_one_of(self, wanted: &[StatusCode]) -> Result<Self, RegistryError> {
+    pub(super) async fn into_one_of(self, wanted: &[StatusCode]) -> Result<Self, RegistryError> {
         let host = || location::authority(&self.url);
         let reason = match self.status() {
             status if wanted.contains(&status) => return Ok(self),
@@ -116,7 +125,15 @@ impl Answer {
             StatusCode::RANGE_NOT_SATISFIABLE => Reason::RangeNotSatisfiable,
             status => Reason::Status { status: status.as_u16(), retry_after: self.retry_after() },
         };
-        Err(self.error(reason))
+        Err(self.refuse(reason).await)
+    }
+
+    /// An error about what this answer is to, with the words of its body.
+    pub(super) async fn refuse(self, reason: Reason) -> RegistryError {
+        let target = location::shown(&self.url);
+        let words = timeout(REFUSAL_TIME, body::read_limited(self, MAX_REFUSAL_BYTES, REFUSAL_TIME)).await;
+        let words = words.ok().and_then(Result::ok).flatten();
+        RegistryError::with_words(target, reason, words.and_then(|words| parse_refusal(&words)))
     }
 
     /// An error about what this answer is to.

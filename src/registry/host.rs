@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -73,6 +76,8 @@ pub struct HostLoad {
 pub(super) struct Place {
     host: Arc<Host>,
     began: Instant,
+    /// Whether it is known what became of the request.
+    has_learnt: AtomicBool,
     /// None where another request holds the place for both.
     _permits: Option<[Permit; 2]>,
 }
@@ -88,7 +93,7 @@ impl Hosts {
         let host = self.host(url);
         if call.has_place {
             host.wait_out_pause(call, url).await?;
-            return Ok(Place { host, began: Instant::now(), _permits: None });
+            return Ok(Place::new(host, None));
         }
         // The host's share first: who waits for a slow host must not hold a place that others could use. It is kept over a pause,
         // so that nobody loses his place in line by it.
@@ -104,7 +109,7 @@ impl Hosts {
             let permit = call.clock.stopped(self.budget.acquire(call.turn())).await;
             // The answers that made the place free may have been the ones that ask for a pause.
             if host.pause().is_none() {
-                return Ok(Place { host, began: Instant::now(), _permits: Some([permit, share]) });
+                return Ok(Place::new(host, Some([permit, share])));
             }
         }
     }
@@ -187,6 +192,10 @@ impl Host {
 }
 
 impl Place {
+    fn new(host: Arc<Host>, permits: Option<[Permit; 2]>) -> Self {
+        Self { host, began: Instant::now(), has_learnt: AtomicBool::new(false), _permits: permits }
+    }
+
     /// Something came from the host: those who wait for it go on waiting.
     pub(super) fn heard(&self) {
         self.host.state().heard_at = Some(Instant::now());
@@ -197,8 +206,11 @@ impl Place {
         self.host.state().pause = Some(Pause { until: Instant::now() + wait, status });
     }
 
-    /// Says what became of the request.
+    /// Says what became of the request; what is said first counts.
     pub(super) fn learn(&self, outcome: Outcome) {
+        if self.has_learnt.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let (in_flight, waiting) = self.host.share.load();
         let limit = {
             let mut state = self.host.state();

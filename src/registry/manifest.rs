@@ -72,7 +72,7 @@ async fn fetch(
     let exchange = &shared.exchange;
     retry::run(&exchange.limits, &exchange.metrics, call, &location::shown(&url), || async {
         let answer = shared.follow(call, &scope, url.clone(), &draft).await?.answer;
-        let answer = answer.into_one_of(&[StatusCode::OK])?;
+        let answer = answer.into_one_of(&[StatusCode::OK]).await?;
         if let Some(encoding) = answer.header(header::CONTENT_ENCODING).filter(|text| *text != "identity") {
             let encoding = encoding.chars().take(32).collect();
             return Err(answer.error(Reason::ContentEncoding(encoding)));

@@ -5,7 +5,7 @@
 //! reads go there directly, without the registry's credential. Everything is bounded: requests in flight, tries, time,
 //! sizes. How many requests a host gets at once follows from how it answers; the others wait in line. Blobs and manifests are put into a repository by [`Client::ensure_blob`] and [`Client::put_manifest`], out of memory,
 //! a file, or another repository. Parsers of what comes from outside are plain functions over text: [`parse_challenge`], [`ContentRange`],
-//! [`DockerConfig::parse`], [`parse_retry_after`], [`parse_token`], [`ImageReference`], [`resolve_location`], [`locate`].
+//! [`DockerConfig::parse`], [`parse_refusal`], [`parse_retry_after`], [`parse_token`], [`ImageReference`], [`resolve_location`], [`locate`].
 
 mod adaptive_limit;
 mod authorize;
@@ -33,6 +33,7 @@ mod parse_error;
 mod push;
 mod range_answer;
 mod reference;
+mod refusal;
 mod retry;
 mod scope;
 mod secret;
@@ -61,6 +62,7 @@ pub use parse_error::{ChallengeError, LocationError, ReferenceError};
 pub use push::{Arrival, BlobOrigin, NewBlob};
 pub use range_answer::{Extent, MAX_SKIP_BYTES, locate};
 pub use reference::{ImageReference, MAX_REFERENCE_BYTES};
+pub use refusal::parse_refusal;
 pub use retry::parse_retry_after;
 pub use secret::Secret;
 pub use token::parse_token;

@@ -107,7 +107,7 @@ pub(super) async fn put_manifest(
     retry::run(&exchange.limits, &exchange.metrics, call, &name, || async {
         let push = Push { shared, call, target, scope: Scope::push(target, None) };
         let draft = draft(Method::PUT, &content_type, Content::Bytes(image.documents.manifest.clone()));
-        let answer = push.send(url.clone(), &draft).await?.into_one_of(&[StatusCode::CREATED])?;
+        let answer = push.send(url.clone(), &draft).await?.into_one_of(&[StatusCode::CREATED]).await?;
         agreeing(&answer, image.digest)
     })
     .await
@@ -132,7 +132,7 @@ impl Push<'_> {
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(false);
         }
-        let answer = answer.into_one_of(&[StatusCode::OK])?;
+        let answer = answer.into_one_of(&[StatusCode::OK]).await?;
         agreeing(&answer, blob.digest)?;
         let sent = answer.header(header::CONTENT_LENGTH).and_then(|text| text.parse().ok());
         match sent {
@@ -192,7 +192,7 @@ impl Push<'_> {
                 Ok(Begun::Mounted)
             }
             _ => {
-                let answer = answer.into_one_of(&[StatusCode::ACCEPTED])?;
+                let answer = answer.into_one_of(&[StatusCode::ACCEPTED]).await?;
                 let session = self.shared.redirect_target(&answer);
                 session.map(Begun::Session).map_err(|error| answer.error(Reason::Location(error)))
             }
@@ -209,7 +209,7 @@ impl Push<'_> {
             // The registry has forgotten the session, and the next try begins another.
             return Err(answer.error(Reason::LocationExpired { status: 404 }));
         }
-        let answer = answer.into_one_of(&[StatusCode::CREATED])?;
+        let answer = answer.into_one_of(&[StatusCode::CREATED]).await?;
         agreeing(&answer, digest)
     }
 

@@ -70,7 +70,7 @@ pub(super) async fn fetch(
         Credentials::Anonymous => by_get(exchange, call, request, None).await?,
     };
     // A partial document is no document, and a token server that redirects could lead the password astray.
-    let answer = answer.into_one_of(&[StatusCode::OK])?;
+    let answer = answer.into_one_of(&[StatusCode::OK]).await?;
     let target = location::shown(&request.realm);
     let fail = |what| RegistryError::new(target.clone(), Reason::Token(what));
     let text = body::read_limited(answer, MAX_TOKEN_ANSWER_BYTES, exchange.limits.stall_timeout()).await?;

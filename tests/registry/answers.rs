@@ -285,3 +285,34 @@ async fn a_request_ends_at_its_deadline_and_says_so() {
     assert!(matches!(error.reason(), Reason::Deadline { .. }));
     assert!(begun.elapsed() < Duration::from_secs(2));
 }
+
+/// The words of registries, of Docker Hub's token server, and what must not reach a terminal.
+#[tokio::test]
+async fn what_a_registry_says_about_a_refusal_is_passed_on() {
+    for status in ["400 Bad Request", "403 Forbidden", "404 Not Found", "429 Too Many Requests", "500 Error"]
+    {
+        let body = br#"{"errors":[{"code":"DENIED","message":"the login\r\nhas run \u001b[31mout"}]}"#;
+        let server = Server::start(move |_, _| reply(status, &[], body)).await;
+        let client = client(&config(&[server.address]));
+        let error = blob(&client, &server, SIZE).read_range(range(0, 1), Priority::Demand).await.unwrap_err();
+        assert_eq!(error.said(), Some("DENIED: the login has run [31mout"), "{error:?}");
+        assert!(error.to_string().ends_with("DENIED: the login has run [31mout\""), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_words_of_a_refusal_are_not_waited_for_and_not_read_without_end() {
+    let endless = vec![b'x'; 1 << 20];
+    for (body, after) in [(&b"{"[..], After::Stall), (&endless, After::Keep)] {
+        let body = body.to_vec();
+        let server = Server::start(move |_, _| {
+            let length = format!("Content-Length: {}", body.len().max(2));
+            raw("403 Forbidden", &[&length], &body, after)
+        })
+        .await;
+        let client = client(&config(&[server.address]));
+        let error = blob(&client, &server, SIZE).read_range(range(0, 1), Priority::Demand).await.unwrap_err();
+        assert!(matches!(error.reason(), Reason::Forbidden { .. }), "{error:?}");
+        assert_eq!(error.said(), None);
+    }
+}
