@@ -20,6 +20,8 @@ pub struct CacheConfig {
     pub disk_rest: Duration,
     /// How long another process that fetches the same bytes is waited for before they are fetched here too.
     pub peer_patience: Duration,
+    /// How long an entry that another process opens or removes is waited for. Meanwhile others are opened.
+    pub opening_patience: Duration,
     /// After this a fetch has failed, its wait for room included. It bounds what waits behind others at an origin that is slow; one
     /// that hangs is found by the registry client and by `lane_patience`.
     pub fetch_deadline: Duration,
@@ -40,6 +42,7 @@ impl CacheConfig {
             sync_interval: Duration::from_secs(5),
             disk_rest: Duration::from_secs(10),
             peer_patience: Duration::from_secs(3),
+            opening_patience: Duration::from_secs(5),
             fetch_deadline: Duration::from_secs(600),
             lane_patience: Duration::from_secs(60),
         }

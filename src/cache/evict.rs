@@ -7,18 +7,15 @@
 //! what each writes between two counts.
 
 use std::{
-    fs, io,
-    path::Path,
+    io,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
-
-use rustix::fs::{Mode, OFlags, fdatasync, ftruncate, open};
-use std::os::unix::fs::MetadataExt;
 
 use super::{
     entry::Entry,
-    files::{BOOT_MAP_FILE, DATA_FILE, DURABLE_MAP_FILE},
+    files::{BOOT_MAP_FILE, DATA_FILE},
+    folder::PrivateFolder,
     grain::Grains,
     holdings::Holdings,
     key::BlobKey,
@@ -38,7 +35,8 @@ const REST: Duration = Duration::from_secs(1);
 struct Found {
     key: BlobKey,
     used_bytes: u64,
-    used_at: SystemTime,
+    /// Seconds since the epoch, and nanoseconds.
+    used_at: (i64, u64),
 }
 
 /// Begins a pass on the cache's thread, unless one is under way.
@@ -62,7 +60,9 @@ pub(super) fn start(shared: &Arc<Holdings>) {
 /// Counts what is used, and frees down to the low mark if it is over the limit.
 pub(super) async fn pass(shared: &Arc<Holdings>, reactor: &Reactor) {
     let before = shared.used_bytes.load(Ordering::Relaxed);
-    let mut found = match scan(&shared.blobs_dir, reactor).await {
+    // What a process that has ended had still to remove.
+    empty_trash(shared, reactor).await;
+    let mut found = match scan(&shared.shelves.blobs, reactor).await {
         Ok(found) => found,
         Err(error) => {
             tracing::warn!(%error, dir = %shared.blobs_dir.display(), "cannot count what the cache uses");
@@ -78,6 +78,7 @@ pub(super) async fn pass(shared: &Arc<Holdings>, reactor: &Reactor) {
                 break;
             }
             total -= remove(shared, entry).await;
+            empty_trash(shared, reactor).await;
         }
         if total > low {
             total -= shrink_open(shared, reactor, total - low).await;
@@ -89,26 +90,27 @@ pub(super) async fn pass(shared: &Arc<Holdings>, reactor: &Reactor) {
     shared.used_bytes.store(total + written, Ordering::Relaxed);
 }
 
-async fn scan(blobs_dir: &Path, reactor: &Reactor) -> io::Result<Vec<Found>> {
+async fn scan(blobs: &PrivateFolder, reactor: &Reactor) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     for algorithm in BlobKey::algorithms() {
-        let fans = match fs::read_dir(blobs_dir.join(algorithm)) {
+        let fans = match blobs.open(algorithm) {
             Ok(fans) => fans,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        for fan in fans {
-            for folder in fs::read_dir(fan?.path()).into_iter().flatten().flatten() {
-                let key = BlobKey::parse(&format!("{algorithm}:{}", folder.file_name().to_string_lossy()));
-                let Ok(key) = key else { continue };
+        for fan in fans.names()? {
+            let folder = fans.open(&fan)?;
+            for digits in folder.names()? {
+                let Ok(key) = BlobKey::parse(&format!("{algorithm}:{}", digits.to_string_lossy())) else {
+                    continue;
+                };
+                let Ok(entry) = folder.open(&digits) else { continue };
                 // An entry may go or lack files: it then uses nothing, or has not been used for longest.
-                let data = fs::metadata(folder.path().join(DATA_FILE));
-                let used_at = fs::metadata(folder.path().join(BOOT_MAP_FILE)).and_then(|map| map.modified());
-                found.push(Found {
-                    key,
-                    used_bytes: data.map_or(0, |data| data.blocks().saturating_mul(512)),
-                    used_at: used_at.unwrap_or(SystemTime::UNIX_EPOCH),
-                });
+                let blocks =
+                    entry.stat(DATA_FILE).map_or(0, |data| u64::try_from(data.st_blocks).unwrap_or(0));
+                let used_at =
+                    entry.stat(BOOT_MAP_FILE).map_or((0, 0), |map| (map.st_mtime, map.st_mtime_nsec));
+                found.push(Found { key, used_bytes: blocks.saturating_mul(512), used_at });
             }
             // Others have their turn between two folders.
             reactor.sleep(Duration::ZERO).await;
@@ -117,16 +119,20 @@ async fn scan(blobs_dir: &Path, reactor: &Reactor) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// Removes an entry that nobody has open; returns the bytes freed.
+/// Takes an entry that nobody has open out of the cache; returns the bytes that are freed when the trash is emptied.
 async fn remove(shared: &Arc<Holdings>, found: &Found) -> u64 {
-    let _opening = shared.opening.lock().await;
     let locks = shared.locks(&found.key);
-    if !shared.is_unused_here(&found.key) || !locks.own_use().unwrap_or(false) {
-        return 0;
-    }
-    let removed = remove_files(&shared.blobs_dir.join(found.key.path()));
-    locks.end_use();
-    if let Err(error) = removed {
+    let discarded = {
+        // For a moment: whoever wants to open the entry waits for a rename, and not until the room is free.
+        let _passage = shared.doors.enter(locks.window()).await;
+        if !shared.is_unused_here(&found.key) || !locks.own_use().unwrap_or(false) {
+            return 0;
+        }
+        let discarded = shared.shelves.discard(&found.key);
+        locks.end_use();
+        discarded
+    };
+    if let Err(error) = discarded {
         tracing::warn!(%error, blob = %found.key, "cannot remove a cache entry");
         return 0;
     }
@@ -135,19 +141,10 @@ async fn remove(shared: &Arc<Holdings>, found: &Found) -> u64 {
     found.used_bytes
 }
 
-fn remove_files(folder: &Path) -> io::Result<()> {
-    // The maps go before the data, and the durable one durably: nothing may claim what is gone.
-    for name in [DURABLE_MAP_FILE, BOOT_MAP_FILE] {
-        match open(folder.join(name), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(map) => {
-                ftruncate(&map, 0)?;
-                fdatasync(&map)?;
-            }
-            Err(rustix::io::Errno::NOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
+async fn empty_trash(shared: &Holdings, reactor: &Reactor) {
+    if let Err(error) = shared.shelves.empty_trash(reactor).await {
+        tracing::warn!(%error, dir = %shared.config.dir.display(), "cannot empty the cache's trash");
     }
-    fs::remove_dir_all(folder)
 }
 
 /// Punches cold regions of open entries until `wanted` bytes are free; returns how many are.
@@ -179,7 +176,7 @@ async fn shrink_open(shared: &Arc<Holdings>, reactor: &Reactor, wanted: u64) -> 
 /// Punches regions of one entry if this process alone has it open; returns the bytes freed.
 pub(super) async fn punch(entry: &Entry, reactor: &Reactor, runs: &[Grains]) -> u64 {
     let shared = &entry.shared;
-    let _opening = shared.opening.lock().await;
+    let _passage = shared.doors.enter(entry.files.locks.window()).await;
     let before = entry.files.used_bytes().unwrap_or(0);
     if !entry.files.locks.own_use().unwrap_or(false) {
         return 0;

@@ -3,7 +3,6 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,13 +12,14 @@ use std::{
 
 use rustix::{
     fs::{
-        Advice, FallocateFlags, Mode, OFlags, SeekFrom, Timespec, Timestamps, UTIME_NOW, fadvise, fallocate,
-        fstat, ftruncate, futimens, open, seek,
+        Advice, FallocateFlags, OFlags, SeekFrom, Timespec, Timestamps, UTIME_NOW, fadvise, fallocate, fstat,
+        ftruncate, futimens, seek,
     },
     io::{Errno, pread, pwrite},
 };
 
 use super::{
+    folder::PrivateFolder,
     lock::{BlobLocks, Held},
     map_file::{MAP_SECTOR_BYTES, MapKind, RawSector},
     medium::Medium,
@@ -49,7 +49,7 @@ pub(super) struct EntryFiles {
     pub(super) data: LocalFile,
     boot_map: Arc<OwnedFd>,
     durable_map: Arc<OwnedFd>,
-    folder: Arc<OwnedFd>,
+    folder: PrivateFolder,
     /// Whether the names of the files are durable; nothing in the durable map may be before them.
     named: AtomicBool,
     fresh: bool,
@@ -58,28 +58,20 @@ pub(super) struct EntryFiles {
 
 impl EntryFiles {
     /// Opens the files in `folder`, which exists, and makes those that lack; `fresh` if the folder was made just now.
-    pub(super) fn open(folder: &Path, locks: BlobLocks, fresh: bool) -> io::Result<Self> {
-        let file = |name: &str| {
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            open(folder.join(name), flags, Mode::from_raw_mode(0o600))
-        };
+    pub(super) fn open(folder: PrivateFolder, locks: BlobLocks, fresh: bool) -> io::Result<Self> {
+        let file = |name: &str| folder.file(name, OFlags::RDWR | OFlags::CREATE);
         let data = file(DATA_FILE)?;
         // Reads are scattered, and the pages of what lies beyond a read may not even be present. Advice may be refused.
         let _ = fadvise(&data, 0, None, Advice::Random);
-        let files = Self {
+        Ok(Self {
             data: LocalFile::new(data),
             boot_map: Arc::new(file(BOOT_MAP_FILE)?),
             durable_map: Arc::new(file(DURABLE_MAP_FILE)?),
-            folder: Arc::new(open(
-                folder,
-                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )?),
+            folder,
             named: AtomicBool::new(false),
             fresh,
             locks,
-        };
-        Ok(files)
+        })
     }
 
     /// Notes on disk that the entry is in use now, for the order of eviction.
@@ -181,7 +173,7 @@ impl Medium for OnReactor<'_> {
 
     async fn sync_data(&self) -> io::Result<()> {
         if !self.files.named.load(Ordering::Relaxed) {
-            self.reactor.sync_data(&self.files.folder).await?;
+            self.reactor.sync_data(self.files.folder.descriptor()).await?;
             self.files.named.store(true, Ordering::Relaxed);
         }
         self.reactor.sync_data(self.files.data.file()).await

@@ -14,10 +14,12 @@ use std::{
 use super::{
     CacheConfig, CacheMetrics,
     budget::Budget,
+    doors::Doors,
     entry::Entry,
     guard::lock,
     key::BlobKey,
     lock::{BlobLocks, LockFile},
+    shelves::Shelves,
 };
 use crate::reactor::ReactorHandle;
 
@@ -27,15 +29,17 @@ const COUNT_SHARE: u64 = 16;
 #[derive(Debug)]
 pub(super) struct Holdings {
     pub(super) config: CacheConfig,
+    /// Where the entries lie, for messages.
     pub(super) blobs_dir: PathBuf,
+    pub(super) shelves: Shelves,
     pub(super) handle: ReactorHandle,
     pub(super) metrics: CacheMetrics,
     pub(super) budget: Arc<Budget>,
     pub(super) lock_file: Arc<LockFile>,
     pub(super) boot: [u8; 16],
     pub(super) entries: Mutex<HashMap<BlobKey, Weak<Entry>>>,
-    /// Held while an entry is opened or removed, so that the two do not meet in this process.
-    pub(super) opening: futures_util::lock::Mutex<()>,
+    /// One for each window of the lock file: who opens an entry and who removes it do not meet in this process.
+    pub(super) doors: Doors,
     /// How many open entries use each window of the lock file: blobs whose windows coincide, and an old entry of a blob
     /// that goes while a new one comes. The lock is let go with the last of them.
     uses: Mutex<HashMap<u64, usize>>,
@@ -59,6 +63,7 @@ impl Holdings {
     pub(super) fn new(
         config: CacheConfig,
         handle: ReactorHandle,
+        shelves: Shelves,
         lock_file: LockFile,
         boot: [u8; 16],
     ) -> Self {
@@ -67,11 +72,12 @@ impl Holdings {
             budget: Budget::new(config.fetches, config.flight_bytes),
             config,
             handle,
+            shelves,
             metrics: CacheMetrics::default(),
             lock_file: Arc::new(lock_file),
             boot,
             entries: Mutex::default(),
-            opening: futures_util::lock::Mutex::new(()),
+            doors: Doors::default(),
             uses: Mutex::default(),
             clock: AtomicU32::new(1),
             used_bytes: AtomicU64::new(0),

@@ -29,8 +29,12 @@ impl BlobKey {
 
     /// Where the entry lies below the cache's folder of blobs.
     pub(super) fn path(&self) -> PathBuf {
-        let fan = self.digits.get(..2).unwrap_or_default();
-        [self.algorithm, fan, &self.digits].iter().collect()
+        self.steps().iter().collect()
+    }
+
+    /// The names of the folders on the way there.
+    pub(super) fn steps(&self) -> [&str; 3] {
+        [self.algorithm, self.digits.get(..2).unwrap_or_default(), &self.digits]
     }
 
     /// A hash of the key, of one length for all algorithms.

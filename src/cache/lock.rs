@@ -12,7 +12,6 @@ use std::{
     io,
     ops::Range,
     os::fd::OwnedFd,
-    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -20,9 +19,12 @@ use nix::{
     fcntl::{FcntlArg, fcntl},
     libc,
 };
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::OFlags;
 
-use super::guard::lock;
+use super::{folder::PrivateFolder, guard::lock};
+
+/// Its name in the cache's folder.
+pub(super) const LOCK_FILE: &str = "lock";
 
 /// Held for the moment in which a map is changed or an entry is opened or removed.
 const MAPS: Range<u64> = 0..1;
@@ -51,9 +53,8 @@ impl LockFile {
     ///
     /// # Errors
     /// The kernel's answer.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-        let file = open(path, flags, Mode::from_raw_mode(0o600))?;
+    pub(super) fn open(folder: &PrivateFolder) -> io::Result<Self> {
+        let file = folder.file(LOCK_FILE, OFlags::RDWR | OFlags::CREATE)?;
         let file = Self { file, mapping: Mutex::default() };
         // A byte of its own, past every window, that no blob uses.
         let probe = (1 << 63) - 2..(1 << 63) - 1;
@@ -171,8 +172,9 @@ impl Drop for Held {
 mod tests {
     use super::*;
 
-    fn two(dir: &Path) -> [BlobLocks; 2] {
-        [0, 1].map(|_| BlobLocks::new(Arc::new(LockFile::open(&dir.join("lock")).unwrap()), &[255; 32]))
+    fn two(dir: &std::path::Path) -> [BlobLocks; 2] {
+        let folder = PrivateFolder::open_root(dir).unwrap();
+        [0, 1].map(|_| BlobLocks::new(Arc::new(LockFile::open(&folder).unwrap()), &[255; 32]))
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Opening one entry, on the cache's thread.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
-
-use rustix::{
-    fs::{Mode, OFlags, open},
-    io::pread,
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Weak},
+    time::Duration,
 };
+
+use rustix::{fs::OFlags, io::pread};
 
 use super::{
     CacheError,
@@ -25,8 +27,6 @@ use crate::reactor::Reactor;
 /// is not. Image layers are far smaller.
 const MOST_BYTES: u64 = 256 << 30;
 
-/// How long an entry that another process removes or opens is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The entry of a blob: the one that is open, or a new one over what the disk has.
@@ -39,12 +39,11 @@ pub(super) async fn open_entry(
     if size_bytes > MOST_BYTES {
         return Err(CacheError::TooLarge { digest: key.to_string(), size_bytes, limit_bytes: MOST_BYTES });
     }
-    let _opening = shared.opening.lock().await;
-    let open = lock(&shared.entries).get(&key).and_then(std::sync::Weak::upgrade);
-    if let Some(entry) = open {
-        if entry.size_bytes != size_bytes {
-            return Err(conflict(&key, entry.size_bytes, size_bytes));
-        }
+    if let Some(entry) = find(shared, &key, size_bytes)? {
+        return Ok(entry);
+    }
+    let _passage = shared.doors.enter(shared.locks(&key).window()).await;
+    if let Some(entry) = find(shared, &key, size_bytes)? {
         return Ok(entry);
     }
     let folder = shared.blobs_dir.join(key.path());
@@ -52,9 +51,10 @@ pub(super) async fn open_entry(
         let path = folder.clone();
         move |source| CacheError::Io { path, action, source }
     };
+    let patience = shared.config.opening_patience;
     let mut waited = Duration::ZERO;
     while !shared.begin_use(&key).map_err(failed("lock the entry in"))? {
-        if waited >= PATIENCE {
+        if waited >= patience {
             return Err(CacheError::Busy(key.to_string()));
         }
         reactor.sleep(PAUSE).await;
@@ -70,6 +70,15 @@ pub(super) async fn open_entry(
     Ok(entry)
 }
 
+/// The entry that is open.
+fn find(shared: &Holdings, key: &BlobKey, size_bytes: u64) -> Result<Option<Arc<Entry>>, CacheError> {
+    let open = lock(&shared.entries).get(key).and_then(Weak::upgrade);
+    match open {
+        Some(entry) if entry.size_bytes != size_bytes => Err(conflict(key, entry.size_bytes, size_bytes)),
+        open => Ok(open),
+    }
+}
+
 async fn open_files(
     shared: &Arc<Holdings>,
     reactor: &Reactor,
@@ -78,10 +87,11 @@ async fn open_files(
     folder: &Path,
 ) -> Result<(EntryFiles, Ledger), CacheError> {
     let failed = |action| move |source| CacheError::Io { path: folder.to_owned(), action, source };
-    let fresh = make_folder(folder).map_err(failed("make the folder"))?;
-    let files = EntryFiles::open(folder, shared.locks(key), fresh).map_err(failed("open the files in"))?;
-    let maps =
-        wait_for(reactor, PATIENCE, || files.locks.maps()).await.map_err(failed("lock the maps in"))?;
+    let (opened, fresh) = shared.shelves.make_entry(key).map_err(failed("use the folder"))?;
+    let files = EntryFiles::open(opened, shared.locks(key), fresh).map_err(failed("open the files in"))?;
+    let maps = wait_for(reactor, shared.config.opening_patience, || files.locks.maps())
+        .await
+        .map_err(failed("lock the maps in"))?;
     let Some(maps) = maps else { return Err(CacheError::Busy(key.to_string())) };
     let medium = OnReactor { files: &files, reactor };
     let on_disk = medium.data_len().map_err(failed("read the size of the data in"))?;
@@ -103,28 +113,16 @@ async fn open_files(
 
 /// The size that an entry on disk was made with, so that its blob can be opened without asking its origin.
 pub(super) fn known_size(shared: &Holdings, key: &BlobKey) -> io::Result<Option<u64>> {
-    let path = shared.blobs_dir.join(key.path()).join(BOOT_MAP_FILE);
-    let file = match open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) {
+    let opened = shared.shelves.entry(key).and_then(|entry| entry.file(BOOT_MAP_FILE, OFlags::RDONLY));
+    let file = match opened {
         Ok(file) => file,
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(error.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     };
     let mut raw = [0; MAP_SECTOR_BYTES];
     let _ = pread(file, &mut raw, 0)?;
     let header = MapHeader::decode(&raw).ok().filter(|header| header.key == key.hash());
     Ok(header.map(|header| header.size_bytes))
-}
-
-/// Makes the folder and those above it; whether it was not there before.
-fn make_folder(folder: &Path) -> io::Result<bool> {
-    if let Some(parent) = folder.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    match std::fs::create_dir(folder) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 fn conflict(key: &BlobKey, open_bytes: u64, size_bytes: u64) -> CacheError {

@@ -1,18 +1,22 @@
 //! The cache as its owner sees it: opened once a process, asked for blobs, synced.
 
 use std::{
-    fs, io,
-    os::unix::fs::DirBuilderExt,
+    fs,
+    io::{self, Write},
     path::Path,
     sync::{Arc, Weak, atomic::Ordering},
 };
 
+use rustix::fs::OFlags;
+
 use super::{
     CacheConfig, CacheError, CacheMetrics, CachedBlob, evict,
+    folder::PrivateFolder,
     holdings::Holdings,
     key::BlobKey,
-    lock::LockFile,
+    lock::{LOCK_FILE, LockFile},
     open::{known_size, open_entry},
+    shelves::Shelves,
 };
 use crate::{
     reactor::{Reactor, ReactorHandle},
@@ -27,6 +31,7 @@ const COUNT_TICKS: u32 = 12;
 const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Tells backup programs that all of this can be had again (bford.info/cachedir).
+const TAG_FILE: &str = "CACHEDIR.TAG";
 const CACHE_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n";
 
 /// The cache of one process in one folder. Cloning gives another handle to it.
@@ -47,17 +52,12 @@ impl Cache {
             move |source| CacheError::Io { path, action, source }
         };
         let dir = config.dir.clone();
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(dir.join("blobs")).map_err(failed(&dir, "make the folder"))?;
-        let tag = dir.join("CACHEDIR.TAG");
-        if !tag.exists() {
-            fs::write(&tag, CACHE_TAG).map_err(failed(&tag, "write"))?;
-        }
-        let lock_path = dir.join("lock");
-        let lock_file = LockFile::open(&lock_path).map_err(failed(&lock_path, "lock ranges of"))?;
+        let root = PrivateFolder::open_root(&dir).map_err(failed(&dir, "use the folder"))?;
+        write_tag(&root).map_err(failed(&dir.join(TAG_FILE), "write"))?;
+        let lock_file = LockFile::open(&root).map_err(failed(&dir.join(LOCK_FILE), "lock ranges of"))?;
+        let shelves = Shelves::open(&root).map_err(failed(&dir, "use the folders in"))?;
         let boot = boot_id().map_err(failed(Path::new(BOOT_ID_PATH), "read the boot's id from"))?;
-        let shared = Arc::new(Holdings::new(config, handle, lock_file, boot));
+        let shared = Arc::new(Holdings::new(config, handle, shelves, lock_file, boot));
         let tended = Arc::downgrade(&shared);
         shared.handle.spawn(move |reactor| tend(reactor.clone(), tended));
         Ok(Self { shared })
@@ -170,6 +170,11 @@ async fn sync_all(shared: &Holdings, reactor: &Reactor) -> Result<(), CacheError
         let _ = entry.files.note_use();
     }
     outcome
+}
+
+fn write_tag(root: &PrivateFolder) -> io::Result<()> {
+    let mut tag = fs::File::from(root.file(TAG_FILE, OFlags::RDWR | OFlags::CREATE)?);
+    if tag.metadata()?.len() == 0 { tag.write_all(CACHE_TAG.as_bytes()) } else { Ok(()) }
 }
 
 fn boot_id() -> io::Result<[u8; 16]> {

@@ -72,7 +72,7 @@ pub fn create_watched<P: Fn(u64, u64) + Sync>(
     if index == Some(&upper.data) {
         return Err(OfflineError::SameFile(upper.data.clone()));
     }
-    let data_part = PartFile::create(&upper.data, options.overwrite)?;
+    let data_part = PartFile::create_private(&upper.data, options.overwrite)?;
     let index_part =
         index.map(|path| PartFile::create_index(path, options.overwrite, &data_part)).transpose()?;
     let written = OfflineError::io(&upper.data, "write it");

@@ -35,6 +35,12 @@ const NAME_PART_BYTES: usize = 200;
 /// Bytes after which the disk is to begin with what was written. It works meanwhile then, and the sync at the end has little to wait for.
 const WRITEBACK_BYTES: u64 = 8 << 20;
 
+/// Permissions of what the user gives away, as upstream's tools leave them to the umask.
+const SHARED_MODE: u32 = 0o644;
+
+/// Permissions of what holds what somebody wrote.
+const PRIVATE_MODE: u32 = 0o600;
+
 /// The file in the making, beside its later place and hidden. Dropping it removes it.
 #[derive(Debug)]
 pub struct PartFile {
@@ -56,7 +62,15 @@ impl PartFile {
     /// # Errors
     /// Where something is there that may not be replaced, or the file cannot be made.
     pub fn create(path: &Path, overwrite: bool) -> Result<Self, OfflineError> {
-        Self::begin(path, overwrite, |_| false)
+        Self::begin(path, overwrite, SHARED_MODE, |_| false)
+    }
+
+    /// As [`PartFile::create`], of a file that its owner alone may read where it replaces none: a writable layer, or what names it.
+    ///
+    /// # Errors
+    /// As [`PartFile::create`].
+    pub fn create_private(path: &Path, overwrite: bool) -> Result<Self, OfflineError> {
+        Self::begin(path, overwrite, PRIVATE_MODE, |_| false)
     }
 
     /// Begins an index file that will be called `path`. With `overwrite` it replaces what [`PartFile::create`] may replace, and the
@@ -66,7 +80,7 @@ impl PartFile {
             .replaced
             .as_ref()
             .and_then(|held| lsmt::decode_data_header(&slot_of(held.file()).ok()?).ok());
-        Self::begin(path, overwrite, |index| {
+        Self::begin(path, overwrite, PRIVATE_MODE, |index| {
             data_header.is_some_and(|header| lsmt::require_pair(&header, index).is_ok())
         })
     }
@@ -74,6 +88,7 @@ impl PartFile {
     fn begin(
         path: &Path,
         overwrite: bool,
+        mode: u32,
         may_replace_index: impl FnOnce(&lsmt::Header) -> bool,
     ) -> Result<Self, OfflineError> {
         let found = match fs::symlink_metadata(path) {
@@ -89,7 +104,7 @@ impl PartFile {
         if index.is_some_and(|header| !may_replace_index(&header)) {
             return Err(OfflineError::IndexFile(path.to_owned()));
         }
-        let (file, hidden) = new_beside(path)?;
+        let (file, hidden) = new_beside(path, mode)?;
         let replaces = found.is_some();
         if let Some(found) = found {
             // What only its owner could read stays so.
@@ -112,7 +127,7 @@ impl PartFile {
         let failed = OfflineError::io(path, "make a new version of it");
         // A link stays one, and what it means is replaced.
         let path = fs::canonicalize(path).map_err(&failed)?;
-        let (file, hidden) = new_beside(&path)?;
+        let (file, hidden) = new_beside(&path, PRIVATE_MODE)?;
         let part = Self { file, path, hidden: Some(hidden), overwrite: true, unsent: 0..0, replaced: None };
         let [old, new] = [replaced, &part.file].map(File::metadata);
         let (old, new) = (old.map_err(&failed)?, new.map_err(&failed)?);
@@ -214,8 +229,8 @@ impl NamedFile {
 }
 
 /// A new file under a hidden name beside `path`, and that name.
-fn new_beside(path: &Path) -> Result<(File, PathBuf), OfflineError> {
-    hidden_beside(path, |hidden| OpenOptions::new().write(true).create_new(true).mode(0o644).open(hidden))
+fn new_beside(path: &Path, mode: u32) -> Result<(File, PathBuf), OfflineError> {
+    hidden_beside(path, |hidden| OpenOptions::new().write(true).create_new(true).mode(mode).open(hidden))
 }
 
 /// The slot that a file begins with, or all of less.

@@ -3,27 +3,33 @@
 //! A document is stored by its digest and checked against it when it is read. What a name meant is stored by the name.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
+use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
+
+use crate::cache::PrivateFolder;
 
 /// Registries cap manifests at 4 MiB.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// Documents and names in one directory.
+/// Their folder in the cache's.
+const FOLDER: &str = "manifests";
+
+/// Documents and names in a folder of the cache's.
 #[derive(Debug)]
 pub struct ManifestStore {
-    dir: PathBuf,
+    cache_dir: PathBuf,
 }
 
 impl ManifestStore {
-    /// A store in `dir`, which is made when something is stored.
+    /// A store in the cache's folder, which is made when it is needed.
     #[must_use]
-    pub fn new(dir: PathBuf) -> Self {
-        Self { dir }
+    pub fn new(cache_dir: PathBuf) -> Self {
+        Self { cache_dir }
     }
 
     /// Stores `body` under its digest.
@@ -63,25 +69,35 @@ impl ManifestStore {
     }
 
     fn read(&self, file: &str) -> Option<Vec<u8>> {
+        let opened = self.folder().and_then(|folder| folder.file(file, OFlags::RDONLY));
+        let opened = opened.inspect_err(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(%error, dir = %self.cache_dir.display(), "cannot read a stored manifest");
+            }
+        });
         let mut bytes = Vec::new();
-        File::open(self.dir.join(file)).ok()?.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
+        File::from(opened.ok()?).take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
         Some(bytes)
     }
 
     fn write(&self, file: &str, bytes: &[u8]) -> io::Result<()> {
-        fs::create_dir_all(&self.dir)?;
-        let path = self.dir.join(file);
-        let hidden = self.dir.join(format!(".{file}.{}.{:x}", std::process::id(), fastrand::u64(..)));
-        let written = write_durably(&hidden, bytes).and_then(|()| fs::rename(&hidden, &path));
+        let folder = self.folder()?;
+        let hidden = format!(".{file}.{}.{:x}", std::process::id(), fastrand::u64(..));
+        let written =
+            write_durably(&folder, &hidden, bytes).and_then(|()| folder.rename(&hidden, &folder, file));
         written.inspect_err(|_| {
             // A part is of no use, and one that cannot be removed does no harm.
-            let _ = fs::remove_file(&hidden);
+            let _ = folder.remove(&hidden);
         })
+    }
+
+    fn folder(&self) -> io::Result<PrivateFolder> {
+        Ok(PrivateFolder::open_root(&self.cache_dir)?.open_or_make(FOLDER)?.0)
     }
 }
 
-fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
+fn write_durably(folder: &PrivateFolder, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::from(folder.file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?);
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -118,7 +134,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = ManifestStore::new(dir.path().to_owned());
         store.put(b"body").unwrap();
-        fs::write(dir.path().join(hex(b"body")), b"bodY").unwrap();
+        std::fs::write(dir.path().join(FOLDER).join(hex(b"body")), b"bodY").unwrap();
         assert_eq!(store.get(&format!("sha256:{}", hex(b"body"))), None);
     }
 }

@@ -117,7 +117,7 @@ pub(super) fn replace(path: &Path, text: &[u8]) -> Replaced {
 }
 
 fn write(path: &Path, text: &[u8]) -> Result<PartFile, Failure> {
-    let part = PartFile::create(path, true)?;
+    let part = PartFile::create_private(path, true)?;
     let failed = |source| {
         let text = format!("{}: cannot write it", path.display());
         Failure::with_source(FailureClass::Internal, text, source)

@@ -26,7 +26,7 @@ pub(super) struct References {
 
 impl References {
     pub(super) fn new(client: Client, cache_dir: Option<&Path>) -> Self {
-        Self { client, store: cache_dir.map(|dir| Arc::new(ManifestStore::new(dir.join("manifests")))) }
+        Self { client, store: cache_dir.map(|dir| Arc::new(ManifestStore::new(dir.to_owned()))) }
     }
 
     /// The layers of the image that `text` names, and a reference that will always mean these. A digest that was resolved

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -118,14 +119,14 @@ pub(super) async fn configuration(
     Ok(Placed { config, image: Some(device), made })
 }
 
-/// Makes a folder that is not there, so that no crash takes it away again with what becomes durable in it.
+/// Makes a folder that is not there, its owner's alone, so that no crash takes it away again with what becomes durable in it.
 ///
 /// # Errors
 /// When it is there, or cannot be made.
 pub(super) fn make_durably(folder: &Path, made: &mut Made) -> io::Result<()> {
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let parent = File::open(parent)?;
-    fs::create_dir(folder)?;
+    fs::DirBuilder::new().mode(0o700).create(folder)?;
     made.add(folder.to_owned());
     parent.sync_all()
 }
@@ -273,7 +274,7 @@ fn means(pinned: &str, wanted: &str) -> bool {
 }
 
 fn put(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let part = PartFile::create(path, false)?;
+    let part = PartFile::create_private(path, false)?;
     part.file().write_all(bytes).map_err(|source| cannot("write it", path, source))?;
     Ok(part.finish()?)
 }

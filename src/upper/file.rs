@@ -6,7 +6,7 @@ use std::{
     fs::{File, OpenOptions},
     io,
     ops::Range,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -35,6 +35,9 @@ const RETRIES: u32 = 16;
 /// What a successor's name ends with until it has the name of the file that it replaces.
 const SUCCESSOR_SUFFIX: &str = ".successor";
 
+/// Permissions of what is made here: it holds what somebody wrote.
+const PRIVATE_MODE: u32 = 0o600;
+
 /// A regular file, open for reading and writing.
 #[derive(Debug)]
 pub struct LayerFile {
@@ -60,12 +63,12 @@ impl LayerFile {
             .map_err(|error| failed(path, "open", error))
     }
 
-    /// Makes an empty file at `path`, where there must be none. May wait for the disk.
+    /// Makes an empty file at `path`, its owner's alone, where there must be none. May wait for the disk.
     ///
     /// # Errors
     /// [`UpperError::Io`].
     pub fn create(path: &Path) -> Result<Self, UpperError> {
-        Self::with(path, OpenOptions::new().read(true).write(true).create_new(true))
+        Self::with(path, OpenOptions::new().read(true).write(true).create_new(true).mode(PRIVATE_MODE))
             .map_err(|error| failed(path, "create", error))
     }
 
@@ -223,7 +226,7 @@ impl Medium for LayerFile {
             _ => {}
         }
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true);
+        options.read(true).write(true).create_new(true).mode(PRIVATE_MODE);
         let folder = Some(self.open_folder()?);
         let mut successor = Self::with(&path, &options)?;
         successor.path.clone_from(&self.path);

@@ -3,6 +3,7 @@
 mod concurrency;
 mod eviction;
 mod faults;
+mod opening;
 mod origin;
 mod processes;
 mod reading;

@@ -1,6 +1,7 @@
 //! Devices come, are listed and go, with a frontend that needs no driver.
 
 mod merges;
+mod private;
 mod stale;
 mod writable;
 
