@@ -46,3 +46,14 @@ pub enum CacheError {
     #[error("the cache is closed")]
     Closed,
 }
+
+impl CacheError {
+    /// Whether the same may be had later, when a peer has let go or the system has what it lacked.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Busy(_) | Self::SizeConflict { .. } => true,
+            Self::Io { source, .. } => source.kind() != io::ErrorKind::PermissionDenied,
+            Self::Digest(_) | Self::TooLarge { .. } | Self::Closed => false,
+        }
+    }
+}

@@ -31,6 +31,7 @@ mod grain;
 mod guard;
 mod holdings;
 mod key;
+mod late;
 mod ledger;
 mod lock;
 mod map_file;

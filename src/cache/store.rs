@@ -14,13 +14,14 @@ use super::{
     folder::PrivateFolder,
     holdings::Holdings,
     key::BlobKey,
+    late::LateBlob,
     lock::{LOCK_FILE, LockFile},
     open::{known_size, open_entry},
     shelves::Shelves,
 };
 use crate::{
     reactor::{Reactor, ReactorHandle},
-    source::Origin,
+    source::{BlobSource, Origin, Uncached},
 };
 
 /// Ticks after which what the disk holds is counted again, whatever this process wrote: others may have filled it, and
@@ -67,7 +68,7 @@ impl Cache {
     /// size. The future may be awaited on any executor.
     ///
     /// # Errors
-    /// When the entry cannot be used; the blob can then be read through [`crate::source::Uncached`].
+    /// When the entry cannot be used; the blob can then be read by [`Cache::without_entry`].
     pub fn blob(
         &self,
         digest: &str,
@@ -83,6 +84,21 @@ impl Cache {
                 .call(move |reactor| async move { open_entry(&shared, &reactor, key, size_bytes).await });
             let entry = opened.await.map_err(|_| CacheError::Closed)??;
             Ok(Arc::new(CachedBlob::new(entry, origin)))
+        }
+    }
+
+    /// The blob of `origin` where [`Cache::blob`] has failed for `reason`: it is read from its origin, and through the cache as
+    /// soon as that can be had if it may be had later.
+    #[must_use]
+    pub fn without_entry(
+        &self,
+        digest: &str,
+        origin: Arc<dyn Origin>,
+        reason: &CacheError,
+    ) -> Arc<dyn BlobSource> {
+        match BlobKey::parse(digest) {
+            Ok(key) if reason.may_pass() => LateBlob::new(&self.shared, key, origin),
+            _ => Arc::new(Uncached::new(origin)),
         }
     }
 

@@ -5,6 +5,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use futures_util::poll;
 
 use super::*;
+use crate::{
+    cache::CacheError,
+    source::{Place, Readiness, Refutation},
+};
 
 #[test]
 fn an_entry_that_a_peer_holds_does_not_hold_up_the_opening_of_another() {
@@ -23,6 +27,36 @@ fn an_entry_that_a_peer_holds_does_not_hold_up_the_opening_of_another() {
         waiting.await
     });
     opened.unwrap().unwrap();
+}
+
+#[test]
+fn a_blob_whose_entry_cannot_be_had_is_read_from_its_origin_and_cached_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let hasty = CacheConfig { opening_patience: Duration::from_millis(10), ..config(dir.path()) };
+    let (bench, other) = (Bench::new(hasty), Bench::new(config(dir.path())));
+    let origin = TestOrigin::new(MIB, 102, Duration::ZERO);
+    let key = crate::cache::key::BlobKey::parse(&origin.digest).unwrap();
+    let held = other.cache.shared.locks(&key).maps().unwrap().unwrap();
+    let refused = bench.reactor.block_on(bench.cache.blob(&origin.digest, Arc::clone(&origin) as _)).unwrap();
+    let error = refused.unwrap_err();
+    assert!(matches!(error, CacheError::Busy(_)), "{error}");
+    let blob = bench.cache.without_entry(&origin.digest, Arc::clone(&origin) as _, &error);
+    let refutation = Arc::new(Refutation::default());
+    blob.watch(&refutation);
+    let read = |offset: usize, len: usize| {
+        let mut dest = vec![0; len];
+        bench.reactor.block_on(blob.read(&bench.reactor, offset as u64, &mut dest)).unwrap().unwrap();
+        assert!(dest == origin.content[offset..offset + len]);
+    };
+    read(5000, 70_000);
+    assert_eq!((blob.place(), blob.size_bytes()), (Place::Origin, MIB as u64));
+    drop(held);
+    bench.until("the entry is there", || blob.place() == Place::Cache);
+    read(5000, 70_000);
+    bench.until("it is kept", || blob.try_read(8192, &mut [0; 4096]).unwrap() == Readiness::Done);
+    assert_eq!(refutation.blob(), None);
+    let gone = bench.cache.without_entry("no digest", Arc::clone(&origin) as _, &error);
+    assert_eq!(gone.place(), Place::Origin);
 }
 
 #[test]

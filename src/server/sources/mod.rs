@@ -7,7 +7,7 @@ use tokio::sync::OnceCell;
 use super::{
     blocking::{blocking, blocking_while_busy},
     config::CacheSection,
-    failure::{Failure, full_text},
+    failure::{Failure, FailureClass, full_text},
     layers::{self, LayerPlace},
     network::failure_of_registry,
 };
@@ -23,8 +23,8 @@ use crate::{
 pub(super) struct Sources {
     client: Client,
     section: CacheSection,
-    /// Opened for the first remote layer; None where it cannot be used.
-    cache: OnceCell<Option<OpenCache>>,
+    /// Opened for the first remote layer, and tried again for the next where it cannot be used.
+    cache: OnceCell<OpenCache>,
 }
 
 /// The cache and the thread that works for it. In this order: the thread ends last.
@@ -57,17 +57,33 @@ impl Sources {
 
     /// What the cache has counted, if it is open.
     pub(super) fn cache_metrics(&self) -> Option<(&CacheMetrics, u64)> {
-        let open = self.cache.get()?.as_ref()?;
+        let open = self.cache.get()?;
         Some((open.cache.metrics(), open.cache.used_bytes()))
     }
 
     /// Makes durable what was fetched so far.
     pub(super) async fn sync(&self) {
-        if let Some(Some(open)) = self.cache.get()
+        if let Some(open) = self.cache.get()
             && let Err(error) = open.cache.sync().await
         {
             tracing::warn!(error = full_text(&error), "the cache may have to fetch some bytes again");
         }
+    }
+
+    /// The cache; an image can be served without, only slower.
+    async fn cache(&self) -> Option<&Cache> {
+        let open = async || {
+            let (section, limits) = (self.section.clone(), self.client.limits().clone());
+            blocking(move || open_cache(&section, &limits)).await
+        };
+        if !self.section.enabled {
+            return None;
+        }
+        let opened = self.cache.get_or_try_init(open).await.inspect_err(|failure| {
+            let (dir, error) = (self.section.dir.display(), failure.full_text());
+            tracing::warn!(%dir, error, "the cache cannot be used: everything is fetched again and again");
+        });
+        opened.ok().map(|open| &open.cache)
     }
 
     async fn remote(
@@ -76,11 +92,7 @@ impl Sources {
         digest: Digest,
         size_bytes: Option<u64>,
     ) -> Result<(Arc<dyn BlobSource>, RemoteBlob), Failure> {
-        let open = async || {
-            let (section, limits) = (self.section.clone(), self.client.limits().clone());
-            blocking(move || Ok(open_cache(&section, &limits))).await.ok().flatten()
-        };
-        let cache = self.cache.get_or_init(open).await.as_ref().map(|open| &open.cache);
+        let cache = self.cache().await;
         let name = digest.to_string();
         let size_bytes = match (size_bytes, cache) {
             (None, Some(cache)) => cache.known_size(&name).await.ok().flatten(),
@@ -99,36 +111,27 @@ impl Sources {
         match cache.blob(&name, Arc::clone(&origin) as _).await {
             Ok(cached) => Ok((cached, blob)),
             Err(error) => {
-                tracing::warn!(error = full_text(&error), "a layer is read without the cache");
-                Ok((Arc::new(Uncached::new(origin)), blob))
+                tracing::warn!(error = full_text(&error), "a layer is read without the cache for now");
+                Ok((cache.without_entry(&name, origin, &error), blob))
             }
         }
     }
 }
 
-/// An image can be served without a cache, only slower.
-fn open_cache(section: &CacheSection, limits: &Limits) -> Option<OpenCache> {
-    if !section.enabled {
-        return None;
-    }
-    let opened = ReactorThread::start("cache", ReactorConfig::default(), || Ok(()))
-        .map_err(|error| Box::new(error) as Box<dyn std::error::Error>)
-        .and_then(|thread| {
-            let limit_bytes = section.size_mib.saturating_mul(1 << 20);
-            let config = CacheConfig {
-                fetch_deadline: limits.total_deadline(),
-                lane_patience: 2 * limits.deadline(),
-                ..CacheConfig::new(&section.dir, limit_bytes)
-            };
-            let cache = Cache::open(config, thread.handle())?;
-            Ok(OpenCache { cache, _thread: thread })
-        });
-    opened
-        .inspect_err(|error| {
-            let (dir, error) = (section.dir.display(), full_text(error.as_ref()));
-            tracing::warn!(%dir, error, "the cache cannot be used: everything is fetched again and again");
-        })
-        .ok()
+fn open_cache(section: &CacheSection, limits: &Limits) -> Result<OpenCache, Failure> {
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Failure::new(FailureClass::Internal, full_text(error.as_ref()))
+    };
+    let thread = ReactorThread::start("cache", ReactorConfig::default(), || Ok(()))
+        .map_err(|error| failed(Box::new(error)))?;
+    let limit_bytes = section.size_mib.saturating_mul(1 << 20);
+    let config = CacheConfig {
+        fetch_deadline: limits.total_deadline(),
+        lane_patience: 2 * limits.deadline(),
+        ..CacheConfig::new(&section.dir, limit_bytes)
+    };
+    let cache = Cache::open(config, thread.handle()).map_err(|error| failed(Box::new(error)))?;
+    Ok(OpenCache { cache, _thread: thread })
 }
 
 impl fmt::Debug for Sources {
