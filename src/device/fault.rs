@@ -1,15 +1,10 @@
 //! A decorator that makes chosen operations of a device fail, dawdle, stop half way or hang, by a script.
 
-use std::{
-    future::poll_fn,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Poll, Waker},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ByteRange, ErrorKind, Geometry},
-    reactor::Reactor,
+    reactor::{Reactor, Watched},
 };
 
 /// The operations of a queue.
@@ -81,13 +76,12 @@ impl Fault {
 ///
 /// Each operation meets at most one fault: the first of the script that concerns it and is neither waiting nor used up.
 #[derive(Debug, Clone, Default)]
-pub struct FaultPlan(Arc<Mutex<Script>>);
+pub struct FaultPlan(Arc<Watched<Script>>);
 
 #[derive(Debug, Default)]
 struct Script {
     faults: Vec<Fault>,
     met: u64,
-    hanging: Vec<Waker>,
     /// Counts calls of [`FaultPlan::release`], by which one that hangs sees that it was meant.
     releases: u64,
 }
@@ -103,60 +97,47 @@ impl FaultPlan {
 
     /// Puts a fault at the end of the script.
     pub fn add(&self, fault: Fault) {
-        self.script().faults.push(fault);
+        self.0.look(|script| script.faults.push(fault));
     }
 
     /// Takes all faults away. What hangs goes on hanging until it is released.
     pub fn clear(&self) {
-        self.script().faults.clear();
+        self.0.look(|script| script.faults.clear());
     }
 
     /// Operations that have met a fault so far.
     #[must_use]
     pub fn met(&self) -> u64 {
-        self.script().met
+        self.0.look(|script| script.met)
     }
 
     /// Lets all operations go on that hang now.
     pub fn release(&self) {
-        let hanging = {
-            let mut script = self.script();
-            script.releases += 1;
-            std::mem::take(&mut script.hanging)
-        };
-        hanging.into_iter().for_each(Waker::wake);
-    }
-
-    fn script(&self) -> MutexGuard<'_, Script> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.change(|script| script.releases += 1);
     }
 
     fn meet(&self, op: Op, range: ByteRange) -> Option<Trouble> {
-        let mut script = self.script();
-        for fault in script.faults.iter_mut().filter(|fault| fault.count > 0 && fault.concerns(op, range)) {
+        self.0.look(|script| script.meet(op, range))
+    }
+
+    async fn hang(&self) {
+        let before = self.0.look(|script| script.releases);
+        self.0.wait(|script| (script.releases != before).then_some(())).await;
+    }
+}
+
+impl Script {
+    fn meet(&mut self, op: Op, range: ByteRange) -> Option<Trouble> {
+        for fault in self.faults.iter_mut().filter(|fault| fault.count > 0 && fault.concerns(op, range)) {
             if fault.skip > 0 {
                 fault.skip -= 1;
                 continue;
             }
             fault.count -= 1;
-            let trouble = fault.trouble;
-            script.met += 1;
-            return Some(trouble);
+            self.met += 1;
+            return Some(fault.trouble);
         }
         None
-    }
-
-    async fn hang(&self) {
-        let before = self.script().releases;
-        poll_fn(|cx| {
-            let mut script = self.script();
-            if script.releases != before {
-                return Poll::Ready(());
-            }
-            script.hanging.push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
     }
 }
 

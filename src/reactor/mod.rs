@@ -27,6 +27,7 @@ mod slots;
 mod tests;
 mod thread;
 mod wait_list;
+mod watched;
 
 pub use buffer::{Buffer, BufferError, BufferPool};
 pub use config::ReactorConfig;
@@ -34,4 +35,5 @@ pub use inbox::ReactorHandle;
 pub use running::Reactor;
 pub use slots::BufferSlot;
 pub use thread::ReactorThread;
-pub use wait_list::WaitList;
+use wait_list::WaitList;
+pub use watched::Watched;

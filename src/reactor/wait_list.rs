@@ -6,7 +6,7 @@ use std::{collections::VecDeque, task::Waker};
 /// borrow; whoever waits keeps the ticket, and gives it back when it waits no more. Wakers are handed out and never called here,
 /// since a waker may come back for the same state.
 #[derive(Debug)]
-pub struct WaitList<T = ()> {
+pub(super) struct WaitList<T = ()> {
     /// By ticket, which grow.
     entries: VecDeque<Entry<T>>,
     next_ticket: u64,
@@ -21,7 +21,7 @@ struct Entry<T> {
 
 impl<T> WaitList<T> {
     /// Puts somebody at the end who wants this; returns its ticket.
-    pub fn push(&mut self, wanted: T, waker: &Waker) -> u64 {
+    pub(super) fn push(&mut self, wanted: T, waker: &Waker) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.entries.push_back(Entry { ticket, wanted, waker: waker.clone() });
@@ -29,37 +29,39 @@ impl<T> WaitList<T> {
     }
 
     /// Whoever has this ticket is to be woken by `waker`; returns whether it still waits.
-    pub fn renew(&mut self, ticket: u64, waker: &Waker) -> bool {
+    pub(super) fn renew(&mut self, ticket: u64, waker: &Waker) -> bool {
         let found = self.position(ticket).and_then(|at| self.entries.get_mut(at));
         found.map(|entry| entry.waker.clone_from(waker)).is_some()
     }
 
     /// Whoever has this ticket waits no more; returns whether it did until now.
-    pub fn remove(&mut self, ticket: u64) -> bool {
+    pub(super) fn remove(&mut self, ticket: u64) -> bool {
         self.position(ticket).and_then(|at| self.entries.remove(at)).is_some()
     }
 
     /// Whether nobody waits.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     /// The ticket of the first, and what it wants.
-    #[must_use]
-    pub fn first(&self) -> Option<(u64, &T)> {
+    pub(super) fn first(&self) -> Option<(u64, &T)> {
         self.entries.front().map(|entry| (entry.ticket, &entry.wanted))
     }
 
     /// How to wake the first, which goes on waiting.
-    #[must_use]
-    pub fn first_waker(&self) -> Option<Waker> {
+    pub(super) fn first_waker(&self) -> Option<Waker> {
         self.entries.front().map(|entry| entry.waker.clone())
     }
 
     /// Takes the first out; returns how to wake it.
-    pub fn pop(&mut self) -> Option<Waker> {
+    pub(super) fn pop(&mut self) -> Option<Waker> {
         self.entries.pop_front().map(|entry| entry.waker)
+    }
+
+    /// Takes all out; returns how to wake them.
+    pub(super) fn drain(&mut self) -> Vec<Waker> {
+        self.entries.drain(..).map(|entry| entry.waker).collect()
     }
 
     fn position(&self, ticket: u64) -> Option<usize> {

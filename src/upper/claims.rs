@@ -3,16 +3,13 @@
 //! A change of a part of a block reads the rest and writes all of it, and a hole takes whole blocks. So changes of one block
 //! wait for one another, and reads of it wait for those changes.
 
-use std::{
-    future::poll_fn,
-    ops::Range,
-    sync::{Mutex, MutexGuard, PoisonError},
-    task::{Poll, Waker},
-};
+use std::ops::Range;
+
+use crate::reactor::Watched;
 
 /// The claims to one file.
 #[derive(Debug, Default)]
-pub(super) struct Claims(Mutex<State>);
+pub(super) struct Claims(Watched<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -26,8 +23,6 @@ struct Entry {
     ticket: u64,
     blocks: Range<u64>,
     kind: Kind,
-    /// Of one that waits for those before it.
-    waker: Option<Waker>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,15 +66,13 @@ impl Claims {
     }
 
     fn enter(&self, blocks: Range<u64>, kind: Kind) -> Claim<'_> {
-        let mut state = self.state();
-        let ticket = state.next_ticket;
-        state.next_ticket += 1;
-        state.entries.push(Entry { ticket, blocks, kind, waker: None });
+        let ticket = self.0.look(|state| {
+            let ticket = state.next_ticket;
+            state.next_ticket += 1;
+            state.entries.push(Entry { ticket, blocks, kind });
+            ticket
+        });
         Claim { claims: self, ticket, is_changing: false }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,27 +83,23 @@ impl Claim<'_> {
     }
 
     async fn wait(&self) -> Result<(), GivenUp> {
-        poll_fn(|context| {
-            let mut state = self.claims.state();
-            let Some(at) = state.position(self.ticket) else { return Poll::Ready(Ok(())) };
-            let (before, rest) = state.entries.split_at_mut(at);
-            let Some(mine) = rest.first_mut() else { return Poll::Ready(Ok(())) };
-            let mut in_the_way = before.iter().filter(|other| mine.waits_for(other)).peekable();
-            if in_the_way.peek().is_none() {
-                mine.waker = None;
-                return Poll::Ready(Ok(()));
-            }
-            if in_the_way.any(|other| other.kind == Kind::Lost) {
-                return Poll::Ready(Err(GivenUp));
-            }
-            mine.waker = Some(context.waker().clone());
-            Poll::Pending
-        })
-        .await
+        self.claims.0.wait(|state| state.outcome(self.ticket)).await
     }
 }
 
 impl State {
+    /// Whether whoever has this ticket has its blocks, if it need not wait for those before it.
+    fn outcome(&self, ticket: u64) -> Option<Result<(), GivenUp>> {
+        let Some(at) = self.position(ticket) else { return Some(Ok(())) };
+        let (before, rest) = self.entries.split_at(at);
+        let mine = rest.first()?;
+        let mut in_the_way = before.iter().filter(|other| mine.waits_for(other)).peekable();
+        if in_the_way.peek().is_none() {
+            return Some(Ok(()));
+        }
+        in_the_way.any(|other| other.kind == Kind::Lost).then_some(Err(GivenUp))
+    }
+
     fn position(&self, ticket: u64) -> Option<usize> {
         self.entries.binary_search_by_key(&ticket, |entry| entry.ticket).ok()
     }
@@ -129,21 +118,13 @@ impl Entry {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let mut state = self.claims.state();
-        let Some(at) = state.position(self.ticket) else { return };
-        let blocks = match state.entries.get_mut(at) {
-            Some(entry) if self.is_changing => {
-                entry.kind = Kind::Lost;
-                entry.blocks.clone()
+        self.claims.0.change(|state| {
+            let Some(at) = state.position(self.ticket) else { return };
+            match state.entries.get_mut(at) {
+                Some(entry) if self.is_changing => entry.kind = Kind::Lost,
+                _ => drop(state.entries.remove(at)),
             }
-            _ => state.entries.remove(at).blocks,
-        };
-        let later = state.entries.iter_mut().skip(at);
-        let waiting =
-            later.filter(|entry| entry.blocks.start < blocks.end && blocks.start < entry.blocks.end);
-        let wakers: Vec<Waker> = waiting.filter_map(|entry| entry.waker.take()).collect();
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+        });
     }
 }
 
@@ -168,7 +149,7 @@ mod tests {
         second.release();
         third.now_or_never().unwrap().unwrap().release();
         apart.release();
-        assert!(claims.state().entries.is_empty());
+        assert!(claims.0.look(|state| state.entries.is_empty()));
     }
 
     #[test]
@@ -182,7 +163,7 @@ mod tests {
         drop(readers);
         change.now_or_never().unwrap().unwrap().release();
         drop(late.now_or_never().unwrap());
-        assert!(claims.state().entries.is_empty());
+        assert!(claims.0.look(|state| state.entries.is_empty()));
     }
 
     #[test]
@@ -198,6 +179,6 @@ mod tests {
         assert_eq!(waiting.now_or_never().unwrap().err(), Some(GivenUp));
         drop(claims.read(0..3).now_or_never().unwrap());
         claims.change(2..3).now_or_never().unwrap().unwrap().release();
-        assert_eq!(claims.state().entries.len(), 1);
+        assert_eq!(claims.0.look(|state| state.entries.len()), 1);
     }
 }

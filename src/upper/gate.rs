@@ -1,20 +1,17 @@
 //! Lets changes in, or keeps them out until those under way have ended.
 
-use std::{
-    future::poll_fn,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
-};
+use std::sync::Arc;
 
-/// The gate. Whoever waits at it is woken by the next change of its state.
+use crate::reactor::Watched;
+
+/// The gate.
 #[derive(Debug, Default)]
-pub(super) struct Gate(Mutex<State>);
+pub(super) struct Gate(Watched<State>);
 
 #[derive(Debug, Default)]
 struct State {
     inside: usize,
     closed: bool,
-    waiting: Vec<Waker>,
 }
 
 /// A change under way.
@@ -28,72 +25,29 @@ pub(super) struct Closed(Arc<Gate>);
 impl Gate {
     /// Waits until the gate is open, and lets a change in.
     pub(super) async fn enter(&self) -> Inside<'_> {
-        poll_fn(|context| {
-            let mut state = self.state();
-            if state.closed {
-                return state.wait(context);
-            }
-            state.inside += 1;
-            Poll::Ready(())
-        })
-        .await;
+        self.0.wait(|state| (!state.closed).then(|| state.inside += 1)).await;
         Inside(self)
     }
 
     /// Closes the gate, which only one can at a time, and waits until no change is under way any more.
     pub(super) async fn close(self: &Arc<Self>) -> Closed {
-        poll_fn(|context| {
-            let mut state = self.state();
-            if state.closed {
-                return state.wait(context);
-            }
-            state.closed = true;
-            Poll::Ready(())
-        })
-        .await;
+        self.0.wait(|state| (!state.closed).then(|| state.closed = true)).await;
         // It opens again if this is given up.
         let closed = Closed(Arc::clone(self));
-        poll_fn(|context| {
-            let mut state = self.state();
-            if state.inside > 0 { state.wait(context) } else { Poll::Ready(()) }
-        })
-        .await;
+        self.0.wait(|state| (state.inside == 0).then_some(())).await;
         closed
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.state();
-        change(&mut state);
-        // Nobody waits for one change of many to end while the gate is open.
-        let waiting =
-            if state.inside == 0 || !state.closed { std::mem::take(&mut state.waiting) } else { Vec::new() };
-        drop(state);
-        waiting.into_iter().for_each(Waker::wake);
-    }
-}
-
-impl State {
-    fn wait<T>(&mut self, context: &Context<'_>) -> Poll<T> {
-        if !self.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-            self.waiting.push(context.waker().clone());
-        }
-        Poll::Pending
     }
 }
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.0.change(|state| state.inside -= 1);
+        self.0.0.change(|state| state.inside -= 1);
     }
 }
 
 impl Drop for Closed {
     fn drop(&mut self) {
-        self.0.change(|state| state.closed = false);
+        self.0.0.change(|state| state.closed = false);
     }
 }
 

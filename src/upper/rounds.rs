@@ -3,19 +3,17 @@
 //! A round runs as a task of the reactor whose flush found none under way. It is not part of that flush, whose future may
 //! be dropped: a sync that fails is reported once by the kernel, so that nobody would hear of it.
 
-use std::{
-    future::poll_fn,
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
-};
+use std::{io, ops::ControlFlow, sync::Arc};
 
 use super::error::kind_of;
-use crate::block::{BlockError, ErrorKind};
+use crate::{
+    block::{BlockError, ErrorKind},
+    reactor::Watched,
+};
 
 /// What queues and rounds agree about. `T` is what whoever runs a round needs, and only one can have.
 #[derive(Debug)]
-pub(super) struct Rounds<T>(Mutex<State<T>>);
+pub(super) struct Rounds<T>(Watched<State<T>>);
 
 #[derive(Debug)]
 struct State<T> {
@@ -29,7 +27,6 @@ struct State<T> {
     refusal: Option<Refusal>,
     /// Why nobody knows what is durable.
     failure: Option<Arc<io::Error>>,
-    waiting: Vec<Waker>,
 }
 
 #[derive(Debug)]
@@ -51,8 +48,7 @@ pub(super) enum Trouble {
 
 impl<T> Rounds<T> {
     pub(super) fn new(turn: T) -> Self {
-        let (refusal, failure, waiting) = (None, None, Vec::new());
-        Self(Mutex::new(State { turn: Some(turn), durable: 0, ended: 0, refusal, failure, waiting }))
+        Self(Watched::new(State { turn: Some(turn), durable: 0, ended: 0, refusal: None, failure: None }))
     }
 
     /// Whether nothing has failed yet.
@@ -60,7 +56,7 @@ impl<T> Rounds<T> {
     /// # Errors
     /// That something has.
     pub(super) fn check(&self) -> Result<(), BlockError> {
-        self.state().check()
+        self.0.look(|state| state.check())
     }
 
     /// Waits until the first `wanted` changes are durable; `begin` begins a round where none is under way.
@@ -68,22 +64,17 @@ impl<T> Rounds<T> {
     /// # Errors
     /// [`ErrorKind::NoSpace`] where a later round may do better; anything after a failed sync.
     pub(super) async fn durable(&self, wanted: u64, mut begin: impl FnMut(T)) -> Result<(), BlockError> {
-        let since = self.state().ended;
-        poll_fn(|context| {
-            let mut state = self.state();
-            if let Some(outcome) = state.outcome(wanted, since) {
-                return Poll::Ready(outcome);
+        let since = self.0.look(|state| state.ended);
+        loop {
+            let found = self.0.wait(|state| match state.outcome(wanted, since) {
+                Some(outcome) => Some(ControlFlow::Break(outcome)),
+                None => state.turn.take().map(ControlFlow::Continue),
+            });
+            match found.await {
+                ControlFlow::Break(outcome) => return outcome,
+                ControlFlow::Continue(turn) => begin(turn),
             }
-            state.wait(context);
-            let turn = state.turn.take();
-            // Only now: a reactor that has ended drops the round at once, which locks this again.
-            drop(state);
-            if let Some(turn) = turn {
-                begin(turn);
-            }
-            Poll::Pending
-        })
-        .await
+        }
     }
 
     /// Takes the turn for something else than a round of flushes, once none is under way. Also returns how many changes are
@@ -92,52 +83,32 @@ impl<T> Rounds<T> {
     /// # Errors
     /// That something has failed before.
     pub(super) async fn turn(&self) -> Result<(T, u64), BlockError> {
-        poll_fn(|context| {
-            let mut state = self.state();
-            if let Err(error) = state.check() {
-                return Poll::Ready(Err(error));
-            }
-            match state.turn.take() {
-                Some(turn) => Poll::Ready(Ok((turn, state.durable))),
-                None => {
-                    state.wait(context);
-                    Poll::Pending
-                }
-            }
-        })
-        .await
+        let taken = self.0.wait(|state| match state.check() {
+            Err(error) => Some(Err(error)),
+            Ok(()) => state.turn.take().map(|turn| Ok((turn, state.durable))),
+        });
+        taken.await
     }
 
     /// Brings the turn back, of a round that was to make the first `upto` changes durable, and tells everybody. Where the turn
     /// is lost nobody may write any more, which is to be `ended`.
     pub(super) fn end(&self, turn: Option<T>, upto: u64, ended: Result<(), Trouble>) {
-        let mut state = self.state();
-        state.turn = turn;
-        state.ended += 1;
-        match ended {
-            Ok(()) => state.durable = upto,
-            Err(Trouble::Refused(cause)) => {
-                state.refusal = Some(Refusal { round: state.ended, upto, cause: Arc::new(cause) });
+        self.0.change(|state| {
+            state.turn = turn;
+            state.ended += 1;
+            match ended {
+                Ok(()) => state.durable = upto,
+                Err(Trouble::Refused(cause)) => {
+                    state.refusal = Some(Refusal { round: state.ended, upto, cause: Arc::new(cause) });
+                }
+                Err(Trouble::Failed(cause)) => drop(state.fail(Arc::new(cause))),
             }
-            Err(Trouble::Failed(cause)) => drop(state.fail(Arc::new(cause))),
-        }
-        let waiting = std::mem::take(&mut state.waiting);
-        drop(state);
-        waiting.into_iter().for_each(Waker::wake);
+        });
     }
 
     /// From now on nobody may write any more. Returns what everybody is told.
     pub(super) fn fail(&self, cause: io::Error) -> BlockError {
-        let mut state = self.state();
-        let told = state.fail(Arc::new(cause));
-        let waiting = std::mem::take(&mut state.waiting);
-        drop(state);
-        waiting.into_iter().for_each(Waker::wake);
-        told
-    }
-
-    fn state(&self) -> MutexGuard<'_, State<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.change(|state| state.fail(Arc::new(cause)))
     }
 }
 
@@ -153,12 +124,6 @@ impl<T> State<T> {
         let told = failure(&cause);
         self.failure = Some(cause);
         told
-    }
-
-    fn wait(&mut self, context: &Context<'_>) {
-        if !self.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-            self.waiting.push(context.waker().clone());
-        }
     }
 
     /// What has become of the first `wanted` changes, for somebody who waits since so many rounds had ended.
