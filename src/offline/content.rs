@@ -155,6 +155,12 @@ impl Content {
         &self.path
     }
 
+    /// What tells its file from others: device and inode.
+    pub(super) fn inode(&self) -> Result<(u64, u64), OfflineError> {
+        let found = self.file.metadata().map_err(OfflineError::io(&self.path, "open it"))?;
+        Ok((found.dev(), found.ino()))
+    }
+
     /// Bytes of the content.
     pub(super) fn size_bytes(&self) -> u64 {
         self.table.as_ref().map_or(self.payload.len(), |table| table.layout().content_bytes())

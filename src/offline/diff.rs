@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OfflineError, Stack, Watch,
+    content::Content,
     hold::Hold,
     pipeline::{in_order, workers},
     place::SECTOR,
@@ -37,7 +38,7 @@ pub struct Compared {
 }
 
 /// Compares the devices that two stacks make. A hole is zero, as the device reads it, and only what one of them has data for is
-/// read. It takes memory for each range that differs.
+/// read, unless both have it from the same file. It takes memory for each range that differs.
 ///
 /// # Errors
 /// [`OfflineError`].
@@ -64,9 +65,15 @@ pub(super) fn compare_sources<P: Fn(u64, u64) + Sync>(
     let known = size_bytes.iter().copied().filter(|size| *size > 0);
     let common = known.clone().min().map_or(u64::MAX, |bytes| bytes.div_ceil(SECTOR_BYTES));
     let most = known.max().map_or(u64::MAX, |bytes| bytes.div_ceil(SECTOR_BYTES));
+    let inodes = sources.each_ref().map(|source| source.files.iter().map(Content::inode).collect());
+    let [left, right]: [Result<Vec<_>, _>; 2] = inodes;
+    let inodes = [left?, right?];
     let readers = workers(threads, || {
-        let mut sides = sources.each_ref().map(Side::new);
-        Ok(move |window: Window| compare(&mut sides, &window))
+        let (mut sides, inodes) = (sources.each_ref().map(Side::new), &inodes);
+        Ok(move |window: Window| match is_shared(inodes, &window) {
+            true => Ok((window.end, Vec::new())),
+            false => compare(&mut sides, &window),
+        })
     })?;
     let total_bytes = common.min(last_sector(sources)).saturating_mul(SECTOR_BYTES);
     let mut ranges = Vec::new();
@@ -100,6 +107,18 @@ fn join(ranges: &mut Vec<Difference>, start: u64, end: u64) {
         }
         _ => ranges.push(Difference { offset_bytes, len_bytes }),
     }
+}
+
+/// Whether both have the window from the same places of the same files, so that it need not be read.
+fn is_shared(inodes: &[Vec<(u64, u64)>; 2], window: &Window) -> bool {
+    let [left, right] = [0, 1].map(|side| {
+        let (parts, inodes) = (window.parts.get(side), inodes.get(side));
+        parts.into_iter().flatten().map(move |part| {
+            let inode = inodes.and_then(|inodes| inodes.get(usize::from(part.tag())));
+            (inode, part.offset(), part.length(), part.moffset())
+        })
+    });
+    left.eq(right)
 }
 
 /// One past the last sector of the window, and the runs of sectors that differ.

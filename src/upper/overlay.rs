@@ -19,7 +19,7 @@ use super::{
     view::{Holes, Reader, View},
 };
 use crate::{
-    block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, SECTOR_BYTES, acquire},
+    block::{BlockDevice, BlockError, BlockQueue, ByteRange, ErrorKind, Geometry, SECTOR_BYTES, acquire},
     format::lsmt::DEVICE_SECTOR_LIMIT,
     reactor::{Buffer, BufferPool, BufferSlot, Reactor},
 };
@@ -291,6 +291,15 @@ impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
         };
         self.reader.fill(found, Holes::Keep, &mut dest).await?;
         Ok(dest)
+    }
+
+    fn next_data(&self, range: ByteRange) -> ByteRange {
+        let layers = self.stack.layers();
+        let view = View { layers: &layers, reader: &self.reader };
+        let found = view.next_data(range.start() / SECTOR_BYTES..range.end() / SECTOR_BYTES);
+        let [start, end] =
+            found.map_or([range.end(); 2], |run| [run.start, run.end].map(|it| it * SECTOR_BYTES));
+        ByteRange::between(start, end)
     }
 
     async fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {

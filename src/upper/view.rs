@@ -17,6 +17,10 @@ use crate::{
 /// Pieces of one read that are waited for at once.
 const READS_AT_ONCE: usize = 16;
 
+/// Sectors that are looked at for data at once: 1 MiB, and up to 256 MiB where there was none.
+const FIRST_LOOK_SECTORS: u64 = (1 << 20) / SECTOR_BYTES;
+const LONGEST_LOOK_SECTORS: u64 = (256 << 20) / SECTOR_BYTES;
+
 /// Reads what layers and the device below have, on one reactor.
 #[derive(Debug)]
 pub(super) struct Reader<Q> {
@@ -98,12 +102,32 @@ impl<Q: BlockQueue, M: Medium> View<'_, Q, M> {
     /// The runs of `sectors` under the layer that takes writes that may hold something else than zeroes, in order, as far as
     /// that is known without reading them.
     pub(super) fn data_below(&self, sectors: Range<u64>) -> Vec<Range<u64>> {
+        self.runs(self.layers.below(sectors))
+    }
+
+    /// The first run of `sectors` of the device that may hold something else than zeroes, or the beginning of a long one. A long range is
+    /// looked at piece by piece, so that no more of the map is copied than there is near its first data.
+    pub(super) fn next_data(&self, sectors: Range<u64>) -> Option<Range<u64>> {
+        let (mut at, mut look) = (sectors.start, FIRST_LOOK_SECTORS);
+        while at < sectors.end {
+            let end = at.saturating_add(look).min(sectors.end);
+            if let Some(first) = self.runs(self.layers.find(at..end).parts).into_iter().next() {
+                return Some(first);
+            }
+            at = end;
+            look = look.saturating_mul(2).min(LONGEST_LOOK_SECTORS);
+        }
+        None
+    }
+
+    /// The runs of `parts` that may hold something else than zeroes.
+    fn runs(&self, parts: Vec<Part<'_, M>>) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
         let mut add = |run: Range<u64>| match runs.last_mut() {
             Some(last) if last.end == run.start => last.end = run.end,
             _ => runs.push(run),
         };
-        for Part { mut sectors, source } in self.layers.below(sectors) {
+        for Part { mut sectors, source } in parts {
             match source {
                 Source::Zeroes => {}
                 Source::Data(..) => add(sectors),

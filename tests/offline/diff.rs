@@ -88,6 +88,21 @@ fn what_one_device_does_not_have_differs_and_what_lies_past_both_does_not_count(
 }
 
 #[test]
+fn what_both_have_of_the_same_layer_is_not_read() {
+    let top = layer_writer::lsmt(1 << 30, &[(100_000, Ok(&[5; 4096]))]);
+    let damaged = Fixture::named("corrupt/zfile-data-flip").read();
+    let (dir, paths) = folder(&[damaged.clone(), top]);
+    let alias = dir.path().join("alias");
+    fs::hard_link(&paths[0], &alias).unwrap();
+    let found = compared(&stack(&[&paths[0]]), &stack(&[&alias, &paths[1]]));
+    assert_eq!(ranges(&found), [(100_000, 8)]);
+    fs::write(dir.path().join("copy"), damaged).unwrap();
+    let copy = stack(&[&dir.path().join("copy")]);
+    let refused = diff(&stack(&[&paths[0]]), &copy, NonZeroUsize::MIN, &quiet());
+    assert!(matches!(refused, Err(OfflineError::Zfile { .. })), "{refused:?}");
+}
+
+#[test]
 fn damage_and_an_end_are_told() {
     let (_dir, paths) =
         folder(&[Fixture::named("ext4/L2.z4k").read(), Fixture::named("corrupt/zfile-data-flip").read()]);

@@ -13,7 +13,7 @@ use stratabd::{
     image::{Image, ImageOptions},
     offline::{self, CreateOptions, Naming, PackOptions, Upper, Watch},
     reactor::{Reactor, ReactorConfig, ReactorThread},
-    server::export::{ExportOptions, export},
+    server::export::{ExportOptions, ExportOutput, export},
     source::{BlobSource, FileSource},
     upper::{LayerFiles, LogLimits, Overlay},
 };
@@ -122,10 +122,11 @@ impl Site {
     pub(crate) async fn exported(&self, reactor: &Reactor) -> Vec<u8> {
         let device = Arc::new(self.open(reactor).await);
         let path = self.dir.path().join("exported");
-        let options = ExportOptions { output: Some(path.clone()), overwrite: true, sha256: true };
+        let output = ExportOutput::File { path: path.clone(), overwrite: true };
+        let options = ExportOptions { output: Some(output), sha256: true };
         let thread = ReactorThread::start("export", ReactorConfig::default(), || Ok(())).unwrap();
         let (_held, cancel) = tokio::sync::oneshot::channel();
-        export(&thread.handle(), &device, &options, cancel, |_| {}).unwrap();
+        export(&thread.handle(), &device, options, cancel, |_| {}).unwrap();
         thread.stop().unwrap();
         let mut bytes = Vec::new();
         fs::File::open(path).unwrap().read_to_end(&mut bytes).unwrap();

@@ -28,6 +28,21 @@ impl Output {
         value: &T,
         text: impl FnOnce(&T) -> String,
     ) -> Result<(), Failure> {
+        write_out(self.line(value, text)?.as_bytes())
+    }
+
+    /// As [`Output::print`], on standard error: for a result beside what goes to standard output itself.
+    pub(crate) fn tell<T: Serialize>(
+        &self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        // Nobody is left to tell when this fails.
+        let _ = io::stderr().write_all(self.line(value, text)?.as_bytes());
+        Ok(())
+    }
+
+    fn line<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Result<String, Failure> {
         let mut line = if self.json {
             serde_json::to_string(value).map_err(|source| {
                 Failure::with_source(FailureClass::Internal, "cannot write the result as JSON", source)
@@ -38,7 +53,7 @@ impl Output {
         if !line.is_empty() && !line.ends_with('\n') {
             line.push('\n');
         }
-        write_out(line.as_bytes())
+        Ok(line)
     }
 
     /// Says something on standard error that is neither result nor failure; programs do not wait for it.

@@ -133,6 +133,26 @@ fn the_file_is_sparse_and_is_replaced_only_on_request() {
 }
 
 #[test]
+fn a_dash_is_standard_output_and_nothing_else_goes_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = fixture("lsmt/tiny.lsmt");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-ctl"));
+        command.args(["image", "export", "--layer"]).arg(&layer).args(["--output", "-"]).args(arguments);
+        command.current_dir(dir.path()).env_remove("RUST_LOG").output().unwrap()
+    };
+    let sum = Fixture::named("lsmt/tiny.lsmt").flat_sha256.unwrap();
+    for arguments in [&[][..], &["--sha256"], &["--sha256", "--json"]] {
+        let output = run(arguments);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(fixtures::sha256(&output.stdout), sum, "{arguments:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.contains(&sum), !arguments.is_empty(), "{arguments:?}: {said}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "no file of that name");
+}
+
+#[test]
 fn a_damaged_layer_is_refused_with_file_offset_and_rule_and_leaves_no_file() {
     let cases = [
         ("lsmt-header-magic", 0, "the magic numbers are not those of LSMT"),

@@ -1,7 +1,13 @@
-//! A file that has holes where the data is zero, and appears under its name only when it is complete.
+//! Where the bytes of a device go: a file that has holes where the data is zero, and appears under its name only when it is complete, or
+//! a stream.
 
-use std::{io, path::Path};
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::Path,
+};
 
+use super::{ExportOutput, Piece};
 use crate::{
     offline::PartFile,
     server::failure::{Failure, FailureClass},
@@ -12,6 +18,48 @@ const HOLE_BYTES: usize = 4096;
 
 static ZEROES: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
 
+/// What takes the bytes.
+#[derive(Debug)]
+pub(super) enum Sink {
+    /// A file with holes.
+    Sparse(SparseFile),
+    /// All bytes one after another.
+    Stream(File),
+}
+
+impl Sink {
+    /// Begins `output` for a device of `size_bytes`.
+    pub(super) fn open(output: ExportOutput, size_bytes: u64) -> Result<Self, Failure> {
+        match output {
+            ExportOutput::File { path, overwrite } => {
+                SparseFile::create(&path, overwrite, size_bytes).map(Self::Sparse)
+            }
+            ExportOutput::Stream(file) => Ok(Self::Stream(file)),
+        }
+    }
+
+    /// Takes `piece`, which belongs at `offset`, where the one before it has ended.
+    pub(super) fn put(&mut self, offset: u64, piece: &Piece) -> Result<(), Failure> {
+        match (self, piece) {
+            (Self::Sparse(_), Piece::Zeroes(_)) => Ok(()),
+            (Self::Sparse(file), Piece::Data(bytes)) => file.write_at(offset, bytes),
+            (Self::Stream(file), piece) => piece.each(|bytes| {
+                file.write_all(bytes).map_err(|source| {
+                    Failure::with_source(FailureClass::Internal, "cannot write the device", source)
+                })
+            }),
+        }
+    }
+
+    /// Has it all; returns how many bytes of a file hold data.
+    pub(super) fn finish(self) -> Result<Option<u64>, Failure> {
+        match self {
+            Self::Sparse(file) => file.finish().map(Some),
+            Self::Stream(_) => Ok(None),
+        }
+    }
+}
+
 /// The file in the making. Dropping it removes it.
 #[derive(Debug)]
 pub(super) struct SparseFile {
@@ -21,14 +69,14 @@ pub(super) struct SparseFile {
 
 impl SparseFile {
     /// Begins a file of `size_bytes` that will be called `path`.
-    pub(super) fn create(path: &Path, overwrite: bool, size_bytes: u64) -> Result<Self, Failure> {
+    fn create(path: &Path, overwrite: bool, size_bytes: u64) -> Result<Self, Failure> {
         let part = PartFile::create(path, overwrite)?;
         part.file().set_len(size_bytes).map_err(|source| failed(path, "cannot set its size", source))?;
         Ok(Self { part, data_bytes: 0 })
     }
 
     /// Writes what is not zero of `data`, which belongs at `offset`.
-    pub(super) fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), Failure> {
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), Failure> {
         let mut at = offset;
         let is_data = |block: &[u8]| Some(block) != ZEROES.get(..block.len());
         for run in data.chunks(HOLE_BYTES).collect::<Vec<_>>().chunk_by(|a, b| is_data(a) == is_data(b)) {
@@ -48,7 +96,7 @@ impl SparseFile {
     }
 
     /// Makes it durable and gives it its name; returns how many bytes hold data.
-    pub(super) fn finish(self) -> Result<u64, Failure> {
+    fn finish(self) -> Result<u64, Failure> {
         self.part.finish()?;
         Ok(self.data_bytes)
     }

@@ -33,7 +33,7 @@ fn device() -> MemoryDevice {
 
 fn run<D: BlockDevice>(
     device: D,
-    options: &ExportOptions,
+    options: ExportOptions,
     cancel_after: Option<Duration>,
 ) -> Result<Exported, Failure> {
     let (held, cancel) = oneshot::channel();
@@ -58,6 +58,11 @@ fn run<D: BlockDevice>(
     done
 }
 
+fn to_file(path: &Path, overwrite: bool) -> ExportOptions {
+    let output = ExportOutput::File { path: path.to_owned(), overwrite };
+    ExportOptions { output: Some(output), sha256: true }
+}
+
 fn files(dir: &Path) -> Vec<String> {
     fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
@@ -66,8 +71,7 @@ fn files(dir: &Path) -> Vec<String> {
 fn the_file_has_the_devices_bytes_and_holes_where_they_are_zero() {
     let dir = tempfile::tempdir().unwrap();
     let output = dir.path().join("disk.img");
-    let options = ExportOptions { output: Some(output.clone()), overwrite: false, sha256: true };
-    let done = run(device(), &options, None).unwrap();
+    let done = run(device(), to_file(&output, false), None).unwrap();
     assert!(fs::read(&output).unwrap() == bytes(), "the bytes differ");
     assert_eq!(done.data_bytes, Some(3 * 4096));
     assert!(fs::metadata(&output).unwrap().blocks() * 512 < 1 << 20, "the holes are allocated");
@@ -81,27 +85,38 @@ fn an_existing_file_is_replaced_only_on_request_and_a_directory_never() {
     let dir = tempfile::tempdir().unwrap();
     let output = dir.path().join("disk.img");
     fs::write(&output, b"precious").unwrap();
-    let mut options = ExportOptions { output: Some(output.clone()), ..ExportOptions::default() };
-    assert_eq!(run(device(), &options, None).unwrap_err().class(), FailureClass::Conflict);
+    let refused = |path: &Path, overwrite| run(device(), to_file(path, overwrite), None).unwrap_err().class();
+    assert_eq!(refused(&output, false), FailureClass::Conflict);
     assert_eq!(fs::read(&output).unwrap(), b"precious");
-    options.overwrite = true;
-    run(device(), &options, None).unwrap();
+    run(device(), to_file(&output, true), None).unwrap();
     assert_eq!(fs::metadata(&output).unwrap().len(), SIZE_BYTES as u64);
-    options.output = Some(dir.path().to_owned());
-    assert_eq!(run(device(), &options, None).unwrap_err().class(), FailureClass::Conflict);
+    assert_eq!(refused(dir.path(), true), FailureClass::Conflict);
 }
 
 #[test]
 fn nothing_is_left_behind_when_reading_fails_or_the_user_gives_up() {
     let dir = tempfile::tempdir().unwrap();
-    let options = ExportOptions { output: Some(dir.path().join("disk.img")), ..ExportOptions::default() };
+    let options = || to_file(&dir.path().join("disk.img"), false);
     let hang = FaultPlan::new([Fault::once(Op::Read, Trouble::Hang)]);
     let hanging = FaultyDevice::new(device(), hang);
-    let given_up = run(hanging, &options, Some(Duration::from_millis(50))).unwrap_err();
+    let given_up = run(hanging, options(), Some(Duration::from_millis(50))).unwrap_err();
     assert!(given_up.full_text().contains("interrupted"), "{given_up:?}");
     assert!(files(dir.path()).is_empty());
     let plan = FaultPlan::new([Fault { skip: 3, ..Fault::once(Op::Read, Trouble::Fail(ErrorKind::Io)) }]);
-    let failure = run(FaultyDevice::new(device(), plan), &options, None).unwrap_err();
+    let failure = run(FaultyDevice::new(device(), plan), options(), None).unwrap_err();
     assert_eq!(failure.class(), FailureClass::Image);
     assert!(files(dir.path()).is_empty());
+}
+
+#[test]
+fn a_stream_gets_every_byte() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut found = Vec::new();
+        std::io::Read::read_to_end(&mut reader, &mut found).map(|_| found)
+    });
+    let output = Some(ExportOutput::Stream(std::os::fd::OwnedFd::from(writer).into()));
+    let done = run(device(), ExportOptions { output, sha256: false }, None).unwrap();
+    assert_eq!((done.output, done.data_bytes), (None, None));
+    assert!(reading.join().unwrap().unwrap() == bytes(), "the bytes differ");
 }
