@@ -84,7 +84,7 @@ impl Cli {
         }
         descriptors::raise_limit();
         let network = runtimes::of_threads("stratabd-net", NETWORK_THREADS)?;
-        let control = runtimes::of_this_thread("stratabd-control")?;
+        let control = runtimes::of_this_thread("stratabd-work")?;
         let service = Service::start(config, network.handle().clone(), ublk::prepare_thread)?;
         let ended = control.block_on(daemon::run(DaemonParts { service, port: ublk::port() }));
         control.shutdown_timeout(END_TIMEOUT);

@@ -2,8 +2,9 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -15,7 +16,7 @@ use crate::{
     support::{
         daemon::{Daemon, plain_http},
         device::Attached,
-        process::ended,
+        process::{ended, signal},
         registry::{Registry, Serving, push_image},
     },
     tree,
@@ -201,4 +202,42 @@ fn the_foreground_command_serves_until_it_is_told_to_end() {
         assert_eq!(device.ended(), Some(0));
         assert!(!device.path().exists());
     }
+}
+
+#[test]
+fn a_daemon_that_may_open_no_more_files_lists_and_removes_its_devices() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = start(dir.path());
+    let config = config(dir.path(), 1);
+    // A number that another process has is passed over.
+    let mut foreign = daemon.command(&["add", "--foreground", "--id", "0", "--config", &config]);
+    let mut foreign = foreign.stdout(Stdio::piped()).spawn().unwrap();
+    let mut made = String::new();
+    BufReader::new(foreign.stdout.take().unwrap()).read_line(&mut made).unwrap();
+    assert!(made.contains("/dev/ublkb0"), "{made}");
+    let paths = [1, 2].map(|id| {
+        assert_eq!(daemon.add(&["--config", &config]), Path::new(&format!("/dev/ublkb{id}")));
+        format!("/dev/ublkb{id}")
+    });
+    // Of what it has open now only what it keeps back is given out again.
+    let kept = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().filter_map(|entry| {
+        let path = entry.unwrap().path();
+        let number: u64 = path.file_name()?.to_str()?.parse().ok()?;
+        (fs::read_link(&path).ok()? == Path::new("/dev/null")).then_some(number + 1)
+    });
+    let limit = kept.max().unwrap();
+    output_of("prlimit", &["--pid", &daemon.pid().to_string(), &format!("--nofile={limit}")]);
+    let refused = daemon.ctl(&["add", "--config", &config]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && said.contains("RLIMIT_NOFILE"), "{refused:?}");
+    assert_eq!(daemon.json(&["list"])["devices"].as_array().unwrap().len(), 3);
+    daemon.json(&["del", &paths[0]]);
+    assert!(!Path::new(&paths[0]).exists());
+    assert_eq!(daemon.end("-TERM"), Some(0));
+    assert!(!Path::new(&paths[1]).exists());
+    signal(&foreign, "-TERM");
+    assert_eq!(ended(&mut foreign), Some(0));
 }

@@ -57,5 +57,5 @@ fn command_line() -> clap::Command {
 
 /// Runs `future` on a runtime of this thread alone.
 fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    runtimes::of_this_thread("ublk-ctl-wait")?.block_on(future)
+    runtimes::of_this_thread("ublk-ctl-work")?.block_on(future)
 }

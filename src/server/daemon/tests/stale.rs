@@ -51,6 +51,7 @@ impl Scene {
     }
 
     /// The bytes of the layer that was written first.
+    #[expect(clippy::disallowed_methods, reason = "it is a small file of the test")]
     fn sealed(&self) -> Vec<u8> {
         std::fs::read(self.dir.path().join("upper.data")).unwrap()
     }
