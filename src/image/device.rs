@@ -75,17 +75,19 @@ impl Image {
         if count > LAYER_COUNT_LIMIT {
             return Err(ImageError::TooManyLayers { count, limit: LAYER_COUNT_LIMIT });
         }
-        for _ in 1..ATTEMPTS {
-            let image = Self::open_once(reactor, layers.clone(), &options).await?;
-            if image.refuted().is_none() {
-                return Ok(image);
+        let mut attempt = 1;
+        loop {
+            let refutation = Arc::new(Refutation::default());
+            layers.iter().for_each(|source| source.watch(&refutation));
+            let opened = Self::open_once(reactor, layers.clone(), &options, Arc::clone(&refutation)).await;
+            match refutation.blob() {
+                None => return opened,
+                Some(blob) if attempt >= ATTEMPTS => {
+                    return Err(ImageError::Refuted { blob: blob.to_owned() });
+                }
+                // Nothing that was refuted is remembered: the next time it comes from the registry.
+                Some(_) => attempt += 1,
             }
-            // Nothing that was refuted is remembered: the next time it comes from the registry.
-        }
-        let image = Self::open_once(reactor, layers, &options).await?;
-        match image.refuted() {
-            Some(blob) => Err(ImageError::Refuted { blob: blob.to_owned() }),
-            None => Ok(image),
         }
     }
 
@@ -93,9 +95,8 @@ impl Image {
         reactor: &Reactor,
         layers: Vec<Arc<dyn BlobSource>>,
         options: &ImageOptions,
+        refutation: Arc<Refutation>,
     ) -> Result<Self, ImageError> {
-        let refutation = Arc::new(Refutation::default());
-        layers.iter().for_each(|source| source.watch(&refutation));
         let (mut layers, segments) = open_all(reactor, layers, options.segment_limit).await?;
         let size_bytes = device_bytes(layers.iter().map(|layer| layer.description().virtual_size_bytes));
         if size_bytes < SECTOR_BYTES {
