@@ -267,7 +267,7 @@ mod tests {
         folder.file("older", OFlags::RDONLY).unwrap();
         assert_eq!(mode("older"), 0o600, "what an older version has left is closed");
         assert_eq!((mode("new"), mode("sub"), mode("")), (0o600, 0o700, 0o700));
-        assert_eq!(fs::read(&victim).unwrap(), b"theirs");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "theirs");
         for name in ["link", "folder", "sub"] {
             folder.remove(name).unwrap();
         }
