@@ -45,6 +45,14 @@ impl ImageReference {
         self.0.digest().or_else(|| self.0.tag()).unwrap_or("latest")
     }
 
+    /// The reference, with its tag, that always means `digest`: what this one names may be an index, or move.
+    #[must_use]
+    pub fn pinned(&self, digest: impl fmt::Display) -> String {
+        let text = self.to_string();
+        let name = text.split_once('@').map_or(text.as_str(), |(name, _)| name);
+        format!("{name}@{digest}")
+    }
+
     /// The digest, if the reference has one.
     #[must_use]
     pub fn digest(&self) -> Option<&str> {

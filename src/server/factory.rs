@@ -158,6 +158,22 @@ impl Factory {
         Ok(Opened { image, upper, pinned })
     }
 
+    /// A specification of nothing but the image of `spec` for `platform`.
+    ///
+    /// # Errors
+    /// When `spec` is no reference, or has no such image.
+    pub(super) async fn for_platform(&self, spec: &ImageSpec, platform: &str) -> Result<ImageSpec, Failure> {
+        match spec {
+            ImageSpec::Reference(text) => {
+                Ok(ImageSpec::Reference(self.references.pinned(text, platform).await?))
+            }
+            ImageSpec::Config(_) | ImageSpec::Layers(_) => {
+                let text = "only an image of a registry has images for several platforms";
+                Err(Failure::new(FailureClass::Usage, text))
+            }
+        }
+    }
+
     /// Looks for the layers that `spec` names, and opens none.
     pub(super) async fn places(&self, spec: &ImageSpec) -> Result<Placed, Failure> {
         let (places, upper, pinned) = match spec {

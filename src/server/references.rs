@@ -52,9 +52,42 @@ impl References {
         };
         let pinned = match reference.digest() {
             Some(_) => reference.to_string(),
-            None => format!("{reference}@{digest}"),
+            None => reference.pinned(digest),
         };
         Ok((layers.into_iter().map(place).collect(), pinned))
+    }
+
+    /// A reference that always means the image of `text` for `platform`, which must be there, also where it is the only one.
+    ///
+    /// # Errors
+    /// When there is none, or it is for another platform.
+    pub(super) async fn pinned(&self, text: &str, platform: &str) -> Result<String, Failure> {
+        let usage = |text: String, source| Failure::with_source(FailureClass::Usage, text, source);
+        let reference: ImageReference = text.parse().map_err(|source| {
+            Failure::with_source(FailureClass::Usage, format!("{text:?} is not an image reference"), source)
+        })?;
+        let platform: Platform = platform.parse().map_err(|source| usage(format!("{platform:?}"), source))?;
+        // Not the name that the image is remembered by otherwise: there nobody looks whether it is for the platform.
+        let name = format!("{reference} for {platform}");
+        let found = match self.client.manifest(&reference, &platform).await {
+            Ok(found) => found,
+            Err(error) if cannot_be_reached(&error) => {
+                let known = self.recall(&name, None).await;
+                let failed = || failure_of_registry(format!("cannot resolve {reference}"), error);
+                return known.map(|(_, digest)| reference.pinned(digest)).ok_or_else(failed);
+            }
+            Err(error) => return Err(failure_of_registry(format!("cannot resolve {reference}"), error)),
+        };
+        if !found.is_of_index {
+            let failed = |error| failure_of_registry(format!("cannot read what {reference} is for"), error);
+            let repository = self.client.repository(&reference).map_err(failed)?;
+            let config = self.client.image_config(&repository, found.bytes.clone()).await.map_err(failed)?;
+            check_platform(&reference, &config, &platform)?;
+        }
+        let digest = found.digest.to_string();
+        let pinned = reference.pinned(&digest);
+        self.remember(name, digest, found.bytes).await;
+        Ok(pinned)
     }
 
     async fn manifest(
@@ -117,6 +150,20 @@ impl References {
             tracing::warn!("{}", failure.full_text());
         }
     }
+}
+
+/// Makes sure that the image `reference`, whose configuration is `config`, is for `wanted`.
+pub(super) fn check_platform(
+    reference: &ImageReference,
+    config: &[u8],
+    wanted: &Platform,
+) -> Result<(), Failure> {
+    let text = match serde_json::from_slice::<Platform>(config) {
+        Ok(offered) if wanted.accepts(&offered) => return Ok(()),
+        Ok(offered) => format!("{reference} is for {offered}, and not for {wanted}"),
+        Err(_) => format!("{reference} does not say what it is for, and may not be for {wanted}"),
+    };
+    Err(Failure::new(FailureClass::Usage, text))
 }
 
 /// Whether the way to the registry, or all of the registry, is down: then its last word counts. An answer counts, even

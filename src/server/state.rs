@@ -207,7 +207,10 @@ mod tests {
 
     fn record(id: u32) -> Record {
         let image = ImageSpec::Config("/i/config.v1.json".into());
-        Record::new(id, AddDevice { image, id: Some(id), queues: None, depth: Some(64), upper: None })
+        Record::new(
+            id,
+            AddDevice { image, platform: None, id: Some(id), queues: None, depth: Some(64), upper: None },
+        )
     }
 
     #[test]

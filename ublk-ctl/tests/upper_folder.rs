@@ -84,7 +84,7 @@ fn daemon(dir: &Path, host: &str) -> Arc<Daemon> {
 }
 
 fn over(image: ImageSpec, upper: &Path) -> AddDevice {
-    AddDevice { image, id: None, queues: None, depth: None, upper: Some(upper.to_owned()) }
+    AddDevice { image, platform: None, id: None, queues: None, depth: None, upper: Some(upper.to_owned()) }
 }
 
 fn reference(text: &str) -> ImageSpec {
@@ -235,6 +235,56 @@ async fn layer_files_and_images_that_are_read_only_get_a_folder_too() {
     assert!(!forked.read_only);
     let made_of = read(&root.path().join("fork/image_ref"));
     assert!(made_of.starts_with(&format!("{base}@sha256:")), "{made_of}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_platforms_the_one_that_is_asked_for_is_added_and_no_other_image() {
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    let root = tempfile::tempdir().unwrap();
+    let (registry, host) = with_base(root.path());
+    let layers = [("amd64", "L0.zt4k"), ("s390x", "L0.zstd64kt")];
+    let manifests = layers.map(|(architecture, layer)| {
+        let (target, platform) =
+            (format!("{host}/team/base:{architecture}"), format!("linux/{architecture}"));
+        let layer = fixture(layer);
+        let push = ["image", "push", "--platform", &platform, "--layer", text(&layer), &target];
+        let digest = ctl(&host, &push)["digest"].clone();
+        let platform = json!({"os": "linux", "architecture": architecture});
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        json!({"mediaType": kind, "digest": digest, "size": 500, "platform": platform})
+    });
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests.clone()});
+    registry::push_document(registry.address(), "team/base", "all", INDEX, &index.to_string());
+
+    let daemon = daemon(root.path(), &host);
+    let wanted = |tag: &str, platform: &str, folder: &str| AddDevice {
+        platform: Some(platform.to_owned()),
+        ..over(reference(&format!("{host}/team/base:{tag}")), &root.path().join(folder))
+    };
+    for (tag, folder) in [("all", "box"), ("s390x", "single")] {
+        daemon.add(wanted(tag, "linux/s390x", folder)).await.unwrap();
+        let image_ref = read(&root.path().join(folder).join("image_ref"));
+        let pinned = format!("{host}/team/base:{tag}@{}", manifests[1]["digest"].as_str().unwrap());
+        assert_eq!(image_ref.trim_end(), pinned);
+    }
+    for (request, words) in [
+        (wanted("all", "linux/mips", "none"), "linux/amd64, linux/s390x"),
+        (wanted("s390x", "linux/amd64", "none"), "is for linux/s390x, and not for linux/amd64"),
+        (wanted("all", "linux", "none"), "os/architecture"),
+        (
+            AddDevice {
+                image: ImageSpec::Layers(vec![fixture("L0.zt4k")]),
+                ..wanted("all", "linux/s390x", "none")
+            },
+            "image of a registry",
+        ),
+        // What the folder is of is another platform's.
+        (wanted("all", "linux/amd64", "box"), "and not over"),
+    ] {
+        let failure = daemon.add(request).await.unwrap_err();
+        assert!(failure.full_text().contains(words), "{}", failure.full_text());
+    }
+    assert!(!root.path().join("none").exists());
 }
 
 /// Names of the images that devices show, and the bytes of the index of each image that is open, from the metrics.

@@ -37,6 +37,10 @@ impl fmt::Display for ImageSpec {
 pub struct AddDevice {
     /// What to make it of.
     pub image: ImageSpec,
+    /// Which image of a reference that has one for each of several platforms, `os/architecture` or `os/architecture/variant`, else this
+    /// machine's. The only one of another reference must be for it. What is attached is named by its digest then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
     /// Wanted number of the device; the kernel chooses where it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<u32>,

@@ -45,7 +45,8 @@ impl OpenedDevice {
         check_request(request, queues, depth)?;
         let limit = Duration::from_millis(section.attach_timeout_ms);
         let opening = async {
-            let (request, Placed { image: _image, made, .. }) = with_upper(service, request).await?;
+            let request = for_platform(service, request).await?;
+            let (request, Placed { image: _image, made, .. }) = with_upper(service, &request).await?;
             let (device, pinned) = service.open(&request.image).await?;
             Ok::<_, Failure>((request, device, pinned, made))
         };
@@ -115,6 +116,13 @@ impl OpenedDevice {
             presence: Mutex::new(Presence::Attached(attachment)),
         })
     }
+}
+
+/// The request for the image that the platform of `request` chooses, if it names one.
+async fn for_platform(service: &Service, request: &AddDevice) -> Result<AddDevice, Failure> {
+    let Some(platform) = &request.platform else { return Ok(request.clone()) };
+    let image = service.factory().for_platform(&request.image, platform).await?;
+    Ok(AddDevice { image, platform: None, ..request.clone() })
 }
 
 /// The request for the configuration in the folder that `request` wants its writes in, and what there is of it.

@@ -141,7 +141,14 @@ async fn daemon_making_a_device(
 
 fn request(id: Option<u32>) -> AddDevice {
     let layer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lsmt/tiny.lsmt");
-    AddDevice { image: ImageSpec::Layers(vec![layer]), id, queues: Some(2), depth: None, upper: None }
+    AddDevice {
+        image: ImageSpec::Layers(vec![layer]),
+        platform: None,
+        id,
+        queues: Some(2),
+        depth: None,
+        upper: None,
+    }
 }
 
 async fn states(daemon: &Daemon) -> Vec<(u32, DeviceState)> {

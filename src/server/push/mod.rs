@@ -28,6 +28,7 @@ use super::{
     layer_report::{self, LayerReport},
     layers::{FileIdentity, unreadable},
     network::failure_of_registry,
+    references::check_platform,
     service::Service,
 };
 use crate::{
@@ -54,8 +55,9 @@ pub struct PushOptions {
     pub base: Option<String>,
     /// Reference of what is made; its tag is moved last.
     pub target: String,
-    /// Which image of a base that has one for each of several platforms, and what an image without a base is for.
-    pub platform: Platform,
+    /// What the image is for, where a base has images for several platforms, or none; `None` for this machine's. Where it is given, a
+    /// base that is for another one is refused.
+    pub platform: Option<Platform>,
 }
 
 /// What was pushed.
@@ -115,18 +117,26 @@ pub async fn push(
     let seen = seen(&options.layer)?;
     let report = layer_report::inspect(service, &options.layer).await?;
     check_form(&report)?;
+    let platform = options.platform.clone().unwrap_or_else(Platform::host);
     let base = match &options.base {
-        Some(text) => Some(fetch_base(client, &reference(text)?, &options.platform).await?),
+        Some(text) => {
+            let base = reference(text)?;
+            let found = fetch_base(client, &base, &platform).await?;
+            if options.platform.is_some() {
+                check_platform(&base, &found.documents.config, &platform)?;
+            }
+            Some(found)
+        }
         None => None,
     };
-    check_replaces_no_index(client, &target, &options.platform).await?;
+    check_replaces_no_index(client, &target, &platform).await?;
     if service.config().image.check_parents {
         check_parents_of(service, base.as_ref(), &report).await?;
     }
     let (file, layer) = hash(options.layer.clone(), seen).await?;
     let next = match &base {
         Some(base) => base.documents.with_layer(layer),
-        None => ImageDocuments::empty(&options.platform).and_then(|empty| empty.with_layer(layer)),
+        None => ImageDocuments::empty(&platform).and_then(|empty| empty.with_layer(layer)),
     };
     let next = next.map_err(|error| unusable_base(&options.base, error))?;
     let parcels = parcels(&next, base.as_ref(), (client, &repository), &file, progress);
@@ -138,7 +148,7 @@ pub async fn push(
         digest: next.digest.to_string(),
         layer: layer.digest.to_string(),
         layers: next.layers.len(),
-        platform: base.filter(|base| base.is_of_index).map(|_| options.platform.to_string()),
+        platform: base.filter(|base| base.is_of_index).map(|_| platform.to_string()),
         uploaded: arrivals.uploaded,
         uploaded_bytes: arrivals.uploaded_bytes,
         copied: arrivals.copied,
@@ -236,16 +246,9 @@ async fn fetch_base(
         Failure::with_source(FailureClass::Image, format!("{reference} cannot be a base"), source)
     })?;
     let config = client.image_config(&repository, found.bytes.clone()).await.map_err(failed)?;
-    let pinned = pinned(reference, found.digest);
+    let pinned = reference.pinned(found.digest);
     let documents = ImageDocuments { manifest: found.bytes, config };
     Ok(Base { repository, pinned, documents, is_of_index: found.is_of_index })
-}
-
-/// A reference that always means the image `digest`: what it names may be an index, or a tag that moves.
-fn pinned(reference: &ImageReference, digest: Digest) -> String {
-    let text = reference.to_string();
-    let name = text.split_once('@').map_or(text.as_str(), |(name, _)| name);
-    format!("{name}@{digest}")
 }
 
 fn unusable_base(base: &Option<String>, error: NextImageError) -> Failure {

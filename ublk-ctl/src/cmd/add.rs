@@ -3,16 +3,19 @@
 use std::{path::PathBuf, pin::pin, time::Duration};
 
 use clap::{Args, value_parser};
-use stratabd::server::{
-    api::{
-        Client,
-        types::{AddDevice, DeviceInfo},
+use stratabd::{
+    format::oci::Platform,
+    server::{
+        api::{
+            Client,
+            types::{AddDevice, DeviceInfo},
+        },
+        failure::Failure,
+        foreground::Foreground,
+        interrupt::Interrupt,
+        service::Service,
+        ublk,
     },
-    failure::Failure,
-    foreground::Foreground,
-    interrupt::Interrupt,
-    service::Service,
-    ublk,
 };
 
 use crate::{
@@ -29,6 +32,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 pub(crate) struct AddArgs {
     #[command(flatten)]
     image: ImageArgs,
+    /// Which image of a reference that has one for each of several platforms. The only one of another reference must be for it
+    /// [default: this machine's of several, and any other]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", conflicts_with_all = ["config", "layers"])]
+    platform: Option<Platform>,
     /// Folder of a writable layer over the image: made where it is not there, used again where it is. Its config.v1.json is what
     /// the device is made of from then on, and its image_ref names the image, whatever a tag means by then
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
@@ -58,6 +65,7 @@ impl AddArgs {
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
         let request = AddDevice {
             image: self.image.spec()?,
+            platform: self.platform.as_ref().map(Platform::to_string),
             id: self.id,
             queues: self.queues,
             depth: self.depth,

@@ -30,8 +30,8 @@ pub(crate) struct PushArgs {
     /// [default: the layer lies over nothing]
     #[arg(long, value_name = "IMAGE", value_parser = NonEmptyStringValueParser::new())]
     base: Option<String>,
-    /// Which image of a base that has one for each of several platforms; only that one, with the layer, is pushed
-    /// [default: this machine's]
+    /// Which image of a base that has one for each of several platforms; only that one, with the layer, is pushed. A base that is
+    /// for another platform is refused [default: this machine's of several, and any other]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
     #[command(flatten)]
@@ -46,7 +46,7 @@ impl PushArgs {
             layer: self.layer.clone(),
             base: self.base.clone(),
             target: self.target.clone(),
-            platform: self.platform.clone().unwrap_or_else(Platform::host),
+            platform: self.platform.clone(),
         };
         let pushed = Engine::for_reading(config)?.run(|service| async move {
             let progress = Arc::new(PushProgress::default());
