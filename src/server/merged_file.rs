@@ -48,8 +48,8 @@ impl MergedFile {
         &self.data
     }
 
-    /// The configuration names it now, durably.
-    pub(super) fn is_named(mut self) -> Result<(), Failure> {
+    /// Takes its mark away, now that the configuration names it, durably.
+    pub(super) fn unmark(mut self) -> Result<(), Failure> {
         self.keeps = true;
         let unmarked = fs::remove_file(mark_of(&self.data)).and_then(|()| sync_folder(&self.data));
         unmarked.map_err(|source| cannot("take its mark away", &self.data, source))
@@ -186,7 +186,7 @@ mod tests {
                 config(dir.path(), &[&data]);
             }
             if steps == 4 {
-                file.is_named().unwrap();
+                file.unmark().unwrap();
             } else {
                 file.leave();
             }
@@ -207,7 +207,7 @@ mod tests {
         let data = file.data().to_owned();
         fs::write(&data, "layer").unwrap();
         assert!(is_marked(&data));
-        file.is_named().unwrap();
+        file.unmark().unwrap();
         assert!(!is_marked(&data));
         sweep(&path).unwrap();
         assert!(data.exists());

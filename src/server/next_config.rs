@@ -235,13 +235,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let next = next(dir.path());
         let (path, made) = (next.path().to_owned(), next.upper.data.clone());
-        let old = fs::read(&path).unwrap();
+        let old = fs::read_to_string(&path).unwrap();
         let (part, other) = (write(&path, &next.text).unwrap(), dir.path().join("other"));
         fs::write(&other, &old).unwrap();
         fs::rename(&other, &path).unwrap();
         let replaced = name(part, &path, &next.text);
         assert!(matches!(replaced, Replaced::No(_)), "{replaced:?}");
-        assert_eq!(fs::read(&path).unwrap(), old);
+        assert_eq!(fs::read_to_string(&path).unwrap(), old);
         drop(next);
         assert!(!made.exists());
     }

@@ -93,6 +93,36 @@ fn snapshots_under_load_lose_nothing_and_their_layers_make_the_same_device() {
 }
 
 #[test]
+fn snapshots_in_a_row_under_load_leave_few_layers_and_the_same_device() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/var").unwrap();
+    let mut daemon = start(dir.path());
+    let config = config_with_upper(dir.path(), None, 64 * MIB);
+    let path = daemon.add(&["--config", &config, "--id", "3", "--queues", "2"]);
+    let mut fio = start_fio(&path);
+    let (mut stalls, mut most) = (Vec::new(), 0);
+    for number in 0..24 {
+        let to = dir.path().join(format!("next-{number}"));
+        let taken = daemon.json(&["snapshot", text(&path), "--to", text(&to)]);
+        stalls.push(taken["stalled_us"].as_u64().unwrap());
+        most = most.max(layers(&daemon, &path).len());
+        let verified = daemon.ctl(&["layer", "verify", taken["sealed"].as_str().unwrap()]);
+        assert!(verified.status.success(), "what a snapshot has named stays: {verified:?}");
+    }
+    println!("writes waited for {stalls:?} microseconds; {most} layers at most");
+    assert!(fio.wait().unwrap().success());
+    assert!(most <= 16, "{most} layers");
+    let hash = || output_of("sh", &["-c", &format!("head -c 48M {} | sha256sum", text(&path))]);
+    let before = hash();
+    daemon.end("-KILL");
+    daemon = start(dir.path());
+    assert_eq!(hash(), before, "the layers of the configuration make another device");
+    assert_eq!(daemon.end("-TERM"), Some(0));
+}
+
+#[test]
 fn upstreams_request_puts_the_layer_of_another_configuration_over_the_device() {
     if !in_guest() {
         return;

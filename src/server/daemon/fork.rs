@@ -36,7 +36,7 @@ impl Daemon {
             // Whatever ends this before the device is there, the daemon's end too, takes the folder away again.
             let made = make(folder.clone()).await?;
             let (config, made) = prepare(&daemon.service, &served, folder, made).await?;
-            merge::begin(&served);
+            drop(merge::begin(&served));
             let request =
                 AddDevice { image: ImageSpec::Config(config), id: wanted.id, ..served.request.clone() };
             daemon.attach(request, made).await

@@ -10,6 +10,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -46,6 +47,9 @@ const PART_TO_MERGE: u64 = 2;
 
 /// What a layer counts for besides its bytes: the time that it costs each read.
 const LAYER_BYTES: u64 = 64 << 10;
+
+/// How long a snapshot waits for a merge: disks of other devices may be in its way.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Merges that are under way at once, of all devices.
 static SLOTS: Semaphore = Semaphore::const_new(2);
@@ -110,38 +114,39 @@ pub(super) async fn turn_with_room(served: &Arc<Served>) -> Result<Turn<'_, ()>,
         // Whoever merges needs it.
         drop(turn);
         let _hurry = served.merging.pace.hurry();
-        if let Err(failure) = merge(served).await {
-            tracing::warn!(id = served.info.id, error = failure.full_text(), "layers cannot be merged");
+        let merging = begin(served);
+        if !tokio::time::timeout(PATIENCE, merging)
+            .await
+            .is_ok_and(|merged| merged.is_ok_and(|merged| merged))
+        {
             // One more is better than none.
             return served.turn().await;
         }
     }
 }
 
-/// Merges in the background what there is to merge.
-pub(super) fn begin(served: &Arc<Served>) {
-    if configuration(served).is_err() {
-        return;
-    }
+/// Merges in the background what there is to merge; the task says whether it could.
+pub(super) fn begin(served: &Arc<Served>) -> task::JoinHandle<bool> {
     let served = Arc::clone(served);
     task::spawn(async move {
-        match merge(&served).await {
-            Err(failure) if !served.merging.watch.cancelled.load(Ordering::Relaxed) => {
-                tracing::warn!(id = served.info.id, error = failure.full_text(), "layers cannot be merged");
-            }
-            _ => {}
+        let Ok(config) = configuration(&served) else { return false };
+        let merged = merge(&served, &config).await;
+        if let Err(failure) = &merged
+            && !served.merging.watch.cancelled.load(Ordering::Relaxed)
+        {
+            tracing::warn!(id = served.info.id, error = failure.full_text(), "layers cannot be merged");
         }
-    });
+        merged.is_ok()
+    })
 }
 
 /// Merges until there are few layers.
-async fn merge(served: &Arc<Served>) -> Result<(), Failure> {
+async fn merge(served: &Arc<Served>, config: &Path) -> Result<(), Failure> {
     let _one = served.merging.one.lock().await;
-    let config = configuration(served)?;
     loop {
-        let (finding, path) = (Arc::clone(served), config.clone());
+        let (finding, path) = (Arc::clone(served), config.to_owned());
         let Some(inputs) = blocking(move || find(&finding, &path)).await? else { return Ok(()) };
-        merge_layers(served, &config, inputs).await?;
+        merge_layers(served, config, inputs).await?;
     }
 }
 
@@ -242,7 +247,7 @@ fn put_in_place(
     let count = inputs.files.len();
     tracing::info!(id = served.info.id, layers = count, merged = %data.display(), "merged layers");
     // With its mark it is never merged, which is what could go wrong with it.
-    file.is_named()?;
+    file.unmark()?;
     remove_superseded(served, inputs, data);
     Ok(())
 }

@@ -60,7 +60,7 @@ impl Daemon {
             let turn = turn_with_room(&served).await?;
             let taken = snapshot(&served, target, &turn).await;
             drop(turn);
-            merge::begin(&served);
+            drop(merge::begin(&served));
             taken
         })
         .await
