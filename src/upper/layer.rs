@@ -13,7 +13,8 @@ use super::{
     LayerLink, UpperError,
     claims::Claim,
     extents::Piece,
-    log::{LogLayer, Pin},
+    gate::Gate,
+    log::{LogLayer, Pieces, Pin},
     medium::Medium,
     sparse::SparseLayer,
     view::View,
@@ -161,6 +162,30 @@ impl<M: Medium> Layer<M> {
         match self {
             Self::Log(layer) => layer.flush(reactor).await,
             Self::Sparse(layer) => layer.flush(reactor).await,
+        }
+    }
+
+    /// Makes the pieces of the device that a log has as few as `pieces` says, if it can. What a sparse file has cannot be moved.
+    ///
+    /// # Errors
+    /// Those of reads and writes.
+    pub(super) async fn compact<Q: BlockQueue>(
+        &self,
+        view: &View<'_, Q, M>,
+        gate: &Gate,
+        pieces: Pieces,
+    ) -> Result<(), UpperError> {
+        match self {
+            Self::Log(layer) => layer.compact(view, gate, pieces).await,
+            Self::Sparse(_) => Ok(()),
+        }
+    }
+
+    /// In how many pieces it has what it has of the device.
+    pub(super) fn piece_count(&self) -> usize {
+        match self {
+            Self::Log(layer) => layer.piece_count(),
+            Self::Sparse(layer) => layer.piece_count(),
         }
     }
 

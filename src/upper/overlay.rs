@@ -13,6 +13,7 @@ use futures_util::poll;
 
 use super::{
     LayerFile, LayerFiles, LayerLink, LogLimits, MergedLayer, RequestMetrics, UpperError, WriteMetrics,
+    log::Pieces,
     lower::Lower,
     medium::Medium,
     stack::{DRAIN_LIMIT, Found, Part, Sealed, Source, Stack},
@@ -20,13 +21,17 @@ use super::{
 };
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ByteRange, ErrorKind, Geometry, SECTOR_BYTES, acquire},
-    format::lsmt::DEVICE_SECTOR_LIMIT,
+    format::lsmt::{DEVICE_SECTOR_LIMIT, SEGMENT_COUNT_LIMIT},
     reactor::{Buffer, BufferPool, BufferSlot, Reactor},
 };
 
 /// How long a layer that is closed waits for what is under way, a round or the punching of a hole, and how often it looks.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 const CLOSE_PAUSE: Duration = Duration::from_millis(1);
+
+/// Extents that are longer than a segment can be are several of them: a tenth is left for these, and for what is written until
+/// the layer is sealed.
+const PIECES: Pieces = Pieces { aim: SEGMENT_COUNT_LIMIT / 2, limit: SEGMENT_COUNT_LIMIT / 10 * 9 };
 
 /// Pages are what file systems write, and what costs least here.
 const PAGE_BYTES: u32 = 4096;
@@ -93,6 +98,24 @@ impl<L: BlockDevice, M: Medium> Overlay<L, M> {
         self.stack.seal(reactor, next, DRAIN_LIMIT).await
     }
 
+    /// Puts what was written into the order of the device, before a layer of it is sealed, where it is in more pieces than such a layer
+    /// may have, or in half as many and can be in far fewer. Writes go on meanwhile. No other change of the layers may be under way.
+    ///
+    /// # Errors
+    /// Where it cannot be read or written: then writes go on as before.
+    pub async fn compact(&self, reactor: &Reactor) -> Result<(), UpperError> {
+        self.compact_to(reactor, PIECES).await
+    }
+
+    /// As [`Overlay::compact`], to other numbers of pieces.
+    pub(super) async fn compact_to(&self, reactor: &Reactor, pieces: Pieces) -> Result<(), UpperError> {
+        let layers = self.stack.layers();
+        let unread = |source| UpperError::Unsealed { name: layers.top.data().to_string(), source };
+        let lower = Lower::open(self.lower.as_ref(), reactor).map_err(unread)?;
+        let reader = Reader { lower, reactor: reactor.clone() };
+        layers.top.compact(&View { layers: &layers, reader: &reader }, &self.stack.gate, pieces).await
+    }
+
     /// Makes the device larger, durably: afterwards [`BlockDevice::geometry`] of all its handles says the new size in bytes.
     /// What is new holds what lies below, and zeroes past its end. Changes wait meanwhile, reads go on. A crash leaves the
     /// old size or the new one. Dropped in the middle, the layer takes no more writes, as after a sync that has failed.
@@ -141,6 +164,12 @@ impl<L, M: Medium> Overlay<L, M> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.stack.layers().top.is_empty()
+    }
+
+    /// In how many pieces the layer that takes writes has what it has; a sealed one may have [`SEGMENT_COUNT_LIMIT`].
+    #[must_use]
+    pub fn piece_count(&self) -> usize {
+        self.stack.layers().top.piece_count()
     }
 
     /// Whether the layer that takes writes is one sparse file.

@@ -151,7 +151,10 @@ pub(super) async fn seal(served: &Served, next: &NextConfig) -> Result<Sealed, F
     let sealing = Arc::clone(overlay);
     served
         .sealer
-        .call(move |reactor| async move { sealing.seal(&reactor, files).await })
+        .call(move |reactor| async move {
+            sealing.compact(&reactor).await?;
+            sealing.seal(&reactor, files).await
+        })
         .await
         .map_err(|_| Failure::new(FailureClass::Internal, "the reactor has stopped"))?
         .map_err(failure_of_upper)

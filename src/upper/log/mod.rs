@@ -1,5 +1,6 @@
 //! The log-structured kind: writes go to the end of the data file, and become durable together.
 
+mod compact;
 mod dead_space;
 mod ledger;
 mod open;
@@ -32,6 +33,7 @@ use crate::{
     format::lsmt::LOG_ENTRY_LIMIT,
     reactor::Reactor,
 };
+pub(super) use compact::Pieces;
 pub(super) use ledger::Pin;
 use ledger::{Ledger, Pins};
 use round::Tail;
@@ -101,6 +103,11 @@ impl<M: Medium> LogLayer<M> {
     /// Looks up sectors of the device, in a layer that takes no writes any more.
     pub(super) fn pieces(&self, sectors: Range<u64>) -> Vec<Piece> {
         self.ledger().map.pieces(sectors)
+    }
+
+    /// Extents of the map.
+    pub(super) fn piece_count(&self) -> usize {
+        self.ledger().map.len()
     }
 
     /// Whether it has nothing of the device.

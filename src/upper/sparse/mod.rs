@@ -72,6 +72,11 @@ impl<M: Medium> SparseLayer<M> {
         self.map().pieces(sectors)
     }
 
+    /// Runs of data of the file.
+    pub(super) fn piece_count(&self) -> usize {
+        self.map().len()
+    }
+
     /// Whether it has nothing of the device.
     pub(super) fn is_empty(&self) -> bool {
         self.map().is_empty()

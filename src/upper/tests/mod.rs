@@ -1,5 +1,6 @@
 //! Proofs of the writable layer, of both kinds: against a model, and against crashes.
 
+mod compact;
 mod content;
 mod crash;
 mod crash_image;
