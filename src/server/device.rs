@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry},
+    format::lsmt::{LAYER_COUNT_LIMIT, SEGMENT_COUNT_LIMIT},
     frontend::{AttachRequest, Attachment, Frontend, FrontendError},
     image::{Image, ReadMetrics},
     reactor::ReactorHandle,
@@ -191,6 +192,22 @@ impl Device {
             }));
         }
         layers
+    }
+
+    /// Limits of the format that are half reached: then there is time to do something about it.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let Shown::Overlay(overlay) = &self.shown else { return Vec::new() };
+        let near = |count: usize, limit: usize, what: &str| {
+            (count > limit / 2).then(|| format!("{count} {what} of at most {limit}"))
+        };
+        let pieces = usize::try_from(SEGMENT_COUNT_LIMIT).unwrap_or(usize::MAX);
+        let layers = self.image_layers().saturating_add(overlay.sealed_count()).saturating_add(1);
+        let found = [
+            near(layers, LAYER_COUNT_LIMIT, "layers"),
+            near(overlay.piece_count(), pieces, "segments in the layer that takes the writes"),
+        ];
+        found.into_iter().flatten().collect()
     }
 
     /// Makes everything durable that was written: nobody can flush a device any more that has been removed.

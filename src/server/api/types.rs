@@ -170,6 +170,9 @@ pub struct DeviceInfo {
     /// What the writable layer was asked for so far, by kind; only in the answer to `info`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub upper: Vec<RequestCount>,
+    /// Limits that are near; only in the answer to `info`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Removed, while a program has it open: it sees a device that has gone, and the kernel keeps the number until it
     /// ends. Only in the answer to a removal that was waited for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -102,6 +102,7 @@ impl OpenedDevice {
             layers: Vec::new(),
             reads: Vec::new(),
             upper: Vec::new(),
+            warnings: Vec::new(),
             held_open: false,
         };
         let snapshotting = tokio::sync::Mutex::default();

@@ -79,6 +79,7 @@ pub(super) fn of_record(record: &Record) -> DeviceInfo {
         layers: Vec::new(),
         reads: Vec::new(),
         upper: Vec::new(),
+        warnings: Vec::new(),
         held_open: false,
     }
 }
@@ -104,6 +105,7 @@ pub(super) fn of_kernel(known: KnownDevice, image: Option<ImageSpec>) -> DeviceI
         layers: Vec::new(),
         reads: Vec::new(),
         upper: Vec::new(),
+        warnings: Vec::new(),
         held_open: false,
     }
 }

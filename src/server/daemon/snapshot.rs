@@ -73,6 +73,9 @@ pub(super) async fn snapshot(
     target: SnapshotTarget,
     _turn: &MutexGuard<'_, ()>,
 ) -> Result<SnapshotTaken, Failure> {
+    for warning in served.device.warnings() {
+        tracing::warn!(id = served.info.id, "a limit of the format is half reached: {warning}");
+    }
     let next = next_config(served, target).await?;
     let files = next.upper.clone();
     let began = Instant::now();

@@ -70,6 +70,7 @@ impl Served {
     pub(in crate::server) fn full_info(&self, port: &dyn Port, shown: DeviceInfo) -> DeviceInfo {
         DeviceInfo {
             layers: self.device.layers(|path| port.stored_bytes(path)),
+            warnings: self.device.warnings(),
             reads: read_counts(self.device.reads()),
             upper: self.device.writes().map(request_counts).unwrap_or_default(),
             ..shown
@@ -467,6 +468,7 @@ impl Place {
                 layers: Vec::new(),
                 reads: Vec::new(),
                 upper: Vec::new(),
+                warnings: Vec::new(),
                 held_open: false,
             },
             Self::Clearing => return None,

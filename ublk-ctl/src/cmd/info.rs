@@ -39,6 +39,7 @@ impl InfoArgs {
             ];
             rows.extend(info.image.iter().map(|image| vec!["image".to_owned(), image.to_string()]));
             rows.extend(info.server_pid.iter().map(|pid| vec!["served by".to_owned(), pid.to_string()]));
+            rows.extend(info.warnings.iter().map(|warning| vec!["warning".to_owned(), warning.clone()]));
             for reads in info.reads.iter().filter(|reads| reads.requests > 0) {
                 let text = format!("{} ({})", reads.requests, size(reads.bytes));
                 rows.push(vec![format!("reads {}", reads.source), text]);

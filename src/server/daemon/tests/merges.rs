@@ -270,3 +270,18 @@ async fn a_layer_that_cannot_be_merged_is_in_the_way_of_no_snapshot() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_of_the_layers_that_a_device_may_have_are_a_warning() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::new(), Vec::new());
+    let image = writable(dir.path());
+    let ImageSpec::Layers(layer) = request(None).image else { panic!("it is made of a layer") };
+    let mut config = configuration(dir.path());
+    config["lowers"] = vec![serde_json::json!({ "file": layer[0] }); 126].into();
+    std::fs::write(dir.path().join("config.v1.json"), config.to_string()).unwrap();
+    daemon.add(image).await.unwrap();
+    assert!(daemon.info(0).await.unwrap().warnings.is_empty());
+    snapshot_beside(&daemon).await;
+    assert_eq!(daemon.info(0).await.unwrap().warnings, ["128 layers of at most 255"]);
+}
