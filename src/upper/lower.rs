@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ByteRange, SECTOR_BYTES},
-    reactor::Reactor,
+    reactor::{BufferPool, Reactor},
 };
 
 /// A queue of the device below.
@@ -50,6 +50,24 @@ impl<Q: BlockQueue> Lower<Q> {
         let found = queue.next_data(range).intersect(range);
         let run = found.start() / SECTOR_BYTES..found.end().div_ceil(SECTOR_BYTES);
         (!found.is_empty()).then_some(run)
+    }
+
+    /// Waits for what the device has of a range that it has not all of, or not in whole blocks, and so takes no request for: it
+    /// is near afterwards, if it ever is, and no buffer of `pool` is held for it.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(super) async fn bring_near(
+        &self,
+        offset: u64,
+        len: u64,
+        pool: &BufferPool,
+    ) -> Result<(), BlockError> {
+        let present = ByteRange::between(offset, offset.saturating_add(len).min(self.size_bytes));
+        let whole = present.align_out(self.block_bytes, self.size_bytes);
+        let Some(queue) = self.queue.as_ref().filter(|_| !present.is_empty()) else { return Ok(()) };
+        let len = usize::try_from(whole.len()).unwrap_or(usize::MAX);
+        queue.read_pooled(whole.start(), len, pool).await.map(drop)
     }
 
     /// Fills `dest`, whole sectors; zeroes where there is nothing.

@@ -298,6 +298,9 @@ impl<Q: BlockQueue, M: Medium> BlockQueue for OverlayQueue<Q, M> {
         let sectors = sectors(offset, len as u64)?;
         let has_holes = self.stack.layers().find(sectors.clone()).has_holes();
         let Some(below) = self.reader.lower.whole(offset, len as u64).filter(|_| has_holes) else {
+            if has_holes {
+                self.reader.lower.bring_near(offset, len as u64, pool).await?;
+            }
             let layers = self.stack.layers();
             // Before the buffer, as in all requests: whoever changes these blocks may wait for a buffer.
             let found = layers.look(sectors).await;

@@ -1,14 +1,14 @@
 //! Requests that wait for something else than the medium hold no buffer, and those that hang with theirs leave others one.
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{future::join_all, poll};
 
-use super::{Kind, SECTORS, crash_image::SECTOR, fresh_disk_of, open, reactor};
+use super::{BELOW_SECTORS, Kind, SECTORS, crash_image::SECTOR, fresh_disk_of, open, reactor};
 use crate::{
-    block::{BlockDevice, BlockError, BlockQueue, ByteRange, Geometry},
+    block::{BlockDevice, BlockError, BlockQueue, ByteRange, ErrorKind, Geometry, acquire},
     device::{Fault, FaultPlan, FaultyDevice, MemoryDevice, Op, Trouble},
-    reactor::{Reactor, ReactorConfig},
+    reactor::{Buffer, BufferPool, Reactor, ReactorConfig, Watched},
     upper::{LogLimits, Overlay},
 };
 
@@ -116,4 +116,84 @@ fn requests_that_wait_for_what_completes_a_block_hold_no_buffer() {
         }
     };
     reactor.block_on(work).unwrap();
+}
+
+#[test]
+fn reads_across_the_end_of_what_lies_below_hold_no_buffer_while_they_wait_for_it() {
+    let reactor = reactor();
+    let work = async {
+        let disk = fresh_disk_of(&reactor, Kind::Log, 1).await;
+        let source = Far::new((BELOW_SECTORS - 1) * SECTOR);
+        let lower = source.clone();
+        let device =
+            Overlay::open(&reactor, disk.layer_files(), Some(lower), LogLimits::default()).await.unwrap();
+        let queue = device.open_queue(&reactor).unwrap();
+        let pool = reactor.request_buffers();
+        let offset = (BELOW_SECTORS - 2) * SECTOR;
+        let mut reads: Vec<_> =
+            (0..REQUESTS).map(|_| Box::pin(queue.read_pooled(offset, 4096, pool))).collect();
+        settle(&reactor, &mut reads).await;
+        assert_eq!(pool.out_bytes(), 0);
+        source.come();
+        for read in join_all(reads).await {
+            let bytes = read.unwrap();
+            assert!(bytes[..512].iter().all(|byte| *byte == 7) && bytes[512..].iter().all(|byte| *byte == 0));
+        }
+    };
+    reactor.block_on(work).unwrap();
+}
+
+/// A device whose bytes are far until they come. Like an image, it holds no buffer of a pool until then.
+#[derive(Debug, Clone)]
+struct Far {
+    near: Arc<Watched<bool>>,
+    size_bytes: u64,
+}
+
+impl Far {
+    fn new(size_bytes: u64) -> Self {
+        Self { near: Arc::default(), size_bytes }
+    }
+
+    fn come(&self) {
+        self.near.change(|near| *near = true);
+    }
+}
+
+impl BlockDevice for Far {
+    type Queue = Self;
+
+    fn geometry(&self) -> Geometry {
+        Geometry::read_only(self.size_bytes, 512)
+    }
+
+    fn open_queue(&self, _reactor: &Reactor) -> Result<Self, BlockError> {
+        Ok(self.clone())
+    }
+}
+
+impl BlockQueue for Far {
+    async fn read(&self, _offset: u64, dest: &mut [u8]) -> Result<(), BlockError> {
+        self.near.wait(|near| near.then(|| dest.fill(7))).await;
+        Ok(())
+    }
+
+    async fn read_pooled(&self, offset: u64, len: usize, pool: &BufferPool) -> Result<Buffer, BlockError> {
+        self.near.wait(|near| near.then_some(())).await;
+        let mut dest = acquire(pool, len).await?;
+        self.read(offset, &mut dest).await?;
+        Ok(dest)
+    }
+
+    async fn write(&self, _offset: u64, _data: &[u8]) -> Result<(), BlockError> {
+        Err(BlockError::new(ErrorKind::ReadOnly, "nobody writes below"))
+    }
+
+    async fn flush(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+
+    async fn write_zeroes(&self, _offset: u64, _len: u64) -> Result<(), BlockError> {
+        Err(BlockError::new(ErrorKind::ReadOnly, "nobody writes below"))
+    }
 }
