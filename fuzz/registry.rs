@@ -6,9 +6,9 @@ use stratabd::{
     block::ByteRange,
     format::oci::{Digest, Layer},
     registry::{
-        Challenge, ContentRange, Credentials, DockerConfig, ImageDocuments, ImageReference, MAX_SKIP_BYTES,
-        MAX_URL_BYTES, Repository, locate, parse_challenge, parse_helper_answer, parse_retry_after,
-        parse_service_answer, parse_token, resolve_location, shown,
+        Challenge, ContentRange, Credentials, DockerConfig, ImageDocuments, ImageReference, KeyHost,
+        MAX_SKIP_BYTES, MAX_URL_BYTES, Repository, locate, parse_challenge, parse_helper_answer,
+        parse_retry_after, parse_service_answer, parse_token, resolve_location, shown,
     },
 };
 
@@ -79,7 +79,9 @@ pub fn registry_docker_config(input: &[u8]) {
     let (repository, config) = input.split_at(cut);
     let Ok(repository) = str::from_utf8(repository) else { return };
     let Ok(config) = DockerConfig::parse(config) else { return };
+    assert!(config.odd_keys().all(|key| key.len() <= input.len()));
     for host in ["r.example:5000", "registry-1.docker.io"] {
+        let host = KeyHost { host, default_port: 443 };
         let found = config.credentials(host, repository);
         check_secrecy(&found);
         if let Some((_, server)) = config.helper(host, repository) {
@@ -108,7 +110,9 @@ pub fn registry_program_answer(input: &[u8]) {
 /// The input is a credential service's answer.
 pub fn registry_service_answer(input: &[u8]) {
     match parse_service_answer(input) {
-        Ok(Some(config)) => check_secrecy(&config.credentials("r.example:5000", "team/app")),
+        Ok(Some(config)) => {
+            check_secrecy(&config.credentials(KeyHost { host: "r.example", default_port: 443 }, "team/app"))
+        }
         Ok(None) => {}
         Err(line) => assert!(line <= input.len() + 1),
     }

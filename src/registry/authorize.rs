@@ -107,7 +107,9 @@ impl Authorizer {
                 }
             };
             let answer = exchange.send(call, url, &with(draft, access.header.as_ref())).await?;
-            let Some(asked) = asked_for(&answer) else { return Ok(answer) };
+            let Some(asked) = asked_for(&answer).or_else(|| old_login(&answer, &access)) else {
+                return Ok(answer);
+            };
             refusals += 1;
             if is_fresh || refusals >= MAX_REFUSALS {
                 flight.forget(|current| current.serial == access.serial);
@@ -168,6 +170,9 @@ impl Authorizer {
             RegistryError::new(location::shown(url), reason)
         };
         let mut access = match &challenge {
+            Challenge::Bearer { .. } if let Credentials::RegistryToken(token) = &credentials => {
+                self.access(authorization("Bearer", token), None, Some(challenge))
+            }
             Challenge::Basic => {
                 let Credentials::Basic { username, password } = credentials else {
                     return Err(refuse(lookup));
@@ -235,6 +240,13 @@ fn asked_for(answer: &Answer) -> Option<Result<Challenge, ChallengeError>> {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Some(parse_challenge(&texts.join(", "))),
         _ => None,
     }
+}
+
+/// What to ask the credential source for again where a registry says no more than 403 to a password that has run out, as ECR does
+/// after 12 hours.
+fn old_login(answer: &Answer, access: &Access) -> Option<Result<Challenge, ChallengeError>> {
+    let is_old = answer.status() == StatusCode::FORBIDDEN && access.challenge == Some(Challenge::Basic);
+    is_old.then_some(Ok(Challenge::Basic))
 }
 
 fn with(draft: &Draft, authorization: Option<&HeaderValue>) -> Draft {

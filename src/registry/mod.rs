@@ -48,7 +48,7 @@ pub use config::{ClientIdentity, CredentialConfig, HostConfig, Limits, ProxyConf
 pub use content_range::{ContentRange, ContentRangeError};
 pub use copy::BlobContent;
 pub use credentials::{
-    Credentials, CredentialsError, DockerConfig, MAX_DOCKER_CONFIG_BYTES, parse_helper_answer,
+    Credentials, CredentialsError, DockerConfig, KeyHost, MAX_DOCKER_CONFIG_BYTES, parse_helper_answer,
     parse_service_answer,
 };
 pub use draft::FileContent;

@@ -67,7 +67,10 @@ pub(super) async fn fetch(
             let header = authorization("Basic", &Secret::new(pair));
             by_get(exchange, call, request, header).await?
         }
-        Credentials::Anonymous => by_get(exchange, call, request, None).await?,
+        // That one needs no other.
+        Credentials::Anonymous | Credentials::RegistryToken(_) => {
+            by_get(exchange, call, request, None).await?
+        }
     };
     // A partial document is no document, and a token server that redirects could lead the password astray.
     let answer = answer.into_one_of(&[StatusCode::OK]).await?;

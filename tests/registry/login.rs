@@ -242,3 +242,62 @@ async fn hostile_challenges_and_token_servers_end_in_an_error() {
         assert!(begun.elapsed() < Duration::from_secs(2));
     }
 }
+
+/// As ECR after 12 hours: no challenge, and the file has another password by then.
+#[tokio::test]
+async fn a_login_that_has_run_out_is_looked_up_again_after_a_403() {
+    let data = pattern(SIZE);
+    let valid = Arc::new(AtomicUsize::new(0));
+    let current = valid.clone();
+    let server = Server::start(move |seen, _| {
+        let password = current.load(Ordering::SeqCst);
+        let wanted = format!("Basic {}", ["dXNlcjow", "dXNlcjox"][password.min(1)]);
+        match seen.header("authorization") {
+            None => reply("401 Unauthorized", &["WWW-Authenticate: Basic realm=\"r\""], b""),
+            Some(given) if given == wanted && password < 2 => partial(&data, seen),
+            Some(_) => reply("403 Forbidden", &[], b""),
+        }
+    })
+    .await;
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("config.json");
+    let login = |password: usize| {
+        let login =
+            format!(r#"{{"auths":{{"{}":{{"username":"user","password":"{password}"}}}}}}"#, server.address);
+        std::fs::write(&path, login).unwrap();
+    };
+    login(0);
+    let mut config = config(&[server.address]);
+    config.credentials = CredentialConfig::File { path: path.clone(), helper_dirs: Vec::new() };
+    let blob = blob(&client(&config), &server, SIZE);
+    blob.read_range(range(0, 1), Priority::Demand).await.unwrap();
+    valid.store(1, Ordering::SeqCst);
+    login(1);
+    blob.read_range(range(1, 2), Priority::Demand).await.unwrap();
+    let asked = server.count();
+    // And where that helps nothing, once for each request.
+    valid.store(2, Ordering::SeqCst);
+    let error = blob.read_range(range(2, 3), Priority::Demand).await.unwrap_err();
+    assert!(matches!(error.reason(), Reason::Forbidden { .. }), "{error:?}");
+    assert_eq!(server.count(), asked + 2);
+}
+
+#[tokio::test]
+async fn a_token_for_the_registry_is_shown_as_it_is() {
+    let data = pattern(SIZE);
+    let server = Server::start(move |seen, _| match seen.header("authorization") {
+        Some("Bearer long-lived") => partial(&data, seen),
+        _ => {
+            let challenge = "WWW-Authenticate: Bearer realm=\"https://nowhere.invalid/token\"";
+            reply("401 Unauthorized", &[challenge], b"")
+        }
+    })
+    .await;
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("config.json");
+    let login = format!(r#"{{"auths":{{"{}":{{"registrytoken":"long-lived"}}}}}}"#, server.address);
+    std::fs::write(&path, login).unwrap();
+    let mut config = config(&[server.address]);
+    config.credentials = CredentialConfig::File { path, helper_dirs: Vec::new() };
+    blob(&client(&config), &server, SIZE).read_range(range(0, 1), Priority::Demand).await.unwrap();
+}

@@ -8,7 +8,7 @@ use std::{
 };
 
 use base64::{Engine as _, alphabet, engine::general_purpose};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::{Credentials, CredentialsError};
 use crate::registry::Secret;
@@ -29,15 +29,25 @@ const BASE64: general_purpose::GeneralPurpose = general_purpose::GeneralPurpose:
         .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
 );
 
-/// The parts of docker's `config.json` that concern credentials.
+/// Some editors begin a file with it.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// The parts of docker's `config.json` that concern credentials. Whatever is `null` is empty, as in docker.
 #[derive(Debug, Default, Deserialize)]
 pub struct DockerConfig {
-    #[serde(default)]
-    auths: BTreeMap<String, Entry>,
-    #[serde(default, rename = "credsStore")]
+    auths: Option<BTreeMap<String, Lenient<Entry>>>,
+    #[serde(rename = "credsStore")]
     creds_store: Option<String>,
-    #[serde(default, rename = "credHelpers")]
-    cred_helpers: BTreeMap<String, String>,
+    #[serde(rename = "credHelpers")]
+    cred_helpers: Option<BTreeMap<String, Lenient<String>>>,
+}
+
+/// A member that costs the others nothing if it is odd.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Lenient<T> {
+    Good(Option<T>),
+    Odd(IgnoredAny),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -46,6 +56,16 @@ struct Entry {
     username: Option<String>,
     password: Option<Secret>,
     identitytoken: Option<Secret>,
+    registrytoken: Option<Secret>,
+}
+
+/// The host of a repository, as keys name it.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyHost<'a> {
+    /// Host, with its port unless that is the scheme's own.
+    pub host: &'a str,
+    /// The scheme's own port, which keys may name.
+    pub default_port: u16,
 }
 
 impl DockerConfig {
@@ -54,14 +74,28 @@ impl DockerConfig {
     /// # Errors
     /// The line at which parsing stopped; the parser's own message could quote a secret.
     pub fn parse(text: &[u8]) -> Result<Self, usize> {
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         serde_json::from_slice(text).map_err(|error| error.line())
+    }
+
+    /// Keys of `auths` and `credHelpers` whose values cannot be used.
+    pub fn odd_keys(&self) -> impl Iterator<Item = &str> {
+        let auths = self.auths.iter().flatten();
+        let auths = auths.filter(|(_, entry)| match entry {
+            Lenient::Odd(_) => true,
+            Lenient::Good(entry) => entry.as_ref().is_some_and(Entry::is_odd),
+        });
+        let helpers = self.cred_helpers.iter().flatten();
+        let helpers = helpers.filter(|(_, helper)| matches!(helper, Lenient::Odd(_)));
+        auths.map(|(key, _)| key.as_str()).chain(helpers.map(|(key, _)| key.as_str()))
     }
 
     /// The credentials in the file for a repository: the entry with the longest matching path wins.
     #[must_use]
-    pub fn credentials(&self, host: &str, repository: &str) -> Credentials {
+    pub fn credentials(&self, host: KeyHost<'_>, repository: &str) -> Credentials {
         let mut best: Option<(usize, Credentials)> = None;
-        for (key, entry) in &self.auths {
+        for (key, entry) in self.auths.iter().flatten() {
+            let Lenient::Good(Some(entry)) = entry else { continue };
             let Some(length) = match_length(key, host, repository) else { continue };
             if best.as_ref().is_some_and(|(longest, _)| *longest >= length) {
                 continue;
@@ -76,27 +110,34 @@ impl DockerConfig {
     /// The helper program for a repository and the name of the server to ask it for. A helper of the host goes before
     /// the general store, as in docker.
     #[must_use]
-    pub fn helper(&self, host: &str, repository: &str) -> Option<(String, String)> {
+    pub fn helper(&self, host: KeyHost<'_>, repository: &str) -> Option<(String, String)> {
         let own = self
             .cred_helpers
             .iter()
-            .filter_map(|(key, helper)| Some((match_length(key, host, repository)?, key, helper)))
+            .flatten()
+            .filter_map(|(key, helper)| match helper {
+                Lenient::Good(helper) => Some((match_length(key, host, repository)?, key, helper.as_deref())),
+                Lenient::Odd(_) => None,
+            })
             .max_by_key(|(length, ..)| *length);
         if let Some((_, key, helper)) = own {
-            let server = if is_hub(host) { HUB_SERVER.to_owned() } else { key.clone() };
-            return Some((helper.clone(), server));
+            // One without a name means the file, also where there is a general store.
+            let helper = helper.filter(|helper| !helper.is_empty())?;
+            let server = if is_hub(host.host) { HUB_SERVER.to_owned() } else { key.clone() };
+            return Some((helper.to_owned(), server));
         }
         let store = self.creds_store.as_ref().filter(|store| !store.is_empty())?;
         // The store knows an entry under the name that docker login was given, which `auths` repeats.
         let known = self
             .auths
-            .keys()
+            .iter()
+            .flat_map(BTreeMap::keys)
             .filter_map(|key| Some((match_length(key, host, repository)?, key)))
             .max_by_key(|(length, _)| *length);
         let server = match known {
             Some((_, key)) => key.clone(),
-            None if is_hub(host) => HUB_SERVER.to_owned(),
-            None => host.to_owned(),
+            None if is_hub(host.host) => HUB_SERVER.to_owned(),
+            None => host.host.to_owned(),
         };
         Some((store.clone(), server))
     }
@@ -105,18 +146,29 @@ impl DockerConfig {
 impl Entry {
     fn credentials(&self) -> Option<Credentials> {
         let shown = |secret: &Option<Secret>| secret.clone().filter(|secret| !secret.expose().is_empty());
+        if let Some(token) = shown(&self.registrytoken) {
+            return Some(Credentials::RegistryToken(token));
+        }
         if let Some(token) = shown(&self.identitytoken) {
             return Some(Credentials::IdentityToken(token));
         }
         if let Some(auth) = shown(&self.auth) {
-            let text = String::from_utf8(BASE64.decode(auth.expose().trim()).ok()?).ok()?;
+            // Tools wrap it after 76 characters; docker's decoder passes over the ends of lines, too.
+            let auth: String = auth.expose().chars().filter(|char| !char.is_ascii_whitespace()).collect();
+            let text = String::from_utf8(BASE64.decode(auth).ok()?).ok()?;
             let (username, password) = text.split_once(':')?;
             // Docker ends the password at a NUL, which old versions padded with.
             let password = Secret::new(password.trim_end_matches('\0'));
             return Some(Credentials::Basic { username: username.to_owned(), password });
         }
-        let username = self.username.clone().filter(|name| !name.is_empty())?;
+        // Access keys have no user.
+        let username = self.username.clone().unwrap_or_default();
         Some(Credentials::Basic { username, password: shown(&self.password)? })
+    }
+
+    /// Whether there is something in it that gives no credentials. Without a password it is one that a helper keeps.
+    fn is_odd(&self) -> bool {
+        self.auth.as_ref().is_some_and(|auth| !auth.expose().is_empty()) && self.credentials().is_none()
     }
 }
 
@@ -141,12 +193,15 @@ pub(super) async fn read(path: PathBuf) -> Result<Option<DockerConfig>, Credenti
 }
 
 /// How long the path of `key` is if it names `host/repository` or a part before a slash of it.
-fn match_length(key: &str, host: &str, repository: &str) -> Option<usize> {
+fn match_length(key: &str, host: KeyHost<'_>, repository: &str) -> Option<usize> {
     let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let key = key.trim_end_matches('/');
     let key = key.strip_suffix("/v1").or_else(|| key.strip_suffix("/v2")).unwrap_or(key);
     let (key_host, key_path) = key.split_once('/').unwrap_or((key, ""));
-    let same_host = key_host.eq_ignore_ascii_case(host) || (is_hub(host) && is_hub(key_host));
+    let default_port = format!(":{}", host.default_port);
+    let without_port = key_host.strip_suffix(&default_port).unwrap_or(key_host);
+    let same_host =
+        without_port.eq_ignore_ascii_case(host.host) || (is_hub(host.host) && is_hub(without_port));
     if !same_host {
         return None;
     }
@@ -164,10 +219,12 @@ mod tests {
     use super::*;
 
     fn user(config: &str, host: &str, repository: &str) -> String {
+        let host = KeyHost { host, default_port: 443 };
         match DockerConfig::parse(config.as_bytes()).unwrap().credentials(host, repository) {
             Credentials::Anonymous => "anonymous".to_owned(),
             Credentials::Basic { username, password } => format!("{username}:{}", password.expose()),
             Credentials::IdentityToken(token) => format!("token {}", token.expose()),
+            Credentials::RegistryToken(token) => format!("bearer {}", token.expose()),
         }
     }
 
@@ -205,11 +262,50 @@ mod tests {
     }
 
     #[test]
+    fn what_docker_reads_is_read_and_what_is_odd_costs_nothing_else() {
+        let lines = "dTpr\\nazpr\\r\\na2s=";
+        for entry in [
+            &format!(r#""r":{{"auth":"{lines}"}}"#),
+            r#""r:443":{"auth":"dTpra2s6a2tr"}"#,
+            r#""https://r:443/v1/":{"auth":"dTpra2s6a2tr"}"#,
+            r#""r":{"auth":"dTpra2s6a2tr","username":null,"identitytoken":null,"x":[1]}"#,
+        ] {
+            for other in [r#""o":null"#, r#""o":7"#, r#""o":{"auth":7}"#, r#""o":{"auth":"?"}"#] {
+                let config = format!("\u{feff}{{\"auths\":{{{other},{entry}}},\"credHelpers\":null}}");
+                let found = user(&config, "r", "a");
+                assert!(found.starts_with("u:k"), "{config}: {found}");
+                let config = DockerConfig::parse(config.as_bytes()).unwrap();
+                let odd: Vec<&str> = config.odd_keys().collect();
+                assert_eq!(odd, if other.contains("null") { &[][..] } else { &["o"] }, "{other}");
+            }
+        }
+        assert_eq!(user(r#"{"auths":{"r:80":{"auth":"dTpw"}}}"#, "r", "a"), "anonymous", "of another scheme");
+        assert_eq!(user(r#"{"auths":{"r":{"registrytoken":"t"}}}"#, "r", "a"), "bearer t");
+        assert_eq!(user(r#"{"auths":{"r":{"username":"","password":"p"}}}"#, "r", "a"), ":p");
+        assert_eq!(user(r#"{"auths":null,"credsStore":null}"#, "r", "a"), "anonymous");
+    }
+
+    #[test]
+    fn a_helper_that_is_empty_means_the_file() {
+        for (helpers, store) in [
+            (r#"{"r":""}"#, None),
+            (r#"{"r":null}"#, None),
+            (r#"{"r":7}"#, Some("desktop")),
+            ("null", Some("desktop")),
+        ] {
+            let config = format!(r#"{{"credsStore":"desktop","credHelpers":{helpers}}}"#);
+            let config = DockerConfig::parse(config.as_bytes()).unwrap();
+            let helper = config.helper(KeyHost { host: "r", default_port: 443 }, "a");
+            assert_eq!(helper.map(|(helper, _)| helper).as_deref(), store, "{helpers}");
+        }
+    }
+
+    #[test]
     fn a_helper_of_the_host_goes_before_the_store() {
         let config =
             r#"{"auths":{"https://b.example":{}},"credsStore":"desktop","credHelpers":{"a.example":"ecr"}}"#;
         let config = DockerConfig::parse(config.as_bytes()).unwrap();
-        let asked = |host| config.helper(host, "x").unwrap();
+        let asked = |host| config.helper(KeyHost { host, default_port: 443 }, "x").unwrap();
         assert_eq!(asked("a.example"), ("ecr".to_owned(), "a.example".to_owned()));
         assert_eq!(asked("b.example"), ("desktop".to_owned(), "https://b.example".to_owned()));
         assert_eq!(asked("c.example"), ("desktop".to_owned(), "c.example".to_owned()));

@@ -8,7 +8,7 @@ use std::{fmt, io, path::PathBuf, time::Duration};
 
 use url::Url;
 
-pub use docker_config::{DockerConfig, MAX_DOCKER_CONFIG_BYTES};
+pub use docker_config::{DockerConfig, KeyHost, MAX_DOCKER_CONFIG_BYTES};
 pub use program::parse_helper_answer;
 use service::CredentialService;
 pub use service::parse_service_answer;
@@ -30,6 +30,8 @@ pub enum Credentials {
     },
     /// A refresh token, exchanged at the token server by OAuth 2.
     IdentityToken(Secret),
+    /// A token that is shown to the registry as it is.
+    RegistryToken(Secret),
 }
 
 /// Why a credential source gave nothing. Holds no credential.
@@ -118,6 +120,9 @@ impl CredentialSource {
         repository: &Repository,
         url: &Url,
     ) -> Result<Credentials, CredentialsError> {
+        let host = repository.host();
+        let default_port = if repository.is_plain_http() { 80 } else { 443 };
+        let key_host = KeyHost { host: &host, default_port };
         let config = match self {
             Self::None => return Ok(Credentials::Anonymous),
             Self::File { path, helper_dirs } => {
@@ -125,8 +130,10 @@ impl CredentialSource {
                     tracing::debug!(path = %path.display(), "no credential file, going on anonymously");
                     return Ok(Credentials::Anonymous);
                 };
-                let host = repository.host();
-                if let Some((helper, server)) = config.helper(&host, repository.name())
+                for key in config.odd_keys() {
+                    tracing::warn!(path = %path.display(), key, "what the credential file has for this cannot be used");
+                }
+                if let Some((helper, server)) = config.helper(key_host, repository.name())
                     && let Some(found) = program::ask(&helper, &server, helper_dirs).await?
                 {
                     return Ok(found);
@@ -135,7 +142,7 @@ impl CredentialSource {
             }
             Self::Service(service) => service.ask(url).await?,
         };
-        Ok(config.credentials(&repository.host(), repository.name()))
+        Ok(config.credentials(key_host, repository.name()))
     }
 }
 
