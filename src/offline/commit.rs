@@ -33,8 +33,8 @@ pub struct Committed {
     pub torn_entries: u64,
 }
 
-/// Writes the layer in `data` to the file `output`. `index` is the index file of a writable pair; of a sparse file and a sealed one it
-/// is not looked at; nor need it be, where a device that goes on has had it sealed. The same segments and data make the same bytes, with any number of threads.
+/// Writes the layer in `data` to the file `output`. `index` is the index file of a writable pair; of a sparse file it
+/// is not looked at, and a sealed layer has none. The same segments and data make the same bytes, with any number of threads.
 ///
 /// # Errors
 /// [`OfflineError`]; then there is no output.

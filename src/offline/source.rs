@@ -77,7 +77,7 @@ pub struct Upper {
 
 impl Source {
     /// Opens the layer whose data, or all of it, is in the file `data`. The data file of a log-structured writable layer needs
-    /// its `index`; with other layers that is not looked at. One that may be written is held, as long as this lives, and is refused
+    /// its `index`; of a sparse one that is not looked at, and with another it is refused. One that may be written is held, as long as this lives, and is refused
     /// where a device has it.
     pub(super) fn open(data: &Path, index: Option<&Path>, hold: Hold) -> Result<Self, OfflineError> {
         let mut content = Content::open(data)?;
@@ -90,11 +90,15 @@ impl Source {
             Some((_, Some(index))) => return Self::pair(content, index),
             None => {}
         }
-        if content.is_bare()
-            && let Ok(header) = header_of(&content)
-            && !has_its_trailer(&content, &header)?
+        let header = if content.is_bare() { header_of(&content).ok() } else { None };
+        if let Some(header) = &header
+            && !has_its_trailer(&content, header)?
         {
             return Err(not_sealed(&content));
+        }
+        // Upstream would replay it over the data. That of a sparse layer says nothing.
+        if index.is_some() && !header.is_some_and(|header| header.sparse) {
+            return Err(OfflineError::Sealed(data.to_owned()));
         }
         Self::sealed(content.unwritten()?)
     }

@@ -15,6 +15,9 @@ pub enum SlotRule {
     /// The major version is 1.
     #[error("its major version {0} is not known, only 1 is")]
     Version(u8),
+    /// All flags are known.
+    #[error("its flags {0:#x} are not known, and may change what the bytes of the layer mean")]
+    Flags(u32),
     /// The slot at the start says that it is a header, the one at the end that it is a trailer.
     #[error("its flags call a header a trailer or the reverse")]
     Position,

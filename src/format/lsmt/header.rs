@@ -20,6 +20,10 @@ const FLAG_HEADER: u32 = 1 << 0;
 const FLAG_DATA: u32 = 1 << 1;
 const FLAG_SEALED: u32 = 1 << 2;
 const FLAG_SPARSE: u32 = 1 << 4;
+/// Two that upstream's old description names, of a layer that was compacted and of fields that are valid. No writer sets them, and
+/// no reader looks at them.
+const FLAGS_WITHOUT_EFFECT: u32 = 1 << 3 | 1 << 5;
+const FLAGS_KNOWN: u32 = FLAG_HEADER | FLAG_DATA | FLAG_SEALED | FLAG_SPARSE | FLAGS_WITHOUT_EFFECT;
 
 /// Which end of the file a slot says it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,8 +103,8 @@ impl Header {
 
     /// Reads the slot of [`SLOT_BYTES`] that starts at `offset` of its file.
     ///
-    /// Magic numbers and major version are checked here. Whether this header may stand where it stands is checked by
-    /// [`super::LayerLayout::decode`]. Unknown flags and reserved bytes are ignored.
+    /// Magic numbers, major version and flags are checked here: one that is not known may change what the bytes of the layer mean. Whether
+    /// this header may stand where it stands is checked by [`super::LayerLayout::decode`]. Reserved bytes are ignored.
     ///
     /// # Errors
     /// [`LsmtError::Slot`].
@@ -113,15 +117,18 @@ impl Header {
         if fields.array() != Some(&MAGIC0) || fields.array() != Some(&MAGIC1) {
             return Err(refused(SlotRule::Magic));
         }
-        let (header, version) = Self::decode_fields(fields).ok_or(refused(SlotRule::Short))?;
+        let (header, flags, version) = Self::decode_fields(fields).ok_or(refused(SlotRule::Short))?;
         if version != VERSION {
             return Err(refused(SlotRule::Version(version)));
         }
-        Ok(header)
+        match flags & !FLAGS_KNOWN {
+            0 => Ok(header),
+            unknown => Err(refused(SlotRule::Flags(unknown))),
+        }
     }
 
-    /// Everything after the magic numbers, and the major version.
-    fn decode_fields(mut fields: Fields<'_>) -> Option<(Self, u8)> {
+    /// Everything after the magic numbers, the flags, and the major version.
+    fn decode_fields(mut fields: Fields<'_>) -> Option<(Self, u32, u8)> {
         let _used_bytes = fields.u32()?;
         let flags = fields.u32()?;
         let [index_offset, index_count, virtual_size_bytes] = [fields.u64()?, fields.u64()?, fields.u64()?];
@@ -140,7 +147,7 @@ impl Header {
             parent_uuid,
             user_tag: UserTag(*fields.array()?),
         };
-        Some((header, version))
+        Some((header, flags, version))
     }
 
     /// The slot of [`SLOT_BYTES`] bytes. A missing UUID is written as the null one.

@@ -1,16 +1,16 @@
 //! `overlaybd-commit`: a writable or sealed layer as a layer file, in the bytes of upstream.
 
-use std::{ffi::OsString, num::NonZeroUsize, os::unix::ffi::OsStrExt, path::PathBuf};
+use std::{error::Error, ffi::OsString, num::NonZeroUsize, os::unix::ffi::OsStrExt, path::PathBuf};
 
 use clap::Parser;
 use stratabd::{
     format::lsmt::UserTag,
-    offline::{Naming, PackOptions, commit, require_sealed, seal},
+    offline::{Naming, PackOptions, commit, default_threads, require_sealed, seal},
     server::failure::{Failure, FailureClass},
 };
 
 use super::{
-    block_format, existing_file, make_way, pack_options, refuse, say, threads, upload::UploadArgs, uuid,
+    block_format, existing_file, integer, make_way, pack_options, refuse, say, upload::UploadArgs, uuid,
 };
 use crate::offline;
 
@@ -40,7 +40,7 @@ pub(super) struct CommitTool {
     #[arg(long)]
     algorithm: Option<String>,
     /// KiB of the layer in a block: 4, 8, 16, 32 or 64
-    #[arg(long)]
+    #[arg(long, value_parser = integer)]
     bs: Option<i64>,
     /// Not supported
     #[arg(long = "turboOCI", alias = "fastoci")]
@@ -58,9 +58,9 @@ pub(super) struct CommitTool {
     /// The data file is a sealed layer
     #[arg(long = "commit_sealed")]
     commit_sealed: bool,
-    /// Threads that compress
-    #[arg(long = "compress_threads")]
-    compress_threads: Option<NonZeroUsize>,
+    /// Threads that compress; without effect without -z
+    #[arg(long = "compress_threads", value_parser = count)]
+    compress_threads: Option<usize>,
     /// Without effect
     #[arg(long)]
     verbose: bool,
@@ -113,10 +113,25 @@ fn options(tool: &CommitTool) -> Result<PackOptions, Failure> {
         tar: tool.tar && tool.compress,
         // Upstream has sent it when it would write it.
         final_header: !tool.upload.is_wanted(),
-        threads: threads(tool.compress_threads),
+        threads: threads(tool)?,
         overwrite: tool.force,
         ..pack_options(compression)
     })
+}
+
+/// As many as asked for; where nothing is asked for, upstream's one would only be slower.
+fn threads(tool: &CommitTool) -> Result<NonZeroUsize, Failure> {
+    match tool.compress_threads.filter(|_| tool.compress).map(NonZeroUsize::new) {
+        None => Ok(default_threads()),
+        Some(Some(asked)) => Ok(asked),
+        Some(None) => Err(Failure::new(FailureClass::Usage, "invalid '--compress_threads' parameters.")),
+    }
+}
+
+/// A number of at least 0.
+fn count(text: &str) -> Result<usize, Box<dyn Error + Send + Sync>> {
+    // What the number is said to be lacking is what a number without a sign lacks.
+    Ok(usize::try_from(integer(text)?).or_else(|_| text.parse())?)
 }
 
 fn naming(tool: &CommitTool) -> Result<Naming, Failure> {

@@ -11,7 +11,7 @@ use stratabd::{
     server::failure::{Failure, FailureClass},
 };
 
-use super::{refuse, say, uuid};
+use super::{integer, refuse, say, uuid};
 use crate::offline;
 
 /// Makes the files of a writable layer
@@ -70,8 +70,10 @@ pub(super) fn run(tool: CreateTool) -> Result<(), Failure> {
 
 /// Upstream tells apart what is no number of at least 0, and what is one but not whole.
 fn gibibytes(text: &str) -> Result<u64, Box<dyn Error + Send + Sync>> {
-    let is_size = text.parse::<f64>().is_ok_and(|number| number >= 0.0);
-    if is_size { Ok(text.parse()?) } else { Err("not a number of at least 0".into()) }
+    let number = integer(text);
+    let is_size =
+        text.parse::<f64>().is_ok_and(|number| number >= 0.0) || number.as_ref().is_ok_and(|it| *it >= 0);
+    if is_size { Ok(u64::try_from(number?)?) } else { Err("not a number of at least 0".into()) }
 }
 
 /// A new file of zeroes, which is not there yet.

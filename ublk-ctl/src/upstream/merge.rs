@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use clap::{Parser, builder::BoolishValueParser};
+use clap::Parser;
 use stratabd::{
     offline::{Naming, PackOptions, merge},
     server::{
@@ -11,7 +11,7 @@ use stratabd::{
     },
 };
 
-use super::{block_format, existing_file, pack_options, upload::UploadArgs};
+use super::{block_format, existing_file, pack_options, truth, upload::UploadArgs};
 use crate::offline;
 
 /// Merges the layers of an image into one
@@ -27,7 +27,7 @@ pub(super) struct MergeTool {
     /// Compress to a ZFile, which is the default
     #[arg(
         long, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true",
-        action = clap::ArgAction::Set, value_parser = BoolishValueParser::new()
+        action = clap::ArgAction::Set, value_parser = truth
     )]
     compress: bool,
     /// Without effect, as upstream

@@ -12,7 +12,7 @@ use std::{
     error::Error,
     ffi::{OsStr, OsString},
     fs::{self, Metadata},
-    num::{NonZeroUsize, ParseIntError},
+    num::ParseIntError,
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -98,14 +98,36 @@ fn set_flag(flags: &[&str], argument: &OsString) -> Option<OsString> {
     let Some((name, value)) = parts.filter(|(name, _)| flags.contains(name)) else {
         return Some(argument.clone());
     };
-    match value.to_ascii_lowercase().as_str() {
-        "true" | "on" | "yes" | "enable" | "t" | "y" | "+" => Some(format!("--{name}").into()),
-        "false" | "off" | "no" | "disable" | "f" | "n" | "-" => None,
-        number => match number.parse::<i64>() {
-            Ok(number) => (number > 0).then(|| format!("--{name}").into()),
-            Err(_) => Some(argument.clone()),
-        },
+    match truth(value) {
+        Ok(is_set) => is_set.then(|| format!("--{name}").into()),
+        Err(_) => Some(argument.clone()),
     }
+}
+
+/// What the value of a flag means.
+fn truth(value: &str) -> Result<bool, ParseIntError> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "on" | "yes" | "enable" | "t" | "y" | "+" => Ok(true),
+        "false" | "off" | "no" | "disable" | "f" | "n" | "-" => Ok(false),
+        number => number.parse::<i64>().map(|number| number > 0),
+    }
+}
+
+/// A whole number as upstream's parser reads it: with `0x` in front it has 16 for its base, and with another `0` it has 8.
+fn integer(text: &str) -> Result<i64, ParseIntError> {
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", text.strip_prefix('+').unwrap_or(text)),
+    };
+    let hexadecimal = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
+    let (digits, base) = match (hexadecimal, digits.strip_prefix('0')) {
+        (Some(digits), _) => (digits, 16),
+        (None, Some(octal)) if !octal.is_empty() => (octal, 8),
+        (None, _) => (digits, 10),
+    };
+    // A second sign would be taken for one otherwise.
+    let digits = if digits.starts_with(['+', '-']) { "" } else { digits };
+    i64::from_str_radix(&format!("{sign}{digits}"), base)
 }
 
 /// The exit status of upstream's parser of the command line, CLI11.
@@ -176,11 +198,6 @@ fn pack_options(compression: Option<BlockFormat>) -> PackOptions {
         overwrite: false,
         allow_torn: false,
     }
-}
-
-/// As many threads as asked for; where nothing is asked for, upstream's one would only be slower.
-fn threads(asked: Option<NonZeroUsize>) -> NonZeroUsize {
-    asked.unwrap_or_else(default_threads)
 }
 
 /// Refuses what upstream's tools can do and this cannot.

@@ -13,7 +13,7 @@ use stratabd::server::{
     settings,
 };
 
-use super::existing_file;
+use super::{existing_file, integer};
 use crate::{block_on, push::follow};
 
 #[derive(Debug, Args)]
@@ -22,7 +22,7 @@ pub(super) struct UploadArgs {
     #[arg(long)]
     upload: Option<String>,
     /// Without effect: the blob is sent in one request, straight from the file
-    #[arg(long = "upload_bs")]
+    #[arg(long = "upload_bs", value_parser = integer)]
     upload_bs: Option<i64>,
     /// Credentials, as docker's config.json [default: docker's own]
     #[arg(long = "cred_file_path", value_parser = existing_file())]

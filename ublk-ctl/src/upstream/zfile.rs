@@ -14,7 +14,7 @@ use stratabd::{
     server::failure::{Failure, FailureClass},
 };
 
-use super::{block_format, make_way, say};
+use super::{block_format, integer, make_way, say};
 use crate::offline::{self, Follow};
 
 /// Compresses a file to a ZFile, extracts one, or checks one
@@ -37,7 +37,7 @@ pub(super) struct ZfileTool {
     #[arg(long)]
     algorithm: Option<String>,
     /// KiB of the source in a block: 4, 8, 16, 32 or 64
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = integer)]
     bs: i64,
     /// Without effect
     #[arg(long)]

@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io::{Read, Write},
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::{FileExt, PermissionsExt, symlink},
     path::PathBuf,
     process::{Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -67,6 +67,13 @@ impl Bench {
     pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
         File::open(self.path(name)).unwrap().read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// Eight bytes of a file, which may be large.
+    pub(crate) fn bytes_at(&self, name: &str, offset: u64) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        File::open(self.path(name)).unwrap().read_exact_at(&mut bytes, offset).unwrap();
         bytes
     }
 

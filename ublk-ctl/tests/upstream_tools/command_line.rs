@@ -34,6 +34,54 @@ fn what_upstreams_parser_takes_is_taken() {
 }
 
 #[test]
+fn numbers_have_the_base_that_they_begin_with() {
+    let bench = Bench::new(&[("ext4/rw1.d.xz", "d1"), ("ext4/rw1.i", "i1")]);
+    for (text, gib) in [("010", 8), ("0x10", 16), ("0X1f", 31), ("+7", 7), ("0", 0), ("9", 9)] {
+        bench.well(&format!("create -s d i {text}"));
+        let size = u64::from_le_bytes(bench.bytes_at("d", 48));
+        assert_eq!(size, gib << 30, "{text}");
+        ["d", "i"].map(|name| fs::remove_file(bench.path(name)).unwrap());
+    }
+    for (text, code) in [("08", 104), ("0x", 105), ("0xg", 105), ("0+5", 105), ("1e1", 104)] {
+        assert_eq!(bench.run(&format!("create d i {text}")).code, code, "{text}");
+        assert!(!bench.path("d").exists());
+    }
+    bench.well("commit -z --bs 8 d1 i1 eight");
+    for text in ["010", "0x8"] {
+        bench.well(&format!("commit -z --bs {text} -f d1 i1 out"));
+        assert!(bench.bytes("out") == bench.bytes("eight"), "{text}");
+        bench.well(&format!("zfile --bs {text} -f i1 packed"));
+    }
+    assert_eq!(bench.run("commit -z --bs 08 -f d1 i1 out").code, 104);
+}
+
+#[test]
+fn what_has_no_effect_is_taken_and_what_has_no_meaning_is_not() {
+    let bench = Bench::new(&[("ext4/L0.z4k", "L0"), ("ext4/rw1.d.xz", "d1"), ("ext4/rw1.i", "i1")]);
+    fs::write(bench.path("c"), r#"{"lowers":[{"file":"L0"}],"upper":{"data":"d1","index":"i1"}}"#).unwrap();
+    let is_zfile = |name: &str| bench.bytes(name).starts_with(b"ZFile");
+    for (value, is_packed) in [("2", true), ("1", true), ("on", true), ("-2", false), ("disable", false)] {
+        bench.well(&format!("merge --compress={value} c out"));
+        assert_eq!(is_zfile("out"), is_packed, "{value}");
+    }
+    assert_eq!(bench.run("merge --compress=maybe c out").code, 104);
+    bench.well("commit --compress_threads 0 d1 i1 plain");
+    assert_eq!(bench.run("commit -z --compress_threads 0 d1 i1 none").code, 255);
+    bench.well("commit -z --compress_threads 0x2 d1 i1 packed");
+    // A UUID that is none is neither left out nor made up.
+    for line in ["create -u 12 d i 1", "commit -p 12 d1 i1 none", "commit --uuid x d1 i1 none"] {
+        let ended = bench.run(line);
+        assert!(ended.code == 255 && ended.err.contains("36 characters"), "{line}: {}", ended.err);
+    }
+    // An index that does not belong to the data would be left out.
+    for data in ["plain", "packed", "L0"] {
+        let ended = bench.run(&format!("commit {data} i1 none"));
+        assert!(ended.code == 255 && ended.err.contains("sealed layer already"), "{data}: {}", ended.err);
+    }
+    assert!(!bench.path("none").exists());
+}
+
+#[test]
 fn what_is_in_the_place_of_an_output_goes_before_it_is_made_anew() {
     let bench = Bench::new(&[("ext4/rw1.d.xz", "d1"), ("ext4/rw1.i", "i1")]);
     bench.well("commit d1 i1 plain");
