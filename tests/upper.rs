@@ -282,8 +282,13 @@ const BLOCKS: u64 = 512;
 fn queues_of_two_threads_write_and_flush_at_once() {
     let here = reactor();
     let folder = here.block_on(Folder::with_layer(&here, 2 * BLOCKS * 4096)).unwrap();
-    let limits =
-        LogLimits { rewrite_entries: 500, rewrite_ratio: 2, dead_bytes: 64 << 10, pending_entries: 100 };
+    let limits = LogLimits {
+        rewrite_entries: 500,
+        rewrite_ratio: 2,
+        dead_bytes: 64 << 10,
+        pending_entries: 100,
+        ..LogLimits::default()
+    };
     let device = here.block_on(folder.alone(&here, limits)).unwrap();
     let threads: Vec<_> =
         (0..2).map(|_| ReactorThread::start("test", ReactorConfig::default(), || Ok(())).unwrap()).collect();

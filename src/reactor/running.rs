@@ -4,7 +4,9 @@
 use std::{
     any::Any,
     cell::Cell,
-    fmt, io,
+    fmt,
+    future::poll_fn,
+    io,
     os::fd::{AsRawFd, OwnedFd},
     pin::pin,
     ptr,
@@ -274,6 +276,19 @@ impl Reactor {
         let started = unsafe { self.inner.ring.start(entry, Held::Time(time)) };
         // Ends with ETIME, which is what was asked for.
         let _ = started.await;
+    }
+
+    /// Lets everything else that is ready have a turn.
+    pub async fn yield_now(&self) {
+        let turn = self.turn_number();
+        poll_fn(|context| {
+            if self.turn_number() != turn {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Sends the driver command `operation` with its 16-byte argument, and the entry's `address`, which may be any number that

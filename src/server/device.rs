@@ -18,7 +18,7 @@ use super::{
     image_config::UpperFiles,
 };
 use crate::{
-    block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry},
+    block::{BlockDevice, BlockError, ErrorKind, Geometry},
     format::lsmt::{LAYER_COUNT_LIMIT, SEGMENT_COUNT_LIMIT},
     frontend::{AttachRequest, Attachment, Frontend, FrontendError},
     image::{Image, ReadMetrics},
@@ -210,15 +210,16 @@ impl Device {
         found.into_iter().flatten().collect()
     }
 
-    /// Makes everything durable that was written: nobody can flush a device any more that has been removed.
+    /// Makes everything durable that was written, for nobody can flush a device any more that has been removed, and gives back
+    /// what room it takes for nothing.
     ///
     /// # Errors
     /// Where it cannot be: [`ErrorKind::NoSpace`] may be tried again, else nobody knows how much of it is.
     pub async fn make_durable(&self, reactor: &ReactorHandle) -> Result<(), BlockError> {
         let Shown::Overlay(overlay) = &self.shown else { return Ok(()) };
         let overlay = Arc::clone(overlay);
-        let flushed = reactor.call(move |reactor| async move { overlay.open_queue(&reactor)?.flush().await });
-        flushed.await.unwrap_or_else(|_| Err(BlockError::new(ErrorKind::Gone, "the reactor has stopped")))
+        let settled = reactor.call(move |reactor| async move { overlay.settle(&reactor).await });
+        settled.await.unwrap_or_else(|_| Err(BlockError::new(ErrorKind::Gone, "the reactor has stopped")))
     }
 }
 

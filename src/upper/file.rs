@@ -219,6 +219,10 @@ impl Medium for LayerFile {
         reactor.allocate(self.file.file(), flags, range.start(), range.len()).await
     }
 
+    async fn keep_room(&self, reactor: &Reactor, range: ByteRange) -> io::Result<()> {
+        reactor.allocate(self.file.file(), FallocateFlags::KEEP_SIZE, range.start(), range.len()).await
+    }
+
     fn successor(&self) -> io::Result<Self> {
         let path = self.successor_path();
         match std::fs::remove_file(&path) {

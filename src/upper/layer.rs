@@ -246,10 +246,14 @@ impl<M: Medium> Layer<M> {
         }
     }
 
-    /// Nobody will use it any more: what can be left undone is.
-    pub(super) fn has_closed(&self) {
-        if let Self::Log(layer) = self {
-            layer.closing.store(true, Ordering::Relaxed);
+    /// Makes durable what completed before, and gives back what room it takes for nothing.
+    ///
+    /// # Errors
+    /// Those of a flush.
+    pub(super) async fn give_back(&self, reactor: &Reactor) -> Result<(), BlockError> {
+        match self {
+            Self::Log(layer) => layer.give_back(reactor).await,
+            Self::Sparse(layer) => layer.flush(reactor).await,
         }
     }
 

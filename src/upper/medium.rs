@@ -83,6 +83,13 @@ pub trait Medium: fmt::Debug + fmt::Display + Send + Sync + Sized + 'static {
     /// [`io::ErrorKind::Unsupported`] where the file system has no such thing.
     fn punch(&self, reactor: &Reactor, range: ByteRange) -> impl Future<Output = io::Result<()>>;
 
+    /// Has the file system keep room for `range`, also past the end of the file, whose size stays: what is written there later
+    /// finds it.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] where the file system has no such thing, else the system's answer.
+    fn keep_room(&self, reactor: &Reactor, range: ByteRange) -> impl Future<Output = io::Result<()>>;
+
     /// An empty file beside this one, which may come to replace it. What an earlier one has left there goes.
     ///
     /// # Errors

@@ -18,7 +18,10 @@
 //! | a failed sync | nobody knows: nothing is written any more, reads go on |
 //!
 //! The log does not grow for ever. Data that durable entries have superseded is punched out of the data file when no read that
-//! began before is left, and an index file of mostly superseded entries is replaced by one of those in use.
+//! began before is left, and an index file of mostly superseded entries is replaced by one of those in use. A write or flush that
+//! finds no room has all of it punched out, and is tried once more; so is all that is dead when nothing was written for a while,
+//! and when a layer is closed or sealed. The file system keeps a little room past the end of the index file: without it nothing
+//! would ever be dead on a full one.
 //!
 //! # Sparse files
 //!

@@ -184,15 +184,24 @@ impl<L, M: Medium> Overlay<L, M> {
         &self.stack.metrics
     }
 
-    /// Flushes, and waits until nobody uses the files any more, so that they may be opened again. All queues and all other
+    /// Makes durable all that completed before, and gives back what room the layer takes for nothing. For a device that is not
+    /// written for a while, or never again.
+    ///
+    /// # Errors
+    /// As of a flush.
+    pub async fn settle(&self, reactor: &Reactor) -> Result<(), BlockError> {
+        let _inside = self.stack.gate.enter().await;
+        self.stack.layers().top.give_back(reactor).await
+    }
+
+    /// Settles it, and waits until nobody uses the files any more, so that they may be opened again. All queues and all other
     /// handles are to be dropped before.
     ///
     /// # Errors
     /// As of a flush; [`ErrorKind::TimedOut`] where somebody still uses them. The files are closed when the last one goes.
     pub async fn close(self, reactor: &Reactor) -> Result<(), BlockError> {
         let layers = self.stack.layers();
-        let flushed = layers.top.flush(reactor).await;
-        layers.top.has_closed();
+        let flushed = layers.top.give_back(reactor).await;
         for _ in 0..CLOSE_LIMIT.as_millis() / CLOSE_PAUSE.as_millis() {
             // The rounds have the layer, queues and handles the stack.
             if !layers.top.is_shared() && Arc::strong_count(&self.stack) == 1 {

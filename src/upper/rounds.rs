@@ -59,6 +59,11 @@ impl<T> Rounds<T> {
         self.0.look(|state| state.check())
     }
 
+    /// How many changes are durable, of those recorded since the layer was opened.
+    pub(super) fn durable_changes(&self) -> u64 {
+        self.state().durable
+    }
+
     /// Waits until the first `wanted` changes are durable; `begin` begins a round where none is under way.
     ///
     /// # Errors

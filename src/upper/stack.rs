@@ -118,8 +118,9 @@ impl<M: Medium> Stack<M> {
         }
         check_parents([layers.top.link(), next.link()])?;
         let failed = |source| UpperError::Unsealed { name: layers.top.data().to_string(), source };
-        // What becomes durable while writes go on need not be waited for with the gate closed.
-        self.within(reactor, limit, layers.top.flush(reactor)).await?.map_err(failed)?;
+        // What becomes durable while writes go on need not be waited for with the gate closed; and a layer that takes no more
+        // writes gives nothing back.
+        self.within(reactor, limit, layers.top.give_back(reactor)).await?.map_err(failed)?;
         let closed_at = Instant::now();
         let closed = self.within(reactor, limit, self.gate.close()).await?;
         let (next_bytes, device_bytes) = (next.header().virtual_size_bytes, self.size_bytes());

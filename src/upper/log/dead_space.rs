@@ -46,10 +46,11 @@ impl DeadSpace {
         self.whole_sectors
     }
 
-    /// Takes all whole blocks, in order.
-    pub(super) fn take_blocks(&mut self) -> Vec<Range<u64>> {
-        self.whole_sectors = 0;
-        std::mem::take(&mut self.blocks).into_iter().map(|(start, end)| start..end).collect()
+    /// Takes the first run of whole blocks.
+    pub(super) fn take_run(&mut self) -> Option<Range<u64>> {
+        let (start, end) = self.blocks.pop_first()?;
+        self.whole_sectors -= end - start;
+        Some(start..end)
     }
 }
 
@@ -68,7 +69,11 @@ fn join(runs: &mut BTreeMap<u64, u64>, run: Range<u64>) -> Range<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::DeadSpace;
+    use super::*;
+
+    fn take_blocks(dead: &mut DeadSpace) -> Vec<Range<u64>> {
+        std::iter::from_fn(|| dead.take_run()).collect()
+    }
 
     #[test]
     fn a_block_is_given_out_when_its_last_sector_has_died() {
@@ -80,11 +85,11 @@ mod tests {
         assert_eq!(dead.whole_sectors(), 8);
         dead.add(4..8);
         dead.add(18..35);
-        assert_eq!(dead.take_blocks(), [8..16, 24..32]);
-        assert_eq!((dead.whole_sectors(), dead.take_blocks()), (0, Vec::new()));
+        assert_eq!(take_blocks(&mut dead), [8..16, 24..32]);
+        assert_eq!((dead.whole_sectors(), take_blocks(&mut dead)), (0, Vec::new()));
         dead.add(32 + 3..40);
         dead.add(16..18);
-        assert_eq!(dead.take_blocks(), [16..24, 32..40]);
+        assert_eq!(take_blocks(&mut dead), [16..24, 32..40]);
         assert_eq!(dead.parts.into_iter().collect::<Vec<_>>(), [(4, 8)]);
     }
 
@@ -98,10 +103,10 @@ mod tests {
         for sector in sectors {
             dead.add(sector..sector + 1);
             if random.u8(0..20) == 0 {
-                given.extend(dead.take_blocks().into_iter().flatten());
+                given.extend(take_blocks(&mut dead).into_iter().flatten());
             }
         }
-        given.extend(dead.take_blocks().into_iter().flatten());
+        given.extend(take_blocks(&mut dead).into_iter().flatten());
         given.sort_unstable();
         assert_eq!(given, (0..800).collect::<Vec<_>>());
         assert!(dead.parts.is_empty());

@@ -1,11 +1,11 @@
 //! What the layer knows in memory: the map, the entries that the index file lacks, and the room that they have freed.
 
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::ops::Range;
 
-use super::dead_space::DeadSpace;
+use super::{
+    dead_space::DeadSpace,
+    pins::{Pin, Pins},
+};
 use crate::{
     format::lsmt::Segment,
     upper::{
@@ -20,12 +20,22 @@ pub(super) struct Ledger {
     pub(super) map: ExtentMap,
     /// Entries of completed writes that no round has taken yet, in the order of completion.
     pending: Vec<Segment>,
-    /// Sectors of the data file that the pending entries supersede. Until these are durable a crash may bring them back.
-    superseded: Vec<Range<u64>>,
+    /// What the pending entries supersede. Until these are durable a crash may bring it back.
+    superseded: Vec<Superseded>,
     /// Entries recorded since the layer was opened.
     recorded: u64,
     limbo: Limbo,
-    pub(super) dead: DeadSpace,
+    /// Nobody reads it any more, but it is not counted among the dead yet.
+    ripe: Vec<Vec<Superseded>>,
+    /// `None` where extents share data, so that nobody knows what is dead.
+    dead: Option<DeadSpace>,
+}
+
+/// Sectors of the data file that nothing points to once so many of the recorded entries are durable.
+#[derive(Debug)]
+struct Superseded {
+    by: u64,
+    sectors: Range<u64>,
 }
 
 /// Superseded durably, but a read that began before may still go there.
@@ -34,32 +44,24 @@ pub(super) struct Ledger {
 /// is superseded in one epoch can be read only by reads of it or older ones, so it is dead when these have ended.
 #[derive(Debug, Default)]
 struct Limbo {
-    epoch: usize,
-    current: Vec<Range<u64>>,
-    previous: Vec<Range<u64>>,
+    epoch: u64,
+    current: Vec<Vec<Superseded>>,
+    previous: Vec<Vec<Superseded>>,
 }
-
-/// Reads under way, by epoch. Raised while the ledger is locked for reading, so that no epoch ends meanwhile.
-#[derive(Debug, Default)]
-pub(super) struct Pins([AtomicUsize; 2]);
-
-/// Keeps what was found in the map from being punched out until it is dropped.
-#[derive(Debug)]
-pub(in crate::upper) struct Pin<'a>(Option<&'a AtomicUsize>);
 
 /// What one round makes durable.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) entries: Vec<Segment>,
-    superseded: Vec<Range<u64>>,
+    superseded: Vec<Superseded>,
     /// Entries recorded up to and with these.
     pub(super) upto: u64,
 }
 
 impl Ledger {
-    pub(super) fn new(map: ExtentMap, dead: DeadSpace) -> Self {
-        let (pending, superseded) = (Vec::new(), Vec::new());
-        Self { map, pending, superseded, recorded: 0, limbo: Limbo::default(), dead }
+    pub(super) fn new(map: ExtentMap, dead: Option<DeadSpace>) -> Self {
+        let (pending, superseded, ripe) = (Vec::new(), Vec::new(), Vec::new());
+        Self { map, pending, superseded, recorded: 0, limbo: Limbo::default(), ripe, dead }
     }
 
     /// Takes a completed write in: all later reads see it, and it is durable with the next batch.
@@ -70,7 +72,8 @@ impl Ledger {
             return Err(Unnamed);
         }
         self.recorded += (self.pending.len() - before) as u64;
-        self.map.insert(extent, |sectors| self.superseded.push(sectors));
+        let by = self.recorded;
+        self.map.insert(extent, |sectors| self.superseded.push(Superseded { by, sectors }));
         Ok(())
     }
 
@@ -84,11 +87,16 @@ impl Ledger {
         self.pending.len()
     }
 
-    pub(super) fn take_batch(&mut self) -> Batch {
+    /// Takes the oldest entries, at most so many.
+    pub(super) fn take_batch(&mut self, most: usize) -> Batch {
+        let rest = self.pending.split_off(most.min(self.pending.len()));
+        let upto = self.recorded - rest.len() as u64;
+        let dying = self.superseded.partition_point(|superseded| superseded.by <= upto);
+        let lasting = self.superseded.split_off(dying);
         Batch {
-            entries: std::mem::take(&mut self.pending),
-            superseded: std::mem::take(&mut self.superseded),
-            upto: self.recorded,
+            entries: std::mem::replace(&mut self.pending, rest),
+            superseded: std::mem::replace(&mut self.superseded, lasting),
+            upto,
         }
     }
 
@@ -101,39 +109,63 @@ impl Ledger {
 
     /// Lets go of what a batch has superseded, now that it is durable.
     pub(super) fn settle(&mut self, batch: Batch, pins: &Pins) {
-        self.limbo.current.extend(batch.superseded);
+        if !batch.superseded.is_empty() {
+            self.limbo.current.push(batch.superseded);
+        }
+        self.turn_epochs(pins);
+    }
+
+    /// Ends the epochs whose reads have ended; returns whether nothing that is superseded durably can be read any more.
+    pub(super) fn turn_epochs(&mut self, pins: &Pins) -> bool {
         // Where nobody reads, both epochs are over, and all of it is dead at once.
         for _ in 0..2 {
-            let other = 1 - self.limbo.epoch;
-            if pins.count(other) != 0 {
+            // There are two counts, so that the last epoch's is the next one's.
+            let next = self.limbo.epoch + 1;
+            if pins.count(next) != 0 {
                 break;
             }
-            self.limbo.previous.drain(..).for_each(|sectors| self.dead.add(sectors));
+            self.ripe.append(&mut self.limbo.previous);
             std::mem::swap(&mut self.limbo.previous, &mut self.limbo.current);
-            self.limbo.epoch = other;
+            self.limbo.epoch = next;
         }
+        self.limbo.current.is_empty() && self.limbo.previous.is_empty()
+    }
+
+    /// Counts the epochs of reads: when two have ended, all that was superseded durably before is dead.
+    pub(super) fn epoch(&self) -> u64 {
+        self.limbo.epoch
+    }
+
+    /// Counts what nobody reads any more among the dead, at most so many ranges of it; returns whether there is more.
+    pub(super) fn bury(&mut self, most: usize) -> bool {
+        for _ in 0..most {
+            match self.ripe.last_mut().map(Vec::pop) {
+                Some(Some(superseded)) => self.has_died(superseded.sectors),
+                Some(None) => drop(self.ripe.pop()),
+                None => return false,
+            }
+        }
+        !self.ripe.is_empty()
+    }
+
+    /// Nothing points to these sectors, and nobody reads them.
+    pub(super) fn has_died(&mut self, sectors: Range<u64>) {
+        if let Some(dead) = &mut self.dead {
+            dead.add(sectors);
+        }
+    }
+
+    /// Sectors of dead blocks.
+    pub(super) fn dead_sectors(&self) -> u64 {
+        self.dead.as_ref().map_or(0, DeadSpace::whole_sectors)
+    }
+
+    /// Takes a run of dead blocks.
+    pub(super) fn take_dead(&mut self) -> Option<Range<u64>> {
+        self.dead.as_mut()?.take_run()
     }
 
     pub(super) fn pin<'a>(&self, pins: &'a Pins) -> Pin<'a> {
-        let count = pins.0.get(self.limbo.epoch);
-        if let Some(count) = count {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        Pin(count)
-    }
-}
-
-impl Pins {
-    fn count(&self, epoch: usize) -> usize {
-        // Pairs with the end of a pin: what was read before it has been read.
-        self.0.get(epoch).map_or(0, |count| count.load(Ordering::Acquire))
-    }
-}
-
-impl Drop for Pin<'_> {
-    fn drop(&mut self) {
-        if let Some(count) = self.0 {
-            count.fetch_sub(1, Ordering::Release);
-        }
+        pins.pin(self.limbo.epoch)
     }
 }

@@ -4,7 +4,9 @@ mod compact;
 mod dead_space;
 mod ledger;
 mod open;
+mod pins;
 mod reclaim;
+mod relief;
 mod resize;
 mod round;
 mod seal;
@@ -15,9 +17,12 @@ use std::{
     ops::Range,
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
+
+use futures_util::lock::Mutex;
 
 use super::{
     WriteMetrics,
@@ -34,8 +39,10 @@ use crate::{
     reactor::Reactor,
 };
 pub(super) use compact::Pieces;
-pub(super) use ledger::Pin;
-use ledger::{Ledger, Pins};
+use ledger::Ledger;
+pub(super) use pins::Pin;
+use pins::Pins;
+use relief::Relief;
 use round::Tail;
 
 /// Sectors of a page. A write of whole pages begins on one in the file too, so that none has to be read for it.
@@ -50,14 +57,22 @@ pub struct LogLimits {
     pub rewrite_entries: u64,
     /// The index file is rewritten when it has this many entries for one that is in use.
     pub rewrite_ratio: u64,
-    /// Bytes of the data file that may be dead before they are given back to the file system.
+    /// Bytes of the data file that may be dead before they are given back to the file system while it is written.
     pub dead_bytes: u64,
+    /// All that is dead is given back when nothing was written for this long.
+    pub idle: Duration,
 }
 
 impl Default for LogLimits {
     fn default() -> Self {
         // 1 MiB of memory; an index of 1 MiB replays in milliseconds; 64 MiB are little beside what a container writes.
-        Self { pending_entries: 64 << 10, rewrite_entries: 64 << 10, rewrite_ratio: 4, dead_bytes: 64 << 20 }
+        Self {
+            pending_entries: 64 << 10,
+            rewrite_entries: 64 << 10,
+            rewrite_ratio: 4,
+            dead_bytes: 64 << 20,
+            idle: Duration::from_secs(10),
+        }
     }
 }
 
@@ -72,14 +87,14 @@ pub(super) struct LogLayer<M> {
     pub(super) data: M,
     pub(super) header: LiveHeader,
     pub(super) limits: LogLimits,
-    /// Set when nobody will use it any more: what can be left undone is.
-    pub(super) closing: AtomicBool,
     ledger: RwLock<Ledger>,
     pins: Pins,
     rounds: Rounds<Tail<M>>,
     /// Entries of the index file.
     index_entries: AtomicU64,
-    reclaiming: AtomicBool,
+    /// Held by whoever punches holes.
+    punching: Mutex<()>,
+    relief: Relief,
     metrics: Arc<WriteMetrics>,
     /// Where the next write goes, in sectors of the data file.
     next_sector: AtomicU64,
@@ -118,8 +133,20 @@ impl<M: Medium> LogLayer<M> {
     /// Writes whole sectors from `sector` on.
     ///
     /// # Errors
-    /// [`ErrorKind::NoSpace`] where the file system is full: the range then has what it had. Anything after a failed sync.
+    /// [`ErrorKind::NoSpace`] where the file system is full, of data that is in use: the range then has what it had. Anything
+    /// after a failed sync.
     pub(super) async fn write(
+        self: &Arc<Self>,
+        reactor: &Reactor,
+        sector: u64,
+        data: &[u8],
+    ) -> Result<(), BlockError> {
+        self.with_room(reactor, lacks_room, async || self.append(reactor, sector, data).await).await?;
+        self.await_idleness(reactor);
+        Ok(())
+    }
+
+    async fn append(
         self: &Arc<Self>,
         reactor: &Reactor,
         sector: u64,
@@ -131,8 +158,7 @@ impl<M: Medium> LogLayer<M> {
         let at = room.sectors.start.saturating_mul(SECTOR_BYTES);
         if let Err(error) = self.data.write_at(reactor, at, data).await {
             // Nothing points there, so nobody reads it.
-            let mut ledger = self.ledger_mut();
-            ledger.dead.add(room.gap.start..room.sectors.end);
+            self.ledger_mut().has_died(room.gap.start..room.sectors.end);
             return Err(self.failed("write", sector, length, error));
         }
         let extent =
@@ -149,8 +175,10 @@ impl<M: Medium> LogLayer<M> {
         reactor: &Reactor,
         sectors: Range<u64>,
     ) -> Result<(), BlockError> {
-        self.admit(reactor).await?;
-        self.record(Extent { sectors, place: Place::ZEROES }, 0..0)
+        self.with_room(reactor, lacks_room, async || self.admit(reactor).await).await?;
+        self.record(Extent { sectors, place: Place::ZEROES }, 0..0)?;
+        self.await_idleness(reactor);
+        Ok(())
     }
 
     /// Makes all writes durable that completed before. Flushes that come while a round is under way share the next one.
@@ -160,7 +188,7 @@ impl<M: Medium> LogLayer<M> {
     /// sync, when nobody knows what is durable.
     pub(super) async fn flush(self: &Arc<Self>, reactor: &Reactor) -> Result<(), BlockError> {
         let recorded = self.ledger().recorded();
-        self.durable(reactor, recorded).await
+        self.with_room(reactor, lacks_room, async || self.durable(reactor, recorded).await).await
     }
 
     /// Takes no more writes, as after a failed sync.
@@ -202,7 +230,7 @@ impl<M: Medium> LogLayer<M> {
     fn record(&self, extent: Extent, gap: Range<u64>) -> Result<(), BlockError> {
         let Range { start, end } = extent.sectors;
         let mut ledger = self.ledger_mut();
-        ledger.dead.add(gap);
+        ledger.has_died(gap);
         ledger.record(extent).map_err(|_| {
             let context = format!("{}: no entry can name sectors {start} to {end}", self.data);
             BlockError::new(ErrorKind::Invalid, context)
@@ -222,4 +250,8 @@ impl<M: Medium> LogLayer<M> {
     fn ledger_mut(&self) -> RwLockWriteGuard<'_, Ledger> {
         self.ledger.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn lacks_room(error: &BlockError) -> bool {
+    error.kind() == ErrorKind::NoSpace
 }

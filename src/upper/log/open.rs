@@ -2,16 +2,17 @@
 
 use std::{
     ops::Range,
-    sync::{
-        Arc, RwLock,
-        atomic::{AtomicBool, AtomicU64},
-    },
+    sync::{Arc, RwLock, atomic::AtomicU64},
 };
+
+use futures_util::lock::Mutex;
 
 use super::{
     LogLayer, LogLimits,
     dead_space::DeadSpace,
-    ledger::{Ledger, Pins},
+    ledger::Ledger,
+    pins::Pins,
+    relief::Relief,
     round::Tail,
 };
 use crate::{
@@ -45,7 +46,7 @@ impl<M: Medium> LogLayer<M> {
         data: M,
         index: M,
         header: Header,
-        mut limits: LogLimits,
+        limits: LogLimits,
         metrics: Arc<WriteMetrics>,
     ) -> Result<Self, UpperError> {
         make_durable(reactor, &data, &index).await?;
@@ -60,25 +61,28 @@ impl<M: Medium> LogLayer<M> {
         for segment in replayed.segments.into_segments() {
             map.insert(extent_of(segment), |_| ());
         }
-        let mut dead = DeadSpace::new(data.block_bytes() / SECTOR_BYTES);
-        match unused(&map, data_bytes / SECTOR_BYTES) {
-            Some(gaps) => gaps.into_iter().for_each(|gap| dead.add(gap)),
-            None => {
-                tracing::warn!(layer = %data, "extents share data, so that no room of it is given back");
-                limits.dead_bytes = u64::MAX;
-            }
+        let dead = unused(&map, data_bytes / SECTOR_BYTES).map(|gaps| {
+            let mut dead = DeadSpace::new(data.block_bytes() / SECTOR_BYTES);
+            gaps.into_iter().for_each(|gap| dead.add(gap));
+            dead
+        });
+        if dead.is_none() {
+            tracing::warn!(layer = %data, "extents share data, so that no room of it is given back");
         }
-        let tail = Tail { index, end_bytes, entries, rewrite_at: limits.rewrite_entries };
+        let rewrite_at = limits.rewrite_entries;
+        let mut tail = Tail { index, end_bytes, entries, rewrite_at, kept_to_bytes: end_bytes };
+        // Before data takes it.
+        tail.keep_ahead(reactor, 0).await;
         Ok(Self {
             data,
             header: LiveHeader::new(header),
             limits,
-            closing: AtomicBool::new(false),
             ledger: RwLock::new(Ledger::new(map, dead)),
             pins: Pins::default(),
             rounds: Rounds::new(tail),
             index_entries: AtomicU64::new(entries),
-            reclaiming: AtomicBool::new(false),
+            punching: Mutex::new(()),
+            relief: Relief::default(),
             metrics,
             next_sector: AtomicU64::new(data_bytes.div_ceil(SECTOR_BYTES)),
         })

@@ -1,12 +1,6 @@
 //! Gives dead room of the data file back to the file system.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::ops::Range;
 
 use super::LogLayer;
 use crate::{
@@ -15,46 +9,61 @@ use crate::{
     upper::medium::Medium,
 };
 
-/// Says that nobody reclaims any more, also when the task is dropped.
-struct Turn<'a>(&'a AtomicBool);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
+/// Ranges that are counted among the dead at a time, while the ledger is locked.
+const RANGES_AT_ONCE: usize = 512;
 
 impl<M: Medium> LogLayer<M> {
-    /// Punches dead blocks out until too few are left. Called after each round, for that is when room dies; one thread at a
-    /// time does it. What fails stays allocated until the layer is opened again.
-    pub(super) async fn reclaim(self: &Arc<Self>, reactor: &Reactor) {
-        if self.rounds.check().is_err() || self.reclaiming.swap(true, Ordering::Acquire) {
+    /// Punches dead blocks out where there are too many. Called after each round, for that is when room dies; one thread at a
+    /// time does it.
+    pub(super) async fn reclaim(&self, reactor: &Reactor) {
+        self.bury(reactor).await;
+        let limit = self.limits.dead_bytes.div_ceil(SECTOR_BYTES).max(1);
+        let dead = self.ledger().dead_sectors();
+        if dead < limit {
             return;
         }
-        let _turn = Turn(&self.reclaiming);
-        loop {
-            let blocks = {
+        if let Some(_turn) = self.punching.try_lock() {
+            self.punch(reactor).await;
+        }
+    }
+
+    /// Punches all dead blocks out, when reads have ended that may go there; one at a time does it.
+    pub(super) async fn reclaim_all(&self, reactor: &Reactor) {
+        // Reads that begin meanwhile keep nothing of what is superseded by now.
+        let last = self.ledger().epoch().saturating_add(2);
+        self.pins
+            .wait_until(|| {
                 let mut ledger = self.ledger_mut();
-                if ledger.dead.whole_sectors() < self.limits.dead_bytes.div_ceil(SECTOR_BYTES).max(1) {
-                    return;
-                }
-                ledger.dead.take_blocks()
-            };
-            for run in blocks {
-                if self.closing.load(Ordering::Relaxed) {
-                    return;
-                }
-                let bytes = |sector: u64| sector.saturating_mul(SECTOR_BYTES);
-                let range = ByteRange::between(bytes(run.start), bytes(run.end));
-                if let Err(error) = self.data.punch(reactor, range).await {
-                    log_failure(&self.data, &error);
-                    break;
-                }
+                ledger.turn_epochs(&self.pins) || ledger.epoch() >= last
+            })
+            .await;
+        self.bury(reactor).await;
+        let _turn = self.punching.lock().await;
+        self.punch(reactor).await;
+    }
+
+    async fn bury(&self, reactor: &Reactor) {
+        while self.ledger_mut().bury(RANGES_AT_ONCE) {
+            reactor.yield_now().await;
+        }
+    }
+
+    /// What fails stays allocated until the layer is opened again.
+    async fn punch(&self, reactor: &Reactor) {
+        while let Some(run) = self.take_dead() {
+            let bytes = |sector: u64| sector.saturating_mul(SECTOR_BYTES);
+            let range = ByteRange::between(bytes(run.start), bytes(run.end));
+            if let Err(error) = self.data.punch(reactor, range).await {
+                let layer = &self.data;
+                tracing::warn!(%layer, %error, "cannot give room of a writable layer back to the file system");
+                return;
             }
         }
     }
-}
 
-fn log_failure(data: &impl Medium, error: &io::Error) {
-    tracing::warn!(layer = %data, %error, "cannot give room of a writable layer back to the file system");
+    fn take_dead(&self) -> Option<Range<u64>> {
+        // After a failed sync nobody knows what is dead.
+        self.rounds.check().ok()?;
+        self.ledger_mut().take_dead()
+    }
 }

@@ -20,6 +20,8 @@ pub(super) struct Tail<M> {
     pub(super) entries: u64,
     /// Not rewritten before it has as many entries as this.
     pub(super) rewrite_at: u64,
+    /// The file system keeps room for it up to here.
+    pub(super) kept_to_bytes: u64,
 }
 
 /// One round. Dropped in the middle, with its reactor, it has failed.
@@ -71,7 +73,7 @@ impl<M: Medium> Round<M> {
     pub(super) fn end(&mut self, ended: Result<(), Trouble>) {
         self.has_ended = true;
         let batch = std::mem::take(&mut self.batch);
-        let upto = batch.upto;
+        let mut upto = batch.upto;
         let layer = &self.layer;
         // The ledger first: who sees that the round has ended may begin another one.
         match &ended {
@@ -80,7 +82,11 @@ impl<M: Medium> Round<M> {
                 layer.metrics.rounds.inc();
             }
             Err(Trouble::Refused(cause)) => {
-                layer.ledger_mut().put_back(batch);
+                let mut ledger = layer.ledger_mut();
+                ledger.put_back(batch);
+                // Nor would there be room for what has come since.
+                upto = ledger.recorded();
+                drop(ledger);
                 tracing::warn!(layer = %layer.data, %cause, "cannot write the index file");
             }
             Err(Trouble::Failed(cause)) => {

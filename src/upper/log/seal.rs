@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use super::{LogLayer, push_segments, round::Round};
 use crate::{
-    block::{BlockError, SECTOR_BYTES},
+    block::{BlockError, ErrorKind, SECTOR_BYTES},
     format::lsmt::{LsmtError, seal},
     reactor::Reactor,
     upper::{
@@ -25,6 +25,14 @@ impl<M: Medium> LogLayer<M> {
     /// no room. After a failed sync nothing is written any more: the kernel tells of it once, so that a later flush would not
     /// know.
     pub(in crate::upper) async fn seal(self: &Arc<Self>, reactor: &Reactor) -> Result<(), UpperError> {
+        let lacks_room = |error: &UpperError| match error {
+            UpperError::Io { source, .. } => kind_of(source) == ErrorKind::NoSpace,
+            _ => false,
+        };
+        self.with_room(reactor, lacks_room, async || self.append_end(reactor).await).await
+    }
+
+    async fn append_end(self: &Arc<Self>, reactor: &Reactor) -> Result<(), UpperError> {
         let unsealed = |source| UpperError::Unsealed { name: self.data.to_string(), source };
         let mut round = self.round().await.map_err(unsealed)?;
         if let Err(error) = round.write_end(reactor).await {
@@ -66,7 +74,7 @@ impl<M: Medium> Round<M> {
         let at = room.sectors.start.saturating_mul(SECTOR_BYTES);
         let written = layer.data.write_at(reactor, at, &layer.end_at(at)?).await;
         let dead = if written.is_ok() { room.gap } else { room.gap.start..room.sectors.end };
-        layer.ledger_mut().dead.add(dead);
+        layer.ledger_mut().has_died(dead);
         written.map_err(|error| failed(&layer.data, "write the end of", error))
     }
 }

@@ -7,7 +7,7 @@ use std::io;
 
 use super::round::{Round, Tail};
 use crate::{
-    block::ErrorKind,
+    block::{ByteRange, ErrorKind},
     format::lsmt::{SEGMENT_BYTES, SLOT_BYTES, Segment, index_header},
     reactor::Reactor,
     upper::{error::kind_of, medium::Medium, rounds::Trouble, segments::push_segments},
@@ -15,6 +15,13 @@ use crate::{
 
 /// Extents that are copied to a new index file at a time, while the map is locked.
 const EXTENTS_AT_ONCE: usize = 1024;
+
+/// Room that an index file has past its end, where the file system is not full: for so many entries that those of a round are
+/// written in a few pieces at most, and little beside a layer.
+const AHEAD_BYTES: u64 = 64 << 10;
+
+/// The least that it has where the file system is full: one block.
+const LEAST_BYTES: u64 = 4096;
 
 /// An index file that cannot be rewritten is not tried again before it has so many times the entries.
 const REWRITE_BACK_OFF: u64 = 2;
@@ -29,8 +36,15 @@ impl<M: Medium> Round<M> {
 
     async fn write_behind(&mut self, reactor: &Reactor, tail: &mut Tail<M>) -> Result<(), Trouble> {
         let successor = if self.wants_rewrite(tail) { self.copy_live(reactor, tail).await } else { None };
-        // After the copy: what has changed in the map meanwhile is put over it by these entries.
-        self.batch = self.layer.ledger_mut().take_batch();
+        let pending = self.layer.ledger().pending();
+        let room = tail.keep_ahead(reactor, pending).await;
+        // After the copy: what has changed in the map meanwhile is put over it by these entries, if these are all.
+        let is_all = {
+            let mut ledger = self.layer.ledger_mut();
+            self.batch = ledger.take_batch(room);
+            ledger.pending() == 0
+        };
+        let successor = successor.filter(|_| is_all);
         self.layer.data.sync(reactor).await.map_err(Trouble::Failed)?;
         if let Some(successor) = successor
             && self.change_over(reactor, tail, successor).await?
@@ -38,6 +52,13 @@ impl<M: Medium> Round<M> {
             return Ok(());
         }
         self.append(reactor, tail).await
+    }
+
+    /// Keeps room for entries to come.
+    pub(super) async fn keep_ahead(&mut self, reactor: &Reactor) {
+        if let Some(tail) = &mut self.tail {
+            tail.keep_ahead(reactor, 0).await;
+        }
     }
 
     fn wants_rewrite(&self, tail: &Tail<M>) -> bool {
@@ -72,7 +93,8 @@ impl<M: Medium> Round<M> {
     async fn try_copy_live(&self, reactor: &Reactor, index: &M) -> io::Result<Tail<M>> {
         let index = index.successor()?;
         index.write_at(reactor, 0, &index_header(&self.layer.header.get()).encode()).await?;
-        let mut successor = Tail { index, end_bytes: SLOT_BYTES as u64, entries: 0, rewrite_at: 0 };
+        let end_bytes = SLOT_BYTES as u64;
+        let mut successor = Tail { index, end_bytes, entries: 0, rewrite_at: 0, kept_to_bytes: 0 };
         let (mut from, mut segments) = (0, Vec::new());
         loop {
             segments.clear();
@@ -100,7 +122,11 @@ impl<M: Medium> Round<M> {
         let limits = self.layer.limits;
         successor.rewrite_at =
             limits.rewrite_entries.max(successor.entries.saturating_mul(limits.rewrite_ratio));
+        let room = successor.keep_ahead(reactor, self.batch.entries.len()).await;
         let written = async {
+            if room < self.batch.entries.len() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             successor.index.write_at(reactor, successor.end_bytes, &bytes).await?;
             successor.index.sync(reactor).await?;
             tail.index.replace_by(&successor.index)
@@ -119,6 +145,34 @@ impl<M: Medium> Round<M> {
 }
 
 impl<M: Medium> Tail<M> {
+    /// Has the file system keep room for so many entries, and for some more where it can: when it is full these make other room
+    /// free. Returns how many there is room for.
+    pub(super) async fn keep_ahead(&mut self, reactor: &Reactor, entries: usize) -> usize {
+        let wanted = self.end_bytes.saturating_add((entries.saturating_mul(SEGMENT_BYTES)) as u64);
+        if self.kept_to_bytes < wanted.saturating_add(AHEAD_BYTES / 2) {
+            let goals = [wanted.saturating_add(AHEAD_BYTES), wanted, self.end_bytes.saturating_add(LEAST_BYTES)];
+            for goal in goals.into_iter().filter(|goal| *goal > self.end_bytes) {
+                if goal <= self.kept_to_bytes {
+                    break;
+                }
+                match self.index.keep_room(reactor, ByteRange::between(self.end_bytes, goal)).await {
+                    Ok(()) => {
+                        self.kept_to_bytes = goal;
+                        break;
+                    }
+                    Err(error) if kind_of(&error) == ErrorKind::NoSpace => {}
+                    // It is to be seen when they are written.
+                    Err(_) => return usize::MAX,
+                }
+            }
+        }
+        match self.kept_to_bytes.saturating_sub(self.end_bytes) / SEGMENT_BYTES as u64 {
+            // The last block may have some.
+            0 => usize::MAX,
+            room => usize::try_from(room).unwrap_or(usize::MAX),
+        }
+    }
+
     fn grow(&mut self, bytes: usize, entries: usize) {
         self.end_bytes += bytes as u64;
         self.entries += entries as u64;

@@ -56,6 +56,9 @@ pub(super) enum Event {
         from: String,
         to: String,
     },
+    Removed {
+        name: String,
+    },
     NamesSynced,
 }
 
@@ -179,6 +182,10 @@ impl CrashImage {
                 self.names.insert(to.clone(), file);
                 self.name_states.push(self.names.clone());
             }
+            Event::Removed { name } => {
+                self.names.remove(name);
+                self.name_states.push(self.names.clone());
+            }
             Event::NamesSynced => {
                 self.durable_names = self.names.clone();
                 self.name_states.clear();
@@ -198,6 +205,16 @@ impl CrashImage {
 
     pub(super) fn files(&self) -> usize {
         self.files.len()
+    }
+
+    /// The files that have a name.
+    pub(super) fn named(&self) -> impl Iterator<Item = usize> {
+        self.names.values().copied()
+    }
+
+    /// The blocks that a file keeps.
+    pub(super) fn kept(&self, file: usize) -> &BTreeSet<u64> {
+        &self.files[file].cached.kept
     }
 
     pub(super) fn cached(&self, file: usize) -> &[u8] {

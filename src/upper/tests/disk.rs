@@ -1,11 +1,15 @@
 //! A simulated disk: files in memory, whose operations take a random number of turns and are recorded.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt,
     future::poll_fn,
     io,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
 };
 
@@ -30,6 +34,10 @@ struct State {
     slowest: u32,
     /// No file may become larger than this.
     size_limit: u64,
+    /// All files together may take so many blocks.
+    block_limit: usize,
+    /// Blocks that files have before they are written.
+    kept_ahead: BTreeMap<usize, BTreeSet<u64>>,
     /// After so many writes one fails, when so many of its bytes are written.
     write_limit: Option<(usize, usize)>,
     failing_syncs: u32,
@@ -45,6 +53,8 @@ pub(super) struct SimulatedFile {
     disk: SimulatedDisk,
     file: usize,
     name: String,
+    /// Whether it is a successor that has not got its name.
+    is_waiting: AtomicBool,
 }
 
 impl SimulatedDisk {
@@ -52,7 +62,7 @@ impl SimulatedDisk {
         let random = fastrand::Rng::with_seed(seed);
         let (events, next_id, slowest) = (Vec::new(), 0, 4);
         let (size_limit, write_limit, failing_syncs, punched, syncs) = (u64::MAX, None, 0, 0, 0);
-        let lossy_sync = None;
+        let (lossy_sync, block_limit, kept_ahead) = (None, usize::MAX, BTreeMap::new());
         Self(Arc::new(Mutex::new(State {
             image,
             events,
@@ -60,6 +70,8 @@ impl SimulatedDisk {
             next_id,
             slowest,
             size_limit,
+            block_limit,
+            kept_ahead,
             write_limit,
             failing_syncs,
             lossy_sync,
@@ -84,7 +96,7 @@ impl SimulatedDisk {
     fn open(&self, name: &str) -> SimulatedFile {
         let found = self.state().image.file(name);
         let file = found.unwrap_or_else(|| self.create(name));
-        SimulatedFile { disk: self.clone(), file, name: name.to_owned() }
+        SimulatedFile { disk: self.clone(), file, name: name.to_owned(), is_waiting: AtomicBool::new(false) }
     }
 
     fn create(&self, name: &str) -> usize {
@@ -109,6 +121,17 @@ impl SimulatedDisk {
 
     pub(super) fn limit_size(&self, size_limit: u64) {
         self.state().size_limit = size_limit;
+    }
+
+    /// Leaves room for so many more blocks.
+    pub(super) fn limit_room(&self, blocks: usize) {
+        let mut state = self.state();
+        state.block_limit = state.blocks().saturating_add(blocks);
+    }
+
+    /// Blocks that the files take.
+    pub(super) fn blocks(&self) -> usize {
+        self.state().blocks()
     }
 
     /// The next write gets that many bytes to the file, and fails.
@@ -168,6 +191,27 @@ impl State {
     fn event(&mut self, event: Event) {
         self.image.apply(&event);
         self.events.push(event);
+    }
+
+    /// Blocks of all files that have a name.
+    fn blocks(&self) -> usize {
+        let ahead = |file: &usize| self.kept_ahead.get(file).into_iter().flatten();
+        let blocks = |file| self.image.kept(file).iter().chain(ahead(&file)).collect::<BTreeSet<_>>().len();
+        self.image.named().map(blocks).sum()
+    }
+
+    /// Whether there is room for what `range` of the file lacks.
+    fn has_room(&self, file: usize, range: Range<u64>) -> bool {
+        if self.block_limit == usize::MAX {
+            return true;
+        }
+        let unit = self.image.system.block_bytes;
+        let has = |block: &u64| {
+            let ahead = self.kept_ahead.get(&file).is_some_and(|ahead| ahead.contains(block));
+            ahead || self.image.kept(file).contains(block)
+        };
+        let lacking = (range.start / unit..range.end.div_ceil(unit)).filter(|block| !has(block)).count();
+        lacking == 0 || self.blocks() + lacking <= self.block_limit
     }
 
     fn id(&mut self) -> u64 {
@@ -230,7 +274,8 @@ impl Medium for SimulatedFile {
         self.disk.dawdle().await;
         let (id, cut) = {
             let mut state = self.disk.state();
-            if offset + data.len() as u64 > state.size_limit {
+            let end = offset + data.len() as u64;
+            if end > state.size_limit || !state.has_room(self.file, offset..end) {
                 return Err(Errno::NOSPC.into());
             }
             let limit = state.write_limit.take();
@@ -296,14 +341,29 @@ impl Medium for SimulatedFile {
         Ok(())
     }
 
+    async fn keep_room(&self, _reactor: &Reactor, range: ByteRange) -> io::Result<()> {
+        assert!(!range.is_empty(), "the kernel refuses it");
+        self.disk.dawdle().await;
+        let mut state = self.disk.state();
+        if !state.has_room(self.file, range.start()..range.end()) {
+            return Err(Errno::NOSPC.into());
+        }
+        let unit = state.image.system.block_bytes;
+        let blocks = range.start() / unit..range.end().div_ceil(unit);
+        state.kept_ahead.entry(self.file).or_default().extend(blocks);
+        Ok(())
+    }
+
     fn successor(&self) -> io::Result<Self> {
         let file = self.disk.create(&format!("{}.successor", self.name));
-        Ok(Self { disk: self.disk.clone(), file, name: self.name.clone() })
+        let is_waiting = AtomicBool::new(true);
+        Ok(Self { disk: self.disk.clone(), file, name: self.name.clone(), is_waiting })
     }
 
     fn replace_by(&self, successor: &Self) -> io::Result<()> {
         let from = format!("{}.successor", successor.name);
         self.disk.state().event(Event::Renamed { from, to: self.name.clone() });
+        successor.is_waiting.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -315,6 +375,15 @@ impl Medium for SimulatedFile {
         self.disk.dawdle().await;
         self.disk.state().event(Event::NamesSynced);
         Ok(())
+    }
+}
+
+impl Drop for SimulatedFile {
+    fn drop(&mut self) {
+        if *self.is_waiting.get_mut() {
+            let name = format!("{}.successor", self.name);
+            self.disk.state().event(Event::Removed { name });
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod content;
 mod crash;
 mod crash_image;
 mod disk;
+mod full;
 mod index_file;
 mod model;
 mod neighbours;
@@ -16,14 +17,21 @@ mod torn;
 mod trouble;
 mod workload;
 
+use std::time::Duration;
+
 use super::{Identity, LogLimits, Overlay};
 use crate::reactor::{Reactor, ReactorConfig};
 use crash_image::{CrashImage, FileSystem, SECTOR};
 use disk::SimulatedDisk;
 
 /// So small that short tests rewrite the index, punch holes and hold writes up.
-const LIMITS: LogLimits =
-    LogLimits { pending_entries: 80, rewrite_entries: 100, rewrite_ratio: 2, dead_bytes: 2000 };
+const LIMITS: LogLimits = LogLimits {
+    pending_entries: 80,
+    rewrite_entries: 100,
+    rewrite_ratio: 2,
+    dead_bytes: 2000,
+    idle: Duration::from_secs(3600),
+};
 
 /// Sectors of the device, and of the one below it.
 const SECTORS: u64 = 96;

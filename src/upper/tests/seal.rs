@@ -1,5 +1,7 @@
 //! A layer is sealed under work, and another takes its place, or does not: nothing is lost, whenever power is.
 
+use std::cell::Cell;
+
 use super::{
     BELOW_SECTORS, Kind, LIMITS, SECTORS,
     content::{self, Device, Writer},
@@ -28,10 +30,11 @@ async fn seal_at_work(
     next: Option<Kind>,
 ) -> usize {
     let mut stacked_at = 0;
+    let is_sealed = Cell::new(false);
     let sealing = async {
         let files = disk.files_named("next");
         files.format(reactor, &next.unwrap_or(Kind::Log).identity(0)).await.unwrap();
-        for _ in 0..30 {
+        for _ in 0..10 {
             reactor.sleep(std::time::Duration::ZERO).await;
         }
         let covered = work.record.borrow().done.len();
@@ -45,8 +48,15 @@ async fn seal_at_work(
         } else {
             sealed.give_up();
         }
+        is_sealed.set(true);
     };
-    futures_util::join!(sealing, work.run(150));
+    let working = async {
+        while !is_sealed.get() {
+            work.run(20).await;
+        }
+        work.run(60).await;
+    };
+    futures_util::join!(sealing, working);
     stacked_at
 }
 
