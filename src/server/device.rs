@@ -173,6 +173,15 @@ impl Device {
         }
     }
 
+    /// Bytes that its writable layer, if it is a log, takes before its data file is as large as it may be.
+    #[must_use]
+    pub fn upper_room_bytes(&self) -> Option<u64> {
+        match &self.shown {
+            Shown::Image(_) => None,
+            Shown::Overlay(overlay) => overlay.room_bytes(),
+        }
+    }
+
     /// Layers, lowest first, with what was fetched of each so far. `stored_bytes` says what a file takes of its file system.
     #[must_use]
     pub fn layers(&self, stored_bytes: impl Fn(&Path) -> u64) -> Vec<LayerInfo> {

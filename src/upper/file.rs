@@ -17,6 +17,7 @@ use std::{
 use rustix::{
     fs::{Advice, FallocateFlags, Gid, Mode, SeekFrom, Uid, fadvise, seek},
     io::Errno,
+    process::{Resource, getrlimit},
 };
 
 use super::{UpperError, medium::Medium};
@@ -164,6 +165,22 @@ impl Medium for LayerFile {
     fn size_bytes(&self) -> io::Result<u64> {
         let size = rustix::fs::fstat(&**self.file.file())?.st_size;
         u64::try_from(size).map_err(io::Error::other)
+    }
+
+    fn size_limit_bytes(&self) -> io::Result<u64> {
+        // No call names the limit of the file system, but a position past it is refused.
+        let file = &**self.file.file();
+        let (mut allowed, mut refused) = (0, i64::MAX.unsigned_abs());
+        while refused - allowed > 1 {
+            let middle = allowed + (refused - allowed) / 2;
+            match seek(file, SeekFrom::Start(middle)) {
+                Ok(_) => allowed = middle,
+                Err(Errno::INVAL | Errno::OVERFLOW) => refused = middle,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let own = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+        Ok(allowed.min(own))
     }
 
     fn block_bytes(&self) -> u64 {

@@ -257,6 +257,14 @@ impl<M: Medium> Layer<M> {
         }
     }
 
+    /// Bytes that can still be written to a log; see [`LogLayer::room_bytes`].
+    pub(super) fn room_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Log(layer) => Some(layer.room_bytes()),
+            Self::Sparse(_) => None,
+        }
+    }
+
     /// Whether somebody else has a handle too, a round for instance.
     pub(super) fn is_shared(&self) -> bool {
         match self {

@@ -15,6 +15,12 @@ pub trait Medium: fmt::Debug + fmt::Display + Send + Sync + Sized + 'static {
     /// The system's answer, as of all below.
     fn size_bytes(&self) -> io::Result<u64>;
 
+    /// The largest size in bytes that the file may come to have.
+    ///
+    /// # Errors
+    /// The system's answer.
+    fn size_limit_bytes(&self) -> io::Result<u64>;
+
     /// The unit in which the file system gives room and takes it back, in bytes.
     fn block_bytes(&self) -> u64;
 

@@ -12,7 +12,7 @@
 //!
 //! | after | what a crash leaves |
 //! |---|---|
-//! | a completed write or discard | it, if all that completed before it is there too; or neither; of a discard of over 8 MiB maybe a part |
+//! | a completed write or discard | it, if all that completed before it is there too; or neither; of one in many pieces maybe a part |
 //! | a completed flush | everything that completed before the flush began |
 //! | a failed write | what was there; the range may be written again |
 //! | a failed sync | nobody knows: nothing is written any more, reads go on |
@@ -21,7 +21,10 @@
 //! began before is left, and an index file of mostly superseded entries is replaced by one of those in use. A write or flush that
 //! finds no room has all of it punched out, and is tried once more; so is all that is dead when nothing was written for a while,
 //! and when a layer is closed or sealed. The file system keeps a little room past the end of the index file: without it nothing
-//! would ever be dead on a full one.
+//! would ever be dead on a full one. When the data file has half the size that it may have, dead room in it is written again, and
+//! only where there is too little in one place the file grows.
+//!
+//! In many pieces are discards of over 8 MiB, and writes to a data file that may not grow and has no room in one place.
 //!
 //! # Sparse files
 //!

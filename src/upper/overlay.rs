@@ -178,6 +178,13 @@ impl<L, M: Medium> Overlay<L, M> {
         self.stack.layers().top.header().sparse
     }
 
+    /// Bytes that can still be written before the data file of the layer that takes writes is as large as it may be, however
+    /// much room the file system has; `None` of a sparse one, in which each sector has its place.
+    #[must_use]
+    pub fn room_bytes(&self) -> Option<u64> {
+        self.stack.layers().top.room_bytes()
+    }
+
     /// Counters of all of them.
     #[must_use]
     pub fn metrics(&self) -> &WriteMetrics {

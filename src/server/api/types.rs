@@ -173,6 +173,10 @@ pub struct DeviceInfo {
     /// Limits that are near; only in the answer to `info`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Bytes that the writable layer, if it is a log, takes before its data file is as large as it may be, however much room
+    /// the file system has; only in the answer to `info`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upper_room_bytes: Option<u64>,
     /// Removed, while a program has it open: it sees a device that has gone, and the kernel keeps the number until it
     /// ends. Only in the answer to a removal that was waited for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -103,6 +103,7 @@ impl OpenedDevice {
             reads: Vec::new(),
             upper: Vec::new(),
             warnings: Vec::new(),
+            upper_room_bytes: None,
             held_open: false,
         };
         let snapshotting = tokio::sync::Mutex::default();

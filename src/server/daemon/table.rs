@@ -73,6 +73,7 @@ impl Served {
             warnings: self.device.warnings(),
             reads: read_counts(self.device.reads()),
             upper: self.device.writes().map(request_counts).unwrap_or_default(),
+            upper_room_bytes: self.device.upper_room_bytes(),
             ..shown
         }
     }
@@ -469,6 +470,7 @@ impl Place {
                 reads: Vec::new(),
                 upper: Vec::new(),
                 warnings: Vec::new(),
+                upper_room_bytes: None,
                 held_open: false,
             },
             Self::Clearing => return None,

@@ -60,6 +60,15 @@ impl Family {
         Self { name, help, unit: None, rows: Rows::Gauges(rows.into_iter().map(signed).collect()) }
     }
 
+    /// A number of bytes that goes up and down.
+    pub(super) fn byte_gauges(
+        name: &'static str,
+        help: &'static str,
+        rows: impl IntoIterator<Item = (Labels, u64)>,
+    ) -> Self {
+        Self { unit: Some(Unit::Bytes), ..Self::gauges(name, help, rows) }
+    }
+
     /// Durations.
     pub(super) fn durations(
         name: &'static str,

@@ -11,7 +11,16 @@ use crate::{
 /// What the writable layers of single devices were asked for.
 pub(super) fn of_devices(served: &[Arc<Served>]) -> Vec<Family> {
     let names = ["device_upper_requests", "device_upper", "device_upper_errors", "device_upper_rounds"];
-    counts(&writable(served), names)
+    let mut all = counts(&writable(served), names);
+    let room = |served: &Arc<Served>| {
+        Some((vec![("device", served.info.id.to_string())], served.device.upper_room_bytes()?))
+    };
+    all.push(Family::byte_gauges(
+        "device_upper_room",
+        "What the data file of a log takes until it is as large as it may be",
+        served.iter().filter_map(room),
+    ));
+    all
 }
 
 /// How long requests to the writable layers of single devices took.

@@ -165,6 +165,28 @@ impl Ledger {
         self.dead.as_mut()?.take_run()
     }
 
+    /// These blocks were given back.
+    pub(super) fn is_given_back(&mut self, run: Range<u64>) {
+        if let Some(dead) = &mut self.dead {
+            dead.add_hole(run);
+        }
+    }
+
+    /// Sectors that are dead, whether they were given back or not, as far as that is known.
+    pub(super) fn reusable_sectors(&self) -> u64 {
+        self.dead.as_ref().map_or(0, DeadSpace::reusable_sectors)
+    }
+
+    /// Takes dead sectors to be used again; see [`DeadSpace::reuse`].
+    pub(super) fn reuse(
+        &mut self,
+        length: u64,
+        unit: u64,
+        may_be_less: bool,
+    ) -> Option<(Range<u64>, Range<u64>)> {
+        self.dead.as_mut()?.reuse(length, unit, may_be_less)
+    }
+
     pub(super) fn pin<'a>(&self, pins: &'a Pins) -> Pin<'a> {
         pins.pin(self.limbo.epoch)
     }

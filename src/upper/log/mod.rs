@@ -8,6 +8,7 @@ mod pins;
 mod reclaim;
 mod relief;
 mod resize;
+mod room;
 mod round;
 mod seal;
 mod write_round;
@@ -43,12 +44,10 @@ use ledger::Ledger;
 pub(super) use pins::Pin;
 use pins::Pins;
 use relief::Relief;
+use room::{End, Room};
 use round::Tail;
 
-/// Sectors of a page. A write of whole pages begins on one in the file too, so that none has to be read for it.
-const PAGE_SECTORS: u64 = 8;
-
-/// When the layer does what it need not do at once.
+/// When the layer does what it need not do at once, and how large it becomes.
 #[derive(Debug, Clone, Copy)]
 pub struct LogLimits {
     /// Entries that may wait for a flush, 16 bytes each. A write that finds so many waits for one.
@@ -61,6 +60,9 @@ pub struct LogLimits {
     pub dead_bytes: u64,
     /// All that is dead is given back when nothing was written for this long.
     pub idle: Duration,
+    /// Size of the data file in bytes that is not exceeded; the file system may allow less. From half of it on, room is used
+    /// again where there is some.
+    pub file_bytes: u64,
 }
 
 impl Default for LogLimits {
@@ -72,6 +74,7 @@ impl Default for LogLimits {
             rewrite_ratio: 4,
             dead_bytes: 64 << 20,
             idle: Duration::from_secs(10),
+            file_bytes: u64::MAX,
         }
     }
 }
@@ -96,16 +99,7 @@ pub(super) struct LogLayer<M> {
     punching: Mutex<()>,
     relief: Relief,
     metrics: Arc<WriteMetrics>,
-    /// Where the next write goes, in sectors of the data file.
-    next_sector: AtomicU64,
-}
-
-/// Room in the data file for one write.
-#[derive(Debug)]
-struct Room {
-    sectors: Range<u64>,
-    /// Skipped before it, for the sake of pages.
-    gap: Range<u64>,
+    end: End,
 }
 
 impl<M: Medium> LogLayer<M> {
@@ -146,24 +140,43 @@ impl<M: Medium> LogLayer<M> {
         Ok(())
     }
 
-    async fn append(
-        self: &Arc<Self>,
-        reactor: &Reactor,
-        sector: u64,
-        data: &[u8],
-    ) -> Result<(), BlockError> {
+    async fn append(self: &Arc<Self>, reactor: &Reactor, sector: u64, data: &[u8]) -> Result<(), BlockError> {
         self.admit(reactor).await?;
-        let length = data.len() as u64 / SECTOR_BYTES;
-        let room = self.reserve(length)?;
-        let at = room.sectors.start.saturating_mul(SECTOR_BYTES);
-        if let Err(error) = self.data.write_at(reactor, at, data).await {
+        let mut rooms = Vec::with_capacity(1);
+        if let Err(error) = self.put(reactor, data, &mut rooms).await {
             // Nothing points there, so nobody reads it.
-            self.ledger_mut().has_died(room.gap.start..room.sectors.end);
-            return Err(self.failed("write", sector, length, error));
+            let mut ledger = self.ledger_mut();
+            rooms.into_iter().for_each(|room| ledger.has_died(room.gap.start..room.sectors.end));
+            drop(ledger);
+            let length = data.len() as u64 / SECTOR_BYTES;
+            let context =
+                format!("{}: cannot write {length} sectors at sector {sector} of the device", self.data);
+            return Err(BlockError::with_source(kind_of(&error), context, error));
         }
-        let extent =
-            Extent { sectors: sector..sector.saturating_add(length), place: Place::data(room.sectors.start) };
-        self.record(extent, room.gap)
+        let mut ledger = self.ledger_mut();
+        let mut at = sector;
+        for Room { sectors, gap } in rooms {
+            let end = at.saturating_add(sectors.end - sectors.start);
+            ledger.has_died(gap);
+            self.record(&mut ledger, Extent { sectors: at..end, place: Place::data(sectors.start) })?;
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Writes `data` to the data file, where there is room for it; says where before that is done.
+    async fn put(&self, reactor: &Reactor, data: &[u8], rooms: &mut Vec<Room>) -> io::Result<()> {
+        let mut rest = data;
+        while !rest.is_empty() {
+            let room = self.reserve(rest.len() as u64 / SECTOR_BYTES)?;
+            let Range { start, end } = room.sectors;
+            rooms.push(room);
+            let len = usize::try_from((end - start).saturating_mul(SECTOR_BYTES)).unwrap_or(usize::MAX);
+            let (piece, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+            self.data.write_at(reactor, start.saturating_mul(SECTOR_BYTES), piece).await?;
+            rest = after;
+        }
+        Ok(())
     }
 
     /// Makes sectors read as zeroes.
@@ -176,7 +189,7 @@ impl<M: Medium> LogLayer<M> {
         sectors: Range<u64>,
     ) -> Result<(), BlockError> {
         self.with_room(reactor, lacks_room, async || self.admit(reactor).await).await?;
-        self.record(Extent { sectors, place: Place::ZEROES }, 0..0)?;
+        self.record(&mut self.ledger_mut(), Extent { sectors, place: Place::ZEROES })?;
         self.await_idleness(reactor);
         Ok(())
     }
@@ -213,34 +226,12 @@ impl<M: Medium> LogLayer<M> {
         Ok(())
     }
 
-    fn reserve(&self, length: u64) -> Result<Room, BlockError> {
-        let unit = if length.is_multiple_of(PAGE_SECTORS) { PAGE_SECTORS } else { 1 };
-        let place = |end: u64| {
-            let start = end.checked_next_multiple_of(unit)?;
-            Some((start, start.checked_add(length)?))
-        };
-        let reserved =
-            self.next_sector.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |end| Some(place(end)?.1));
-        match reserved.map(|end| (end, place(end))) {
-            Ok((end, Some((start, next)))) => Ok(Room { sectors: start..next, gap: end..start }),
-            _ => Err(BlockError::new(ErrorKind::NoSpace, format!("{}: the file is at its limit", self.data))),
-        }
-    }
-
-    fn record(&self, extent: Extent, gap: Range<u64>) -> Result<(), BlockError> {
+    fn record(&self, ledger: &mut Ledger, extent: Extent) -> Result<(), BlockError> {
         let Range { start, end } = extent.sectors;
-        let mut ledger = self.ledger_mut();
-        ledger.has_died(gap);
         ledger.record(extent).map_err(|_| {
             let context = format!("{}: no entry can name sectors {start} to {end}", self.data);
             BlockError::new(ErrorKind::Invalid, context)
         })
-    }
-
-    fn failed(&self, what: &str, sector: u64, length: u64, error: io::Error) -> BlockError {
-        let context =
-            format!("{}: cannot {what} {length} sectors at sector {sector} of the device", self.data);
-        BlockError::with_source(kind_of(&error), context, error)
     }
 
     fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {

@@ -8,11 +8,7 @@ use std::{
 use futures_util::lock::Mutex;
 
 use super::{
-    LogLayer, LogLimits,
-    dead_space::DeadSpace,
-    ledger::Ledger,
-    pins::Pins,
-    relief::Relief,
+    LogLayer, LogLimits, dead_space::DeadSpace, ledger::Ledger, pins::Pins, relief::Relief, room::End,
     round::Tail,
 };
 use crate::{
@@ -69,6 +65,9 @@ impl<M: Medium> LogLayer<M> {
         if dead.is_none() {
             tracing::warn!(layer = %data, "extents share data, so that no room of it is given back");
         }
+        let limit_bytes =
+            data.size_limit_bytes().map_err(|error| failed(&data, "ask for the limit of", error))?;
+        let end = End::new(data_bytes, limit_bytes.min(limits.file_bytes));
         let rewrite_at = limits.rewrite_entries;
         let mut tail = Tail { index, end_bytes, entries, rewrite_at, kept_to_bytes: end_bytes };
         // Before data takes it.
@@ -84,7 +83,7 @@ impl<M: Medium> LogLayer<M> {
             punching: Mutex::new(()),
             relief: Relief::default(),
             metrics,
-            next_sector: AtomicU64::new(data_bytes.div_ceil(SECTOR_BYTES)),
+            end,
         })
     }
 }

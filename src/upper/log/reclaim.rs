@@ -58,6 +58,10 @@ impl<M: Medium> LogLayer<M> {
                 tracing::warn!(%layer, %error, "cannot give room of a writable layer back to the file system");
                 return;
             }
+            // Before that there is enough at the end, and many holes would take memory for nothing.
+            if self.end.is_reusing() {
+                self.ledger_mut().is_given_back(run);
+            }
         }
     }
 

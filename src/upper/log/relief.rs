@@ -1,10 +1,8 @@
 //! Gives back all that can be: when there is no room, when nothing is written for a while, and at the end.
 
-use std::{
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use futures_util::lock::Mutex;

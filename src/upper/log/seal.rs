@@ -69,8 +69,8 @@ impl<M: Medium> Round<M> {
     async fn write_end(&self, reactor: &Reactor) -> Result<(), UpperError> {
         let layer = &self.layer;
         let length = layer.end_at(0)?.len() as u64 / SECTOR_BYTES;
-        let full = |source| UpperError::Unsealed { name: layer.data.to_string(), source };
-        let room = layer.reserve(length).map_err(full)?;
+        let room = layer.reserve_end(length);
+        let room = room.map_err(|error| failed(&layer.data, "write the end of", error))?;
         let at = room.sectors.start.saturating_mul(SECTOR_BYTES);
         let written = layer.data.write_at(reactor, at, &layer.end_at(at)?).await;
         let dead = if written.is_ok() { room.gap } else { room.gap.start..room.sectors.end };

@@ -150,7 +150,8 @@ impl<M: Medium> Tail<M> {
     pub(super) async fn keep_ahead(&mut self, reactor: &Reactor, entries: usize) -> usize {
         let wanted = self.end_bytes.saturating_add((entries.saturating_mul(SEGMENT_BYTES)) as u64);
         if self.kept_to_bytes < wanted.saturating_add(AHEAD_BYTES / 2) {
-            let goals = [wanted.saturating_add(AHEAD_BYTES), wanted, self.end_bytes.saturating_add(LEAST_BYTES)];
+            let goals =
+                [wanted.saturating_add(AHEAD_BYTES), wanted, self.end_bytes.saturating_add(LEAST_BYTES)];
             for goal in goals.into_iter().filter(|goal| *goal > self.end_bytes) {
                 if goal <= self.kept_to_bytes {
                     break;

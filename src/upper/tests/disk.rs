@@ -225,6 +225,10 @@ impl Medium for SimulatedFile {
         Ok(self.disk.state().image.cached(self.file).len() as u64)
     }
 
+    fn size_limit_bytes(&self) -> io::Result<u64> {
+        Ok(self.disk.state().size_limit)
+    }
+
     fn block_bytes(&self) -> u64 {
         self.disk.state().image.system.block_bytes
     }
@@ -275,7 +279,10 @@ impl Medium for SimulatedFile {
         let (id, cut) = {
             let mut state = self.disk.state();
             let end = offset + data.len() as u64;
-            if end > state.size_limit || !state.has_room(self.file, offset..end) {
+            if end > state.size_limit {
+                return Err(Errno::FBIG.into());
+            }
+            if !state.has_room(self.file, offset..end) {
                 return Err(Errno::NOSPC.into());
             }
             let limit = state.write_limit.take();

@@ -11,6 +11,7 @@ mod model;
 mod neighbours;
 mod patchwork;
 mod resize;
+mod reuse;
 mod seal;
 mod sparse;
 mod torn;
@@ -31,6 +32,7 @@ const LIMITS: LogLimits = LogLimits {
     rewrite_ratio: 2,
     dead_bytes: 2000,
     idle: Duration::from_secs(3600),
+    file_bytes: u64::MAX,
 };
 
 /// Sectors of the device, and of the one below it.

@@ -30,11 +30,11 @@ fn a_write_without_room_fails_alone() {
         let queue = device.open_queue(&reactor).unwrap();
         let (offset, bytes) = one(5, 3);
         queue.write(offset, &bytes).await.unwrap();
-        disk.limit_size(4096 + 512);
-        let error = queue.write(offset, &one(6, 3).1).await.unwrap_err();
+        disk.limit_room(0);
+        let error = queue.write(offset, &bytes_of(6, 3..11)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NoSpace);
         queue.flush().await.unwrap();
-        disk.limit_size(u64::MAX);
+        disk.limit_room(usize::MAX);
         let (offset, bytes) = one(7, 4);
         queue.write(offset, &bytes).await.unwrap();
         queue.flush().await.unwrap();

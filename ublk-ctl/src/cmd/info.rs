@@ -48,6 +48,7 @@ impl InfoArgs {
                 let text = format!("{} ({})", asked.requests, size(asked.bytes));
                 rows.push(vec![format!("upper {}", asked.kind), text]);
             }
+            rows.extend(info.upper_room_bytes.map(|bytes| vec!["upper room".to_owned(), size(bytes)]));
             for (index, layer) in info.layers.iter().enumerate() {
                 let text = format!("{} ({}) {}", layer.name, size(layer.size_bytes), layer.description);
                 rows.push(vec![format!("layer {index}"), text]);
