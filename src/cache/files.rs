@@ -154,21 +154,7 @@ impl Medium for OnReactor<'_> {
     }
 
     async fn write_data(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let (mut at, mut rest) = (offset, bytes);
-        while !rest.is_empty() {
-            let mut buffer = self.reactor.io_buffers().acquire(rest.len()).await.map_err(io::Error::other)?;
-            buffer.copy_from_slice(rest);
-            let (count, _) = self.reactor.write_at(self.files.data.file(), at, buffer).await;
-            let count = match count {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                Err(error) => return Err(error),
-            };
-            rest = rest.get(count..).unwrap_or_default();
-            at = at.saturating_add(count as u64);
-        }
-        Ok(())
+        self.reactor.write_all_at(self.files.data.file(), offset, bytes).await
     }
 
     async fn sync_data(&self) -> io::Result<()> {

@@ -19,7 +19,7 @@ use rustix::{
 
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry, GeometryError, SECTOR_BYTES},
-    reactor::{Buffer, Reactor},
+    reactor::Reactor,
 };
 
 /// One trip through the ring carries at most this much: the largest request of a ublk device, so that one trip does.
@@ -150,12 +150,6 @@ impl FileQueue {
         }
     }
 
-    async fn buffer(&self, len: usize) -> Result<Buffer, BlockError> {
-        self.reactor.io_buffers().acquire(len.min(PIECE_BYTES)).await.map_err(|error| {
-            BlockError::with_source(ErrorKind::Io, "no buffer for a read or write of a file", error)
-        })
-    }
-
     fn failed(&self, what: &str, offset: u64, len: usize, error: io::Error) -> BlockError {
         let kind = match Errno::from_io_error(&error) {
             Some(Errno::NOSPC | Errno::DQUOT) => ErrorKind::NoSpace,
@@ -177,60 +171,40 @@ impl FileQueue {
 
     /// Writes zeroes where the file system has no quicker way.
     async fn write_plain_zeroes(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        let zeroes = vec![0; PIECE_BYTES.min(usize::try_from(len).unwrap_or(PIECE_BYTES))];
         let mut done = 0;
         while done < len {
-            let piece = usize::try_from(len - done).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-            let mut buffer = self.buffer(piece).await?;
-            buffer.fill(0);
-            done += self.write_piece(offset + done, buffer).await?;
+            let piece = zeroes.get(..usize::try_from(len - done).unwrap_or(PIECE_BYTES)).unwrap_or(&zeroes);
+            self.write_piece(offset + done, piece).await?;
+            done += piece.len() as u64;
         }
         Ok(())
     }
 
-    /// One trip through the ring; returns how many bytes it took, at least one.
-    async fn write_piece(&self, offset: u64, buffer: Buffer) -> Result<u64, BlockError> {
-        let len = buffer.len();
-        match self.reactor.write_at(&self.device.file, offset, buffer).await.0 {
-            Ok(0) => Err(self.failed("write", offset, len, io::ErrorKind::WriteZero.into())),
-            Ok(count) => Ok(count as u64),
-            Err(error) => Err(self.failed("write", offset, len, error)),
-        }
+    async fn write_piece(&self, offset: u64, piece: &[u8]) -> Result<(), BlockError> {
+        let written = self.reactor.write_all_at(&self.device.file, offset, piece).await;
+        written.map_err(|error| self.failed("write", offset, piece.len(), error))
     }
 }
 
 impl BlockQueue for FileQueue {
     async fn read(&self, offset: u64, dest: &mut [u8]) -> Result<(), BlockError> {
-        let len = dest.len();
-        let mut done = self.read_cached(offset, dest);
-        while let Some(rest) = dest.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let at = offset + done as u64;
-            let buffer = self.buffer(rest.len()).await?;
-            let (count, buffer) = self.reactor.read_at(&self.device.file, at, buffer).await;
-            let count = match count {
-                // The file has become shorter than it was at open.
-                Ok(0) => Err(self.failed("read", at, len - done, io::ErrorKind::UnexpectedEof.into())),
-                Ok(count) => Ok(count),
-                Err(error) => Err(self.failed("read", at, len - done, error)),
-            }?;
-            if let (Some(target), Some(source)) = (rest.get_mut(..count), buffer.get(..count)) {
-                target.copy_from_slice(source);
-            }
-            done += count;
+        let cached = self.read_cached(offset, dest);
+        let mut at = offset + cached as u64;
+        for piece in dest.get_mut(cached..).unwrap_or_default().chunks_mut(PIECE_BYTES) {
+            let read = self.reactor.read_exact_at(&self.device.file, at, piece).await;
+            read.map_err(|error| self.failed("read", at, piece.len(), error))?;
+            at += piece.len() as u64;
         }
         Ok(())
     }
 
     async fn write(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
         self.check_writable()?;
-        let mut rest = data;
         let mut at = offset;
-        while !rest.is_empty() {
-            let mut buffer = self.buffer(rest.len()).await?;
-            let piece = rest.get(..buffer.len()).unwrap_or(rest);
-            buffer.copy_from_slice(piece);
-            let count = self.write_piece(at, buffer).await?;
-            at += count;
-            rest = usize::try_from(count).ok().and_then(|count| rest.get(count..)).unwrap_or_default();
+        for piece in data.chunks(PIECE_BYTES) {
+            self.write_piece(at, piece).await?;
+            at += piece.len() as u64;
         }
         Ok(())
     }

@@ -28,6 +28,7 @@ mod tests;
 mod thread;
 mod wait_list;
 mod watched;
+mod whole;
 
 pub use buffer::{Buffer, BufferError, BufferPool};
 pub use config::ReactorConfig;

@@ -17,9 +17,6 @@ use rustix::{
 use super::Readiness;
 use crate::reactor::{Buffer, Reactor};
 
-/// How often a read is taken up again after a signal or a refusal that means "later".
-const RETRIES: u32 = 16;
-
 /// `f_type` of tmpfs and ramfs, whose pages are in memory already though they refuse RWF_NOWAIT.
 const MEMORY_FILE_SYSTEMS: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
@@ -140,7 +137,7 @@ impl LocalFile {
     pub async fn read(&self, reactor: &Reactor, offset: u64, dest: &mut [u8]) -> io::Result<()> {
         let mut at = offset;
         for chunk in dest.chunks_mut(Self::CHUNK_BYTES) {
-            self.read_chunk(reactor, at, chunk).await?;
+            reactor.read_exact_at(&self.file, at, chunk).await?;
             at = at.saturating_add(chunk.len() as u64);
         }
         Ok(())
@@ -151,46 +148,11 @@ impl LocalFile {
     /// # Errors
     /// As [`LocalFile::read`].
     pub async fn read_buffer(&self, reactor: &Reactor, offset: u64, len: usize) -> io::Result<Buffer> {
-        let mut retries = 0;
-        loop {
-            let mut buffer = reactor.io_buffers().acquire(len).await.map_err(io::Error::other)?;
-            if let Readiness::Done = self.try_read(offset, &mut buffer)? {
-                return Ok(buffer);
-            }
-            // All at once: who held one part and waited for room for the next could wait for others that do the same.
-            match reactor.read_at(&self.file, offset, buffer).await {
-                (Ok(count), buffer) if count == len => return Ok(buffer),
-                (Ok(0), _) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                (Err(error), _) if !is_transient(&error) || retries >= RETRIES => return Err(error),
-                (Ok(_), _) if retries >= RETRIES => return Err(io::ErrorKind::UnexpectedEof.into()),
-                _ => retries += 1,
-            }
+        let mut buffer = reactor.io_buffers().acquire(len).await.map_err(io::Error::other)?;
+        match self.try_read(offset, &mut buffer)? {
+            Readiness::Done => Ok(buffer),
+            Readiness::WouldWait => reactor.read_buffer_at(&self.file, offset, buffer).await,
         }
-    }
-
-    async fn read_chunk(&self, reactor: &Reactor, offset: u64, chunk: &mut [u8]) -> io::Result<()> {
-        let mut filled = 0;
-        let mut retries = 0;
-        while let Some(rest) = chunk.get_mut(filled..)
-            && !rest.is_empty()
-        {
-            let buffer = reactor.io_buffers().acquire(rest.len()).await.map_err(io::Error::other)?;
-            let at = offset.saturating_add(filled as u64);
-            let (answer, buffer) = reactor.read_at(&self.file, at, buffer).await;
-            match answer {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => {
-                    let (Some(to), Some(from)) = (rest.get_mut(..count), buffer.get(..count)) else {
-                        return Err(io::Error::other("the kernel read more than was asked for"));
-                    };
-                    to.copy_from_slice(from);
-                    filled += count;
-                }
-                Err(error) if is_transient(&error) && retries < RETRIES => retries += 1,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 }
 
@@ -209,10 +171,6 @@ impl Drop for LocalFile {
 fn refuses_nowait(file: &OwnedFd) -> bool {
     let first = preadv2(file, &mut [io::IoSliceMut::new(&mut [0])], 0, ReadWriteFlags::NOWAIT);
     first == Err(Errno::OPNOTSUPP)
-}
-
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }
 
 impl fmt::Debug for LocalFile {

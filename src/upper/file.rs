@@ -23,15 +23,12 @@ use rustix::{
 use super::{UpperError, medium::Medium};
 use crate::{
     block::ByteRange,
-    reactor::{Buffer, Reactor},
+    reactor::Reactor,
     source::{FileLock, LocalFile, Readiness},
 };
 
 /// One trip through the ring carries at most this much: the largest request of a ublk device, so that one trip does.
 const PIECE_BYTES: usize = 1 << 20;
-
-/// How often a write is taken up again after a signal or a refusal that means "later".
-const RETRIES: u32 = 16;
 
 /// What a successor's name ends with until it has the name of the file that it replaces.
 const SUCCESSOR_SUFFIX: &str = ".successor";
@@ -117,32 +114,6 @@ impl LayerFile {
         name.into()
     }
 
-    /// Writes all of `data` at `offset`, piece by piece.
-    async fn write(
-        &self,
-        reactor: &Reactor,
-        offset: u64,
-        data: &[u8],
-        write_piece: impl AsyncFn(u64, Buffer) -> io::Result<usize>,
-    ) -> io::Result<()> {
-        let (mut rest, mut at, mut retries) = (data, offset, 0);
-        while !rest.is_empty() {
-            let len = rest.len().min(PIECE_BYTES);
-            let mut buffer = reactor.io_buffers().acquire(len).await.map_err(io::Error::other)?;
-            buffer.copy_from_slice(rest.get(..len).unwrap_or_default());
-            match write_piece(at, buffer).await {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => {
-                    rest = rest.get(count..).unwrap_or_default();
-                    at = at.saturating_add(count as u64);
-                }
-                Err(error) if is_transient(&error) && retries < RETRIES => retries += 1,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
     fn open_folder(&self) -> io::Result<Arc<OwnedFd>> {
         Ok(Arc::new(File::open(self.place.parent().unwrap_or(Path::new("/")))?.into()))
     }
@@ -214,17 +185,17 @@ impl Medium for LayerFile {
     }
 
     async fn write_at(&self, reactor: &Reactor, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.write(reactor, offset, data, async |at, buffer| {
-            reactor.write_at(self.file.file(), at, buffer).await.0
-        })
-        .await
+        for (at, piece) in pieces(offset, data) {
+            reactor.write_all_at(self.file.file(), at, piece).await?;
+        }
+        Ok(())
     }
 
     async fn write_durably(&self, reactor: &Reactor, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.write(reactor, offset, data, async |at, buffer| {
-            reactor.write_durably_at(self.file.file(), at, buffer).await.0
-        })
-        .await
+        for (at, piece) in pieces(offset, data) {
+            reactor.write_all_durably_at(self.file.file(), at, piece).await?;
+        }
+        Ok(())
     }
 
     async fn sync(&self, reactor: &Reactor) -> io::Result<()> {
@@ -290,6 +261,6 @@ impl fmt::Display for LayerFile {
     }
 }
 
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+fn pieces(offset: u64, data: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    (offset..).step_by(PIECE_BYTES).zip(data.chunks(PIECE_BYTES))
 }
