@@ -13,6 +13,8 @@
 mod cache;
 #[path = "support/cache_exercise.rs"]
 mod cache_exercise;
+#[path = "support/content_digest.rs"]
+mod content_digest;
 #[path = "guest/daemon.rs"]
 mod daemon;
 #[path = "guest/devices.rs"]

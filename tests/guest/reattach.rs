@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     frame::in_guest,
-    registry::{RANDOM, sha256},
+    registry::{RANDOM, content_of},
     support::{
         daemon::{Daemon, plain_http},
         registry::{Registry, Serving, push_image},
@@ -28,18 +28,18 @@ fn a_cached_image_comes_back_without_its_registry_and_with_its_bytes_after_the_t
     let added = daemon.json(&["add", &image, "--id", "4"]);
     assert_eq!(added["image"]["reference"], image.as_str());
     let device = Path::new("/dev/ublkb4");
-    assert_eq!(sha256(device), RANDOM.sha256);
+    assert_eq!(content_of(device), RANDOM.content);
 
     registry.stop();
     daemon.end("-KILL");
     let daemon = start();
-    assert_eq!(sha256(device), RANDOM.sha256, "without the registry");
+    assert_eq!(content_of(device), RANDOM.content, "without the registry");
 
     let _registry = Registry::start_at(dir, &Serving::default(), address);
     push_image(address, "team/app", "v1", &RANDOM.blobs()[..2]);
     daemon.end("-KILL");
     let daemon = start();
-    assert_eq!(sha256(device), RANDOM.sha256, "after the tag has moved");
-    assert_ne!(sha256(&daemon.add(&[&image])), RANDOM.sha256, "the tag has not moved");
+    assert_eq!(content_of(device), RANDOM.content, "after the tag has moved");
+    assert_ne!(content_of(&daemon.add(&[&image])), RANDOM.content, "the tag has not moved");
     assert_eq!(daemon.end("-TERM"), Some(0));
 }

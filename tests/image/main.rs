@@ -4,6 +4,8 @@
 
 #[path = "../support/blobs.rs"]
 mod blobs;
+#[path = "../support/content_digest.rs"]
+mod content_digest;
 #[path = "../support/fixtures.rs"]
 mod fixtures;
 mod large;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::blobs::{Asked, Behaviour, MemoryBlob};
+use super::content_digest::ContentDigest;
 use super::fixtures::{Fixture, hex, tar_members};
 use super::reactor;
 use sha2::{Digest, Sha256};
@@ -20,6 +21,16 @@ const G0_G1: &str = "13202a5a7e9cf0d3ddcf694bea46f45987cef1f650c4562b8846ebf3a18
 const G0_G1_G2: &str = "d3ef24f010a5fbbe4e130b98092599fd17198bf30dd6a1da90b71505cd3df84f";
 const TINY_100: &str = "6b079f86755cbe8a82cc292b3918f0d98d436da9067d0678cc47b1caff2154d0";
 const TINY_255: &str = "c4c53f6e3530d5b0e30d6b740c59eece2cf18df1e9ff97b979b49d09d8488c1b";
+
+/// Of the same devices with one, two and three layers.
+const EXT4_CONTENTS: [&str; 3] = [
+    "83747716f91a642bd5aa89f67143d3e703d02b841d9fd5ed4b11e85f2d1d8a50",
+    "c011bf094072d3516044e6ac724be4eb4b4204086c29d4fd3279987b28575f1b",
+    "5bbf3c6b55f9012f504f34765db134e6915eaa59e51875f192e966472b5f5a4b",
+];
+/// Of `lsmt/g0` alone and with both above it.
+const G0_CONTENT: &str = "873bb087e743ad3099d3ba79002558ec2d702a8198b66cb6dc38f308f0d41094";
+const G0_G1_G2_CONTENT: &str = "be56aa516e8e18b7a34f2bbd921c79982ad22cb7bb08819f736b536e86c20b33";
 
 fn blob(file: &str, behaviour: Behaviour) -> Arc<MemoryBlob> {
     MemoryBlob::new(file, Fixture::named(file).read(), behaviour)
@@ -80,13 +91,29 @@ fn difference(reactor: &Reactor, one: &Image, other: &Image) -> Option<u64> {
     })
 }
 
+/// What the guest tests hold devices to, of stacks whose SHA-256 is checked as well.
+fn content(reactor: &Reactor, image: &Image) -> String {
+    let queue = image.open_queue(reactor).unwrap();
+    let mut digest = ContentDigest::default();
+    let mut dest = vec![0xaa; 1 << 20];
+    let size = image.geometry().size_bytes;
+    for at in (0..size).step_by(1 << 20) {
+        let part = &mut dest[..(size - at).min(1 << 20) as usize];
+        reactor.block_on(queue.read(at, part)).unwrap().unwrap();
+        digest.update(part);
+    }
+    digest.finish()
+}
+
 #[test]
 fn every_variant_of_the_ext4_layers_makes_the_same_device() {
     let reactor = reactor();
     let plain = ["ext4/L0.lsmt.xz", "ext4/L1.lsmt.xz", "ext4/L2.lsmt.xz"];
-    let references = [EXT4_L0, EXT4_L0_L1, EXT4_L0_L1_L2].iter().zip(1..).map(|(wanted, height)| {
+    let wanted = [EXT4_L0, EXT4_L0_L1, EXT4_L0_L1_L2].iter().zip(EXT4_CONTENTS).zip(1..);
+    let references = wanted.map(|((wanted, contents), height)| {
         let image = open(&reactor, stack(&plain[..height], Behaviour::Warm), 0).unwrap();
         assert_eq!(&whole(&reactor, &image, height as u64).unwrap(), wanted);
+        assert_eq!(content(&reactor, &image), contents);
         image
     });
     let references: Vec<Image> = references.collect();
@@ -120,6 +147,10 @@ fn stacks_of_plain_layers_read_as_upstream_reads_them() {
             let image = open(&reactor, stack(&files[..height], behaviour), 0).unwrap();
             assert_eq!(whole(&reactor, &image, 1).unwrap(), wanted);
         }
+    }
+    for (height, wanted) in [(1, G0_CONTENT), (3, G0_G1_G2_CONTENT)] {
+        let image = open(&reactor, stack(&files[..height], Behaviour::Warm), 0).unwrap();
+        assert_eq!(content(&reactor, &image), wanted);
     }
 }
 
