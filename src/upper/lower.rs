@@ -63,8 +63,8 @@ impl<Q: BlockQueue> Lower<Q> {
         len: u64,
         pool: &BufferPool,
     ) -> Result<(), BlockError> {
-        let present = ByteRange::between(offset, offset.saturating_add(len).min(self.size_bytes));
-        let whole = present.align_out(self.block_bytes, self.size_bytes);
+        let present = ByteRange::between(offset, offset.saturating_add(len).min(self.reach_bytes));
+        let whole = present.align_out(self.block_bytes, self.reach_bytes);
         let Some(queue) = self.queue.as_ref().filter(|_| !present.is_empty()) else { return Ok(()) };
         let len = usize::try_from(whole.len()).unwrap_or(usize::MAX);
         queue.read_pooled(whole.start(), len, pool).await.map(drop)

@@ -61,7 +61,7 @@ impl<T> Rounds<T> {
 
     /// How many changes are durable, of those recorded since the layer was opened.
     pub(super) fn durable_changes(&self) -> u64 {
-        self.state().durable
+        self.0.look(|state| state.durable)
     }
 
     /// Waits until the first `wanted` changes are durable; `begin` begins a round where none is under way.

@@ -5,14 +5,14 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
-use super::LogLayer;
+use super::{LogLayer, lacks_room};
 use crate::{
-    block::{BlockError, BlockQueue, ErrorKind, SECTOR_BYTES},
+    block::{BlockError, BlockQueue, SECTOR_BYTES},
     format::lsmt::SEGMENT_LENGTH_LIMIT,
     reactor::Reactor,
     upper::{
         UpperError,
-        extents::{Extent, Place},
+        extents::Extent,
         gate::Gate,
         medium::Medium,
         view::View,
@@ -67,7 +67,17 @@ impl<M: Medium> LogLayer<M> {
                 at = run.sectors.end;
                 passed += 1;
                 if run.extents > 1 {
-                    self.copy(view, gate, run.sectors).await.map_err(failed)?;
+                    let copied = self.with_room(&view.reader.reactor, lacks_room, async || {
+                        self.copy(view, gate, run.sectors.clone()).await
+                    });
+                    match copied.await {
+                        // It can be sealed as it is.
+                        Err(error) if lacks_room(&error) && before as u64 <= pieces.limit => {
+                            tracing::warn!(layer = %self.data, %error, "no room to put a layer into the order of the device");
+                            return Ok(());
+                        }
+                        copied => copied.map_err(failed)?,
+                    }
                 } else if passed % EXTENTS_AT_ONCE == 0 {
                     view.reader.reactor.sleep(Duration::ZERO).await;
                 }
@@ -152,19 +162,14 @@ impl<M: Medium> LogLayer<M> {
         let length = sectors.end - sectors.start;
         let mut bytes = vec![0; usize::try_from(length.saturating_mul(SECTOR_BYTES)).unwrap_or(0)];
         view.read(sectors.start, &mut bytes).await?;
-        let room = self.reserve(length)?;
-        let at = room.sectors.start.saturating_mul(SECTOR_BYTES);
-        let written = self.data.write_at(reactor, at, &bytes).await;
+        let mut rooms = Vec::with_capacity(1);
+        let written = self.put(reactor, &bytes, &mut rooms).await;
         let mut ledger = self.ledger_mut();
         if written.is_ok() && ledger.map.pieces(sectors.clone()) == pieces {
-            let extent = Extent { sectors, place: Place::data(room.sectors.start) };
-            ledger.dead.add(room.gap);
-            return ledger
-                .record(extent)
-                .map_err(|_| BlockError::new(ErrorKind::Invalid, "no entry can name it"));
+            return self.take_in(&mut ledger, sectors.start, rooms);
         }
-        ledger.dead.add(room.gap.start..room.sectors.end);
+        ledger.have_died(rooms);
         drop(ledger);
-        written.map_err(|error| self.failed("copy", sectors.start, length, error))
+        written.map_err(|error| self.unwritten(sectors.start, length, error))
     }
 }

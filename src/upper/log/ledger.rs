@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{
     dead_space::DeadSpace,
+    room::Room,
     pins::{Pin, Pins},
 };
 use crate::{
@@ -146,6 +147,11 @@ impl Ledger {
             }
         }
         !self.ripe.is_empty()
+    }
+
+    /// Takes back what was to be written to: nothing points there, so nobody reads it.
+    pub(super) fn have_died(&mut self, rooms: Vec<Room>) {
+        rooms.into_iter().for_each(|room| self.has_died(room.gap.start..room.sectors.end));
     }
 
     /// Nothing points to these sectors, and nobody reads them.

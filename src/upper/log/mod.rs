@@ -144,24 +144,28 @@ impl<M: Medium> LogLayer<M> {
         self.admit(reactor).await?;
         let mut rooms = Vec::with_capacity(1);
         if let Err(error) = self.put(reactor, data, &mut rooms).await {
-            // Nothing points there, so nobody reads it.
-            let mut ledger = self.ledger_mut();
-            rooms.into_iter().for_each(|room| ledger.has_died(room.gap.start..room.sectors.end));
-            drop(ledger);
-            let length = data.len() as u64 / SECTOR_BYTES;
-            let context =
-                format!("{}: cannot write {length} sectors at sector {sector} of the device", self.data);
-            return Err(BlockError::with_source(kind_of(&error), context, error));
+            self.ledger_mut().have_died(rooms);
+            return Err(self.unwritten(sector, data.len() as u64 / SECTOR_BYTES, error));
         }
-        let mut ledger = self.ledger_mut();
+        self.take_in(&mut self.ledger_mut(), sector, rooms)
+    }
+
+    /// Has the device see from `sector` on what was written to `rooms`.
+    fn take_in(&self, ledger: &mut Ledger, sector: u64, rooms: Vec<Room>) -> Result<(), BlockError> {
         let mut at = sector;
         for Room { sectors, gap } in rooms {
             let end = at.saturating_add(sectors.end - sectors.start);
             ledger.has_died(gap);
-            self.record(&mut ledger, Extent { sectors: at..end, place: Place::data(sectors.start) })?;
+            self.record(ledger, Extent { sectors: at..end, place: Place::data(sectors.start) })?;
             at = end;
         }
         Ok(())
+    }
+
+    fn unwritten(&self, sector: u64, length: u64, error: io::Error) -> BlockError {
+        let context =
+            format!("{}: cannot write {length} sectors at sector {sector} of the device", self.data);
+        BlockError::with_source(kind_of(&error), context, error)
     }
 
     /// Writes `data` to the data file, where there is room for it; says where before that is done.
