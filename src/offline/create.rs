@@ -9,7 +9,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{OfflineError, PartFile, Upper, Watch, ext4, part_file::hidden_beside};
+use super::{
+    OfflineError, PartFile, Upper, Watch, ext4,
+    part_file::{hidden_beside, keep},
+};
 use crate::{
     block::SECTOR_BYTES,
     format::{
@@ -108,8 +111,8 @@ pub fn create_watched<P: Fn(u64, u64) + Sync>(
 fn finish(index_part: Option<PartFile>, data_part: PartFile) -> Result<(), OfflineError> {
     let Some(index_part) = index_part else { return data_part.finish() };
     let index = index_part.path().to_owned();
-    // What is to be replaced keeps a second name until both files have theirs.
-    let old = match hidden_beside(&index, |hidden| fs::hard_link(&index, hidden)) {
+    // What is to be replaced stays under a second name until both files have theirs.
+    let old = match hidden_beside(&index, |hidden| keep(&index, hidden)) {
         Err(OfflineError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
         made => Some(made?.1),
     };

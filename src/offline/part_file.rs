@@ -191,20 +191,11 @@ impl PartFile {
         if let Some(replaced) = &self.replaced {
             replaced.require_name(&self.path)?;
         }
-        let flags = if self.overwrite { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-        match renameat_with(CWD, hidden, CWD, &self.path, flags) {
-            Err(Errno::EXIST) => return Err(OfflineError::Exists(self.path.clone())),
-            // Not every file system has the flag. A second name is not given to what has none either.
-            Err(Errno::INVAL | Errno::NOSYS) if !self.overwrite => {
-                fs::hard_link(hidden, &self.path).map_err(|error| match error.kind() {
-                    io::ErrorKind::AlreadyExists => OfflineError::Exists(self.path.clone()),
-                    _ => failed("name it")(error),
-                })?;
-                fs::remove_file(hidden).map_err(failed("take the other name from"))?;
-            }
-            Err(errno) => return Err(failed("name it")(errno.into())),
-            Ok(()) => {}
-        }
+        let put = if self.overwrite { fs::rename(hidden, &self.path) } else { name_new(hidden, &self.path) };
+        put.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => OfflineError::Exists(self.path.clone()),
+            _ => failed("name it")(error),
+        })?;
         self.hidden = None;
         Ok(named)
     }
@@ -226,6 +217,54 @@ impl NamedFile {
     pub fn make_durable(self) -> Result<(), OfflineError> {
         self.folder.sync_all().map_err(OfflineError::io(&self.path, "make its name durable"))
     }
+}
+
+/// Gives the file `hidden` the name `path`, which nothing may have.
+fn name_new(hidden: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, hidden, CWD, path, RenameFlags::NOREPLACE) {
+        // Not every file system has the flag.
+        Err(Errno::INVAL | Errno::NOSYS) => {}
+        renamed => return Ok(renamed?),
+    }
+    match fs::hard_link(hidden, path) {
+        Err(error) if has_no_links(&error) => name_reserved(hidden, path),
+        linked => linked.and_then(|()| fs::remove_file(hidden)),
+    }
+}
+
+/// As [`name_new`], where a file cannot have a second name either: an empty one takes the name, unless something has it, and is replaced.
+fn name_reserved(hidden: &Path, path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).open(path)?;
+    fs::rename(hidden, path).inspect_err(|_| {
+        // What stays where even this fails is empty.
+        let _ = fs::remove_file(path);
+    })
+}
+
+/// Keeps what `path` means under the name `hidden` too, which nothing may have: as a second name, and as a copy where a file has but
+/// one, as on vfat and with some of FUSE.
+pub(super) fn keep(path: &Path, hidden: &Path) -> io::Result<()> {
+    match fs::hard_link(path, hidden) {
+        Err(error) if has_no_links(&error) => copy_new(path, hidden),
+        linked => linked,
+    }
+}
+
+fn copy_new(path: &Path, hidden: &Path) -> io::Result<()> {
+    let mut from = File::open(path)?;
+    let found = from.metadata()?;
+    let mut to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(hidden)?;
+    let copied = io::copy(&mut from, &mut to).and_then(|_| to.set_permissions(found.permissions()));
+    copied.inspect_err(|_| {
+        // The error says enough.
+        let _ = fs::remove_file(hidden);
+    })
+}
+
+/// Whether a second name was refused because there can be none: by the file system, or for one more, or for somebody else's file.
+fn has_no_links(error: &io::Error) -> bool {
+    let known = [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS, Errno::MLINK];
+    Errno::from_io_error(error).is_some_and(|errno| known.contains(&errno))
 }
 
 /// A new file under a hidden name beside `path`, and that name.
@@ -294,6 +333,29 @@ mod tests {
         let long = dir.path().join("n".repeat(255));
         PartFile::create(&long, false).unwrap().finish().unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_file_that_can_have_one_name_only_is_named_and_kept_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, hidden, other] = ["file", "hidden", "other"].map(|name| dir.path().join(name));
+        fs::write(&path, "old").unwrap();
+        fs::write(&hidden, "new").unwrap();
+        let refused = name_reserved(&hidden, &path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        name_reserved(&hidden, &other).unwrap();
+        let content = |path| fs::read_to_string(path).unwrap();
+        assert_eq!((content(&path), content(&other), hidden.exists()), ("old".into(), "new".into(), false));
+        // Named so that the file goes away before it can have the name.
+        assert!(name_reserved(&hidden, &hidden.with_extension("gone")).is_err());
+        assert!(!hidden.with_extension("gone").exists());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(copy_new(&path, &other).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        copy_new(&path, &hidden).unwrap();
+        assert_eq!(content(&hidden), "old");
+        assert_eq!(fs::metadata(&hidden).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(keep(&dir.path().join("none"), &hidden).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(has_no_links(&Errno::PERM.into()) && !has_no_links(&Errno::EXIST.into()));
     }
 
     #[test]
