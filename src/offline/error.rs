@@ -162,6 +162,9 @@ pub enum OfflineError {
         /// What there is.
         data_bytes: u64,
     },
+    /// The index of a sparse file would not fit in memory.
+    #[error("{0}: its data is in more than {1} runs, which are not held in memory")]
+    Fragmented(PathBuf, u64),
     /// The index of a stack would not fit in memory; upstream has the same limit.
     #[error("the layers have more than 128,000,000 segments together")]
     TooManySegments,

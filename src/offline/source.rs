@@ -29,6 +29,9 @@ use crate::{
 /// Bytes of an index file that are read at once.
 const INDEX_CHUNK_BYTES: u64 = 1 << 20;
 
+/// Runs of data that a sparse file may have, each at most as long as a segment, as in the engine. They take 16 bytes each here.
+const RUN_LIMIT: u64 = 32_000_000;
+
 /// Segments in the order of the device, and the files that their data is in.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -219,13 +222,13 @@ impl Source {
             0 => {}
             rest => return Err(OfflineError::PartOfSector(content.path().to_owned(), rest)),
         }
-        let segments = mapped(&content, DATA_START_SECTOR)?;
+        let segments = mapped(&content, DATA_START_SECTOR, RUN_LIMIT)?;
         Ok(Self::alone(content, segments, identity(header), Kind::Sparse))
     }
 
     /// The bytes of a device, in a file that has nothing else. What the file system keeps of it is data.
     pub(super) fn of_device(content: Content) -> Result<Self, OfflineError> {
-        let segments = mapped(&content, 0)?;
+        let segments = mapped(&content, 0, RUN_LIMIT)?;
         let virtual_size_bytes = content.size_bytes();
         let user_tag = UserTag::default();
         let identity = LayerIdentity { uuid: None, parent_uuid: None, virtual_size_bytes, user_tag };
@@ -310,8 +313,8 @@ fn require_data(path: &Path, segments: &[Segment], data_end: u64) -> Result<(), 
     }
 }
 
-/// What the file system keeps of a file in which the device begins at sector `start`.
-fn mapped(content: &Content, start: u64) -> Result<Vec<Segment>, OfflineError> {
+/// What the file system keeps of a file in which the device begins at sector `start`, in no more than about `limit` runs.
+fn mapped(content: &Content, start: u64, limit: u64) -> Result<Vec<Segment>, OfflineError> {
     let failed = |errno: Errno| OfflineError::io(content.path(), "find its holes")(errno.into());
     let mut segments = Vec::new();
     let mut at = start.saturating_mul(SECTOR_BYTES);
@@ -322,7 +325,13 @@ fn mapped(content: &Content, start: u64) -> Result<Vec<Segment>, OfflineError> {
             found => found.map_err(failed)?,
         };
         let end = seek(content.file(), SeekFrom::Hole(from)).map_err(failed)?;
-        append(&mut segments, start, from / SECTOR_BYTES, end.min(size) / SECTOR_BYTES);
+        let [from, to] = [from, end.min(size)].map(|bytes| bytes / SECTOR_BYTES);
+        let added = to.saturating_sub(from).div_ceil(SEGMENT_LENGTH_LIMIT.into());
+        // One run may be as long as a file system says that its file is.
+        if (segments.len() as u64).saturating_add(added) > limit {
+            return Err(OfflineError::Fragmented(content.path().to_owned(), limit));
+        }
+        append(&mut segments, start, from, to);
         at = end.max(at.saturating_add(SECTOR_BYTES));
     }
     Ok(segments)
@@ -355,4 +364,24 @@ fn header_of(content: &Content) -> Result<Header, OfflineError> {
 fn wrong(path: &Path) -> impl Fn(LsmtError) -> OfflineError {
     let path = path.to_owned();
     move |source| OfflineError::Writable { path: path.clone(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::unix::fs::FileExt};
+
+    use super::*;
+
+    #[test]
+    fn a_file_of_more_runs_than_are_held_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = File::create(&path).unwrap();
+        file.set_len(1 << 20).unwrap();
+        (0..4).for_each(|run| file.write_all_at(&[7; 4096], run << 17).unwrap());
+        let content = Content::of_file(File::open(&path).unwrap(), &path).unwrap();
+        assert_eq!(mapped(&content, 0, 4).unwrap().len(), 4);
+        let refused = mapped(&content, 0, 3).unwrap_err();
+        assert!(matches!(&refused, OfflineError::Fragmented(at, 3) if *at == path), "{refused}");
+    }
 }
