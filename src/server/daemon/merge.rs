@@ -57,7 +57,7 @@ static SLOTS: Semaphore = Semaphore::const_new(2);
 /// The merges of one device.
 pub(in crate::server) struct Merging {
     /// Held by who merges.
-    one: tokio::sync::Mutex<()>,
+    pub(super) one: tokio::sync::Mutex<()>,
     pace: Arc<Pace>,
     watch: Watch<Box<dyn Fn(u64, u64) + Send + Sync>>,
     known: Mutex<Known>,

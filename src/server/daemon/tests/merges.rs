@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{
-    writable::{configuration, only, top_of, writable},
+    writable::{configuration, only, top_of, writable, writable_of},
     *,
 };
 use crate::{
@@ -125,6 +125,66 @@ async fn a_device_under_writes_has_few_layers_after_many_snapshots_and_the_same_
     daemon.add(image).await.unwrap();
     assert!(read_all(&only(&daemon)).await == model, "the layers of the configuration make another device");
     crate::upper::check_parents(only(&daemon).device.links()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_would_make_one_layer_too_many_waits_for_a_merge_and_no_write_waits_for_it() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon(state.path(), NullFrontend::new(), Vec::new());
+    daemon.add(writable(dir.path())).await.unwrap();
+    let served = only(&daemon);
+    let (mut model, mut random) = (vec![0; SECTORS as usize * SECTOR], fastrand::Rng::with_seed(1));
+    let merging = served.merging.one.lock().await;
+    for _ in 0..LAYERS_AT_MOST - 1 {
+        change(&served, &mut model, &mut random).await;
+        snapshot_beside(&daemon).await;
+    }
+    assert_eq!(served.device.links().len(), LAYERS_AT_MOST);
+    let next = Arc::clone(&daemon);
+    let next = task::spawn(async move { snapshot_beside(&next).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    change(&served, &mut model, &mut random).await;
+    assert!(!next.is_finished(), "it does not wait");
+    assert_eq!(served.device.links().len(), LAYERS_AT_MOST);
+    drop(merging);
+    next.await.unwrap();
+    assert!(served.device.links().len() < LAYERS_AT_MOST);
+    assert!(read_all(&served).await == model);
+}
+
+/// How many sectors are written that have no neighbour. With more than 1,000,000 the layer has to be compacted.
+fn scattered() -> u64 {
+    std::env::var("STRATABD_SCATTERED").map_or(20_000, |count| count.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_of_as_many_pieces_as_there_are_can_be_sealed() {
+    let (state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (daemon, count) = (daemon(state.path(), NullFrontend::new(), Vec::new()), scattered());
+    let image = writable_of(dir.path(), (2 * count * SECTOR as u64).next_multiple_of(4096));
+    daemon.add(image.clone()).await.unwrap();
+    let content = |number: u64| number.to_le_bytes().repeat(SECTOR / 8);
+    let mut number = count;
+    while number > 0 {
+        let batch = number.saturating_sub(1000)..number;
+        number = batch.start;
+        write_all(&only(&daemon), batch.rev().map(|number| (2 * number, content(number))).collect()).await;
+    }
+    let began = Instant::now();
+    let stalled_us = snapshot_beside(&daemon).await;
+    println!("{count} pieces: sealed in {:?}, writes waited for {stalled_us} us", began.elapsed());
+    daemon.remove(0, true).await.unwrap();
+    daemon.add(image).await.unwrap();
+    let Shown::Overlay(overlay) = only(&daemon).device.shown().clone() else { panic!("it takes no writes") };
+    let reading = only(&daemon).opener.call(move |reactor| async move {
+        let queue = overlay.open_queue(&reactor).unwrap();
+        let mut bytes = [1; 2 * SECTOR];
+        for number in 0..count {
+            queue.read(2 * number * SECTOR as u64, &mut bytes).await.unwrap();
+            assert!(bytes[..SECTOR] == content(number) && bytes[SECTOR..] == [0; SECTOR], "sector {number}");
+        }
+    });
+    reading.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,10 +14,15 @@ use crate::{
 
 /// What makes a device of an empty writable layer in `dir`.
 pub(super) fn writable(dir: &Path) -> AddDevice {
+    writable_of(dir, 1 << 20)
+}
+
+/// The same, of a device of so many bytes.
+pub(super) fn writable_of(dir: &Path, virtual_size_bytes: u64) -> AddDevice {
     let upper = Upper { data: dir.join("upper.data"), index: Some(dir.join("upper.index")) };
     let options = CreateOptions {
         sparse: false,
-        virtual_size_bytes: 1 << 20,
+        virtual_size_bytes,
         uuid: None,
         parent_uuid: None,
         ext4: false,
