@@ -14,6 +14,9 @@ use super::failure::{Failure, FailureClass};
 /// also while the driver hangs.
 const DEVICE_WORK_AT_ONCE: usize = 16;
 
+/// Questions about files that are asked at once.
+const FILE_WORK_AT_ONCE: usize = 8;
+
 /// How long somebody is waited for who has what is wanted, and how often it is tried.
 const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
@@ -55,7 +58,26 @@ pub(super) async fn device_work<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     static SLOTS: Semaphore = Semaphore::const_new(DEVICE_WORK_AT_ONCE);
-    let slot = SLOTS.acquire().await.expect("it is never closed");
+    within(&SLOTS, work).await
+}
+
+/// As [`device_work`], for questions about files that users have named: of a file system that hangs, everybody may ask again and
+/// again.
+///
+/// # Errors
+/// As [`blocking`].
+pub(super) async fn file_work<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    static SLOTS: Semaphore = Semaphore::const_new(FILE_WORK_AT_ONCE);
+    within(&SLOTS, work).await
+}
+
+async fn within<T: Send + 'static>(
+    slots: &'static Semaphore,
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let slot = slots.acquire().await.expect("it is never closed");
     blocking(move || {
         let _slot = slot;
         work()

@@ -281,7 +281,7 @@ fn a_command_that_may_not_have_its_threads_ends_and_says_so() {
         &["image", "export", "--no-cache", "--sha256", "--layer", &layer],
         &["add", "--foreground", "--no-cache", "--layer", &layer],
     ];
-    for limit in 1..=16 {
+    for limit in [1, 2, 3, 4, 6, 10] {
         for arguments in commands {
             // A user of its own for each, since the limit counts all that a user has.
             let user = 1_900_000_100 + limit;

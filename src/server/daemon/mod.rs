@@ -28,7 +28,7 @@ use table::{NotRemoved, Reserved, Table};
 
 use super::{
     api::types::{AddDevice, DeviceInfo, DeviceState, FeatureList},
-    blocking::{blocking, broken_task, device_work},
+    blocking::{blocking, broken_task, device_work, file_work},
     config::Config,
     descriptors::{FOR_AN_OPERATION, Reserve, explained},
     failure::{Failure, FailureClass},
@@ -84,12 +84,12 @@ impl Daemon {
     /// When the image cannot be opened or the device not made; then nothing is left of it.
     pub async fn add(self: &Arc<Self>, request: AddDevice) -> Result<DeviceInfo, Failure> {
         let daemon = Arc::clone(self);
-        detached(async move { daemon.attach(request, Made::default()).await.map_err(explained) }).await
+        detached(async move { daemon.attach(request, Made::default()).await }).await
     }
 
     /// Makes a device of `request`, for which `made` was made: without the device that goes again.
     async fn attach(&self, mut request: AddDevice, made: Made) -> Result<DeviceInfo, Failure> {
-        let (served, made_now, _place) = self.make(&request).await?;
+        let (served, made_now, _place) = self.make(&request).await.map_err(explained)?;
         let info = served.info.clone();
         request.id = Some(info.id);
         request.image = served.pinned.clone();
@@ -280,7 +280,7 @@ impl Daemon {
             Some((info, None)) => return Ok(info),
             Some((info, Some(served))) => {
                 let port = Arc::clone(&self.port);
-                return device_work(move || Ok(served.full_info(&*port, info))).await;
+                return file_work(move || Ok(served.full_info(&*port, info))).await;
             }
         }
         let found = self.list().await?.into_iter().find(|info| info.id == id);

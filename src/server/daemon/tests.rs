@@ -8,7 +8,11 @@ mod writable;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -29,8 +33,9 @@ struct TestPort {
     held: Mutex<u32>,
     /// Makes the next removal of an orphan wait.
     clearing: Mutex<Option<mpsc::Receiver<()>>>,
-    /// Makes the next question for the room of a file wait.
+    /// Makes questions for the room of a file wait, and counts them.
     hung_file: Mutex<Option<mpsc::Receiver<()>>>,
+    asked: AtomicUsize,
 }
 
 /// Waits as told, and not for ever: a test that fails is to end.
@@ -48,6 +53,7 @@ impl TestPort {
             held: Mutex::default(),
             clearing: Mutex::default(),
             hung_file: Mutex::default(),
+            asked: AtomicUsize::new(0),
         }
     }
 }
@@ -81,7 +87,9 @@ impl Port for TestPort {
     }
 
     fn stored_bytes(&self, _path: &Path) -> u64 {
-        hang(&self.hung_file);
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let gate = self.hung_file.lock().unwrap();
+        gate.as_ref().map(|gate| gate.recv_timeout(Duration::from_secs(30)));
         4096
     }
 

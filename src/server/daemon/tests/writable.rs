@@ -216,18 +216,25 @@ async fn a_layer_file_that_hangs_holds_up_only_who_asks_for_it() {
     daemon.add(writable(dir.path())).await.unwrap();
     let (answer, hung) = mpsc::channel();
     *port.hung_file.lock().unwrap() = Some(hung);
-    let asking = Arc::clone(&daemon);
-    let asking = task::spawn(async move { asking.info(0).await });
-    while port.hung_file.lock().unwrap().is_some() {
+    // More than there are threads for work on devices.
+    let asking = (0..40).map(|_| {
+        let asking = Arc::clone(&daemon);
+        task::spawn(async move { asking.info(0).await })
+    });
+    let asking: Vec<_> = asking.collect();
+    while port.asked.load(Ordering::Relaxed) < 2 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     // The runtime's only thread is free, and nobody else asks for the file.
     daemon.metrics(MetricsDetail::Devices).await.unwrap();
     daemon.refuse_in_use(0).await.unwrap();
-    daemon.remove(0, true).await.unwrap();
-    assert!(!asking.is_finished());
-    answer.send(()).unwrap();
-    assert_eq!(asking.await.unwrap().unwrap().layers.len(), 1);
+    let limit = Duration::from_secs(10);
+    tokio::time::timeout(limit, daemon.remove(0, true)).await.expect("it waits").unwrap();
+    assert!(!asking.iter().any(task::JoinHandle::is_finished));
+    drop(answer);
+    for asking in asking {
+        assert_eq!(asking.await.unwrap().unwrap().layers.len(), 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
