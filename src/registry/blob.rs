@@ -129,7 +129,7 @@ pub(super) async fn probe(
     digest: Digest,
 ) -> Result<RemoteBlob, RegistryError> {
     let clock = shared.clock();
-    let call = Call::new(&clock, Priority::Demand);
+    let call = Call::first(&clock);
     let blob = Blob::new(shared.clone(), repository, digest, 0);
     let (limits, metrics) = (&shared.exchange.limits, &shared.exchange.metrics);
     let first_byte = Draft::get(range_header(ByteRange::between(0, 1)));

@@ -21,6 +21,8 @@ pub(super) struct Call<'a> {
     pub(super) clock: &'a Clock,
     /// Whether it is to the registry of the repository itself, which may see the certificate meant for registries.
     pub(super) is_home: bool,
+    /// Whether somebody waits who has only just named the registry: one that cannot be reached at all is told soon.
+    pub(super) is_first: bool,
     /// Whether another request, whose body it makes, holds a place for both: the two must not wait for each other.
     pub(super) has_place: bool,
 }
@@ -46,7 +48,12 @@ struct Extra {
 
 impl<'a> Call<'a> {
     pub(super) fn new(clock: &'a Clock, priority: Priority) -> Self {
-        Self { priority, clock, is_home: false, has_place: false }
+        Self { priority, clock, is_home: false, is_first: false, has_place: false }
+    }
+
+    /// The first call of what somebody waits for.
+    pub(super) fn first(clock: &'a Clock) -> Self {
+        Self { is_first: true, ..Self::new(clock, Priority::Demand) }
     }
 
     /// The same, for a step that others wait for too: some of them may be urgent.
@@ -79,6 +86,11 @@ impl Clock {
             total: limits.total_deadline() + sending,
             extra: Mutex::default(),
         }
+    }
+
+    /// How long ago it was started.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// When time is up, as far as it is known now.

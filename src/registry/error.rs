@@ -189,7 +189,15 @@ pub enum Reason {
     /// A 206 without a `Content-Range` that can be read.
     #[error("a 206 without a usable range")]
     ContentRange(#[source] ContentRangeError),
-    /// A 206 for other bytes than those asked for, or of a blob of another size.
+    /// A 206 of a blob of another size.
+    #[error("has {sent} bytes, and not the {expected} that the manifest or the image's configuration says")]
+    WrongSize {
+        /// The size that was said.
+        expected: u64,
+        /// The size by the answer.
+        sent: u64,
+    },
+    /// A 206 for other bytes than those asked for.
     #[error("asked for bytes {asked} and was sent {sent}")]
     WrongRange {
         /// `start-last/total` as asked for.
@@ -239,6 +247,12 @@ pub enum Reason {
     /// A 401 whose `WWW-Authenticate` cannot be understood.
     #[error("the registry asks for credentials in a way that is not understood")]
     Challenge(#[source] ChallengeError),
+    /// The token server leads elsewhere.
+    #[error("the token server leads to {to}, a place that must not get the password")]
+    TokenRedirect {
+        /// Where to, without query.
+        to: String,
+    },
     /// The token server answered 200 without a usable token.
     #[error("the token server's answer is unusable: {0}")]
     Token(&'static str),
@@ -397,12 +411,18 @@ impl Reason {
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
+            // What a server cannot do at all it cannot do later.
+            Self::Status { status: 501 | 505, .. } => Retry::Never,
             Self::Status { status: 408 | 429 | 500.., retry_after } => {
                 retry_after.map_or(Retry::Later, Retry::After)
             }
             Self::LocationExpired { .. } => Retry::Now,
             // Not what storage sends; what stands at an old location may.
-            Self::RangeIgnored { .. } | Self::Multipart | Self::ContentEncoding(_) => Retry::Once,
+            Self::RangeIgnored { .. }
+            | Self::Multipart
+            | Self::ContentEncoding(_)
+            | Self::WrongSize { .. }
+            | Self::WrongLength { .. } => Retry::Once,
             // What two sides do not agree upon they will not agree upon later; one of several servers may be broken.
             Self::Tls { .. } => Retry::Once,
             // A credential service that was down may be up again; one that gave nothing will give nothing.
@@ -414,8 +434,6 @@ impl Reason {
             | Self::LongBody { .. }
             | Self::ContentRange(_)
             | Self::WrongRange { .. }
-            | Self::WrongLength { .. }
-            | Self::Token(_)
             | Self::DigestMismatch { .. } => Retry::Later,
             _ => Retry::Never,
         }

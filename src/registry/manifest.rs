@@ -5,8 +5,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    ImageReference, Priority, Reason, RegistryError, Repository, body, call::Call, client::Shared,
-    draft::Draft, exchange::Answer, location, retry, scope::Scope,
+    ImageReference, Reason, RegistryError, Repository, body, call::Call, client::Shared, draft::Draft,
+    exchange::Answer, location, retry, scope::Scope,
 };
 use crate::format::oci::{
     self, DOCUMENT_LIMIT_BYTES, Descriptor, Digest, Document, MANIFEST_MEDIA_TYPES, Platform,
@@ -39,7 +39,7 @@ pub(super) async fn resolve(
     let mut wanted = reference.digest().map(parse).transpose()?;
     let mut name = reference.tag_or_digest().to_owned();
     let clock = shared.clock();
-    let call = Call::new(&clock, Priority::Demand);
+    let call = Call::first(&clock);
     for depth in 0..MAX_INDEX_DEPTH {
         let (bytes, digest, document) = fetch(shared, call, repository, &name, wanted).await?;
         match document {
