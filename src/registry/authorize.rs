@@ -14,8 +14,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    Challenge, ChallengeError, Credentials, CredentialsError, LocationError, Reason, RegistryError,
-    Repository, Secret,
+    Challenge, ChallengeError, Credentials, CredentialsError, Reason, RegistryError, Repository, Secret,
     call::Call,
     challenge::{authorization, parse_challenge},
     credentials::CredentialSource,
@@ -255,12 +254,14 @@ fn with(draft: &Draft, authorization: Option<&HeaderValue>) -> Draft {
 
 /// The token server, which gets the password: by TLS, unless it is the plain registry's own host or configured so.
 fn token_server(exchange: &Exchange, repository: &Repository, realm: &str) -> Result<Url, RegistryError> {
-    let fail = |reason| RegistryError::new(format!("token server of {}", repository.host()), reason);
-    let url = location::parse(realm).map_err(|error| fail(Reason::Location(error)))?;
+    let url = location::parse(realm).map_err(|error| {
+        RegistryError::new(format!("token server of {}", repository.host()), Reason::Location(error))
+    })?;
     let is_own_host = repository.is_plain_http() && url.host_str() == repository.host_name();
     if url.scheme() == "https" || is_own_host || exchange.connections.may_be_plain(&url) {
         Ok(url)
     } else {
-        Err(fail(Reason::Location(LocationError::Downgrade)))
+        let target = format!("token server {} of {}", location::shown(&url), repository.host());
+        Err(RegistryError::new(target, Reason::PlainHttp { host: location::authority(&url) }))
     }
 }

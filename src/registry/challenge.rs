@@ -36,11 +36,7 @@ pub fn parse_challenge(header: &str) -> Result<Challenge, ChallengeError> {
     let bearer = offers.iter().find(|offer| offer.scheme.eq_ignore_ascii_case("bearer"));
     if let Some(offer) = bearer {
         let realm = offer.parameter("realm")?.ok_or(ChallengeError::NoRealm)?;
-        return Ok(Challenge::Bearer {
-            realm,
-            service: offer.parameter("service")?,
-            scope: offer.parameter("scope")?,
-        });
+        return Ok(Challenge::Bearer { realm, service: offer.parameter("service")?, scope: offer.scope() });
     }
     if offers.iter().any(|offer| offer.scheme.eq_ignore_ascii_case("basic")) {
         return Ok(Challenge::Basic);
@@ -62,10 +58,21 @@ struct Offer<'a> {
 
 impl Offer<'_> {
     fn parameter(&self, name: &str) -> Result<Option<String>, ChallengeError> {
-        let mut found = self.parameters.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
-        let value = found.next().map(|(_, value)| value.clone());
-        // Two realms or scopes would leave it to chance where the password goes.
+        let mut found = self.values(name);
+        let value = found.next().cloned();
+        // Two realms would leave it to chance where the password goes.
         if found.next().is_some() { Err(ChallengeError::Repeated) } else { Ok(value) }
+    }
+
+    /// The scopes, several separated by spaces, which some registries give one by one.
+    fn scope(&self) -> Option<String> {
+        let scopes: Vec<&str> = self.values("scope").map(String::as_str).collect();
+        (!scopes.is_empty()).then(|| scopes.join(" "))
+    }
+
+    fn values(&self, name: &str) -> impl Iterator<Item = &String> {
+        let found = self.parameters.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value)
     }
 }
 
@@ -97,9 +104,23 @@ impl<'a> Scanner<'a> {
                 self.end_of_item()?;
             } else if spaced || self.rest.is_empty() || self.rest.starts_with(',') {
                 offers.push(Offer { scheme: word, parameters: Vec::new() });
+                self.skip_token68();
             } else {
                 return Err(ChallengeError::Syntax);
             }
+        }
+    }
+
+    /// Passes over what stands in the place of parameters after a scheme that is not known here, as in `Negotiate YII=`.
+    fn skip_token68(&mut self) {
+        let is_char = |c: char| c.is_ascii_alphanumeric() || "-._~+/".contains(c);
+        let (word, after) = match self.rest.find(|c: char| !is_char(c)) {
+            Some(end) => self.rest.split_at_checked(end).unwrap_or((self.rest, "")),
+            None => (self.rest, ""),
+        };
+        let after = after.trim_start_matches('=').trim_start_matches([' ', '\t']);
+        if !word.is_empty() && (after.is_empty() || after.starts_with(',')) {
+            self.rest = after;
         }
     }
 
@@ -191,6 +212,12 @@ mod tests {
         assert_eq!(parse_challenge("Bearer realm=https://a/b").unwrap(), bearer("https://a/b", None, None));
         let both = r#"Basic realm="x", Bearer realm="https://t/", charset="UTF-8""#;
         assert_eq!(parse_challenge(both).unwrap(), bearer("https://t/", None, None));
+        for other in ["Negotiate YII/+a==", "Negotiate", "NTLM TlRM="] {
+            assert_eq!(parse_challenge(&format!("{other}, Basic realm=\"x\"")).unwrap(), Challenge::Basic);
+            assert_eq!(parse_challenge(&format!("Basic realm=\"x\", {other}")).unwrap(), Challenge::Basic);
+        }
+        let twice = r#"Bearer realm="https://t/",scope="a:b:pull",scope="c:d:pull""#;
+        assert_eq!(parse_challenge(twice).unwrap(), bearer("https://t/", None, Some("a:b:pull c:d:pull")));
         let escaped = r#"Bearer realm="a\"b", scope="""#;
         assert_eq!(parse_challenge(escaped).unwrap(), bearer("a\"b", None, Some("")));
     }

@@ -95,8 +95,10 @@ impl Client {
     /// # Errors
     /// Where it has another form, or is plain HTTP to a host that is not configured so.
     pub fn repository_of_blob_url(&self, blob_url: &str) -> Result<Repository, RegistryError> {
-        let repository = Repository::from_blob_url(blob_url)
-            .map_err(|error| RegistryError::new("repoBlobUrl", Reason::Location(error)))?;
+        let repository = Repository::from_blob_url(blob_url).map_err(|error| {
+            let what = error.to_string();
+            RegistryError::new("repoBlobUrl", Reason::Configuration { what, source: None })
+        })?;
         let host = repository.host();
         if repository.is_plain_http() && !self.shared.exchange.connections.is_plain_host(&host) {
             return Err(RegistryError::new("repoBlobUrl", Reason::PlainHttp { host }));
@@ -223,14 +225,14 @@ impl Shared {
         let next = location::resolve_location(&answer.url, text)?;
         let is_downgrade = answer.url.scheme() == "https" && next.scheme() == "http";
         if is_downgrade && !self.exchange.connections.may_be_plain(&next) {
-            return Err(LocationError::Downgrade);
+            return Err(LocationError::Downgrade { to: location::shown(&next) });
         }
         Ok(next)
     }
 }
 
 /// Whether what was sent may be sent again where the answer leads: 301 to 303 would make a GET of it, as browsers do.
-fn is_repeatable(draft: &Draft, answer: &Answer) -> bool {
+pub(super) fn is_repeatable(draft: &Draft, answer: &Answer) -> bool {
     draft.method.is_safe() || matches!(answer.status().as_u16(), 307 | 308)
 }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 use url::Url;
@@ -53,15 +53,6 @@ impl Exchange {
             limits,
             metrics,
         })
-    }
-
-    pub(super) async fn get(
-        &self,
-        call: Call<'_>,
-        url: &Url,
-        headers: HeaderMap,
-    ) -> Result<Answer, RegistryError> {
-        self.send(call, url, &Draft::get(headers)).await
     }
 
     pub(super) async fn send(

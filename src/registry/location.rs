@@ -37,7 +37,10 @@ impl Repository {
     /// # Errors
     /// When it has another form.
     pub fn from_blob_url(blob_url: &str) -> Result<Self, LocationError> {
-        let url = parse(blob_url)?;
+        let url = parse(blob_url).map_err(|error| match error {
+            LocationError::Syntax(_) | LocationError::Scheme => LocationError::BlobUrl,
+            other => other,
+        })?;
         let path = url.path().trim_end_matches('/');
         let name = path
             .strip_prefix("/v2/")

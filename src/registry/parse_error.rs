@@ -47,8 +47,11 @@ pub enum LocationError {
     #[error("a URL that holds a user name or password")]
     UserInfo,
     /// From https to http.
-    #[error("a redirect from https to http, to a host that is not configured as plain_http")]
-    Downgrade,
+    #[error("a redirect from https to {to}, whose host is not configured as plain_http")]
+    Downgrade {
+        /// Where it leads, without query.
+        to: String,
+    },
     /// Not `scheme://host/v2/<repository>/blobs`.
     #[error("a blob URL that is not scheme://host/v2/<repository>/blobs")]
     BlobUrl,

@@ -6,13 +6,15 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::Instant;
 use url::{Url, form_urlencoded};
 
 use super::{
-    Credentials, Reason, RegistryError, Secret, body,
+    Credentials, LocationError, MAX_REDIRECTS, Reason, RegistryError, Secret, body,
     call::Call,
     challenge::authorization,
+    client::{is_redirect, is_repeatable},
     draft::{Content, Draft},
     exchange::{Answer, Exchange},
     location,
@@ -47,8 +49,9 @@ struct Document {
     token: Option<Secret>,
     #[serde(default)]
     access_token: Option<Secret>,
+    /// A number by the specification, a text where a script has written it.
     #[serde(default)]
-    expires_in: Option<u64>,
+    expires_in: Option<Value>,
 }
 
 pub(super) async fn fetch(
@@ -72,7 +75,7 @@ pub(super) async fn fetch(
             by_get(exchange, call, request, None).await?
         }
     };
-    // A partial document is no document, and a token server that redirects could lead the password astray.
+    // A partial document is no document.
     let answer = answer.into_one_of(&[StatusCode::OK]).await?;
     let target = location::shown(&request.realm);
     let fail = |what| RegistryError::new(target.clone(), Reason::Token(what));
@@ -92,8 +95,46 @@ pub fn parse_token(text: &[u8]) -> Result<(Secret, Duration), &'static str> {
     };
     let token = document.token.filter(|token| !token.expose().is_empty()).or(document.access_token);
     let token = token.filter(usable).ok_or("no token of printable characters")?;
-    let life = document.expires_in.map_or(DEFAULT_LIFETIME, Duration::from_secs).min(MAX_LIFETIME);
+    let life = lifetime(document.expires_in.as_ref());
     Ok((token, life - RENEWAL_MARGIN.min(life / 4)))
+}
+
+/// What is no time, or over at once, says nothing.
+fn lifetime(expires_in: Option<&Value>) -> Duration {
+    let seconds = match expires_in {
+        Some(Value::Number(number)) => number.as_f64(),
+        Some(Value::String(text)) => text.trim().parse().ok(),
+        _ => None,
+    };
+    let seconds =
+        seconds.filter(|seconds| *seconds > 0.0).map(|seconds| seconds.min(MAX_LIFETIME.as_secs_f64()));
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(DEFAULT_LIFETIME)
+}
+
+/// Sends `draft` to the token server at `url`, and on to where it leads within its own host: another one must not get the password.
+async fn ask(
+    exchange: &Exchange,
+    call: Call<'_>,
+    mut url: Url,
+    draft: &Draft,
+) -> Result<Answer, RegistryError> {
+    let origin = url.origin();
+    for _ in 0..=MAX_REDIRECTS {
+        let call = Call { is_home: call.is_home && url.origin() == origin, ..call };
+        let answer = exchange.send(call, &url, draft).await?;
+        if !is_redirect(&answer) || !is_repeatable(draft, &answer) {
+            return Ok(answer);
+        }
+        let next = answer.header(header::LOCATION).ok_or(LocationError::Missing);
+        let next = next.and_then(|text| location::resolve_location(&url, text));
+        let next = next.map_err(|error| answer.error(Reason::Location(error)))?;
+        let is_downgrade = url.scheme() == "https" && next.scheme() == "http";
+        if next.host_str() != url.host_str() || is_downgrade {
+            return Err(answer.error(Reason::TokenRedirect { to: location::shown(&next) }));
+        }
+        url = next;
+    }
+    Err(RegistryError::new(location::shown(&url), Reason::TooManyRedirects(MAX_REDIRECTS)))
 }
 
 async fn by_get(
@@ -113,7 +154,7 @@ async fn by_get(
         }
     }
     let headers = authorization.map(|value| (header::AUTHORIZATION, value)).into_iter().collect();
-    exchange.get(call, &url, headers).await
+    ask(exchange, call, url, &Draft::get(headers)).await
 }
 
 /// OAuth 2, as docker does it for identity tokens.
@@ -133,7 +174,7 @@ async fn by_refresh_token(
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
     let draft = Draft { method: Method::POST, headers, content: Content::Bytes(Bytes::from(form)) };
-    exchange.send(call, &request.realm, &draft).await
+    ask(exchange, call, request.realm.clone(), &draft).await
 }
 
 #[cfg(test)]
@@ -150,6 +191,20 @@ mod tests {
         assert_eq!(life, Duration::from_secs(3));
         let (_, life) = parse_token(br#"{"token":"a","expires_in":18446744073709551615}"#).unwrap();
         assert!(life < MAX_LIFETIME);
+        for (text, seconds) in [
+            ("\"300\"", 285.0),
+            ("4.4", 3.3),
+            ("-1", 45.0),
+            ("0", 45.0),
+            ("null", 45.0),
+            ("\"soon\"", 45.0),
+            ("\"NaN\"", 45.0),
+            ("[]", 45.0),
+        ] {
+            let (_, life) =
+                parse_token(format!(r#"{{"token":"a","expires_in":{text}}}"#).as_bytes()).unwrap();
+            assert_eq!(life, Duration::from_secs_f64(seconds), "{text}");
+        }
     }
 
     #[test]

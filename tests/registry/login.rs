@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use stratabd::registry::{CredentialConfig, Fault, LocationError, Priority, Reason, RegistryConfig};
+use stratabd::registry::{CredentialConfig, Fault, Priority, Reason, RegistryConfig};
 
 use crate::script::{Seen, Server, Step, blob, client, config, partial, pattern, range, reply};
 
@@ -219,9 +219,11 @@ async fn hostile_challenges_and_token_servers_end_in_an_error() {
         ("WWW-Authenticate: Bearer realm", "", |reason| matches!(reason, Reason::Challenge(_))),
         ("WWW-Authenticate: Bearer realm=\"ftp://x\"", "", |reason| matches!(reason, Reason::Location(_))),
         // A password must not go by plain HTTP to a host that nobody allowed.
-        ("WWW-Authenticate: Bearer realm=\"http://127.0.0.2:9/token\"", "", |reason| {
-            matches!(reason, Reason::Location(LocationError::Downgrade))
-        }),
+        (
+            "WWW-Authenticate: Bearer realm=\"http://127.0.0.2:9/token\"",
+            "",
+            |reason| matches!(reason, Reason::PlainHttp { host } if host == "127.0.0.2:9"),
+        ),
         ("OWN", "not json", |reason| matches!(reason, Reason::Token(_))),
         ("OWN", "{\"token\":\"a\\u0000b\"}", |reason| matches!(reason, Reason::Token(_))),
     ];
@@ -300,4 +302,36 @@ async fn a_token_for_the_registry_is_shown_as_it_is() {
     let mut config = config(&[server.address]);
     config.credentials = CredentialConfig::File { path, helper_dirs: Vec::new() };
     blob(&client(&config), &server, SIZE).read_range(range(0, 1), Priority::Demand).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_server_may_lead_on_within_its_host_and_nowhere_else() {
+    for (location, is_followed) in [("/token/v2", true), ("http://127.0.0.2:9/token", false)] {
+        let data = pattern(SIZE);
+        let server = Server::start(move |seen, _| {
+            if seen.target.starts_with("/token?") {
+                return reply("307 Temporary Redirect", &[&format!("Location: {location}")], b"");
+            }
+            if seen.target.starts_with("/token/v2") {
+                return reply("200 OK", &[], br#"{"token":"t","expires_in":"300"}"#);
+            }
+            let host = seen.header("host").unwrap();
+            let challenge = format!(r#"WWW-Authenticate: Bearer realm="http://{host}/token""#);
+            match seen.header("authorization") {
+                Some("Bearer t") => partial(&data, seen),
+                _ => reply("401 Unauthorized", &[&challenge], b""),
+            }
+        })
+        .await;
+        let client = client(&config(&[server.address]));
+        let read = blob(&client, &server, SIZE).read_range(range(0, 1), Priority::Demand).await;
+        match read {
+            Ok(_) => assert!(is_followed),
+            Err(error) => {
+                assert!(!is_followed, "{error:?}");
+                assert!(error.to_string().contains("127.0.0.2:9/token"), "{error}");
+                assert_eq!(client.metrics().retries.get(), 0);
+            }
+        }
+    }
 }

@@ -159,7 +159,7 @@ async fn certificates_of_clients_are_shown(site: &Site, digest: Digest) {
 async fn a_downgrade_is_refused_unless_configured(site: &Site, digest: Digest) {
     let mut config = site.config();
     let error = first_byte(&client(&config), site.downgrade, digest).await.unwrap_err();
-    assert!(matches!(error.reason(), Reason::Location(LocationError::Downgrade)), "{error:?}");
+    assert!(matches!(error.reason(), Reason::Location(LocationError::Downgrade { .. })), "{error:?}");
     assert!(!format!("{error:?}").contains("sig="), "{error:?}");
     let plain = HostConfig { plain_http: true, ..HostConfig::default() };
     config.hosts.insert(site.plain.to_string(), plain);

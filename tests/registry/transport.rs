@@ -3,12 +3,12 @@
 use std::{
     net::TcpListener as StdListener,
     process::{Child, Command},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use stratabd::{
     format::oci::Platform,
-    registry::{Client, HostConfig, Priority, ProxyConfig, Reason, Repository},
+    registry::{Client, Fault, HostConfig, Priority, ProxyConfig, Reason, Repository},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
@@ -284,6 +284,13 @@ async fn plain_http_is_spoken_only_where_it_is_allowed_and_the_error_says_so() {
     let address = server.address;
     let error = blob(&client, &server, SIZE).read_range(range(0, 1), Priority::Demand).await.unwrap_err();
     assert!(matches!(error.reason(), Reason::PlainHttp { .. }), "{error:?}");
+    for form in
+        [format!("{address}/v2/a/blobs"), "registry.example/v2/a/blobs".to_owned(), "https://h/a".to_owned()]
+    {
+        let error = client.repository_of_blob_url(&form).unwrap_err();
+        assert_eq!(error.fault(), Fault::Configuration, "{form}: {error:?}");
+        assert!(error.to_string().contains("scheme://host/v2/"), "{form}: {error}");
+    }
     let error = client.repository_of_blob_url(&format!("http://{address}/v2/a/blobs")).unwrap_err();
     assert!(matches!(error.reason(), Reason::PlainHttp { .. }), "{error:?}");
     assert_eq!(server.count(), 0);
@@ -305,6 +312,24 @@ async fn a_plain_server_that_is_taken_for_tls_is_named() {
     assert!(matches!(error.reason(), Reason::NotTls { .. }), "{error:?}");
     assert!(error.to_string().contains(&format!("set plain_http for host {address}")), "{error}");
     answering.abort();
+}
+
+/// Whoever has just named it waits three seconds; a device that is in use goes on until the deadline.
+#[tokio::test]
+async fn a_registry_that_cannot_be_reached_is_told_soon_to_who_has_named_it() {
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let mut config = config(&[nobody]);
+    config.limits.max_tries = u32::MAX;
+    config.limits.request_deadline_ms = 60_000;
+    config.limits.backoff_max_ms = 100;
+    let client = client(&config);
+    let reference = format!("{nobody}/team/app:v1").parse().unwrap();
+    let begun = Instant::now();
+    let error = client.manifest(&reference, &Platform::host()).await.unwrap_err();
+    assert!(matches!(error.reason(), Reason::Connect { .. }), "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let tries = client.metrics().retries.get();
+    assert!(tries > 1, "{tries}");
 }
 
 #[tokio::test]
