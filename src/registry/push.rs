@@ -17,6 +17,11 @@ use super::{
 };
 use crate::format::oci::Digest;
 
+/// What registries answer when they have taken a manifest: the specification's 201, and what others send. A blob that is accepted only
+/// (202) is not there yet.
+const TAKEN: [StatusCode; 4] =
+    [StatusCode::OK, StatusCode::CREATED, StatusCode::ACCEPTED, StatusCode::NO_CONTENT];
+
 /// A blob that a repository is to have.
 #[derive(Debug, Clone)]
 pub struct NewBlob {
@@ -107,7 +112,7 @@ pub(super) async fn put_manifest(
     retry::run(&exchange.limits, &exchange.metrics, call, &name, || async {
         let push = Push { shared, call, target, scope: Scope::push(target, None) };
         let draft = draft(Method::PUT, &content_type, Content::Bytes(image.documents.manifest.clone()));
-        let answer = push.send(url.clone(), &draft).await?.into_one_of(&[StatusCode::CREATED]).await?;
+        let answer = push.send(url.clone(), &draft).await?.into_one_of(&TAKEN).await?;
         agreeing(&answer, image.digest)
     })
     .await
@@ -129,7 +134,13 @@ impl Push<'_> {
     async fn has(&self, blob: &NewBlob) -> Result<bool, RegistryError> {
         let draft = Draft { method: Method::HEAD, ..Draft::get(HeaderMap::new()) };
         let answer = self.send(self.target.blob_url(blob.digest), &draft).await?;
-        if answer.status() == StatusCode::NOT_FOUND {
+        let is_refused = matches!(
+            answer.status(),
+            StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
+        );
+        // Who may not ask, or cannot, may still send.
+        let can_be_sent = !matches!(blob.origin, BlobOrigin::Nowhere);
+        if answer.status() == StatusCode::NOT_FOUND || (is_refused && can_be_sent) {
             return Ok(false);
         }
         let answer = answer.into_one_of(&[StatusCode::OK]).await?;
@@ -209,7 +220,8 @@ impl Push<'_> {
             // The registry has forgotten the session, and the next try begins another.
             return Err(answer.error(Reason::LocationExpired { status: 404 }));
         }
-        let answer = answer.into_one_of(&[StatusCode::CREATED]).await?;
+        let answer =
+            answer.into_one_of(&[StatusCode::OK, StatusCode::CREATED, StatusCode::NO_CONTENT]).await?;
         agreeing(&answer, digest)
     }
 

@@ -110,6 +110,39 @@ async fn a_try_that_failed_begins_a_new_upload_with_all_bytes() {
 }
 
 #[tokio::test]
+async fn what_a_registry_has_taken_is_taken_by_whatever_answer() {
+    for (head, put) in [
+        ("405 Method Not Allowed", "201 Created"),
+        ("501 Not Implemented", "200 OK"),
+        ("403 Forbidden", "204 No Content"),
+        ("404 Not Found", "202 Accepted"),
+    ] {
+        let server = Server::start(move |seen, _| match seen.method.as_str() {
+            "HEAD" => raw(head, &[], b"", After::Keep),
+            "POST" => reply("202 Accepted", &[&format!("Location: {UPLOADS}id")], b""),
+            _ => {
+                raw(put, if put.starts_with("204") { &[] } else { &["Content-Length: 0"] }, b"", After::Keep)
+            }
+        })
+        .await;
+        let client = client(&config(&[server.address]));
+        let (blob, _) = blob_in_file(b"layer");
+        let arrived = client.ensure_blob(&repository(&server), blob).await;
+        match arrived {
+            Ok(arrived) => assert_eq!(arrived, Arrival::Uploaded, "{head}, {put}"),
+            // A blob is not there when it is accepted only.
+            Err(error) => {
+                assert_eq!(put, "202 Accepted", "{error:?}");
+                assert!(matches!(error.reason(), Reason::Status { status: 202, .. }), "{error:?}");
+            }
+        }
+        let layer = Layer { digest: digest_of(b"layer"), size_bytes: 5 };
+        let image = ImageDocuments::empty(&Platform::host()).unwrap().with_layer(layer).unwrap();
+        client.put_manifest(&repository(&server), "v1", &image).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_answer_about_another_digest_is_an_error() {
     let wrong = format!("Docker-Content-Digest: {}", digest_of(b"other"));
     let server =
