@@ -139,6 +139,12 @@ impl ExtentMap {
         before.into_iter().chain(self.0.range(sector..)).map(|(start, stored)| stored.at(*start))
     }
 
+    /// Where a part of `sectors` ends that begins with them and shares sectors with at most `most` extents.
+    pub(super) fn reach(&self, sectors: &Range<u64>, most: usize) -> u64 {
+        let beyond = self.from(sectors.start).nth(most);
+        beyond.map_or(sectors.end, |extent| extent.sectors.start.min(sectors.end))
+    }
+
     /// Cuts `sectors` into pieces, in order, without a gap; none of them is empty.
     pub(super) fn pieces(&self, sectors: Range<u64>) -> Vec<Piece> {
         let mut pieces = Vec::new();

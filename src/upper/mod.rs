@@ -24,7 +24,7 @@
 //! would ever be dead on a full one. When the data file has half the size that it may have, dead room in it is written again, and
 //! only where there is too little in one place the file grows.
 //!
-//! In many pieces are discards of over 8 MiB, and writes to a data file that may not grow and has no room in one place.
+//! In many pieces are discards of over 8 MiB or 512 extents, and writes to a data file that may not grow and has no room in one place.
 //!
 //! # Sparse files
 //!

@@ -12,6 +12,7 @@ mod room;
 mod round;
 mod seal;
 mod write_round;
+mod zeroes;
 
 use std::{
     io,
@@ -95,6 +96,8 @@ pub(super) struct LogLayer<M> {
     rounds: Rounds<Tail<M>>,
     /// Entries of the index file.
     index_entries: AtomicU64,
+    /// Held by a discard over many extents.
+    zeroing: Mutex<()>,
     /// Held by whoever punches holes.
     punching: Mutex<()>,
     relief: Relief,
@@ -180,21 +183,6 @@ impl<M: Medium> LogLayer<M> {
             self.data.write_at(reactor, start.saturating_mul(SECTOR_BYTES), piece).await?;
             rest = after;
         }
-        Ok(())
-    }
-
-    /// Makes sectors read as zeroes.
-    ///
-    /// # Errors
-    /// As of [`LogLayer::write`].
-    pub(super) async fn write_zeroes(
-        self: &Arc<Self>,
-        reactor: &Reactor,
-        sectors: Range<u64>,
-    ) -> Result<(), BlockError> {
-        self.with_room(reactor, lacks_room, async || self.admit(reactor).await).await?;
-        self.record(&mut self.ledger_mut(), Extent { sectors, place: Place::ZEROES })?;
-        self.await_idleness(reactor);
         Ok(())
     }
 

@@ -80,6 +80,7 @@ impl<M: Medium> LogLayer<M> {
             pins: Pins::default(),
             rounds: Rounds::new(tail),
             index_entries: AtomicU64::new(entries),
+            zeroing: Mutex::new(()),
             punching: Mutex::new(()),
             relief: Relief::default(),
             metrics,

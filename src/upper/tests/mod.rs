@@ -4,6 +4,7 @@ mod compact;
 mod content;
 mod crash;
 mod crash_image;
+mod discard;
 mod disk;
 mod full;
 mod index_file;
