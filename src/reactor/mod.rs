@@ -12,6 +12,7 @@
 //! Ring flags and the wake-up were chosen by measurement: SINGLE_ISSUER with DEFER_TASKRUN avoids interrupting
 //! the thread, and an eventfd written only while the reactor sleeps costs a burst of wake-ups 10-20 ns each.
 
+mod blocking;
 mod buffer;
 mod config;
 mod contain;
@@ -30,6 +31,7 @@ mod wait_list;
 mod watched;
 mod whole;
 
+pub use blocking::blocking;
 pub use buffer::{Buffer, BufferError, BufferPool};
 pub use config::ReactorConfig;
 pub use inbox::ReactorHandle;

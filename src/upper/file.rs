@@ -23,12 +23,15 @@ use rustix::{
 use super::{UpperError, medium::Medium};
 use crate::{
     block::ByteRange,
-    reactor::Reactor,
+    reactor::{Reactor, blocking},
     source::{FileLock, LocalFile, Readiness},
 };
 
 /// One trip through the ring carries at most this much: the largest request of a ublk device, so that one trip does.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// The name of a thread that replaces a file: what that takes may wait for the disk, and the ring lacks some of it.
+const FILE_THREAD: &str = "upper-file";
 
 /// What a successor's name ends with until it has the name of the file that it replaces.
 const SUCCESSOR_SUFFIX: &str = ".successor";
@@ -109,13 +112,30 @@ impl LayerFile {
     }
 
     fn successor_path(&self) -> PathBuf {
-        let mut name = OsString::from(&self.place);
-        name.push(SUCCESSOR_SUFFIX);
-        name.into()
+        successor_path(&self.place)
     }
 
-    fn open_folder(&self) -> io::Result<Arc<OwnedFd>> {
-        Ok(Arc::new(File::open(self.place.parent().unwrap_or(Path::new("/")))?.into()))
+    /// An empty file beside `place`, which `old` has now, with its owner and mode.
+    fn successor_of(path: PathBuf, place: PathBuf, old: &OwnedFd) -> io::Result<Self> {
+        let waiting = successor_path(&place);
+        match std::fs::remove_file(&waiting) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let folder = Some(open_folder(&place)?);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(PRIVATE_MODE);
+        let mut successor = Self::with(&waiting, &options)?;
+        successor.is_waiting = AtomicBool::new(true);
+        (successor.path, successor.place, successor.folder) = (path, place, folder);
+        let file = &**successor.file.file();
+        let (old, new) = (rustix::fs::fstat(old)?, rustix::fs::fstat(file)?);
+        if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid) {
+            let (owner, group) = (Uid::from_raw(old.st_uid), Gid::from_raw(old.st_gid));
+            rustix::fs::fchown(file, Some(owner), Some(group))?;
+        }
+        rustix::fs::fchmod(file, Mode::from_raw_mode(old.st_mode))?;
+        Ok(successor)
     }
 }
 
@@ -126,6 +146,17 @@ impl Drop for LayerFile {
             let _ = std::fs::remove_file(self.successor_path());
         }
     }
+}
+
+fn successor_path(place: &Path) -> PathBuf {
+    let mut name = OsString::from(place);
+    name.push(SUCCESSOR_SUFFIX);
+    name.into()
+}
+
+/// The folder of a file.
+fn open_folder(place: &Path) -> io::Result<Arc<OwnedFd>> {
+    Ok(Arc::new(File::open(place.parent().unwrap_or(Path::new("/")))?.into()))
 }
 
 fn failed(path: &Path, action: &'static str, source: io::Error) -> UpperError {
@@ -211,33 +242,14 @@ impl Medium for LayerFile {
         reactor.allocate(self.file.file(), FallocateFlags::KEEP_SIZE, range.start(), range.len()).await
     }
 
-    fn successor(&self) -> io::Result<Self> {
-        let path = self.successor_path();
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(PRIVATE_MODE);
-        let folder = Some(self.open_folder()?);
-        let mut successor = Self::with(&path, &options)?;
-        successor.path.clone_from(&self.path);
-        successor.place.clone_from(&self.place);
-        successor.is_waiting = AtomicBool::new(true);
-        successor.folder = folder;
-        let [old, new] = [self, &successor].map(|it| rustix::fs::fstat(&**it.file.file()));
-        let (old, new) = (old?, new?);
-        let file = &**successor.file.file();
-        if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid) {
-            let (owner, group) = (Uid::from_raw(old.st_uid), Gid::from_raw(old.st_gid));
-            rustix::fs::fchown(file, Some(owner), Some(group))?;
-        }
-        rustix::fs::fchmod(file, Mode::from_raw_mode(old.st_mode))?;
-        Ok(successor)
+    async fn successor(&self) -> io::Result<Self> {
+        let (path, place, old) = (self.path.clone(), self.place.clone(), Arc::clone(self.file.file()));
+        blocking(FILE_THREAD, move || Self::successor_of(path, place, &old)).await?
     }
 
-    fn replace_by(&self, successor: &Self) -> io::Result<()> {
-        std::fs::rename(successor.successor_path(), &self.place)?;
+    async fn replace_by(&self, successor: &Self) -> io::Result<()> {
+        let (from, to) = (successor.successor_path(), self.place.clone());
+        blocking(FILE_THREAD, move || std::fs::rename(from, to)).await??;
         successor.is_waiting.store(false, Ordering::Relaxed);
         Ok(())
     }
@@ -249,8 +261,13 @@ impl Medium for LayerFile {
         }
     }
 
+    async fn close(self) {
+        // Where there is no thread, it is closed here.
+        let _ = blocking(FILE_THREAD, move || drop(self)).await;
+    }
+
     async fn sync_name(&self, reactor: &Reactor) -> io::Result<()> {
-        let folder = self.folder.clone().map_or_else(|| self.open_folder(), Ok)?;
+        let folder = self.folder.clone().map_or_else(|| open_folder(&self.place), Ok)?;
         reactor.sync_all(&folder).await
     }
 }

@@ -100,13 +100,16 @@ pub trait Medium: fmt::Debug + fmt::Display + Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// The system's answer.
-    fn successor(&self) -> io::Result<Self>;
+    fn successor(&self) -> impl Future<Output = io::Result<Self>>;
 
     /// Gives `successor` the name of this file, which stays open without one. Durable after [`Medium::sync_name`].
     ///
     /// # Errors
     /// The system's answer; the name is then still this file's.
-    fn replace_by(&self, successor: &Self) -> io::Result<()>;
+    fn replace_by(&self, successor: &Self) -> impl Future<Output = io::Result<()>>;
+
+    /// Closes a file that has no name any more, or is not to get one: the file system may take long to free what it has.
+    fn close(self) -> impl Future<Output = ()>;
 
     /// Nothing is written to the file any more: others may read it from now on, and still nobody else may write to it.
     ///

@@ -44,12 +44,15 @@ impl<M: Medium> Round<M> {
             self.batch = ledger.take_batch(room);
             ledger.pending() == 0
         };
-        let successor = successor.filter(|_| is_all);
         self.layer.data.sync(reactor).await.map_err(Trouble::Failed)?;
-        if let Some(successor) = successor
-            && self.change_over(reactor, tail, successor).await?
-        {
-            return Ok(());
+        match successor {
+            Some(successor) if is_all => {
+                if self.change_over(reactor, tail, successor).await? {
+                    return Ok(());
+                }
+            }
+            Some(successor) => reactor.spawn(successor.index.close()),
+            None => {}
         }
         self.append(reactor, tail).await
     }
@@ -81,20 +84,26 @@ impl<M: Medium> Round<M> {
 
     /// A new index file with an entry for each extent in use, or `None` where it cannot be had: the old one does as well.
     async fn copy_live(&self, reactor: &Reactor, tail: &mut Tail<M>) -> Option<Tail<M>> {
-        match self.try_copy_live(reactor, &tail.index).await {
-            Ok(successor) => Some(successor),
-            Err(error) => {
-                tail.put_off_rewrite(&error);
-                None
+        let failed = match tail.index.successor().await {
+            Ok(index) => {
+                let end_bytes = SLOT_BYTES as u64;
+                let mut successor = Tail { index, end_bytes, entries: 0, rewrite_at: 0, kept_to_bytes: 0 };
+                match self.copy_live_to(reactor, &mut successor).await {
+                    Ok(()) => return Some(successor),
+                    Err(error) => {
+                        reactor.spawn(successor.index.close());
+                        error
+                    }
+                }
             }
-        }
+            Err(error) => error,
+        };
+        tail.put_off_rewrite(&failed);
+        None
     }
 
-    async fn try_copy_live(&self, reactor: &Reactor, index: &M) -> io::Result<Tail<M>> {
-        let index = index.successor()?;
-        index.write_at(reactor, 0, &index_header(&self.layer.header.get()).encode()).await?;
-        let end_bytes = SLOT_BYTES as u64;
-        let mut successor = Tail { index, end_bytes, entries: 0, rewrite_at: 0, kept_to_bytes: 0 };
+    async fn copy_live_to(&self, reactor: &Reactor, successor: &mut Tail<M>) -> io::Result<()> {
+        successor.index.write_at(reactor, 0, &index_header(&self.layer.header.get()).encode()).await?;
         let (mut from, mut segments) = (0, Vec::new());
         loop {
             segments.clear();
@@ -103,7 +112,7 @@ impl<M: Medium> Round<M> {
                 push_segments(&extent, &mut segments).map_err(|_| io::ErrorKind::InvalidData)?;
             }
             if segments.is_empty() {
-                return Ok(successor);
+                return Ok(());
             }
             let bytes = encode(&segments);
             successor.index.write_at(reactor, successor.end_bytes, &bytes).await?;
@@ -129,15 +138,17 @@ impl<M: Medium> Round<M> {
             }
             successor.index.write_at(reactor, successor.end_bytes, &bytes).await?;
             successor.index.sync(reactor).await?;
-            tail.index.replace_by(&successor.index)
+            tail.index.replace_by(&successor.index).await
         };
         if let Err(error) = written.await {
             tail.put_off_rewrite(&error);
+            reactor.spawn(successor.index.close());
             return Ok(false);
         }
         successor.grow(bytes.len(), self.batch.entries.len());
         tracing::debug!(index = %tail.index, from = tail.entries, to = successor.entries, "rewrote an index file");
-        *tail = successor;
+        let old = std::mem::replace(tail, successor);
+        reactor.spawn(old.index.close());
         // Until then a crash may bring the old file back, which lacks the batch.
         tail.index.sync_name(reactor).await.map_err(Trouble::Failed)?;
         Ok(true)

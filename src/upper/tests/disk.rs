@@ -361,13 +361,15 @@ impl Medium for SimulatedFile {
         Ok(())
     }
 
-    fn successor(&self) -> io::Result<Self> {
+    async fn successor(&self) -> io::Result<Self> {
+        self.disk.dawdle().await;
         let file = self.disk.create(&format!("{}.successor", self.name));
         let is_waiting = AtomicBool::new(true);
         Ok(Self { disk: self.disk.clone(), file, name: self.name.clone(), is_waiting })
     }
 
-    fn replace_by(&self, successor: &Self) -> io::Result<()> {
+    async fn replace_by(&self, successor: &Self) -> io::Result<()> {
+        self.disk.dawdle().await;
         let from = format!("{}.successor", successor.name);
         self.disk.state().event(Event::Renamed { from, to: self.name.clone() });
         successor.is_waiting.store(false, Ordering::Relaxed);
@@ -376,6 +378,10 @@ impl Medium for SimulatedFile {
 
     fn share(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    async fn close(self) {
+        self.disk.dawdle().await;
     }
 
     async fn sync_name(&self, _reactor: &Reactor) -> io::Result<()> {
