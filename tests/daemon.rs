@@ -238,8 +238,8 @@ fn upstreams_configuration_is_taken_and_what_has_no_effect_is_logged_once() {
 /// What the daemon of a user who may have so many processes and threads comes to: its exit status and what it has said. It is killed
 /// once it is ready.
 fn under_thread_limit(program: &Path, dir: &Path, limit: u32) -> (Option<i32>, String) {
-    // A user of its own for each, since the limit counts all that a user has.
-    let user = 1_900_000_000 + limit;
+    // A user of its own for each, since the limit counts all that a user has, and others may run the same test.
+    let user = 10_000 + std::process::id() % 700 * 64 + limit;
     let own = dir.join(limit.to_string());
     std::fs::create_dir(&own).unwrap();
     std::os::unix::fs::chown(&own, Some(user), Some(user)).unwrap();

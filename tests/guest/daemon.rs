@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 
 use crate::{
@@ -229,7 +230,8 @@ fn a_daemon_that_may_open_no_more_files_lists_and_removes_its_devices() {
         (fs::read_link(&path).ok()? == Path::new("/dev/null")).then_some(number + 1)
     });
     let limit = kept.max().unwrap();
-    output_of("prlimit", &["--pid", &daemon.pid().to_string(), &format!("--nofile={limit}")]);
+    let limits = Rlimit { current: Some(limit), maximum: Some(limit) };
+    prlimit(Pid::from_raw(i32::try_from(daemon.pid()).unwrap()), Resource::Nofile, limits).unwrap();
     let refused = daemon.ctl(&["add", "--config", &config]);
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(refused.status.code() == Some(1) && said.contains("RLIMIT_NOFILE"), "{refused:?}");

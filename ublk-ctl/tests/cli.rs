@@ -283,8 +283,8 @@ fn a_command_that_may_not_have_its_threads_ends_and_says_so() {
     ];
     for limit in [1, 2, 3, 4, 6, 10] {
         for arguments in commands {
-            // A user of its own for each, since the limit counts all that a user has.
-            let user = 1_900_000_100 + limit;
+            // A user of its own for each, since the limit counts all that a user has, and others may run the same test.
+            let user = 10_000 + std::process::id() % 700 * 64 + limit;
             let output = Command::new("timeout")
                 .args(["60", "prlimit", &format!("--nproc={limit}"), "setpriv", "--clear-groups"])
                 .args([format!("--reuid={user}"), format!("--regid={user}")])
