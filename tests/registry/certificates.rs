@@ -1,6 +1,9 @@
 //! Certificates of servers: what cannot pass is told at the first try, and what the operator names is trusted.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use stratabd::{
     format::oci::Platform,
@@ -11,9 +14,26 @@ use crate::{
     script::{client, config},
     support::{
         registry::{Registry, Serving},
-        secure::self_signed,
+        secure::openssl,
     },
 };
+
+/// One certificate that is an authority's and the server's at `host`, an IP address, as `openssl req -x509` makes it by
+/// itself; `days` may be negative. Returns the certificate and its key.
+fn self_signed(dir: &Path, host: &str, days: i32) -> (PathBuf, PathBuf) {
+    let [certificate, key, request, extensions] =
+        ["pem", "key", "csr", "ext"].map(|end| dir.join(format!("self-{host}-{days}.{end}")));
+    fs::write(&extensions, format!("subjectAltName=IP:{host}\nbasicConstraints=critical,CA:TRUE\n")).unwrap();
+    openssl(
+        &["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"],
+        &[("-subj", Path::new("/CN=registry")), ("-keyout", &key), ("-out", &request)],
+    );
+    openssl(
+        &["x509", "-req", "-days", &days.to_string()],
+        &[("-in", &request), ("-signkey", &key), ("-extfile", &extensions), ("-out", &certificate)],
+    );
+    (certificate, key)
+}
 
 /// Asks a registry with the certificate and key `shown` for a manifest that it has not; `trusted` is the `ca_file`. Returns why that
 /// failed and how many requests were made again.

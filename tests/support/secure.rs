@@ -67,24 +67,8 @@ impl Certificates {
     }
 }
 
-/// One certificate that is an authority's and the server's at `host`, an IP address, as `openssl req -x509` makes it by
-/// itself; `days` may be negative. Returns the certificate and its key.
-pub fn self_signed(dir: &Path, host: &str, days: i32) -> (PathBuf, PathBuf) {
-    let [certificate, key, request, extensions] =
-        ["pem", "key", "csr", "ext"].map(|end| dir.join(format!("self-{host}-{days}.{end}")));
-    fs::write(&extensions, format!("subjectAltName=IP:{host}\nbasicConstraints=critical,CA:TRUE\n")).unwrap();
-    openssl(
-        &["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"],
-        &[("-subj", Path::new("/CN=registry")), ("-keyout", &key), ("-out", &request)],
-    );
-    openssl(
-        &["x509", "-req", "-days", &days.to_string()],
-        &[("-in", &request), ("-signkey", &key), ("-extfile", &extensions), ("-out", &certificate)],
-    );
-    (certificate, key)
-}
-
-fn openssl(words: &[&str], files: &[(&str, &Path)]) {
+/// Runs openssl with these words, and these options that name files.
+pub fn openssl(words: &[&str], files: &[(&str, &Path)]) {
     let mut command = Command::new("openssl");
     command.args(words).stdout(Stdio::null()).stderr(Stdio::null());
     for (option, file) in files {

@@ -130,7 +130,10 @@ pub fn export<D: BlockDevice>(
     while let Some(piece) = receiver.blocking_recv() {
         let piece = piece?;
         if let Some(hash) = &mut hash {
-            piece.each(|bytes| Ok(hash.update(bytes)))?;
+            piece.each(|bytes| {
+                hash.update(bytes);
+                Ok(())
+            })?;
         }
         if let Some(sink) = &mut sink {
             sink.put(done_bytes, &piece)?;

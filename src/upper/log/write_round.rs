@@ -44,15 +44,18 @@ impl<M: Medium> Round<M> {
             self.batch = ledger.take_batch(room);
             ledger.pending() == 0
         };
-        self.layer.data.sync(reactor).await.map_err(Trouble::Failed)?;
-        match successor {
-            Some(successor) if is_all => {
-                if self.change_over(reactor, tail, successor).await? {
-                    return Ok(());
-                }
+        let successor = match successor {
+            Some(unfit) if !is_all => {
+                reactor.spawn(unfit.index.close());
+                None
             }
-            Some(successor) => reactor.spawn(successor.index.close()),
-            None => {}
+            successor => successor,
+        };
+        self.layer.data.sync(reactor).await.map_err(Trouble::Failed)?;
+        if let Some(successor) = successor
+            && self.change_over(reactor, tail, successor).await?
+        {
+            return Ok(());
         }
         self.append(reactor, tail).await
     }

@@ -36,8 +36,7 @@ fn many_times_the_limit_of_a_file_is_written_to_it() {
             }
             let limits = if seed % 2 == 0 { LogLimits { file_bytes: LIMIT, ..LIMITS } } else { LIMITS };
             let mut base = content::model(SECTORS, BELOW_SECTORS);
-            let mut writer = 2;
-            for _ in 0..6 {
+            for writer in 2..8 {
                 let device = open(&reactor, &disk, limits).await;
                 let work = Workload::new(&reactor, &disk, &device, base, seed);
                 work.run(400).await;
@@ -48,7 +47,6 @@ fn many_times_the_limit_of_a_file_is_written_to_it() {
                 work.queues[1].write(0, &bytes).await.unwrap();
                 work.queues[1].flush().await.unwrap();
                 base.fill(writer);
-                writer += 1;
                 assert!(device.room_bytes().is_some_and(|room| room > 0 && room <= LIMIT));
                 assert_eq!(content::read_all(&device, &work.queues[0]).await, base, "seed {seed}");
                 drop(work.queues);

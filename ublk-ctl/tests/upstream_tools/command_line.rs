@@ -40,7 +40,7 @@ fn numbers_have_the_base_that_they_begin_with() {
         bench.well(&format!("create -s d i {text}"));
         let size = u64::from_le_bytes(bench.bytes_at("d", 48));
         assert_eq!(size, gib << 30, "{text}");
-        ["d", "i"].map(|name| fs::remove_file(bench.path(name)).unwrap());
+        ["d", "i"].iter().for_each(|name| fs::remove_file(bench.path(name)).unwrap());
     }
     for (text, code) in [("08", 104), ("0x", 105), ("0xg", 105), ("0+5", 105), ("1e1", 104)] {
         assert_eq!(bench.run(&format!("create d i {text}")).code, code, "{text}");

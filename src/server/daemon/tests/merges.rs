@@ -176,7 +176,7 @@ async fn a_device_of_as_many_pieces_as_there_are_can_be_sealed() {
     daemon.remove(0, true).await.unwrap();
     daemon.add(image).await.unwrap();
     let Shown::Overlay(overlay) = only(&daemon).device.shown().clone() else { panic!("it takes no writes") };
-    let reading = only(&daemon).opener.call(move |reactor| async move {
+    let reading = only(&daemon).sealer.call(move |reactor| async move {
         let queue = overlay.open_queue(&reactor).unwrap();
         let mut bytes = [1; 2 * SECTOR];
         for number in 0..count {
