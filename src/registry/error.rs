@@ -391,7 +391,6 @@ impl Reason {
             | Self::TotalDeadline { .. }
             | Self::Silent { .. } => Fault::Network,
             Self::UnknownAuthority { .. }
-            | Self::Certificate { .. }
             | Self::NotTls { .. }
             | Self::PlainHttp { .. }
             | Self::Configuration { .. } => Fault::Configuration,

@@ -3,19 +3,17 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use stratabd::{
     format::oci::Platform,
-    registry::{Fault, Reason, RegistryError},
+    registry::{Reason, RegistryError},
 };
 
 use crate::{
     script::{client, config},
-    support::{
-        registry::{Registry, Serving},
-        secure::openssl,
-    },
+    support::registry::{Registry, Serving},
 };
 
 /// One certificate that is an authority's and the server's at `host`, an IP address, as `openssl req -x509` makes it by
@@ -24,14 +22,24 @@ fn self_signed(dir: &Path, host: &str, days: i32) -> (PathBuf, PathBuf) {
     let [certificate, key, request, extensions] =
         ["pem", "key", "csr", "ext"].map(|end| dir.join(format!("self-{host}-{days}.{end}")));
     fs::write(&extensions, format!("subjectAltName=IP:{host}\nbasicConstraints=critical,CA:TRUE\n")).unwrap();
-    openssl(
-        &["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"],
-        &[("-subj", Path::new("/CN=registry")), ("-keyout", &key), ("-out", &request)],
-    );
-    openssl(
-        &["x509", "-req", "-days", &days.to_string()],
-        &[("-in", &request), ("-signkey", &key), ("-extfile", &extensions), ("-out", &certificate)],
-    );
+    let lines = [
+        format!(
+            "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=registry -keyout {key} -out {request}",
+            key = key.display(),
+            request = request.display()
+        ),
+        format!(
+            "x509 -req -days {days} -in {} -signkey {} -extfile {} -out {}",
+            request.display(),
+            key.display(),
+            extensions.display(),
+            certificate.display()
+        ),
+    ];
+    for line in lines {
+        let made = Command::new("openssl").args(line.split(' ')).output().expect("openssl is installed");
+        assert!(made.status.success(), "{line}: {made:?}");
+    }
     (certificate, key)
 }
 
@@ -68,6 +76,6 @@ async fn a_servers_own_certificate_is_trusted_where_it_is_named_for_its_time_and
             matches!(error.reason(), Reason::Certificate { .. } | Reason::UnknownAuthority { .. }),
             "{what}: {error:?}"
         );
-        assert_eq!((error.fault(), retries), (Fault::Configuration, 0), "{what}: {error:?}");
+        assert_eq!(retries, 0, "{what}: {error:?}");
     }
 }

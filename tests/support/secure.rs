@@ -67,8 +67,7 @@ impl Certificates {
     }
 }
 
-/// Runs openssl with these words, and these options that name files.
-pub fn openssl(words: &[&str], files: &[(&str, &Path)]) {
+fn openssl(words: &[&str], files: &[(&str, &Path)]) {
     let mut command = Command::new("openssl");
     command.args(words).stdout(Stdio::null()).stderr(Stdio::null());
     for (option, file) in files {
