@@ -1,14 +1,12 @@
 //! What is fuzzed: for each target one function that hands hostile bytes to one parser and asserts what must hold.
 //!
-//! The same functions run in two places: under `cargo fuzz run NAME`, and in `tests/corpus.rs`, which replays every file
-//! of `corpus/NAME` in `cargo test`. To add a target:
+//! The same functions run in two places: in the fuzzer, by `ci/fuzz NAME`, and in `tests/corpus.rs`, which replays every
+//! file of `corpus/NAME` in `cargo test`. To add a target:
 //!
 //! 1. write its function here and add it to [`TARGETS`];
-//! 2. copy one of `fuzz_targets/*.rs` and one `[[bin]]` of `Cargo.toml`, and change the name in both;
-//! 3. put a few small inputs into `corpus/NAME`: cuts of real files, and one that breaks each rule.
+//! 2. put a few small inputs into `corpus/NAME`: cuts of real files, and one that breaks each rule.
 //!
 //! `tests/corpus.rs` fails when one of these is missing. A crash that was found goes into the corpus with its fix.
-//! On the stable toolchain: `RUSTC_BOOTSTRAP=1 cargo fuzz run NAME -- -max_total_time=60`.
 
 use std::cell::RefCell;
 

@@ -1,3 +1,0 @@
-//! Fuzzes `targets::registry_challenge`, which lies in `fuzz/registry.rs`.
-#![no_main]
-libfuzzer_sys::fuzz_target!(|input: &[u8]| targets::registry_challenge(input));
