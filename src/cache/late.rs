@@ -23,6 +23,7 @@ pub(super) struct LateBlob {
     cached: OnceLock<CachedBlob>,
     uncached: Uncached,
     origin: Arc<dyn Origin>,
+    /// To be handed on to the entry.
     refutations: Mutex<Vec<Weak<Refutation>>>,
 }
 
@@ -46,8 +47,12 @@ impl LateBlob {
 
     /// From now on it is read through `cached`.
     fn arrive(&self, cached: CachedBlob) {
-        let waiting = std::mem::take(&mut *lock(&self.refutations));
-        waiting.iter().filter_map(Weak::upgrade).for_each(|refutation| cached.watch(&refutation));
+        // Who watches from now on waits for the lock, and finds it there.
+        let mut waiting = lock(&self.refutations);
+        waiting
+            .drain(..)
+            .filter_map(|refutation| refutation.upgrade())
+            .for_each(|refutation| cached.watch(&refutation));
         let _ = self.cached.set(cached);
     }
 }
@@ -119,9 +124,10 @@ impl BlobSource for LateBlob {
     }
 
     fn watch(&self, refutation: &Arc<Refutation>) {
-        lock(&self.refutations).push(Arc::downgrade(refutation));
-        if let Some(cached) = self.cached.get() {
-            cached.watch(refutation);
+        let mut waiting = lock(&self.refutations);
+        match self.cached.get() {
+            Some(cached) => cached.watch(refutation),
+            None => waiting.push(Arc::downgrade(refutation)),
         }
     }
 }

@@ -1,12 +1,14 @@
 //! The shared cache: a source that remembers.
 //!
 //! One folder holds the bytes of blobs by digest; all devices of a process, and several processes, share it. A read of
-//! present bytes is a look at a bitmap and a read of a file, in the caller's thread and without a lock. A miss becomes a
-//! fetch on the cache's own thread, shared by all who want the same bytes, wherever they wait.
+//! present bytes is a look at a bitmap and a read of a file, in the caller's thread and without a lock; what another
+//! process or boot has left is first held against its checksum, once. A miss becomes a fetch on the cache's own thread,
+//! shared by all who want the same bytes, wherever they wait.
 //!
 //! Where things are: [`presence`](self) and `ledger` say what is present, in memory and on disk; `flight` and `fetch`
-//! bring what is missing; `stream` decides how much; `lock` keeps processes apart; `evict` keeps the limit. A disk
-//! that fails or is full makes the cache slower, never wrong: reads go on with the bytes as they arrive.
+//! bring what is missing; `stream` decides how much; `lock` keeps processes apart; `folder` and `shelves` keep others out;
+//! `evict` keeps the limit. A disk that fails or is full makes the cache slower, never wrong: reads go on with the bytes as
+//! they arrive, and a blob whose entry cannot be opened is read past the cache until it can, by `late`.
 //!
 //! What is present is only as true as its origin as long as parts are missing: single ranges of a blob cannot be checked
 //! against its digest. The checksums of the formats above are, and what they refute is forgotten by
