@@ -1,6 +1,6 @@
 //! Image references: `registry/repository[:tag][@digest]`, with docker's short names.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 use oci_spec::distribution::Reference;
 
@@ -67,7 +67,12 @@ impl FromStr for ImageReference {
         if text.len() > MAX_REFERENCE_BYTES {
             return Err(ReferenceError::TooLong(text.len()));
         }
-        let parsed = Reference::try_from(text).map_err(|error| ReferenceError::Syntax(error.to_string()))?;
+        let read =
+            |text: &str| Reference::try_from(text).map_err(|error| ReferenceError::Syntax(error.to_string()));
+        let parsed = match ipv6_host(text) {
+            Some((host, rest)) => at_host(host, read(&format!("host.invalid{rest}"))?),
+            None => read(text)?,
+        };
         // The library takes `Upper/x` for a registry's name and then for a part of docker.io's `Upper/x`, which cannot be.
         if !is_repository(parsed.repository()) {
             return Err(ReferenceError::Syntax("the repository has parts other than [a-z0-9._-]".to_owned()));
@@ -77,6 +82,28 @@ impl FromStr for ImageReference {
             return Err(ReferenceError::Syntax(text));
         }
         Ok(Self(parsed))
+    }
+}
+
+/// A host like `[::1]:5000` at the beginning of `text`, which the library does not take for one, and what follows it.
+fn ipv6_host(text: &str) -> Option<(&str, &str)> {
+    let (address, after) = text.strip_prefix('[')?.split_once(']')?;
+    address.parse::<Ipv6Addr>().ok()?;
+    let (port, _) = after.split_once('/')?;
+    let is_port = port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+    (port.is_empty() || is_port).then_some(())?;
+    text.split_at_checked(text.len() - after.len() + port.len())
+}
+
+/// The same reference at another host.
+fn at_host(host: &str, reference: Reference) -> Reference {
+    let (host, name) = (host.to_owned(), reference.repository().to_owned());
+    match (reference.tag(), reference.digest()) {
+        (Some(tag), Some(digest)) => {
+            Reference::with_tag_and_digest(host, name, tag.to_owned(), digest.to_owned())
+        }
+        (_, Some(digest)) => Reference::with_digest(host, name, digest.to_owned()),
+        (tag, None) => Reference::with_tag(host, name, tag.unwrap_or("latest").to_owned()),
     }
 }
 
@@ -101,6 +128,27 @@ mod tests {
         let digest = format!("sha256:{}", "0".repeat(64));
         let pinned: ImageReference = format!("r.example/a:v1@{digest}").parse().unwrap();
         assert_eq!((pinned.tag_or_digest(), pinned.digest()), (digest.as_str(), Some(digest.as_str())));
+    }
+
+    #[test]
+    fn an_ipv6_address_is_a_registry() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (text, host, name, tag) in [
+            ("[::1]:5000/team/app:v1", "[::1]:5000", "team/app", "v1"),
+            ("[fd00::7]/app", "[fd00::7]", "app", "latest"),
+            (&format!("[::1]:5000/app@{digest}"), "[::1]:5000", "app", digest.as_str()),
+            (&format!("[::1]:5000/app:v1@{digest}"), "[::1]:5000", "app", digest.as_str()),
+        ] {
+            let parsed: ImageReference = text.parse().unwrap();
+            assert_eq!((parsed.registry_host(), parsed.repository()), (host, name), "{text}");
+            assert_eq!(parsed.tag_or_digest(), tag, "{text}");
+            assert_eq!(parsed.to_string().parse::<ImageReference>().unwrap(), parsed, "{text}");
+        }
+        for bad in
+            ["[::1]", "[::1]:/a", "[::1]:99999/a", "[::1/a", "[::g]/a", "[::1]x/a", "[::1]:5000/", "[]/a"]
+        {
+            assert!(bad.parse::<ImageReference>().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use hyper_util::client::{
 };
 use tower_service::Service;
 
+use super::no_proxy::NoProxy;
 use crate::registry::{ProxyConfig, Reason, RegistryError};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -26,7 +27,13 @@ type Connecting = Pin<Box<dyn Future<Output = Result<Transport, Cause>> + Send>>
 
 /// The proxies in force.
 #[derive(Clone)]
-pub(super) struct Proxies(Option<Arc<Matcher>>);
+pub(super) struct Proxies(Option<Arc<Configured>>);
+
+struct Configured {
+    proxies: Matcher,
+    /// The library's own knows fewer forms.
+    direct: NoProxy,
+}
 
 /// A proxy's URL, and what to call it in messages: the URL itself may hold a password.
 type Named<'a> = (&'static str, &'a str);
@@ -73,8 +80,9 @@ impl Proxies {
                 return Err(RegistryError::new("configuration", reason));
             }
         }
-        let (http, https, no_proxy) = (http.1.to_owned(), https.1.to_owned(), no_proxy.to_owned());
-        Ok(Self(Some(Arc::new(Matcher::builder().http(http).https(https).no(no_proxy).build()))))
+        let (http, https) = (http.1.to_owned(), https.1.to_owned());
+        let proxies = Matcher::builder().http(http).https(https).build();
+        Ok(Self(Some(Arc::new(Configured { proxies, direct: NoProxy::parse(no_proxy) }))))
     }
 
     /// The header that a plain request through an HTTP proxy needs; a tunnel has its own.
@@ -86,7 +94,8 @@ impl Proxies {
     }
 
     fn intercept(&self, target: &Uri) -> Option<Intercept> {
-        self.0.as_ref()?.intercept(target)
+        let configured = self.0.as_ref().filter(|configured| !configured.direct.matches(target))?;
+        configured.proxies.intercept(target)
     }
 }
 

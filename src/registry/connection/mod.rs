@@ -3,6 +3,7 @@
 mod authorities;
 mod egress;
 mod failure;
+mod no_proxy;
 pub(super) mod tls;
 
 use std::{
