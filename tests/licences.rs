@@ -67,8 +67,9 @@ fn metadata(arguments: &[&str]) -> Result<Value, String> {
     serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())
 }
 
-fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
-    value[name].as_array().unwrap_or_else(|| panic!("cargo's metadata has no {name}"))
+fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    let list = value.pointer(pointer).and_then(Value::as_array);
+    list.unwrap_or_else(|| panic!("cargo's metadata has no {pointer}"))
 }
 
 /// The crates of the graph with their licences.
@@ -79,12 +80,12 @@ fn crates() -> Vec<(String, Option<String>)> {
         metadata(&["--filter-platform", &platform])
     });
     let metadata = metadata.expect("cargo can read Cargo.lock");
-    let in_graph: Vec<&Value> = list(&metadata["resolve"], "nodes").iter().map(|node| &node["id"]).collect();
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    list(&metadata, "packages")
+    let in_graph: Vec<_> = list(&metadata, "/resolve/nodes").iter().map(|node| node.get("id")).collect();
+    let text = |package: &Value, name: &str| package.get(name).and_then(Value::as_str).map(str::to_owned);
+    list(&metadata, "/packages")
         .iter()
-        .filter(|package| in_graph.contains(&&package["id"]))
-        .map(|package| (text(&package["name"]).expect("a crate has a name"), text(&package["license"])))
+        .filter(|package| in_graph.contains(&package.get("id")))
+        .map(|package| (text(package, "name").expect("a crate has a name"), text(package, "license")))
         .collect()
 }
 
