@@ -10,13 +10,7 @@ use crate::{
     block::{BlockError, BlockQueue, SECTOR_BYTES},
     format::lsmt::SEGMENT_LENGTH_LIMIT,
     reactor::Reactor,
-    upper::{
-        UpperError,
-        extents::Extent,
-        gate::Gate,
-        medium::Medium,
-        view::View,
-    },
+    upper::{UpperError, extents::Extent, gate::Gate, medium::Medium, view::View},
 };
 
 /// Sectors that are read and written at once: 1 MiB.

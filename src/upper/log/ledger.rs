@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::{
     dead_space::DeadSpace,
-    room::Room,
     pins::{Pin, Pins},
+    room::Room,
 };
 use crate::{
     format::lsmt::Segment,
