@@ -7,6 +7,7 @@ mod opening;
 mod origin;
 mod processes;
 mod reading;
+mod rot;
 
 use std::{io::Write, path::Path, sync::Arc, time::Duration};
 
