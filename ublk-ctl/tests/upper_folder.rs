@@ -152,7 +152,7 @@ async fn what_is_written_over_an_image_of_a_registry_becomes_its_next_version() 
     let next = folder.join("2");
     let taken = daemon.snapshot(added.id, SnapshotTarget::Folder(next.clone())).await.unwrap();
     assert_eq!((taken.config, taken.data), (config, next.join("upper.data")));
-    assert_eq!(lowers(&folder)[1], json!({"file": folder.join("upper.data")}));
+    assert_eq!(lowers(&folder)[1], json!({"file": folder.join("upper.data"), "snapshot": true}));
 
     // While the device goes on.
     let layer = root.path().join("layer.obd");
