@@ -79,7 +79,7 @@ impl Image {
         loop {
             let refutation = Arc::new(Refutation::default());
             layers.iter().for_each(|source| source.watch(&refutation));
-            let opened = Self::open_once(reactor, layers.clone(), &options, Arc::clone(&refutation)).await;
+            let opened = Self::open_once(reactor, layers.clone(), &options).await;
             match refutation.blob() {
                 None => return opened,
                 Some(blob) if attempt >= ATTEMPTS => {
@@ -95,9 +95,13 @@ impl Image {
         reactor: &Reactor,
         layers: Vec<Arc<dyn BlobSource>>,
         options: &ImageOptions,
-        refutation: Arc<Refutation>,
     ) -> Result<Self, ImageError> {
         let (mut layers, segments) = open_all(reactor, layers, options.segment_limit).await?;
+        let refutation = Arc::new(Refutation::default());
+        // What a layer's own checksums have passed, its index too, stands whatever else of the blob was wrong and comes again.
+        for layer in layers.iter().filter(|layer| !layer.description().has_checksums()) {
+            layer.source.watch(&refutation);
+        }
         let size_bytes = device_bytes(layers.iter().map(|layer| layer.description().virtual_size_bytes));
         if size_bytes < SECTOR_BYTES {
             return Err(ImageError::NoSize);

@@ -57,6 +57,14 @@ pub struct LayerDescription {
     pub compression: Option<Compression>,
 }
 
+impl LayerDescription {
+    /// Whether all that is read of it has a checksum.
+    #[must_use]
+    pub fn has_checksums(&self) -> bool {
+        self.compression.is_some_and(|compression| compression.checksums)
+    }
+}
+
 /// How a layer is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compression {
