@@ -166,7 +166,10 @@ async fn what_is_written_over_an_image_of_a_registry_becomes_its_next_version() 
     let fork = ForkDevice { name: "fork".into(), to: None, id: None };
     let forked = daemon.fork(added.id, fork).await.unwrap();
     assert_eq!(daemon.info(forked.id).await.unwrap().layers.len(), 3);
-    assert_eq!(lowers(&folder.join("fork")), lowers(&folder), "nothing was written since");
+    // The mark of a layer that may be merged is the first device's alone.
+    let mut shared = lowers(&folder);
+    shared[1].as_object_mut().unwrap().remove("snapshot");
+    assert_eq!(lowers(&folder.join("fork")), shared, "nothing was written since");
     assert_eq!(read(&folder.join("fork/image_ref")).trim(), image_ref);
 }
 
