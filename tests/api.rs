@@ -69,6 +69,16 @@ impl Port for NullPort {
         device.attach_to(&self.0, request, reactors)
     }
 
+    fn take_over(
+        &self,
+        device: &Shown,
+        id: u32,
+        reactors: &[ReactorHandle],
+        deadline: Duration,
+    ) -> Result<Box<dyn Attachment>, FrontendError> {
+        device.take_over_with(&self.0, id, reactors, deadline)
+    }
+
     fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
         Ok(Vec::new())
     }

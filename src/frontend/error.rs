@@ -39,6 +39,20 @@ pub enum FrontendError {
     /// There is no such device.
     #[error("there is no device with the number {0}")]
     NoSuchDevice(u32),
+    /// The device goes with its server.
+    #[error("device {0} was not made to outlive its server")]
+    NotRecoverable(u32),
+    /// The device does not wait for a server.
+    #[error("device {0} has not been started, or is being removed: it does not wait for a server")]
+    NotWaiting(u32),
+    /// The device's server has not gone.
+    #[error("device {id} is still served by process {pid}")]
+    StillServed {
+        /// Number of the device.
+        id: u32,
+        /// The process.
+        pid: i32,
+    },
     /// The driver refused a command.
     #[error("the driver refused {command}")]
     Command {
@@ -105,7 +119,7 @@ pub enum FrontendError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// The finished device is not the one that was asked for.
+    /// The finished device is not the one that was asked for, or the one to be taken over not the one that is to be served.
     #[error("{path} has {what} {found}, and should have {expected}", path = path.display())]
     Mismatch {
         /// What differs.

@@ -8,6 +8,9 @@
 //! were given serve it, and must run until [`Attachment::detach`] has returned. Both calls block for as long as the
 //! kernel takes, so they belong on a thread that serves nothing and may be waited for. They cannot be cancelled, but end at
 //! their deadlines.
+//!
+//! A device may outlive its server, where the driver can do that: after [`Attachment::leave`], or when the process has died,
+//! its requests wait, and the next process serves them from [`Frontend::take_over`] on.
 
 mod error;
 mod null;
@@ -37,6 +40,22 @@ pub trait Frontend {
         device: &Arc<D>,
         request: &AttachRequest,
         reactors: &[ReactorHandle],
+    ) -> Result<Box<dyn Attachment>, FrontendError>;
+
+    /// Serves device `id` from now on, whose server has died or left it, and returns when its requests are served again. Those that
+    /// were at the former server come once more, and `device` must show what the former one showed.
+    ///
+    /// A failure leaves the device as it was, waiting.
+    ///
+    /// # Errors
+    /// [`FrontendError::NotRecoverable`], [`FrontendError::NotWaiting`], [`FrontendError::StillServed`] and
+    /// [`FrontendError::Mismatch`] where the kernel has it otherwise; those of [`Frontend::attach`] besides.
+    fn take_over<D: BlockDevice>(
+        &self,
+        device: &Arc<D>,
+        id: u32,
+        reactors: &[ReactorHandle],
+        deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError>;
 }
 
@@ -88,6 +107,14 @@ pub trait Attachment: Send {
     /// What the kernel did not do before the deadline, or could not be asked to. The reactors may then still hold parts of the
     /// device, or serve all of it: it may be called again.
     fn detach_within(&mut self, deadline: Duration, patience: Duration) -> Result<Detached, FrontendError>;
+
+    /// Stops serving, and leaves the device to [`Frontend::take_over`] in another process: when it returns, no request is being
+    /// worked at, and none will be. Those that come wait. Whatever else holds on to the device ends with the process.
+    ///
+    /// # Errors
+    /// [`FrontendError::NotRecoverable`] for a device that would go with its server, and where requests have not ended before
+    /// the deadline; these run once more for the next server. The device stays in each case.
+    fn leave(self: Box<Self>, deadline: Duration) -> Result<(), FrontendError>;
 }
 
 /// What is asked of a frontend besides the device.
@@ -101,13 +128,22 @@ pub struct AttachRequest {
     pub depth: u16,
     /// Largest request in bytes; a multiple of 4096.
     pub max_io_bytes: u32,
+    /// The device outlives its server, where the driver can do that, and waits for the next.
+    pub recovery: bool,
     /// When to give up; a driver that hangs otherwise takes the caller with it.
     pub deadline: Duration,
 }
 
 impl Default for AttachRequest {
     fn default() -> Self {
-        Self { id: None, queues: 1, depth: 64, max_io_bytes: 1 << 20, deadline: Duration::from_secs(30) }
+        Self {
+            id: None,
+            queues: 1,
+            depth: 64,
+            max_io_bytes: 1 << 20,
+            recovery: true,
+            deadline: Duration::from_secs(30),
+        }
     }
 }
 
@@ -120,6 +156,8 @@ pub struct AttachmentInfo {
     pub depth: u16,
     /// Largest request in bytes.
     pub max_io_bytes: u32,
+    /// Whether the device outlives its server.
+    pub recoverable: bool,
 }
 
 /// How far a device has gone when [`Attachment::detach`] returns.

@@ -1,11 +1,12 @@
 //! A frontend that offers no device to anybody: it opens queues, keeps them, and fails where it is told to.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
@@ -22,6 +23,8 @@ use crate::{block::BlockDevice, reactor::ReactorHandle};
 pub enum Stage {
     /// [`Frontend::attach`], before any queue is opened.
     Attach,
+    /// [`Frontend::take_over`], before anything has happened.
+    TakeOver,
     /// [`Attachment::resize`].
     Resize,
     /// [`Attachment::detach`], before anything has happened.
@@ -34,9 +37,17 @@ pub enum Stage {
 #[derive(Debug, Clone, Default)]
 pub struct NullFrontend {
     taken: Arc<Mutex<Vec<u32>>>,
+    left: Arc<Mutex<BTreeMap<u32, Left>>>,
     failing: Option<Stage>,
     /// How often it still fails there.
     failures: Arc<AtomicUsize>,
+}
+
+/// A device whose server has left it.
+#[derive(Debug)]
+struct Left {
+    info: AttachmentInfo,
+    size_bytes: u64,
 }
 
 struct NullAttachment {
@@ -44,6 +55,9 @@ struct NullAttachment {
     path: PathBuf,
     id: u32,
     info: AttachmentInfo,
+    size_bytes: u64,
+    /// It has been left, and keeps its number.
+    stays: bool,
     /// Dropped to let the queues go.
     holding: Vec<oneshot::Sender<Infallible>>,
     serving: mpsc::Receiver<Infallible>,
@@ -87,29 +101,39 @@ impl NullFrontend {
         taken.push(id);
         Ok(id)
     }
-}
 
-impl Frontend for NullFrontend {
-    fn attach<D: BlockDevice>(
+    /// Devices that wait for their next server.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<u32> {
+        self.left().keys().copied().collect()
+    }
+
+    fn left(&self) -> MutexGuard<'_, BTreeMap<u32, Left>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the queues of device `id`.
+    fn serve<D: BlockDevice>(
         &self,
         device: &Arc<D>,
-        request: &AttachRequest,
+        id: u32,
+        info: AttachmentInfo,
         reactors: &[ReactorHandle],
+        deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError> {
-        device.geometry().validate()?;
-        self.fail_at(Stage::Attach, "attach")?;
-        let id = self.take(request.id)?;
         let (serving_sender, serving) = mpsc::channel();
-        let info = AttachmentInfo {
-            queues: request.queues,
-            depth: request.depth,
-            max_io_bytes: request.max_io_bytes,
+        let mut attachment = NullAttachment {
+            frontend: self.clone(),
+            path: path_of(id),
+            id,
+            info,
+            size_bytes: device.geometry().size_bytes,
+            stays: false,
+            holding: Vec::new(),
+            serving,
         };
-        let path = PathBuf::from(format!("/dev/null-{id}"));
-        let mut attachment =
-            NullAttachment { frontend: self.clone(), path, id, info, holding: Vec::new(), serving };
         let began = Instant::now();
-        for (queue, reactor) in (0..request.queues).zip(reactors.iter().cycle()) {
+        for (queue, reactor) in (0..info.queues).zip(reactors.iter().cycle()) {
             let (hold, held) = oneshot::channel::<Infallible>();
             let (sender, receiver) = mpsc::channel();
             let (device, serving) = (Arc::clone(device), serving_sender.clone());
@@ -124,7 +148,7 @@ impl Frontend for NullFrontend {
                 }
             });
             attachment.holding.push(hold);
-            let left = request.deadline.saturating_sub(began.elapsed());
+            let left = deadline.saturating_sub(began.elapsed());
             match receiver.recv_timeout(left) {
                 Ok(None) => {}
                 Ok(Some((kind, text))) => {
@@ -132,16 +156,55 @@ impl Frontend for NullFrontend {
                     return Err(FrontendError::Engine { queue, source });
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    return Err(FrontendError::Deadline {
-                        step: "opening the queues",
-                        after: request.deadline,
-                    });
+                    return Err(FrontendError::Deadline { step: "opening the queues", after: deadline });
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Err(FrontendError::NoReactor { queue }),
             }
         }
         Ok(Box::new(attachment))
     }
+}
+
+impl Frontend for NullFrontend {
+    fn attach<D: BlockDevice>(
+        &self,
+        device: &Arc<D>,
+        request: &AttachRequest,
+        reactors: &[ReactorHandle],
+    ) -> Result<Box<dyn Attachment>, FrontendError> {
+        device.geometry().validate()?;
+        self.fail_at(Stage::Attach, "attach")?;
+        let id = self.take(request.id)?;
+        let info = AttachmentInfo {
+            queues: request.queues,
+            depth: request.depth,
+            max_io_bytes: request.max_io_bytes,
+            recoverable: request.recovery,
+        };
+        self.serve(device, id, info, reactors, request.deadline)
+    }
+
+    fn take_over<D: BlockDevice>(
+        &self,
+        device: &Arc<D>,
+        id: u32,
+        reactors: &[ReactorHandle],
+        deadline: Duration,
+    ) -> Result<Box<dyn Attachment>, FrontendError> {
+        self.fail_at(Stage::TakeOver, "take over")?;
+        let left = self.left().remove(&id).ok_or(FrontendError::NotWaiting(id))?;
+        let found = device.geometry().size_bytes;
+        if left.size_bytes != found {
+            let (path, expected) = (path_of(id), left.size_bytes);
+            self.left().insert(id, left);
+            return Err(FrontendError::Mismatch { what: "the size in bytes", path, expected, found });
+        }
+        self.serve(device, id, left.info, reactors, deadline)
+    }
+}
+
+fn path_of(id: u32) -> PathBuf {
+    PathBuf::from(format!("/dev/null-{id}"))
 }
 
 impl Attachment for NullAttachment {
@@ -182,10 +245,30 @@ impl Attachment for NullAttachment {
         self.frontend.fail_at(Stage::Detach, "detach")?;
         Ok(Detached::Complete)
     }
+
+    fn leave(mut self: Box<Self>, deadline: Duration) -> Result<(), FrontendError> {
+        if !self.info.recoverable {
+            return Err(FrontendError::NotRecoverable(self.id));
+        }
+        self.stays = true;
+        self.holding.clear();
+        let gone = self.serving.recv_timeout(deadline);
+        let left = Left { info: self.info, size_bytes: self.size_bytes };
+        self.frontend.left().insert(self.id, left);
+        match gone {
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                Err(FrontendError::Deadline { step: "the end of the queues", after: deadline })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Drop for NullAttachment {
     fn drop(&mut self) {
+        if self.stays {
+            return;
+        }
         self.frontend.taken.lock().unwrap_or_else(PoisonError::into_inner).retain(|id| *id != self.id);
     }
 }
@@ -227,6 +310,28 @@ mod tests {
         assert_eq!(frontend.attach(&device, &request, &[thread.handle()]).unwrap().id(), 0);
         thread.stop().unwrap();
         assert!(second.has_ended());
+    }
+
+    #[test]
+    fn a_device_that_is_left_keeps_its_number_for_the_next_server() {
+        let (frontend, thread, device) = (NullFrontend::new(), reactor(), device());
+        let request = AttachRequest { queues: 2, ..AttachRequest::default() };
+        let info = frontend.attach(&device, &request, &[thread.handle()]).unwrap();
+        info.leave(DEADLINE).unwrap();
+        assert_eq!(frontend.waiting(), [0]);
+        let take_over =
+            |id, device: &Arc<NullDevice>| frontend.take_over(device, id, &[thread.handle()], DEADLINE);
+        assert!(matches!(take_over(1, &device).err(), Some(FrontendError::NotWaiting(1))));
+        let other = Arc::new(NullDevice::new(Geometry::read_only(2 << 20, 4096)).unwrap());
+        assert!(matches!(take_over(0, &other).err(), Some(FrontendError::Mismatch { .. })));
+        let taken = take_over(0, &device).unwrap();
+        assert_eq!((taken.id(), taken.info().queues, frontend.waiting().len()), (0, 2, 0));
+        drop(taken);
+        let mortal = AttachRequest { recovery: false, ..request };
+        let attached = frontend.attach(&device, &mortal, &[thread.handle()]).unwrap();
+        assert_eq!(attached.id(), 0);
+        assert!(matches!(attached.leave(DEADLINE), Err(FrontendError::NotRecoverable(0))));
+        thread.stop().unwrap();
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use super::{
@@ -51,6 +52,23 @@ impl Shown {
         match self {
             Self::Image(image) => frontend.attach(image, request, reactors),
             Self::Overlay(overlay) => frontend.attach(overlay, request, reactors),
+        }
+    }
+
+    /// Has `frontend` serve device `id` with it, which waits for a server.
+    ///
+    /// # Errors
+    /// Those of the frontend.
+    pub fn take_over_with<F: Frontend>(
+        &self,
+        frontend: &F,
+        id: u32,
+        reactors: &[ReactorHandle],
+        deadline: Duration,
+    ) -> Result<Box<dyn Attachment>, FrontendError> {
+        match self {
+            Self::Image(image) => frontend.take_over(image, id, reactors, deadline),
+            Self::Overlay(overlay) => frontend.take_over(overlay, id, reactors, deadline),
         }
     }
 }

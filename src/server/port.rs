@@ -36,6 +36,18 @@ pub trait Port: Send + Sync + 'static {
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError>;
 
+    /// Serves device `id`, which waits for its next server, as [`crate::frontend::Frontend::take_over`] says.
+    ///
+    /// # Errors
+    /// When it cannot be taken over; then it waits as before.
+    fn take_over(
+        &self,
+        device: &Shown,
+        id: u32,
+        reactors: &[ReactorHandle],
+        deadline: Duration,
+    ) -> Result<Box<dyn Attachment>, FrontendError>;
+
     /// Devices that the kernel knows, this process's own among them. Empty where there is no driver.
     ///
     /// # Errors
@@ -81,6 +93,10 @@ pub struct KnownDevice {
     pub server_pid: Option<i32>,
     /// Made and not yet started, or stopped and not yet deleted: the kernel does not tell them apart.
     pub is_unstarted: bool,
+    /// Outlives its server.
+    pub recoverable: bool,
+    /// Has no server and waits for the next, which may take it over.
+    pub waits: bool,
 }
 
 /// The way to a driver that is not there or not allowed.
@@ -95,7 +111,11 @@ pub fn failure_of_frontend(context: &str, error: FrontendError) -> Failure {
             let text = format!("{context}: no ublk driver ({ADVICE})");
             return Failure::with_source(FailureClass::Driver, text, error);
         }
-        FrontendError::IdTaken(_) => FailureClass::Conflict,
+        FrontendError::IdTaken(_)
+        | FrontendError::NotRecoverable(_)
+        | FrontendError::NotWaiting(_)
+        | FrontendError::StillServed { .. }
+        | FrontendError::Mismatch { .. } => FailureClass::Conflict,
         FrontendError::NoSuchDevice(_) => FailureClass::NotFound,
         FrontendError::Deadline { .. } => FailureClass::TimedOut,
         FrontendError::Geometry(_) | FrontendError::Shape(_) => FailureClass::Image,

@@ -82,6 +82,16 @@ impl Port for UblkPort {
         device.attach_to(&self.0, request, reactors)
     }
 
+    fn take_over(
+        &self,
+        device: &Shown,
+        id: u32,
+        reactors: &[ReactorHandle],
+        deadline: Duration,
+    ) -> Result<Box<dyn Attachment>, FrontendError> {
+        device.take_over_with(&self.0, id, reactors, deadline)
+    }
+
     fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
         match self.0.list() {
             Ok(devices) => Ok(devices.into_iter().map(known).collect()),
@@ -117,6 +127,8 @@ impl Port for UblkPort {
 
 fn known(device: ublk::DeviceInfo) -> KnownDevice {
     let served = device.state == DeviceState::Live && is_alive(device.server_pid);
+    let has_lived = matches!(device.state, DeviceState::Live | DeviceState::Quiesced | DeviceState::FailIo);
+    let recoverable = device.is_recoverable();
     let (size_bytes, logical_block_bytes, read_only) = device
         .shape
         .map(|shape| {
@@ -134,6 +146,8 @@ fn known(device: ublk::DeviceInfo) -> KnownDevice {
         depth: device.depth,
         server_pid: served.then_some(device.server_pid),
         is_unstarted: device.state == DeviceState::Dead,
+        recoverable,
+        waits: recoverable && has_lived && !served,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     path::Path,
     sync::{Arc, mpsc},
+    time::Duration,
 };
 
 use super::{
@@ -56,6 +57,16 @@ impl Frontend for Ublk {
         attachment.start(&deadline)?;
         finish(&attachment, &geometry, features, &deadline)?;
         Ok(Box::new(attachment))
+    }
+
+    fn take_over<D: BlockDevice>(
+        &self,
+        _device: &Arc<D>,
+        id: u32,
+        _reactors: &[ReactorHandle],
+        _deadline: Duration,
+    ) -> Result<Box<dyn Attachment>, FrontendError> {
+        Err(FrontendError::NotRecoverable(id))
     }
 }
 

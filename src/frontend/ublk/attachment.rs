@@ -63,6 +63,7 @@ impl UblkAttachment {
                 queues: granted.nr_hw_queues,
                 depth: granted.queue_depth,
                 max_io_bytes: granted.max_io_buf_bytes,
+                recoverable: features.has(abi::UBLK_F_USER_RECOVERY),
             },
             features,
             control,
@@ -203,6 +204,10 @@ impl Attachment for UblkAttachment {
     fn detach_within(&mut self, deadline: Duration, patience: Duration) -> Result<Detached, FrontendError> {
         self.is_leaving = true;
         self.remove(deadline, patience)
+    }
+
+    fn leave(self: Box<Self>, _deadline: Duration) -> Result<(), FrontendError> {
+        Err(FrontendError::NotRecoverable(self.id))
     }
 }
 

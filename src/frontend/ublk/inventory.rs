@@ -73,6 +73,14 @@ pub struct DeviceInfo {
     pub shape: Option<Shape>,
 }
 
+impl DeviceInfo {
+    /// Whether it outlives its server.
+    #[must_use]
+    pub fn is_recoverable(&self) -> bool {
+        self.features.has(abi::UBLK_F_USER_RECOVERY)
+    }
+}
+
 impl Ublk {
     /// What the driver offers.
     ///

@@ -78,6 +78,16 @@ impl Port for TestPort {
         device.attach_to(&self.frontend, request, reactors)
     }
 
+    fn take_over(
+        &self,
+        device: &Shown,
+        id: u32,
+        reactors: &[ReactorHandle],
+        deadline: Duration,
+    ) -> Result<Box<dyn Attachment>, FrontendError> {
+        device.take_over_with(&self.frontend, id, reactors, deadline)
+    }
+
     fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
         Ok(self.others.lock().unwrap().clone())
     }
@@ -116,6 +126,8 @@ fn known(id: u32, server_pid: Option<i32>) -> KnownDevice {
         depth: 1,
         server_pid,
         is_unstarted: false,
+        recoverable: false,
+        waits: false,
     }
 }
 
