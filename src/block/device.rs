@@ -3,7 +3,7 @@
 use std::{future::ready, rc::Rc};
 
 use super::{BlockError, ByteRange, ErrorKind, Geometry};
-use crate::reactor::{Buffer, BufferPool, BufferSlot, Reactor};
+use crate::reactor::{Buffer, BufferPool, BufferSlot, Reactor, waiting_for};
 
 /// A device that any thread may hold and any reactor may serve.
 pub trait BlockDevice: Send + Sync + 'static {
@@ -122,6 +122,6 @@ pub trait BlockQueue: 'static {
 /// # Errors
 /// When `len` can never be had.
 pub async fn acquire(pool: &BufferPool, len: usize) -> Result<Buffer, BlockError> {
-    let acquired = pool.acquire(len).await;
+    let acquired = waiting_for(|| "a buffer of its reactor", pool.acquire(len)).await;
     acquired.map_err(|error| BlockError::with_source(ErrorKind::Io, "no buffer for a request", error))
 }

@@ -9,13 +9,13 @@ use futures_util::future::try_join_all;
 
 use super::{
     entry::{Entry, Ticket},
-    flight::Landed,
+    flight::{Flight, Landed, Outcome},
     grain::{GRAIN_BYTES, RunSet, bytes_of, grains_of},
     guard::lock,
 };
 use crate::{
     block::ByteRange,
-    reactor::Reactor,
+    reactor::{Reactor, waiting_for},
     source::{
         BlobSource, DirectMark, LocalFuture, Origin, Readiness, Refutation, SourceError, Urgency,
         check_bounds, check_length,
@@ -101,10 +101,19 @@ impl CachedBlob {
                 self.entry.shared.metrics.joined.inc();
             }
             // Where the cache's thread has ended, the read that follows goes past it.
-            let landed = flight.wait().await.unwrap_or(Ok(Landed::Present));
+            let landed = self.arrival(flight).await.unwrap_or(Ok(Landed::Present));
             landed.map(drop).map_err(|error| (error, *joined))
         });
         try_join_all(landed).await.map(drop)
+    }
+
+    /// Waits for a fetch.
+    async fn arrival(&self, flight: &Flight) -> Option<Outcome> {
+        let what = || {
+            let range = bytes_of(&flight.grains, self.entry.size_bytes);
+            format!("the registry: {} bytes at {} of {}", range.len(), range.start(), self.origin.name())
+        };
+        waiting_for(what, flight.wait()).await
     }
 
     /// Counts `ranges`, which were not present, as missed.
@@ -189,7 +198,7 @@ impl Fill<'_> {
             if joined {
                 entry.shared.metrics.joined.inc();
             }
-            match flight.wait().await {
+            match self.blob.arrival(&flight).await {
                 None => return Step::Closed,
                 Some(Err(_)) if joined => return Step::Go,
                 Some(Err(error)) => return Step::Failed(error),

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ByteRange, ErrorKind, Geometry},
-    reactor::{Reactor, Watched},
+    reactor::{Reactor, Watched, waiting_for},
 };
 
 /// The operations of a queue.
@@ -202,7 +202,7 @@ impl<Q> FaultyQueue<Q> {
                 Outcome::Whole
             }
             Some(Trouble::Hang) => {
-                self.plan.hang().await;
+                waiting_for(|| "a planned fault", self.plan.hang()).await;
                 Outcome::Whole
             }
         }

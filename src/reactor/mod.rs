@@ -28,6 +28,7 @@ mod slots;
 mod tests;
 mod thread;
 mod wait_list;
+mod waits;
 mod watched;
 mod whole;
 
@@ -39,4 +40,5 @@ pub use running::Reactor;
 pub use slots::BufferSlot;
 pub use thread::ReactorThread;
 use wait_list::WaitList;
+pub use waits::{WaitingFor, WaitsFor, waiting_for};
 pub use watched::Watched;

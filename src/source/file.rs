@@ -8,7 +8,10 @@ use rustix::{
 };
 
 use super::{BlobSource, DirectMark, FileLock, LocalFile, LocalFuture, Place, Readiness, SourceError};
-use crate::{block::ByteRange, reactor::Reactor};
+use crate::{
+    block::ByteRange,
+    reactor::{Reactor, waiting_for},
+};
 
 /// A local file that nobody changes while it is open. Its size is taken at open; if the file shrinks after that,
 /// reads of the lost part fail.
@@ -140,7 +143,9 @@ impl BlobSource for FileSource {
         Box::pin(async move {
             self.check(offset, dest.len())?;
             let len = dest.len();
-            self.file.read(reactor, offset, dest).await.map_err(|error| self.failed(offset, len, error))
+            let read = self.file.read(reactor, offset, dest);
+            let what = || format!("the disk: {len} bytes at {offset} of {}", self.name);
+            waiting_for(what, read).await.map_err(|error| self.failed(offset, len, error))
         })
     }
 

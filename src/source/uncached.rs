@@ -8,7 +8,10 @@ use super::{
     BlobSource, LocalFuture, Origin, Place, Readiness, SourceError, Urgency, file::check_bounds,
     origin::check_length,
 };
-use crate::{block::ByteRange, reactor::Reactor};
+use crate::{
+    block::ByteRange,
+    reactor::{Reactor, waiting_for},
+};
 
 /// Largest range asked for at once; bounds the memory of one answer.
 const PART_BYTES: usize = 1 << 20;
@@ -75,7 +78,9 @@ impl BlobSource for Uncached {
         offset: u64,
         dest: &'a mut [u8],
     ) -> LocalFuture<'a, Result<(), SourceError>> {
-        Box::pin(self.read_all(offset, dest))
+        let len = dest.len();
+        let what = move || format!("the registry: {len} bytes at {offset} of {}", self.name());
+        Box::pin(waiting_for(what, self.read_all(offset, dest)))
     }
 
     fn fetch<'a>(&'a self, _ranges: &'a [ByteRange]) -> LocalFuture<'a, Result<(), SourceError>> {

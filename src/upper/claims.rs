@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::reactor::Watched;
+use crate::reactor::{Watched, waiting_for};
 
 /// The claims to one file.
 #[derive(Debug, Default)]
@@ -83,7 +83,8 @@ impl Claim<'_> {
     }
 
     async fn wait(&self) -> Result<(), GivenUp> {
-        self.claims.0.wait(|state| state.outcome(self.ticket)).await
+        waiting_for(|| "a request to the same blocks", self.claims.0.wait(|state| state.outcome(self.ticket)))
+            .await
     }
 }
 

@@ -23,7 +23,7 @@ use rustix::{
 use super::{UpperError, medium::Medium};
 use crate::{
     block::ByteRange,
-    reactor::{Reactor, blocking},
+    reactor::{Reactor, blocking, waiting_for},
     source::{FileLock, LocalFile, Readiness},
 };
 
@@ -212,12 +212,13 @@ impl Medium for LayerFile {
     }
 
     async fn read_at(&self, reactor: &Reactor, offset: u64, dest: &mut [u8]) -> io::Result<()> {
-        self.file.read(reactor, offset, dest).await
+        waiting_for(|| "the disk, to read the writable layer", self.file.read(reactor, offset, dest)).await
     }
 
     async fn write_at(&self, reactor: &Reactor, offset: u64, data: &[u8]) -> io::Result<()> {
         for (at, piece) in pieces(offset, data) {
-            reactor.write_all_at(self.file.file(), at, piece).await?;
+            let written = reactor.write_all_at(self.file.file(), at, piece);
+            waiting_for(|| "the disk, to write to the writable layer", written).await?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::reactor::Watched;
+use crate::reactor::{Watched, waiting_for};
 
 /// The gate.
 #[derive(Debug, Default)]
@@ -25,7 +25,9 @@ pub(super) struct Closed(Arc<Gate>);
 impl Gate {
     /// Waits until the gate is open, and lets a change in.
     pub(super) async fn enter(&self) -> Inside<'_> {
-        self.0.wait(|state| (!state.closed).then(|| state.inside += 1)).await;
+        let opened = self.0.wait(|state| (!state.closed).then(|| state.inside += 1));
+        waiting_for(|| "the end of what keeps writes out: a snapshot, a fork or a change of size", opened)
+            .await;
         Inside(self)
     }
 

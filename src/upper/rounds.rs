@@ -8,7 +8,7 @@ use std::{io, ops::ControlFlow, sync::Arc};
 use super::error::kind_of;
 use crate::{
     block::{BlockError, ErrorKind},
-    reactor::Watched,
+    reactor::{Watched, waiting_for},
 };
 
 /// What queues and rounds agree about. `T` is what whoever runs a round needs, and only one can have.
@@ -75,7 +75,7 @@ impl<T> Rounds<T> {
                 Some(outcome) => Some(ControlFlow::Break(outcome)),
                 None => state.turn.take().map(ControlFlow::Continue),
             });
-            match found.await {
+            match waiting_for(|| "the disk, to make the writable layer durable", found).await {
                 ControlFlow::Break(outcome) => return outcome,
                 ControlFlow::Continue(turn) => begin(turn),
             }

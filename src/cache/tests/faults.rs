@@ -1,9 +1,15 @@
 //! Origins and disks that fail, and bytes that a checksum refutes.
 
-use std::time::Instant;
+use std::{rc::Rc, time::Instant};
+
+use futures_util::poll;
 
 use super::{origin::Mood, *};
-use crate::{block::ByteRange, source::Refutation};
+use crate::{
+    block::ByteRange,
+    reactor::WaitsFor,
+    source::{Origin, Refutation},
+};
 
 #[test]
 fn a_failed_or_mislabelled_answer_fails_the_read_and_is_not_remembered() {
@@ -325,4 +331,23 @@ fn a_full_disk_makes_reads_uncached_and_room_makes_them_cached_again() {
         blob.present_bytes() > before
     });
     assert!(bench.read(&blob, 0, 4 * MIB).unwrap() == origin.content);
+}
+
+#[test]
+fn a_read_that_waits_for_a_registry_says_for_which_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(config(dir.path()));
+    let origin = TestOrigin::new(MIB, 20, Duration::ZERO);
+    let blob = bench.blob(&origin);
+    origin.set(Mood::Hangs);
+    let told = Rc::new(WaitsFor::default());
+    let mut dest = [0; 4096];
+    let mut read = Box::pin(blob.read(&bench.reactor, 0, &mut dest));
+    let mut driven = Box::pin(told.drive(read.as_mut()));
+    let text = bench.reactor.block_on(async {
+        assert!(poll!(driven.as_mut()).is_pending());
+        told.text()
+    });
+    let text = text.unwrap().unwrap();
+    assert!(text.starts_with("the registry: ") && text.ends_with(origin.name()), "{text}");
 }
