@@ -13,5 +13,6 @@ pub mod reactor;
 pub mod registry;
 pub mod server;
 pub mod source;
+pub mod supervision;
 pub mod telemetry;
 pub mod upper;

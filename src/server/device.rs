@@ -24,53 +24,19 @@ use crate::{
     frontend::{AttachRequest, Attachment, Frontend, FrontendError},
     image::{Image, ReadMetrics},
     reactor::ReactorHandle,
+    supervision::{Overdue, Supervised},
     upper::{
         LayerFiles, LayerLink, LogLimits, MergedLayer, Overlay, UpperError, WriteMetrics, check_parents,
     },
 };
 
-/// What a frontend is given to serve.
+/// What a device shows.
 #[derive(Debug, Clone)]
 pub enum Shown {
     /// The image as it is.
     Image(Arc<Image>),
     /// What was written to this device, and the image where nothing was.
     Overlay(Arc<Overlay<Image>>),
-}
-
-impl Shown {
-    /// Has `frontend` attach it.
-    ///
-    /// # Errors
-    /// Those of the frontend.
-    pub fn attach_to<F: Frontend>(
-        &self,
-        frontend: &F,
-        request: &AttachRequest,
-        reactors: &[ReactorHandle],
-    ) -> Result<Box<dyn Attachment>, FrontendError> {
-        match self {
-            Self::Image(image) => frontend.attach(image, request, reactors),
-            Self::Overlay(overlay) => frontend.attach(overlay, request, reactors),
-        }
-    }
-
-    /// Has `frontend` serve device `id` with it, which waits for a server.
-    ///
-    /// # Errors
-    /// Those of the frontend.
-    pub fn take_over_with<F: Frontend>(
-        &self,
-        frontend: &F,
-        id: u32,
-        reactors: &[ReactorHandle],
-        deadline: Duration,
-    ) -> Result<Box<dyn Attachment>, FrontendError> {
-        match self {
-            Self::Image(image) => frontend.take_over(image, id, reactors, deadline),
-            Self::Overlay(overlay) => frontend.take_over(overlay, id, reactors, deadline),
-        }
-    }
 }
 
 /// One device over an image, or over nothing.
@@ -81,20 +47,22 @@ pub struct Device {
     covered: AtomicUsize,
     shown: Shown,
     reads: Arc<ReadMetrics>,
+    overdue: Arc<Overdue>,
 }
 
 impl Device {
-    /// A device of `image` that takes no writes.
+    /// A device of `image` that takes no writes. A request is overdue after `overdue_after`.
     #[must_use]
-    pub fn read_only(image: Arc<OpenImage>) -> Self {
+    pub fn read_only(image: Arc<OpenImage>, overdue_after: Duration) -> Self {
         let shown = image.image.for_device();
         let reads = Arc::clone(shown.reads());
         let covered = AtomicUsize::new(0);
-        Self { image: Some(image), covered, shown: Shown::Image(Arc::new(shown)), reads }
+        let overdue = Arc::new(Overdue::new(overdue_after));
+        Self { image: Some(image), covered, shown: Shown::Image(Arc::new(shown)), reads, overdue }
     }
 
     /// A device of `image`, if there is one, whose writes go to the layer of `files`. Nobody else can open it while it lives. With
-    /// `strict` the layers must name each other as parents, those that name any.
+    /// `strict` the layers must name each other as parents, those that name any. A request is overdue after `overdue_after`.
     ///
     /// # Errors
     /// When the layer cannot be used.
@@ -103,6 +71,7 @@ impl Device {
         image: Option<Arc<OpenImage>>,
         files: LayerFiles,
         strict: bool,
+        overdue_after: Duration,
     ) -> Result<Self, Failure> {
         let below = image.as_ref().map(|open| open.image.for_device());
         let reads = below.as_ref().map(|below| Arc::clone(below.reads())).unwrap_or_default();
@@ -115,7 +84,8 @@ impl Device {
                 .map_err(|_| Failure::new(FailureClass::Internal, "the reactor has stopped"))?;
         let overlay = opened.map_err(failure_of_upper)?;
         let covered = AtomicUsize::new(0);
-        let device = Self { image, covered, shown: Shown::Overlay(Arc::new(overlay)), reads };
+        let overdue = Arc::new(Overdue::new(overdue_after));
+        let device = Self { image, covered, shown: Shown::Overlay(Arc::new(overlay)), reads, overdue };
         if strict {
             check_parents(device.links()).map_err(failure_of_upper)?;
         }
@@ -155,7 +125,50 @@ impl Device {
         self.covered.fetch_add(covers, Ordering::Release);
     }
 
-    /// What a frontend is to serve.
+    /// Has `frontend` attach it.
+    ///
+    /// # Errors
+    /// Those of the frontend.
+    pub fn attach_to<F: Frontend>(
+        &self,
+        frontend: &F,
+        request: &AttachRequest,
+        reactors: &[ReactorHandle],
+    ) -> Result<Box<dyn Attachment>, FrontendError> {
+        match &self.shown {
+            Shown::Image(image) => frontend.attach(&self.supervised(image), request, reactors),
+            Shown::Overlay(overlay) => frontend.attach(&self.supervised(overlay), request, reactors),
+        }
+    }
+
+    /// Has `frontend` serve what waits for its next server with it.
+    ///
+    /// # Errors
+    /// Those of the frontend.
+    pub fn take_over_with<F: Frontend>(
+        &self,
+        frontend: &F,
+        id: u32,
+        reactors: &[ReactorHandle],
+        deadline: Duration,
+    ) -> Result<Box<dyn Attachment>, FrontendError> {
+        match &self.shown {
+            Shown::Image(image) => frontend.take_over(&self.supervised(image), id, reactors, deadline),
+            Shown::Overlay(overlay) => frontend.take_over(&self.supervised(overlay), id, reactors, deadline),
+        }
+    }
+
+    fn supervised<D: BlockDevice>(&self, device: &Arc<D>) -> Arc<Supervised<D>> {
+        Arc::new(Supervised::new(Arc::clone(device), Arc::clone(&self.overdue)))
+    }
+
+    /// Requests that have been under way for too long.
+    #[must_use]
+    pub fn overdue(&self) -> &Overdue {
+        &self.overdue
+    }
+
+    /// What it shows.
     #[must_use]
     pub fn shown(&self) -> &Shown {
         &self.shown

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     api::types::FeatureList,
-    device::Shown,
+    device::Device,
     failure::{Failure, FailureClass},
 };
 use crate::{
@@ -31,7 +31,7 @@ pub trait Port: Send + Sync + 'static {
     /// When it cannot be made; then nothing is left of it.
     fn attach(
         &self,
-        device: &Shown,
+        device: &Device,
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError>;
@@ -42,7 +42,7 @@ pub trait Port: Send + Sync + 'static {
     /// When it cannot be taken over; then it waits as before.
     fn take_over(
         &self,
-        device: &Shown,
+        device: &Device,
         id: u32,
         reactors: &[ReactorHandle],
         deadline: Duration,

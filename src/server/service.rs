@@ -1,6 +1,6 @@
 //! Reactors, images and the way to their data: what a daemon and a single command both stand on.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use super::{
     api::types::ImageSpec,
@@ -62,6 +62,7 @@ impl Service {
     /// When its description or a layer cannot be used.
     pub async fn open(&self, spec: &ImageSpec) -> Result<(Device, ImageSpec), Failure> {
         let opener = self.reactors.opener();
+        let overdue_after = Duration::from_millis(self.config.device.overdue_after_ms);
         loop {
             let Opened { image, upper, pinned } = self.factory.open(&opener, spec).await?;
             let device = match (image, upper) {
@@ -72,9 +73,10 @@ impl Service {
                         continue;
                     }
                     sweep(spec).await;
-                    Device::writable(&opener, image, files, self.config.image.check_parents).await?
+                    Device::writable(&opener, image, files, self.config.image.check_parents, overdue_after)
+                        .await?
                 }
-                (Some(image), None) => Device::read_only(image),
+                (Some(image), None) => Device::read_only(image, overdue_after),
                 (None, None) => return Err(Failure::new(FailureClass::Image, "the image has no layer")),
             };
             return Ok((device, pinned));

@@ -11,7 +11,7 @@ use rustix::{
 
 use super::{
     api::types::FeatureList,
-    device::Shown,
+    device::Device,
     failure::{Failure, FailureClass},
     port::{KnownDevice, Port, failure_of_frontend},
 };
@@ -75,7 +75,7 @@ impl Port for UblkPort {
 
     fn attach(
         &self,
-        device: &Shown,
+        device: &Device,
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError> {
@@ -84,7 +84,7 @@ impl Port for UblkPort {
 
     fn take_over(
         &self,
-        device: &Shown,
+        device: &Device,
         id: u32,
         reactors: &[ReactorHandle],
         deadline: Duration,

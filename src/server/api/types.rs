@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::server::failure::FailureClass;
+use crate::{server::failure::FailureClass, supervision::OverdueRequest};
 
 /// What to make a device of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -173,6 +173,9 @@ pub struct DeviceInfo {
     /// Limits that are near; only in the answer to `info`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Requests that do not end; only in the answer to `info`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overdue: Vec<OverdueInfo>,
     /// Bytes that the writable layer, if it is a log, takes before its data file is as large as it may be, however much room
     /// the file system has; only in the answer to `info`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -203,6 +206,34 @@ pub struct RequestCount {
     pub requests: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+/// A request that has been under way for longer than `device.overdue_after_ms`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverdueInfo {
+    /// `read`, `write`, `flush` or `discard`.
+    pub kind: String,
+    /// Where it begins on the device, in bytes; 0 for a flush.
+    pub offset: u64,
+    /// Its length in bytes; 0 for a flush.
+    pub len: u64,
+    /// How long it has been there, in milliseconds, if not a little longer.
+    pub age_ms: u64,
+    /// What it waits for, in words, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
+}
+
+impl From<OverdueRequest> for OverdueInfo {
+    fn from(request: OverdueRequest) -> Self {
+        Self {
+            kind: request.kind.to_owned(),
+            offset: request.offset,
+            len: request.len,
+            age_ms: u64::try_from(request.age.as_millis()).unwrap_or(u64::MAX),
+            waits_for: request.waits_for,
+        }
+    }
 }
 
 /// One layer of an image.

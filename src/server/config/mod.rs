@@ -127,11 +127,19 @@ pub struct DeviceSection {
     pub attach_timeout_ms: u64,
     /// How long detaching may take, in milliseconds; reads that wait for data fail after half of it.
     pub detach_timeout_ms: u64,
+    /// After how long the log, `info` and the metrics name a request that does not end, in milliseconds.
+    pub overdue_after_ms: u64,
 }
 
 impl Default for DeviceSection {
     fn default() -> Self {
-        Self { queues: 1, depth: 128, attach_timeout_ms: 60_000, detach_timeout_ms: 10_000 }
+        Self {
+            queues: 1,
+            depth: 128,
+            attach_timeout_ms: 60_000,
+            detach_timeout_ms: 10_000,
+            overdue_after_ms: 30_000,
+        }
     }
 }
 

@@ -203,6 +203,7 @@ impl Config {
             ("daemon.drain_timeout_ms", self.daemon.drain_timeout_ms),
             ("device.attach_timeout_ms", self.device.attach_timeout_ms),
             ("device.detach_timeout_ms", self.device.detach_timeout_ms),
+            ("device.overdue_after_ms", self.device.overdue_after_ms),
             ("reactors.request_buffer_mib", u64::from(self.reactors.request_buffer_mib)),
             ("reactors.io_buffer_mib", u64::from(self.reactors.io_buffer_mib)),
             ("registry.limits.concurrent_requests", u64::from(self.registry.limits.concurrent_requests)),

@@ -79,13 +79,14 @@ impl OpenedDevice {
         port: &Arc<dyn Port>,
         id: Option<u32>,
     ) -> Result<Served, Failure> {
-        let (attaching, shown) = (Arc::clone(port), self.device.shown().clone());
+        let (attaching, device) = (Arc::clone(port), Arc::clone(&self.device));
         let (wanted, reactors) = (AttachRequest { id, ..self.wanted.clone() }, self.reactors.clone());
         let attachment = device_work(move || {
-            let attached = attaching.attach(&shown, &wanted, &reactors);
+            let attached = attaching.attach(&device, &wanted, &reactors);
             attached.map_err(|error| failure_of_frontend("cannot make a device", error))
         })
         .await?;
+        self.device.overdue().set_device(attachment.id());
         let (geometry, granted) = (self.device.geometry(), attachment.info());
         let info = DeviceInfo {
             id: attachment.id(),
@@ -103,6 +104,7 @@ impl OpenedDevice {
             reads: Vec::new(),
             upper: Vec::new(),
             warnings: Vec::new(),
+            overdue: Vec::new(),
             upper_room_bytes: None,
             held_open: false,
         };

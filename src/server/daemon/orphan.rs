@@ -80,6 +80,7 @@ pub(super) fn of_record(record: &Record) -> DeviceInfo {
         reads: Vec::new(),
         upper: Vec::new(),
         warnings: Vec::new(),
+        overdue: Vec::new(),
         upper_room_bytes: None,
         held_open: false,
     }
@@ -107,6 +108,7 @@ pub(super) fn of_kernel(known: KnownDevice, image: Option<ImageSpec>) -> DeviceI
         reads: Vec::new(),
         upper: Vec::new(),
         warnings: Vec::new(),
+        overdue: Vec::new(),
         upper_room_bytes: None,
         held_open: false,
     }

@@ -13,7 +13,7 @@ use crate::{
     image::{ReadMetrics, SourceClass},
     reactor::ReactorHandle,
     server::{
-        api::types::{AddDevice, DeviceInfo, DeviceState, ImageSpec, ReadCount, RequestCount},
+        api::types::{AddDevice, DeviceInfo, DeviceState, ImageSpec, OverdueInfo, ReadCount, RequestCount},
         blocking::device_work,
         device::{Device, Shown},
         failure::{Failure, FailureClass},
@@ -71,6 +71,7 @@ impl Served {
         DeviceInfo {
             layers: self.device.layers(|path| port.stored_bytes(path)),
             warnings: self.device.warnings(),
+            overdue: self.device.overdue().list().into_iter().map(OverdueInfo::from).collect(),
             reads: read_counts(self.device.reads()),
             upper: self.device.writes().map(request_counts).unwrap_or_default(),
             upper_room_bytes: self.device.upper_room_bytes(),
@@ -470,6 +471,7 @@ impl Place {
                 reads: Vec::new(),
                 upper: Vec::new(),
                 warnings: Vec::new(),
+                overdue: Vec::new(),
                 upper_room_bytes: None,
                 held_open: false,
             },

@@ -20,7 +20,11 @@ use super::{table::Presence, *};
 use crate::{
     frontend::{AttachRequest, Attachment, Detached, FrontendError, NullFrontend, Stage},
     reactor::ReactorHandle,
-    server::{api::types::ImageSpec, device::Shown, port::KnownDevice},
+    server::{
+        api::types::ImageSpec,
+        device::{Device, Shown},
+        port::KnownDevice,
+    },
 };
 
 /// A driver that has devices of its own besides those that are attached through it.
@@ -65,7 +69,7 @@ impl Port for TestPort {
 
     fn attach(
         &self,
-        device: &Shown,
+        device: &Device,
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError> {
@@ -80,7 +84,7 @@ impl Port for TestPort {
 
     fn take_over(
         &self,
-        device: &Shown,
+        device: &Device,
         id: u32,
         reactors: &[ReactorHandle],
         deadline: Duration,

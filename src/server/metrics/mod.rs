@@ -1,13 +1,14 @@
 //! Metrics as text: names, units and labels of what the modules have counted.
 
 mod families;
+mod overdue;
 mod text;
 mod uppers;
 
 use std::{fmt, sync::Arc};
 
 use super::{daemon::Served, device::Device, service::Service, settings::dropped_log_lines};
-use crate::{image::ReadMetrics, upper::WriteMetrics};
+use crate::{image::ReadMetrics, telemetry::Counter, upper::WriteMetrics};
 use text::Family;
 
 /// What removed devices had counted.
@@ -15,6 +16,7 @@ use text::Family;
 pub(super) struct Retired {
     reads: ReadMetrics,
     writes: WriteMetrics,
+    overdue: Counter,
 }
 
 impl Retired {
@@ -22,6 +24,7 @@ impl Retired {
     pub(super) fn absorb(&self, device: &Device) {
         self.reads.absorb(device.reads());
         device.writes().into_iter().for_each(|writes| self.writes.absorb(writes));
+        self.overdue.inc_by(device.overdue().count());
     }
 }
 
@@ -55,6 +58,7 @@ pub(super) fn render(
     all.extend(families::of_all_devices(served, &retired.reads));
     all.extend(families::of_devices(served));
     all.extend(uppers::of_devices(served));
+    all.extend(overdue::of_devices(served, &retired.overdue));
     if detail == MetricsDetail::Devices {
         all.push(families::durations_of_devices(served));
         all.push(uppers::durations_of_devices(served));

@@ -4,7 +4,7 @@ use clap::Args;
 use stratabd::server::{
     api::{
         Client,
-        types::{DeviceInfo, FetchCount},
+        types::{DeviceInfo, FetchCount, OverdueInfo},
     },
     failure::{Failure, FailureClass},
 };
@@ -40,6 +40,15 @@ impl InfoArgs {
             rows.extend(info.image.iter().map(|image| vec!["image".to_owned(), image.to_string()]));
             rows.extend(info.server_pid.iter().map(|pid| vec!["served by".to_owned(), pid.to_string()]));
             rows.extend(info.warnings.iter().map(|warning| vec!["warning".to_owned(), warning.clone()]));
+            for request in &info.overdue {
+                let OverdueInfo { kind, offset, len, age_ms, waits_for } = request;
+                let waits_for = waits_for.as_deref().unwrap_or("nobody has said what");
+                let text = format!(
+                    "{kind} of {len} bytes at {offset}, for {} s, waits for {waits_for}",
+                    age_ms / 1000
+                );
+                rows.push(vec!["does not end".to_owned(), text]);
+            }
             for reads in info.reads.iter().filter(|reads| reads.requests > 0) {
                 let text = format!("{} ({})", reads.requests, size(reads.bytes));
                 rows.push(vec![format!("reads {}", reads.source), text]);
