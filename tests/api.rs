@@ -33,7 +33,7 @@ use stratabd::{
         },
         config::{Config, HostSection},
         daemon::{Daemon, DaemonParts},
-        device::Shown,
+        device::Device,
         failure::Failure,
         metrics::MetricsDetail,
         port::{KnownDevice, Port},
@@ -59,7 +59,7 @@ impl Port for NullPort {
 
     fn attach(
         &self,
-        device: &Shown,
+        device: &Device,
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError> {
@@ -71,7 +71,7 @@ impl Port for NullPort {
 
     fn take_over(
         &self,
-        device: &Shown,
+        device: &Device,
         id: u32,
         reactors: &[ReactorHandle],
         deadline: Duration,
