@@ -112,8 +112,8 @@ pub trait Attachment: Send {
     /// worked at, and none will be. Those that come wait. Whatever else holds on to the device ends with the process.
     ///
     /// # Errors
-    /// [`FrontendError::NotRecoverable`] for a device that would go with its server, and where requests have not ended before
-    /// the deadline; these run once more for the next server. The device stays in each case.
+    /// [`FrontendError::NotRecoverable`] for a device that would go with its server, which goes as when it is dropped; and where
+    /// requests have not ended before the deadline. The device stays then, and they run once more for its next server.
     fn leave(self: Box<Self>, deadline: Duration) -> Result<(), FrontendError>;
 }
 

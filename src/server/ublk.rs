@@ -126,9 +126,7 @@ impl Port for UblkPort {
 }
 
 fn known(device: ublk::DeviceInfo) -> KnownDevice {
-    let served = device.state == DeviceState::Live && is_alive(device.server_pid);
-    let has_lived = matches!(device.state, DeviceState::Live | DeviceState::Quiesced | DeviceState::FailIo);
-    let recoverable = device.is_recoverable();
+    let (served, recoverable, waits) = (device.is_served(), device.is_recoverable(), device.waits());
     let (size_bytes, logical_block_bytes, read_only) = device
         .shape
         .map(|shape| {
@@ -147,14 +145,8 @@ fn known(device: ublk::DeviceInfo) -> KnownDevice {
         server_pid: served.then_some(device.server_pid),
         is_unstarted: device.state == DeviceState::Dead,
         recoverable,
-        waits: recoverable && has_lived && !served,
+        waits,
     }
-}
-
-fn is_alive(pid: i32) -> bool {
-    let Some(pid) = rustix::process::Pid::from_raw(pid) else { return false };
-    // One that may not be signalled lives.
-    !matches!(rustix::process::test_kill_process(pid), Err(Errno::SRCH))
 }
 
 /// Gives the process a mount namespace of its own, in which changes made elsewhere still arrive. Call it before any thread

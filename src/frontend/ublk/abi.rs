@@ -19,12 +19,12 @@ pub(super) use libublk::sys::{
     UBLK_IO_OP_FLUSH, UBLK_IO_OP_READ, UBLK_IO_OP_WRITE, UBLK_IO_OP_WRITE_ZEROES, UBLK_MAX_NR_QUEUES,
     UBLK_MAX_QUEUE_DEPTH, UBLK_PARAM_TYPE_BASIC, UBLK_PARAM_TYPE_DEVT, UBLK_PARAM_TYPE_DISCARD, UBLK_QID_OFF,
     UBLK_S_DEV_DEAD, UBLK_S_DEV_FAIL_IO, UBLK_S_DEV_LIVE, UBLK_S_DEV_QUIESCED, UBLK_TAG_OFF,
-    UBLK_U_CMD_ADD_DEV, UBLK_U_CMD_DEL_DEV, UBLK_U_CMD_DEL_DEV_ASYNC, UBLK_U_CMD_GET_DEV_INFO,
-    UBLK_U_CMD_GET_DEV_INFO2, UBLK_U_CMD_GET_FEATURES, UBLK_U_CMD_GET_PARAMS, UBLK_U_CMD_SET_PARAMS,
-    UBLK_U_CMD_START_DEV, UBLK_U_CMD_STOP_DEV, UBLK_U_CMD_UPDATE_SIZE, UBLK_U_IO_COMMIT_AND_FETCH_REQ,
-    UBLK_U_IO_FETCH_REQ, UBLKSRV_IO_BUF_OFFSET, ublk_auto_buf_reg, ublk_param_basic, ublk_param_devt,
-    ublk_param_discard, ublk_params, ublksrv_ctrl_cmd, ublksrv_ctrl_dev_info, ublksrv_io_cmd,
-    ublksrv_io_desc,
+    UBLK_U_CMD_ADD_DEV, UBLK_U_CMD_DEL_DEV, UBLK_U_CMD_DEL_DEV_ASYNC, UBLK_U_CMD_END_USER_RECOVERY,
+    UBLK_U_CMD_GET_DEV_INFO, UBLK_U_CMD_GET_DEV_INFO2, UBLK_U_CMD_GET_FEATURES, UBLK_U_CMD_GET_PARAMS,
+    UBLK_U_CMD_QUIESCE_DEV, UBLK_U_CMD_SET_PARAMS, UBLK_U_CMD_START_DEV, UBLK_U_CMD_START_USER_RECOVERY,
+    UBLK_U_CMD_STOP_DEV, UBLK_U_CMD_UPDATE_SIZE, UBLK_U_IO_COMMIT_AND_FETCH_REQ, UBLK_U_IO_FETCH_REQ,
+    UBLKSRV_IO_BUF_OFFSET, ublk_auto_buf_reg, ublk_param_basic, ublk_param_devt, ublk_param_discard,
+    ublk_params, ublksrv_ctrl_cmd, ublksrv_ctrl_dev_info, ublksrv_io_cmd, ublksrv_io_desc,
 };
 
 /// Bytes between the starts of two queues' descriptors in the character device's mapping: room for the most tags.

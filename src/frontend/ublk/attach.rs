@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use futures_channel::oneshot;
+
 use super::{
     Ublk, abi,
     attachment::UblkAttachment,
@@ -13,7 +15,7 @@ use super::{
     control::Control,
     deadline::Deadline,
     features::{CopyMode, Features},
-    node, params, queue,
+    node, params, queue, recovery,
 };
 use crate::{
     block::{BlockDevice, Geometry},
@@ -23,6 +25,10 @@ use crate::{
 
 /// The kernel's smallest request queue, and so the fewest tags that leave one to spare.
 const LEAST_DEPTH_WITH_SPARE: u16 = 5;
+
+/// Tags of a queue that a driver must see fetched all or none: by one system call, which a killed process ends. Half of what a
+/// ring submits at once by default, since other devices may share it.
+const MOST_TAGS_AT_ONCE: u16 = 128;
 
 /// Requests and the driver's buffers are made of whole pages.
 const PAGE_BYTES: u32 = 4096;
@@ -46,7 +52,8 @@ impl Frontend for Ublk {
         }
         let deadline = Deadline::after(request.deadline);
         let (control, features) = super::inventory::connect(&deadline)?;
-        let wanted = features.to_ask_for(self.copy.unwrap_or(CopyMode::User), device.reads_to_slots());
+        let copy = self.copy.unwrap_or(CopyMode::User);
+        let wanted = features.to_ask_for(copy, device.reads_to_slots(), request.recovery);
         let mut attachment = Self::add(control, features, wanted, request, geometry.size_bytes, &deadline)?;
         // From here on, dropping the attachment removes what has been made.
         attachment.run(
@@ -61,12 +68,12 @@ impl Frontend for Ublk {
 
     fn take_over<D: BlockDevice>(
         &self,
-        _device: &Arc<D>,
+        device: &Arc<D>,
         id: u32,
-        _reactors: &[ReactorHandle],
-        _deadline: Duration,
+        reactors: &[ReactorHandle],
+        deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError> {
-        Err(FrontendError::NotRecoverable(id))
+        recovery::take_over(device, id, reactors, deadline)
     }
 }
 
@@ -85,8 +92,12 @@ impl Ublk {
         } else {
             request.depth
         };
+        let (queues, depth) = match wanted.recovers() && !features.recovers_half_taken() {
+            true => (1, depth.min(MOST_TAGS_AT_ONCE)),
+            false => (request.queues, depth),
+        };
         let wanted = abi::ublksrv_ctrl_dev_info {
-            nr_hw_queues: request.queues,
+            nr_hw_queues: queues,
             queue_depth: depth,
             max_io_buf_bytes: request.max_io_bytes,
             dev_id: request.id.unwrap_or(u32::MAX),
@@ -104,11 +115,10 @@ impl Ublk {
         }
         let attachment = UblkAttachment::new(control, &granted, size_bytes);
         let flags = Features::new(granted.flags);
-        if flags.has(abi::UBLK_F_AUTO_BUF_REG) && !flags.has(abi::UBLK_F_USER_COPY) {
-            // Requests that cannot be read into directly could not be served.
+        if flags.registers_without_copy() {
             return Err(wrong("registration of pages without user copy"));
         }
-        if !(1..=request.queues).contains(&granted.nr_hw_queues) {
+        if !(1..=queues).contains(&granted.nr_hw_queues) {
             return Err(wrong("the number of queues"));
         }
         if !(1..=depth).contains(&granted.queue_depth) {
@@ -139,8 +149,9 @@ fn check_request(request: &AttachRequest) -> Result<(), FrontendError> {
 }
 
 /// Has every queue opened by its reactor; queue `i` of device `k` goes to reactor `k + i`, so that devices with one
-/// queue spread as well as those with many.
-fn open_queues<D: BlockDevice>(
+/// queue spread as well as those with many. Only when all are open is a tag fetched: what is not does not hold on to the device
+/// where a queue cannot be opened.
+pub(super) fn open_queues<D: BlockDevice>(
     attachment: &mut UblkAttachment,
     device: &Arc<D>,
     geometry: Geometry,
@@ -151,6 +162,7 @@ fn open_queues<D: BlockDevice>(
     let (serving, ended) = mpsc::channel();
     attachment.serve_with(Arc::clone(&file), ended);
     let (sender, receiver) = mpsc::channel();
+    let mut waiting = Vec::new();
     let first = usize::try_from(attachment.id).unwrap_or(0);
     for (queue, reactor) in
         (0..attachment.info.queues).zip(reactors.iter().cycle().skip(first % reactors.len()))
@@ -158,17 +170,28 @@ fn open_queues<D: BlockDevice>(
         let plan = attachment.plan(queue, geometry);
         let (device, sender) = (Arc::clone(device), sender.clone());
         let common = attachment.common(&file, &serving);
+        let (go, going) = oneshot::channel();
+        waiting.push(go);
         reactor.spawn(move |reactor| {
-            // The caller gives up only when its deadline has passed, and then removes the queues.
-            let _ = sender.send((plan.queue, queue::open(reactor, &*device, plan, common)));
-            std::future::ready(())
+            let opened = queue::open(reactor, &*device, plan, common);
+            async move {
+                let (queue, outcome) = match opened {
+                    Ok(queue) => (Some(queue), Ok(())),
+                    Err(error) => (None, Err(error)),
+                };
+                // The caller gives up only when its deadline has passed, or a queue has failed.
+                let _ = sender.send(outcome);
+                if let (Some(queue), Ok(())) = (queue, going.await) {
+                    queue.fetch();
+                }
+            }
         });
     }
     drop(sender);
     let mut opened = 0;
     while opened < attachment.info.queues {
         match receiver.recv_timeout(deadline.remaining()) {
-            Ok((_, outcome)) => outcome?,
+            Ok(outcome) => outcome?,
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 return Err(FrontendError::Deadline { step: "opening the queues", after: deadline.limit() });
             }
@@ -177,6 +200,9 @@ fn open_queues<D: BlockDevice>(
             }
         }
         opened += 1;
+    }
+    for (queue, go) in (0..).zip(waiting) {
+        go.send(()).map_err(|()| FrontendError::NoReactor { queue })?;
     }
     Ok(())
 }

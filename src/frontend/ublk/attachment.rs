@@ -19,6 +19,7 @@ use super::{
     control::{Control, Reply},
     deadline::Deadline,
     features::{CopyMode, Features},
+    gate::Gate,
     inventory, node, params,
     queue::{Common, QueuePlan},
 };
@@ -33,6 +34,9 @@ const DROP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the queues of a stopped device may take to end before it is stopped again.
 const STOP_INTERVAL: Duration = Duration::from_millis(200);
 
+/// How often the last requests of a device that is left are looked after.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
 /// One device from ADD on.
 pub(super) struct UblkAttachment {
     pub(super) id: u32,
@@ -46,11 +50,14 @@ pub(super) struct UblkAttachment {
     /// Cut off when the last queue has gone.
     serving: Option<mpsc::Receiver<Infallible>>,
     abort: Arc<Abort>,
+    /// One for each queue.
+    gates: Vec<Arc<Gate>>,
     /// Of the device, as its queues take it.
     size_bytes: Arc<AtomicU64>,
     started: bool,
-    /// Somebody has asked for its removal, and knows how that went.
-    is_leaving: bool,
+    /// It is not to be removed when this is dropped: somebody has asked for its removal before, and knows how that went, or it is
+    /// the next server's, or still the former one's.
+    stays: bool,
 }
 
 impl UblkAttachment {
@@ -63,7 +70,7 @@ impl UblkAttachment {
                 queues: granted.nr_hw_queues,
                 depth: granted.queue_depth,
                 max_io_bytes: granted.max_io_buf_bytes,
-                recoverable: features.has(abi::UBLK_F_USER_RECOVERY),
+                recoverable: features.recovers(),
             },
             features,
             control,
@@ -72,10 +79,28 @@ impl UblkAttachment {
             file: None,
             serving: None,
             abort: Arc::default(),
+            gates: Vec::new(),
             size_bytes: Arc::new(AtomicU64::new(size_bytes)),
             started: false,
-            is_leaving: false,
+            stays: false,
         }
+    }
+
+    /// A device of `size_bytes` that another process has made, as it was granted. Until it [has come](Self::has_come) it is not this
+    /// process's to remove.
+    pub(super) fn of_former_server(
+        control: Control,
+        granted: &abi::ublksrv_ctrl_dev_info,
+        size_bytes: u64,
+    ) -> Self {
+        let mut attachment = Self::new(control, granted, size_bytes);
+        (attachment.started, attachment.stays) = (true, true);
+        attachment
+    }
+
+    /// It is this process's from now on.
+    pub(super) fn has_come(&mut self) {
+        self.stays = false;
     }
 
     pub(super) fn serve_with(&mut self, file: Arc<OwnedFd>, serving: mpsc::Receiver<Infallible>) {
@@ -83,11 +108,14 @@ impl UblkAttachment {
         self.serving = Some(serving);
     }
 
-    /// What a queue shares with this.
-    pub(super) fn common(&self, file: &Arc<OwnedFd>, serving: &mpsc::Sender<Infallible>) -> Common {
+    /// What one more queue shares with this.
+    pub(super) fn common(&mut self, file: &Arc<OwnedFd>, serving: &mpsc::Sender<Infallible>) -> Common {
+        let gate = Arc::<Gate>::default();
+        self.gates.push(Arc::clone(&gate));
         Common {
             file: Arc::clone(file),
             abort: Arc::clone(&self.abort),
+            gate,
             size_bytes: Arc::clone(&self.size_bytes),
             serving: serving.clone(),
         }
@@ -140,6 +168,12 @@ impl UblkAttachment {
         }
         self.file = None;
         inventory::delete(&self.control, self.id, false, patience, &deadline)
+    }
+
+    /// Has the driver keep back requests that are not yet here.
+    fn quiesce(&self, limit: Duration) -> Result<(), FrontendError> {
+        let timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self.control.run(Command::quiesce(self.id, timeout_ms), limit).map(drop)
     }
 
     /// Ends the block device, and makes the driver give up all tags. Whoever still waits for the engine after half of the
@@ -202,18 +236,36 @@ impl Attachment for UblkAttachment {
     }
 
     fn detach_within(&mut self, deadline: Duration, patience: Duration) -> Result<Detached, FrontendError> {
-        self.is_leaving = true;
+        self.stays = true;
         self.remove(deadline, patience)
     }
 
-    fn leave(self: Box<Self>, _deadline: Duration) -> Result<(), FrontendError> {
-        Err(FrontendError::NotRecoverable(self.id))
+    fn leave(mut self: Box<Self>, deadline: Duration) -> Result<(), FrontendError> {
+        if !self.info.recoverable {
+            return Err(FrontendError::NotRecoverable(self.id));
+        }
+        self.stays = true;
+        let limit = Deadline::after(deadline);
+        if self.features.has(abi::UBLK_F_QUIESCE)
+            && let Err(error) = self.quiesce(limit.remaining() / 2)
+        {
+            // What comes meanwhile only comes twice.
+            tracing::warn!(id = self.id, %error, "the driver goes on to send requests to a device that is left");
+        }
+        self.gates.iter().for_each(|gate| gate.close());
+        while !self.gates.iter().all(|gate| gate.has_emptied()) {
+            if limit.has_passed() {
+                return Err(FrontendError::Deadline { step: "the last requests", after: deadline });
+            }
+            limit.pause(LOOK_INTERVAL);
+        }
+        Ok(())
     }
 }
 
 impl Drop for UblkAttachment {
     fn drop(&mut self) {
-        if self.is_leaving {
+        if self.stays {
             return;
         }
         let deadline = Deadline::after(DROP_DEADLINE);

@@ -54,6 +54,22 @@ impl Command {
         Self { data: server_pid, ..Self::new("START_DEV", abi::UBLK_U_CMD_START_DEV, Some(id)) }
     }
 
+    /// Takes a device without a server from its former one, which must have closed it.
+    pub(super) fn start_recovery(id: u32) -> Self {
+        Self::new("START_USER_RECOVERY", abi::UBLK_U_CMD_START_USER_RECOVERY, Some(id))
+    }
+
+    /// Lets the requests of a device come to the process `server_pid`; blocks until all its tags have been fetched.
+    pub(super) fn end_recovery(id: u32, server_pid: u64) -> Self {
+        let command = Self::new("END_USER_RECOVERY", abi::UBLK_U_CMD_END_USER_RECOVERY, Some(id));
+        Self { data: server_pid, ..command }
+    }
+
+    /// Keeps back what is not yet at the server, and ends the commands of idle tags. Since Linux 6.16.
+    pub(super) fn quiesce(id: u32, timeout_ms: u64) -> Self {
+        Self { data: timeout_ms, ..Self::new("QUIESCE_DEV", abi::UBLK_U_CMD_QUIESCE_DEV, Some(id)) }
+    }
+
     /// Gives the block device another size, in sectors. Since Linux 6.16.
     pub(super) fn update_size(id: u32, sectors: u64) -> Self {
         Self { data: sectors, ..Self::new("UPDATE_SIZE", abi::UBLK_U_CMD_UPDATE_SIZE, Some(id)) }

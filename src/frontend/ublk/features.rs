@@ -70,8 +70,8 @@ impl Features {
     }
 
     /// What to ask for at ADD: what the device is for, and what makes it safer, where this driver offers it. `to_slots` says
-    /// that some requests may be read into by the kernel alone.
-    pub(super) fn to_ask_for(self, copy: CopyMode, to_slots: bool) -> Self {
+    /// that some requests may be read into by the kernel alone; `recovery`, that the device is to outlive its server.
+    pub(super) fn to_ask_for(self, copy: CopyMode, to_slots: bool, recovery: bool) -> Self {
         let mut wanted = u64::from(abi::UBLK_F_NO_AUTO_PART_SCAN | abi::UBLK_F_UPDATE_SIZE);
         if copy == CopyMode::User {
             wanted |= u64::from(abi::UBLK_F_USER_COPY);
@@ -79,7 +79,40 @@ impl Features {
                 wanted |= u64::from(abi::UBLK_F_AUTO_BUF_REG);
             }
         }
+        // Without the second, what was at the server when it died would fail.
+        if recovery && self.has(abi::UBLK_F_USER_RECOVERY) && self.has(abi::UBLK_F_USER_RECOVERY_REISSUE) {
+            let all = abi::UBLK_F_USER_RECOVERY | abi::UBLK_F_USER_RECOVERY_REISSUE | abi::UBLK_F_QUIESCE;
+            wanted |= u64::from(all);
+        }
         Self(wanted & self.0)
+    }
+
+    /// Whether a device outlives its server.
+    pub(super) fn recovers(self) -> bool {
+        self.has(abi::UBLK_F_USER_RECOVERY)
+    }
+
+    /// Whether a device may be taken over again after a server that died while some of its queues were ready and others not: the
+    /// kernel's fault, which it does not survive, was mended in Linux 6.16, which brought QUIESCE. So was that START_USER_RECOVERY
+    /// refuses a device for which it had been sent before.
+    pub(super) fn recovers_half_taken(self) -> bool {
+        self.has(abi::UBLK_F_QUIESCE)
+    }
+
+    /// Whether requests of a device come in a way in which we never ask for them.
+    pub(super) fn are_foreign(self) -> bool {
+        let foreign = abi::UBLK_F_SUPPORT_ZERO_COPY
+            | abi::UBLK_F_NEED_GET_DATA
+            | abi::UBLK_F_UNPRIVILEGED_DEV
+            | abi::UBLK_F_ZONED
+            | abi::UBLK_F_BATCH_IO
+            | abi::UBLK_F_INTEGRITY;
+        self.0 & u64::from(foreign) != 0 || self.registers_without_copy()
+    }
+
+    /// Requests that cannot be read into directly could not be served.
+    pub(super) fn registers_without_copy(self) -> bool {
+        self.has(abi::UBLK_F_AUTO_BUF_REG) && !self.has(abi::UBLK_F_USER_COPY)
     }
 
     /// Whether a device whose server dies while it holds *every* tag stays for ever, and with it whoever waits for it.
@@ -114,14 +147,21 @@ mod tests {
     #[test]
     fn only_what_the_driver_offers_is_asked_for() {
         let old = Features::new(0x1fe);
-        assert_eq!(old.to_ask_for(CopyMode::User, true).names(), ["USER_COPY"]);
-        assert_eq!(old.to_ask_for(CopyMode::TagBuffer, true).bits(), 0);
+        assert_eq!(old.to_ask_for(CopyMode::User, true, false).names(), ["USER_COPY"]);
+        assert_eq!(old.to_ask_for(CopyMode::TagBuffer, true, false).bits(), 0);
+        let recovery = ["USER_RECOVERY", "USER_RECOVERY_REISSUE"];
+        assert_eq!(old.to_ask_for(CopyMode::TagBuffer, true, true).names(), recovery);
+        let half = Features::new(0x1fe & !u64::from(abi::UBLK_F_USER_RECOVERY_REISSUE));
+        assert_eq!(half.to_ask_for(CopyMode::TagBuffer, true, true).bits(), 0, "it would fail requests");
         let new = Features::new(0x3fff);
         assert_eq!(
-            new.to_ask_for(CopyMode::User, true).names(),
+            new.to_ask_for(CopyMode::User, true, false).names(),
             ["USER_COPY", "UPDATE_SIZE", "AUTO_BUF_REG"]
         );
-        assert_eq!(new.to_ask_for(CopyMode::User, false).names(), ["USER_COPY", "UPDATE_SIZE"]);
+        assert_eq!(new.to_ask_for(CopyMode::User, false, false).names(), ["USER_COPY", "UPDATE_SIZE"]);
+        assert!(new.to_ask_for(CopyMode::User, false, true).has(abi::UBLK_F_QUIESCE));
+        assert!(Features::new(1 << 2).are_foreign() && Features::new(1 << 11).are_foreign());
+        assert!(!new.to_ask_for(CopyMode::User, true, true).are_foreign());
         assert!(old.needs_a_spare_tag() && !Features::new(0x3fff).needs_a_spare_tag());
     }
 }

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    process::{Pid, test_kill_process},
+};
 
 use super::{
     Ublk, abi,
@@ -77,7 +80,20 @@ impl DeviceInfo {
     /// Whether it outlives its server.
     #[must_use]
     pub fn is_recoverable(&self) -> bool {
-        self.features.has(abi::UBLK_F_USER_RECOVERY)
+        self.features.recovers()
+    }
+
+    /// Whether a process serves it.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.state == DeviceState::Live && is_alive(self.server_pid)
+    }
+
+    /// Whether it has no server and the next one may take it over.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        let has_lived = matches!(self.state, DeviceState::Live | DeviceState::Quiesced | DeviceState::FailIo);
+        self.is_recoverable() && has_lived && !self.is_served()
     }
 }
 
@@ -224,7 +240,7 @@ fn shape(control: &Control, id: u32, features: Features) -> Result<Option<Shape>
     }
 }
 
-fn information(control: &Control, id: u32) -> Result<abi::ublksrv_ctrl_dev_info, FrontendError> {
+pub(super) fn information(control: &Control, id: u32) -> Result<abi::ublksrv_ctrl_dev_info, FrontendError> {
     let reply = match control.run(Command::get_info_of_any_owner(id), QUERY_DEADLINE) {
         Err(error) if is_unknown(&error) => control.run(Command::get_info(id), QUERY_DEADLINE)?,
         outcome => outcome?,
@@ -233,7 +249,7 @@ fn information(control: &Control, id: u32) -> Result<abi::ublksrv_ctrl_dev_info,
     abi::value_at(&reply.payload, 0).ok_or(wrong)
 }
 
-fn state(state: u16) -> DeviceState {
+pub(super) fn state(state: u16) -> DeviceState {
     match u32::from(state) {
         abi::UBLK_S_DEV_DEAD => DeviceState::Dead,
         abi::UBLK_S_DEV_LIVE => DeviceState::Live,
@@ -241,6 +257,25 @@ fn state(state: u16) -> DeviceState {
         abi::UBLK_S_DEV_FAIL_IO => DeviceState::FailIo,
         _ => DeviceState::Unknown(state),
     }
+}
+
+/// Whether there is a process of this number that has not ended. One that has, and that its parent has not asked after, is there
+/// and serves nothing.
+pub(super) fn is_alive(pid: i32) -> bool {
+    // The driver says -1 of a device that has no server.
+    let Some(number) = (pid > 0).then(|| Pid::from_raw(pid)).flatten() else { return false };
+    // One that may not be signalled lives.
+    if test_kill_process(number) == Err(Errno::SRCH) {
+        return false;
+    }
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // After the name, which is in brackets and may have any in it.
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    if !matches!(state, Some('Z' | 'X')) {
+        return true;
+    }
+    // Its first thread has ended, and others may go on.
+    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() > 1)
 }
 
 /// Deletes a stopped device, and waits for `patience` until its number is free. The command that does not wait comes first: the
@@ -273,5 +308,24 @@ pub(super) fn delete(
             Ok(Reply { .. }) => deadline.pause(LOOK_INTERVAL),
             Err(error) => return Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_ended_serves_nothing_even_before_its_parent_has_asked() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        while is_alive(pid) {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(!is_alive(pid) && !is_alive(-1) && !is_alive(0));
+        assert!(is_alive(i32::try_from(std::process::id()).unwrap()) && is_alive(1));
     }
 }

@@ -16,12 +16,14 @@ mod control;
 mod deadline;
 mod descriptor;
 mod features;
+mod gate;
 mod inventory;
 mod memory;
 mod messenger;
 mod node;
 mod params;
 mod queue;
+mod recovery;
 mod thread;
 mod transfer;
 

@@ -22,7 +22,9 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::{abi, abort::Abort, descriptor::Work, features::CopyMode, memory::QueueMemory, transfer};
+use super::{
+    abi, abort::Abort, descriptor::Work, features::CopyMode, gate::Gate, memory::QueueMemory, transfer,
+};
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry},
     frontend::FrontendError,
@@ -57,6 +59,8 @@ pub(super) struct QueuePlan {
 pub(super) struct Common {
     pub(super) file: Arc<OwnedFd>,
     pub(super) abort: Arc<Abort>,
+    /// The requests of this queue that are being worked at.
+    pub(super) gate: Arc<Gate>,
     /// Size of the device, which may grow.
     pub(super) size_bytes: Arc<AtomicU64>,
     /// Sends nothing: its receiver learns that all queues have gone when all senders have.
@@ -71,6 +75,9 @@ struct Tag {
     registration: u64,
 }
 
+/// A queue that is open, and of which no tag has been fetched.
+pub(super) struct Opened<Q>(Rc<Queue<Q>>);
+
 struct Queue<Q> {
     engine: Q,
     plan: QueuePlan,
@@ -81,18 +88,19 @@ struct Queue<Q> {
     buffers: Option<Rc<dyn Any>>,
     file: Arc<OwnedFd>,
     abort: Arc<Abort>,
+    gate: Arc<Gate>,
     size_bytes: Arc<AtomicU64>,
     /// Last, since fields are dropped in this order.
     _serving: mpsc::Sender<Infallible>,
 }
 
-/// Opens a queue on `reactor`, the calling thread's own, and starts to fetch.
+/// Opens a queue on `reactor`, the calling thread's own.
 pub(super) fn open<D: BlockDevice>(
     reactor: &Reactor,
     device: &D,
     plan: QueuePlan,
     common: Common,
-) -> Result<(), FrontendError> {
+) -> Result<Opened<D::Queue>, FrontendError> {
     let (queue, reactor) = (plan.queue, reactor.for_queue());
     let failed = |what| move |source: io::Error| FrontendError::Queue { queue, what, source };
     let room = reactor.request_buffers().limit_bytes();
@@ -111,22 +119,28 @@ pub(super) fn open<D: BlockDevice>(
     let memory = Rc::new(memory);
     let buffers =
         (plan.copy == CopyMode::TagBuffer).then(|| Rc::<QueueMemory>::clone(&memory) as Rc<dyn Any>);
-    let shared = Rc::new(Queue {
+    Ok(Opened(Rc::new(Queue {
         engine,
         plan,
-        reactor: reactor.clone(),
+        reactor,
         warned: Cell::new(None),
         memory,
         buffers,
         file: common.file,
         abort: common.abort,
+        gate: common.gate,
         size_bytes: common.size_bytes,
         _serving: common.serving,
-    });
-    for tag in 0..plan.depth {
-        reactor.spawn(serve_tag(Rc::clone(&shared), tag));
+    })))
+}
+
+impl<Q: BlockQueue + 'static> Opened<Q> {
+    /// Fetches all tags, within one turn of the loop and so by one system call, as far as the ring has room.
+    pub(super) fn fetch(self) {
+        for tag in 0..self.0.plan.depth {
+            self.0.reactor.spawn(serve_tag(Rc::clone(&self.0), tag));
+        }
     }
-    Ok(())
 }
 
 async fn serve_tag<Q: BlockQueue>(queue: Rc<Queue<Q>>, number: u16) {
@@ -159,6 +173,10 @@ async fn serve_tag<Q: BlockQueue>(queue: Rc<Queue<Q>>, number: u16) {
                 return;
             }
         }
+        let Some(_at_work) = queue.gate.enter() else {
+            // The device has been left: what is not answered comes to its next server when this process has ended.
+            return std::future::pending().await;
+        };
         result = queue.answer(&tag).await;
         operation = queue.plan.commit;
     }
