@@ -33,7 +33,7 @@ use stratabd::{
         },
         config::{Config, HostSection},
         daemon::{Daemon, DaemonParts},
-        device::Device,
+        device::{Device, Shown},
         failure::Failure,
         metrics::MetricsDetail,
         port::{KnownDevice, Port},
@@ -63,7 +63,7 @@ impl Port for NullPort {
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError> {
-        if let Shown::Image(image) = device {
+        if let Shown::Image(image) = device.shown() {
             self.1.lock().unwrap().push(Arc::clone(image));
         }
         device.attach_to(&self.0, request, reactors)
