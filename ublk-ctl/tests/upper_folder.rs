@@ -35,7 +35,7 @@ use stratabd::{
         api::types::{AddDevice, FeatureList, ForkDevice, ImageSpec},
         config::{Config, HostSection},
         daemon::{Daemon, DaemonParts, SnapshotTarget},
-        device::Shown,
+        device::Device,
         failure::{Failure, FailureClass},
         metrics::MetricsDetail,
         port::{KnownDevice, Port},
@@ -53,7 +53,7 @@ impl Port for NullPort {
 
     fn attach(
         &self,
-        device: &Shown,
+        device: &Device,
         request: &AttachRequest,
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError> {
@@ -62,7 +62,7 @@ impl Port for NullPort {
 
     fn take_over(
         &self,
-        device: &Shown,
+        device: &Device,
         id: u32,
         reactors: &[ReactorHandle],
         deadline: Duration,
