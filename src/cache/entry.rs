@@ -268,7 +268,7 @@ impl Entry {
         forgotten || in_flight
     }
 
-    /// Has `refutation` raised when the digest refutes what was read since.
+    /// Has `refutation` raised whenever the digest refutes what was read since.
     pub(super) fn watch(&self, refutation: &Arc<Refutation>) {
         let mut refutations = lock(&self.refutations);
         refutations.retain(|known| known.strong_count() > 0);
@@ -279,8 +279,7 @@ impl Entry {
     pub(super) fn disown(self: &Arc<Self>) {
         self.shared.metrics.invalidations.inc();
         self.forget(ByteRange::between(0, self.size_bytes));
-        let refutations = std::mem::take(&mut *lock(&self.refutations));
-        refutations
+        lock(&self.refutations)
             .iter()
             .filter_map(Weak::upgrade)
             .for_each(|refutation| refutation.raise(&self.key.to_string()));

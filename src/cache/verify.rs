@@ -44,8 +44,7 @@ async fn check(entry: &Arc<Entry>, reactor: &Reactor) -> Option<()> {
     if is_right {
         record(entry, reactor, generation).await;
     } else {
-        let told = "the registry sent another blob than that of its digest: all of it is forgotten, and images made of it fail";
-        tracing::error!(blob = %entry.key, "{told}");
+        tracing::error!(blob = %entry.key, "the registry sent other bytes than those of the digest: all of them are forgotten");
         entry.disown();
     }
     Some(())

@@ -11,18 +11,32 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle},
 };
 
-/// A block of a layer.
+use super::layer::Layer;
+
+/// A block of a layer, made of the blob's bytes of one generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct BlockKey {
     /// Position from the top of the stack.
     pub(super) layer: u8,
+    /// The last digits of the layer's generation before the bytes were read. So many refutations of a whole blob take years.
+    pub(super) generation: u16,
     /// Number in the layer.
     pub(super) block: u32,
 }
 
+impl BlockKey {
+    /// The block `number` of the `layer` that is so far from the top of the stack, of what can be read of it from now on.
+    #[inline]
+    pub(super) fn new(rank: u8, layer: &Layer, number: u32) -> Self {
+        let [.., high, low] = layer.generation().to_be_bytes();
+        Self { layer: rank, generation: u16::from_be_bytes([high, low]), block: number }
+    }
+}
+
 impl Hash for BlockKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(u64::from(self.layer) << 32 | u64::from(self.block));
+        let (generation, layer) = (u64::from(self.generation), u64::from(self.layer));
+        state.write_u64(generation << 40 | layer << 32 | u64::from(self.block));
     }
 }
 

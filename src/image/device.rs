@@ -12,13 +12,14 @@ use super::{
     metrics::{ImageMetrics, ReadMetrics},
     read::Reader,
     stack::Stack,
+    standing::Standing,
     superblock,
 };
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ByteRange, ErrorKind, Geometry, SECTOR_BYTES},
     format::lsmt::{LAYER_COUNT_LIMIT, Segment, device_bytes},
     reactor::{Buffer, BufferPool, BufferSlot, Reactor},
-    source::{BlobSource, Refutation},
+    source::BlobSource,
 };
 
 /// Layers that are opened at once.
@@ -77,10 +78,9 @@ impl Image {
         }
         let mut attempt = 1;
         loop {
-            let refutation = Arc::new(Refutation::default());
-            layers.iter().for_each(|source| source.watch(&refutation));
-            let opened = Self::open_once(reactor, layers.clone(), &options).await;
-            match refutation.blob() {
+            let standing = Arc::<Standing>::default();
+            let opened = Self::open_once(reactor, layers.clone(), &options, Arc::clone(&standing)).await;
+            match standing.refutation.blob() {
                 None => return opened,
                 Some(blob) if attempt >= ATTEMPTS => {
                     return Err(ImageError::Refuted { blob: blob.to_owned() });
@@ -95,13 +95,10 @@ impl Image {
         reactor: &Reactor,
         layers: Vec<Arc<dyn BlobSource>>,
         options: &ImageOptions,
+        standing: Arc<Standing>,
     ) -> Result<Self, ImageError> {
-        let (mut layers, segments) = open_all(reactor, layers, options.segment_limit).await?;
-        let refutation = Arc::new(Refutation::default());
-        // What a layer's own checksums have passed, its index too, stands whatever else of the blob was wrong and comes again.
-        for layer in layers.iter().filter(|layer| !layer.description().has_checksums()) {
-            layer.source.watch(&refutation);
-        }
+        let opening = open_all(reactor, layers, &standing, options.segment_limit);
+        let (mut layers, segments) = opening.await?;
         let size_bytes = device_bytes(layers.iter().map(|layer| layer.description().virtual_size_bytes));
         if size_bytes < SECTOR_BYTES {
             return Err(ImageError::NoSize);
@@ -114,7 +111,7 @@ impl Image {
             index,
             decoded: DecodedBlocks::new(options.decoded_cache_bytes),
             metrics: ImageMetrics::default(),
-            refutation,
+            standing,
         });
         let geometry = geometry(reactor, &stack).await?;
         Ok(Self { stack, geometry, reads: Arc::default() })
@@ -143,10 +140,17 @@ impl Image {
         &self.stack.metrics
     }
 
-    /// The digest of a layer that was another blob than that, if one was: then all reads fail.
+    /// Whether the layers are what they were when the image was opened, as far as is known. Where a digest has refuted the bytes
+    /// of one since, the next read finds out.
+    #[must_use]
+    pub fn stands(&self) -> bool {
+        self.stack.stands()
+    }
+
+    /// The name of a layer that was another blob than that of its digest, if one was found to be: then all reads fail.
     #[must_use]
     pub fn refuted(&self) -> Option<&str> {
-        self.stack.refutation.blob()
+        self.stack.standing.fallen()
     }
 
     /// Segments of the merged index.
@@ -241,10 +245,11 @@ impl BlockQueue for ImageQueue {
 async fn open_all(
     reactor: &Reactor,
     sources: Vec<Arc<dyn BlobSource>>,
+    standing: &Standing,
     limit: usize,
 ) -> Result<(Vec<Layer>, Vec<Vec<Segment>>), ImageError> {
-    let mut opening =
-        pin!(stream::iter(sources).map(|source| Layer::open(reactor, source)).buffered(OPENING_AT_ONCE));
+    let open = |source| Layer::open_within(reactor, source, &standing.refutation);
+    let mut opening = pin!(stream::iter(sources).map(open).buffered(OPENING_AT_ONCE));
     let (mut layers, mut segments, mut count) = (Vec::new(), Vec::new(), 0_usize);
     while let Some((layer, of_layer)) = opening.try_next().await? {
         count += of_layer.len();

@@ -13,6 +13,7 @@ mod layer;
 mod metrics;
 mod read;
 mod stack;
+mod standing;
 pub mod superblock;
 
 pub use device::{DECODED_CACHE_BYTES, Image, ImageOptions, ImageQueue};

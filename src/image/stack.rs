@@ -2,13 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{ImageError, decoded::DecodedBlocks, index::Index, layer::Layer, metrics::ImageMetrics};
-use crate::{
-    block::{BlockError, ErrorKind},
-    source::Refutation,
-};
+use super::{decoded::DecodedBlocks, index::Index, layer::Layer, metrics::ImageMetrics, standing::Standing};
 
-/// Immutable but for its counters and its cache.
+/// Immutable but for its counters, its cache, and whether it stands.
 #[derive(Debug)]
 pub(super) struct Stack {
     /// The highest first, as the index numbers them.
@@ -16,8 +12,7 @@ pub(super) struct Stack {
     pub(super) index: Index,
     pub(super) decoded: Option<DecodedBlocks>,
     pub(super) metrics: ImageMetrics,
-    /// Raised when the digest of a layer refutes the bytes that index and blocks came from.
-    pub(super) refutation: Arc<Refutation>,
+    pub(super) standing: Arc<Standing>,
 }
 
 impl Stack {
@@ -26,19 +21,9 @@ impl Stack {
         self.layers.get(usize::from(rank))
     }
 
-    /// Whether what was made of the layers may be used.
-    ///
-    /// # Errors
-    /// When a layer was another blob than its digest says. Index and decoded blocks live as long as the image, and so
-    /// that fails whole; who opens it anew gets other bytes.
+    /// Whether what was made of the layers may be used as far as is known. Where not, [`Stack::make_sure`] finds out.
     #[inline]
-    pub(super) fn check_stands(&self) -> Result<(), BlockError> {
-        self.refutation.blob().map_or(Ok(()), |blob| Err(refuted(blob)))
+    pub(super) fn stands(&self) -> bool {
+        self.standing.is_certain()
     }
-}
-
-#[cold]
-fn refuted(blob: &str) -> BlockError {
-    let cause = ImageError::Refuted { blob: blob.to_owned() };
-    BlockError::with_source(ErrorKind::Io, "cannot read the image's data", cause)
 }

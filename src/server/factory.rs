@@ -247,8 +247,8 @@ impl Factory {
         let name = name_of(&key);
         let shelf = self.shelf(key);
         let mut shelf = shelf.lock().await;
-        // One that a digest has refuted serves nobody any more.
-        if let Some(open) = shelf.upgrade().filter(|open| open.image.refuted().is_none()) {
+        // One of whose layers a digest has refuted gets no more devices.
+        if let Some(open) = shelf.upgrade().filter(|open| open.image.stands()) {
             return Ok(open);
         }
         let opened = try_join_all(places.iter().map(|place| self.sources.open(place))).await?;

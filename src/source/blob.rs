@@ -95,7 +95,7 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     /// Returns whether there was anything to forget: if not, reading again cannot help.
     fn invalidate(&self, range: ByteRange) -> bool;
 
-    /// Has `refutation` raised if it turns out that bytes that were read since are not those of the blob's digest. To be
+    /// Has `refutation` raised whenever it turns out that bytes that were read since are not those of the blob's digest. To be
     /// called before the first of them is read by who makes something of them that outlives the read.
     fn watch(&self, _refutation: &Arc<Refutation>) {}
 }

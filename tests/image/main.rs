@@ -13,6 +13,7 @@ mod large;
 #[expect(dead_code, unreachable_pub, reason = "each test binary uses a part of the support")]
 mod layer_writer;
 mod limits;
+mod refuted;
 mod trouble;
 mod turns;
 mod whole;

@@ -17,17 +17,15 @@ use stratabd::{
     source::BlobSource,
 };
 
-const LAYER: &str = "ext4/L2.z4k";
-/// The same layer, not compressed.
-const PLAIN_LAYER: &str = "ext4/L2.lsmt.xz";
+pub(crate) const LAYER: &str = "ext4/L2.z4k";
 
-fn open(reactor: &Reactor, layers: Vec<Arc<dyn BlobSource>>, cache_bytes: u64) -> Image {
+pub(crate) fn open(reactor: &Reactor, layers: Vec<Arc<dyn BlobSource>>, cache_bytes: u64) -> Image {
     let options = ImageOptions { decoded_cache_bytes: cache_bytes, ..ImageOptions::default() };
     reactor.block_on(Image::open(reactor, layers, options)).unwrap().unwrap()
 }
 
 /// A range of the device whose data is in the middle of the layer's file, away from what opening reads.
-fn middle(reactor: &Reactor, image: &Image) -> u64 {
+pub(crate) fn middle(reactor: &Reactor, image: &Image) -> u64 {
     let queue = image.open_queue(reactor).unwrap();
     let mut dest = vec![0; 4096];
     let mut data = Vec::new();
@@ -54,7 +52,7 @@ fn good_and_damaged(reactor: &Reactor) -> (u64, Vec<u8>, Vec<u8>) {
     (at, good, damaged)
 }
 
-fn read(reactor: &Reactor, image: &Image, at: u64) -> Result<Vec<u8>, BlockError> {
+pub(crate) fn read(reactor: &Reactor, image: &Image, at: u64) -> Result<Vec<u8>, BlockError> {
     let queue = image.open_queue(reactor).unwrap();
     let mut dest = vec![0xaa; 4096];
     reactor.block_on(queue.read(at, &mut dest)).unwrap().map(|()| dest)
@@ -294,53 +292,4 @@ fn the_time_of_a_read_begins_after_whatever_the_reactor_waited_for_before() {
     let counted = SourceClass::ALL.map(|class| image.reads().of(class).latency.snapshot());
     assert_eq!(counted.iter().flat_map(|class| &class.buckets).sum::<u64>(), 4);
     assert!(u128::from(counted.iter().map(|class| class.sum_ns).sum::<u64>()) < PAUSE.as_nanos());
-}
-
-#[test]
-fn a_layer_without_checksums_that_its_digest_refutes_fails_the_image_made_of_it() {
-    let reactor = reactor();
-    let file = Fixture::named(PLAIN_LAYER).read();
-    let blob = MemoryBlob::new(PLAIN_LAYER, file, Behaviour::Warm);
-    let image = open(&reactor, vec![Arc::clone(&blob) as _], 1 << 20);
-    let at = middle(&reactor, &image);
-    let good = read(&reactor, &image, at).unwrap();
-    assert_eq!(image.refuted(), None);
-    blob.refute();
-    assert_eq!(image.refuted(), Some(PLAIN_LAYER));
-    let error = read(&reactor, &image, at).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Io);
-    let told = std::error::Error::source(&error).unwrap().to_string();
-    assert!(told.contains(PLAIN_LAYER) && told.contains("attach it again"), "{told}");
-    let queue = image.open_queue(&reactor).unwrap();
-    let all = stratabd::block::ByteRange::between(0, 64 << 20);
-    assert_eq!(queue.next_data(all), all, "nothing is known to be zeroes any more");
-    // What is opened anew has nothing to do with it.
-    let again = open(&reactor, vec![blob], 1 << 20);
-    assert_eq!(read(&reactor, &again, at).unwrap(), good);
-}
-
-#[test]
-fn one_wrong_answer_does_not_fail_an_image_whose_layers_have_checksums() {
-    let reactor = reactor();
-    let blob = MemoryBlob::new(LAYER, Fixture::named(LAYER).read(), Behaviour::Warm);
-    let image = open(&reactor, vec![Arc::clone(&blob) as _], 1 << 20);
-    let at = middle(&reactor, &image);
-    let good = read(&reactor, &image, at).unwrap();
-    blob.refute();
-    assert_eq!(image.refuted(), None);
-    assert_eq!(read(&reactor, &image, at).unwrap(), good);
-}
-
-#[test]
-fn a_layer_that_is_refuted_while_it_is_opened_is_opened_again_a_few_times() {
-    let reactor = reactor();
-    for (times, opens) in [(1, true), (2, true), (3, false)] {
-        let blob = MemoryBlob::new(LAYER, Fixture::named(LAYER).read(), Behaviour::Warm);
-        blob.refuted_from_the_start.store(times, Ordering::SeqCst);
-        let opened = reactor.block_on(Image::open(&reactor, vec![blob as _], ImageOptions::default()));
-        match opened.unwrap() {
-            Ok(image) => assert!(opens && image.refuted().is_none()),
-            Err(error) => assert!(!opens && error.to_string().contains(LAYER), "{error}"),
-        }
-    }
 }

@@ -82,7 +82,7 @@ impl MemoryBlob {
 
     /// Turns out to have been another blob.
     pub(crate) fn refute(&self) {
-        self.watching.lock().unwrap().drain(..).for_each(|watching| watching.raise(&self.name));
+        self.watching.lock().unwrap().iter().for_each(|watching| watching.raise(&self.name));
     }
 
     fn copy(&self, offset: u64, dest: &mut [u8]) -> Result<(), SourceError> {

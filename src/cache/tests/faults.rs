@@ -157,6 +157,13 @@ fn a_blob_that_is_whole_and_not_that_of_its_digest_is_forgotten_and_fetched_agai
     bench.until("it was verified", || blob.entry().ledger.is_verified());
     assert!(blob.is_complete());
     assert_eq!(after.blob(), None);
+    assert_eq!(before.generation(), 1);
+    // Whoever stayed hears of the next time too.
+    origin.set(Mood::Lies);
+    assert!(blob.invalidate(ByteRange::between(0, 4096)));
+    bench.read(&blob, 0, 4096).unwrap();
+    bench.until("it is forgotten again", || blob.present_bytes() == 0 && after.generation() == 1);
+    assert_eq!(before.generation(), 2);
 }
 
 #[test]

@@ -117,7 +117,7 @@ async fn open_table(
     }
     if !near.holds(shifted(index)) {
         let before = (index.len() / 2).clamp(BEFORE_TABLE_BYTES, BEFORE_TABLE_MOST_BYTES);
-        near.get(shifted(ByteRange::between(index.start().saturating_sub(before), index.end()))).await?;
+        near.bring(shifted(ByteRange::between(index.start().saturating_sub(before), index.end()))).await?;
     }
     let table = near.get(shifted(index)).await?;
     JumpTable::decode(layout, &table).map_err(wrong)

@@ -1,10 +1,14 @@
 //! One read-only layer: a blob with an LSMT file in it, perhaps compressed, perhaps in a tar envelope.
 
+mod basis;
 mod content;
 mod nearby;
 mod verify;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use super::{ImageError, LayerError, index::LAYER_BYTES_LIMIT};
 use crate::{
@@ -15,8 +19,9 @@ use crate::{
         zfile::{Algorithm, Decoder},
     },
     reactor::Reactor,
-    source::BlobSource,
+    source::{BlobSource, Refutation, SourceError},
 };
+use basis::Basis;
 pub(super) use content::Content;
 use nearby::Nearby;
 pub use verify::{DamagedBlock, VerifyReport};
@@ -24,12 +29,18 @@ pub use verify::{DamagedBlock, VerifyReport};
 /// How often bytes that break a rule are asked for in all, when the source can ask its origin again.
 pub(super) const ATTEMPTS: usize = 3;
 
-/// An open layer. Immutable, and shared by all queues.
+/// An open layer. Immutable but for what is known of its blob, and shared by all queues.
 #[derive(Debug)]
 pub struct Layer {
     pub(super) source: Arc<dyn BlobSource>,
     pub(super) content: Content,
     description: LayerDescription,
+    /// What it was made of.
+    basis: Basis,
+    /// Raised when the digest of the blob refutes bytes that were read since the layer was opened.
+    refutation: Arc<Refutation>,
+    /// The generation in which the blob still had what the layer was made of.
+    founded: AtomicU32,
 }
 
 /// What a layer says of itself.
@@ -90,10 +101,23 @@ impl Layer {
         reactor: &Reactor,
         source: Arc<dyn BlobSource>,
     ) -> Result<(Self, Vec<Segment>), ImageError> {
+        Self::open_within(reactor, source, &Arc::default()).await
+    }
+
+    /// As [`Layer::open`]; `refutation` counts those of all layers of the image.
+    pub(super) async fn open_within(
+        reactor: &Reactor,
+        source: Arc<dyn BlobSource>,
+        refutation: &Arc<Refutation>,
+    ) -> Result<(Self, Vec<Segment>), ImageError> {
+        let refutation = Refutation::within(refutation);
+        source.watch(&refutation);
         match Self::open_retrying(reactor, &source).await {
-            Ok((content, lsmt)) => {
+            Ok((content, lsmt, basis)) => {
                 let description = describe(&*source, &content, &lsmt);
-                Ok((Self { source, content, description }, lsmt.into_segments()))
+                let founded = AtomicU32::new(0);
+                let layer = Self { source, content, description, basis, refutation, founded };
+                Ok((layer, lsmt.into_segments()))
             }
             Err(error) => Err(ImageError::Layer { name: source.name().to_owned(), source: error }),
         }
@@ -102,7 +126,7 @@ impl Layer {
     async fn open_retrying(
         reactor: &Reactor,
         source: &Arc<dyn BlobSource>,
-    ) -> Result<(Content, ReadOnlyLayer), LayerError> {
+    ) -> Result<(Content, ReadOnlyLayer, Basis), LayerError> {
         let mut attempt = 1;
         loop {
             let mut near = Nearby::new(&**source, reactor).await?;
@@ -111,9 +135,36 @@ impl Layer {
                     tracing::warn!(blob = source.name(), %error, "read again while opening");
                     attempt += 1;
                 }
-                ended => return ended,
+                ended => return ended.map(|(content, lsmt)| (content, lsmt, near.into_basis())),
             }
         }
+    }
+
+    /// Counts how often the blob's digest has refuted its bytes, for what is made of them. So often, a whole blob was fetched.
+    #[inline]
+    pub(super) fn generation(&self) -> u32 {
+        self.refutation.generation()
+    }
+
+    /// Whether the layer may be used, though bytes of its blob were wrong: it may if the blob still has, in what comes from the
+    /// origin now, the very bytes that the layer was made of. One without checksums has to be right in three attempts.
+    ///
+    /// # Errors
+    /// When the bytes cannot be had.
+    pub(super) async fn is_founded(&self, reactor: &Reactor) -> Result<bool, SourceError> {
+        let generation = self.generation();
+        if generation == self.founded.load(Ordering::Acquire) {
+            return Ok(true);
+        }
+        let attempts = usize::try_from(generation).unwrap_or(usize::MAX);
+        if attempts >= ATTEMPTS && !self.description.has_checksums() {
+            return Ok(false);
+        }
+        let founded = self.basis.is_still_in(&*self.source, reactor).await?;
+        if founded {
+            self.founded.fetch_max(generation, Ordering::AcqRel);
+        }
+        Ok(founded)
     }
 
     /// What it says of itself.

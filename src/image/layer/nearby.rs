@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 
+use super::basis::Basis;
 use crate::{
     block::ByteRange,
     reactor::Reactor,
@@ -24,6 +25,8 @@ pub(super) struct Nearby<'a> {
     source: &'a dyn BlobSource,
     reactor: &'a Reactor,
     held: Vec<Held>,
+    /// What was asked for.
+    used: Vec<Held>,
 }
 
 struct Held {
@@ -40,7 +43,7 @@ impl<'a> Nearby<'a> {
         let head = ByteRange::between(0, HEAD_BYTES.min(size));
         let ranges: &[ByteRange] =
             if head.end() >= tail.start() { &[ByteRange::between(0, size)] } else { &[head, tail] };
-        let mut nearby = Self { source, reactor, held: Vec::new() };
+        let mut nearby = Self { source, reactor, held: Vec::new(), used: Vec::new() };
         nearby.fetch(ranges).await?;
         Ok(nearby)
     }
@@ -61,8 +64,15 @@ impl<'a> Nearby<'a> {
         Ok(())
     }
 
-    /// The bytes of `range`, of which only those are read that are not held yet.
+    /// The bytes of `range`, of which only those are read that are not held yet. What is made of the blob follows from them.
     pub(super) async fn get(&mut self, range: ByteRange) -> Result<Bytes, SourceError> {
+        let bytes = self.bring(range).await?;
+        self.used.push(Held { range, bytes: bytes.clone() });
+        Ok(bytes)
+    }
+
+    /// As [`Nearby::get`], for what may be asked for soon.
+    pub(super) async fn bring(&mut self, range: ByteRange) -> Result<Bytes, SourceError> {
         let name = self.source.name();
         check_bounds(name, self.source.size_bytes(), range.start(), in_memory(range.len()))?;
         if let Some(bytes) = self.find(range) {
@@ -89,8 +99,13 @@ impl<'a> Nearby<'a> {
         self.held.iter().any(|held| held.range.contains(range))
     }
 
+    /// All that was asked for.
+    pub(super) fn into_basis(self) -> Basis {
+        Basis::of(self.used.into_iter().map(|used| (used.range, used.bytes)))
+    }
+
     /// Lets the source forget all that was read. Returns whether reading again can give other bytes.
-    pub(super) fn invalidate(self) -> bool {
+    pub(super) fn invalidate(&self) -> bool {
         let mut any = false;
         for held in &self.held {
             any |= self.source.invalidate(held.range);

@@ -14,9 +14,8 @@ use crate::{
 /// Neighbouring blocks of one layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BlockRun {
-    /// The layer's position from the top of the stack.
-    pub(super) layer: u8,
-    first: u32,
+    pub(super) first: BlockKey,
+    /// Number of the last one.
     last: u32,
     /// Their bytes in the ZFile.
     pub(super) encoded: ByteRange,
@@ -25,7 +24,7 @@ pub(super) struct BlockRun {
 impl BlockRun {
     pub(super) fn of(table: &JumpTable, key: BlockKey) -> Option<Self> {
         let encoded = table.block(key.block)?.encoded;
-        Some(Self { layer: key.layer, first: key.block, last: key.block, encoded })
+        Some(Self { first: key, last: key.block, encoded })
     }
 
     /// Takes the block `number` in, if it is the next one and the run stays below `limit` compressed bytes.
@@ -43,9 +42,9 @@ impl BlockRun {
 
     /// Takes the run in that follows, if both together stay below `limit` compressed bytes.
     pub(super) fn join(&mut self, next: &Self, limit: u64) -> bool {
-        let joins = self.layer == next.layer
-            && self.last.checked_add(1) == Some(next.first)
-            && next.encoded.end() - self.encoded.start() <= limit;
+        let follows = |last: u32| Some(BlockKey { block: last.checked_add(1)?, ..self.first });
+        let joins =
+            follows(self.last) == Some(next.first) && next.encoded.end() - self.encoded.start() <= limit;
         if joins {
             self.last = next.last;
             self.encoded = ByteRange::between(self.encoded.start(), next.encoded.end());
@@ -55,13 +54,13 @@ impl BlockRun {
 
     /// How many blocks it has.
     pub(super) fn len(&self) -> usize {
-        (self.last - self.first) as usize + 1
+        (self.last - self.first.block) as usize + 1
     }
 
     /// The pieces that lie in its blocks, of some sorted ones.
     pub(super) fn trim<'p>(&self, pieces: &'p [Piece]) -> &'p [Piece] {
         let end = pieces.partition_point(|piece| piece.key.block <= self.last);
-        let start = pieces.partition_point(|piece| piece.key.block < self.first);
+        let start = pieces.partition_point(|piece| piece.key.block < self.first.block);
         pieces.get(start..end).unwrap_or_default()
     }
 }
@@ -167,7 +166,7 @@ impl<'a> Blocks<'a> {
         encoded: &[u8],
         workbench: &mut Workbench,
     ) -> Result<Option<Damaged>, LayerError> {
-        let key = BlockKey { layer: run.layer, block: run.first };
+        let key = run.first;
         let block = self.table.block(key.block).ok_or_else(outside)?;
         let size = usize::try_from(block.content.len()).map_err(|_| outside())?;
         let Workbench { decoder, block: room } = workbench;
@@ -195,7 +194,7 @@ impl<'a> Blocks<'a> {
         let encoded = part_of(run, block, encoded).ok_or_else(outside)?;
         let Err(error) = decoder.decode(self.table.layout(), block, encoded, target) else { return Ok(None) };
         self.stack.metrics.damaged_blocks.inc();
-        let run = BlockRun { layer: key.layer, first: key.block, last: key.block, encoded: block.encoded };
+        let run = BlockRun { first: key, last: key.block, encoded: block.encoded };
         Ok(Some(Damaged { key, run, error }))
     }
 }

@@ -102,6 +102,7 @@ impl Reader {
     ) -> Result<(Buffer, SourceClass), BlockError> {
         let (mut far_rounds, mut damages) = (0, Damages::default());
         loop {
+            self.make_sure().await?;
             let mut dest = acquire(pool, len).await?;
             match self.read_steps(offset, &mut dest, far_rounds < FAR_ROUNDS, &mut damages).await? {
                 Progress::Served(class) => {
@@ -116,6 +117,13 @@ impl Reader {
             }
             far_rounds += 1;
         }
+    }
+
+    /// See [`Stack::make_sure`].
+    #[inline]
+    async fn make_sure(&self) -> Result<(), BlockError> {
+        // Boxed, as what is hardly ever done.
+        if self.stack.stands() { Ok(()) } else { Box::pin(self.stack.make_sure(&self.reactor)).await }
     }
 
     /// When a read that starts now began. What starts after another read of the same turn was there before that turn, and has
@@ -153,7 +161,7 @@ impl Reader {
 
     /// See [`crate::block::BlockQueue::next_data`].
     pub(super) fn next_data(&self, range: ByteRange) -> ByteRange {
-        if self.stack.check_stands().is_ok() { self.stack.index.next_data(range) } else { range }
+        if self.stack.stands() { self.stack.index.next_data(range) } else { range }
     }
 
     /// Counts a request that failed.
@@ -175,7 +183,7 @@ impl Reader {
             .filter(|range| range.end() <= self.stack.index.reach_bytes())
             .ok_or_else(|| BlockError::new(ErrorKind::Invalid, "a read past the end of the layers"))?;
         self.reactor.stretch().await;
-        self.stack.check_stands()?;
+        self.make_sure().await?;
         if let Some(class) = self.read_short(range, dest) {
             return Ok(Progress::Served(class));
         }
@@ -208,7 +216,7 @@ impl Reader {
                     return Ok(Progress::Far(fetch));
                 }
                 // It may have waited for long.
-                self.stack.check_stands()?;
+                self.make_sure().await?;
             }
             class = class.max(step.class());
             at += served as u64;

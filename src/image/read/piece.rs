@@ -1,6 +1,6 @@
 //! The parts of a request that lie in compressed blocks.
 
-use crate::image::{LayerError, decoded::BlockKey};
+use crate::image::{LayerError, decoded::BlockKey, layer::Layer};
 
 /// Some bytes of one block and where they go.
 #[derive(Debug, Clone, Copy)]
@@ -35,20 +35,21 @@ pub(super) fn outside() -> LayerError {
     LayerError::Inconsistent
 }
 
-/// Cuts `len` bytes at `offset` of a layer's LSMT file, which go to `dest`, into pieces of single blocks.
+/// Cuts `len` bytes at `offset` of the LSMT file of the layer of this rank, which go to `dest`, into pieces of single blocks.
 pub(super) fn cut(
     pieces: &mut Vec<Piece>,
-    layer: u8,
+    (rank, layer): (u8, &Layer),
     block_bytes: u32,
     (offset, len, dest): (u64, usize, usize),
 ) -> Option<()> {
     let size = u64::from(block_bytes);
     let mut number = u32::try_from(offset >> block_bytes.trailing_zeros()).ok()?;
     let mut within = u32::try_from(offset & (size - 1)).ok()?;
+    let first = BlockKey::new(rank, layer, number);
     let (mut left, mut at) = (u32::try_from(len).ok()?, u32::try_from(dest).ok()?);
     while left > 0 {
         let part = left.min(block_bytes - within);
-        pieces.push(Piece { key: BlockKey { layer, block: number }, within, len: part, dest: at });
+        pieces.push(Piece { key: BlockKey { block: number, ..first }, within, len: part, dest: at });
         left -= part;
         at += part;
         number = number.checked_add(1)?;

@@ -39,7 +39,7 @@ impl Reader {
     pub(in crate::image) async fn read_to_slot(&self, offset: u64, len: u32, slot: &Rc<BufferSlot>) -> bool {
         let Some((source, range)) = self.locate(offset, len) else { return false };
         let (Some(file), Some(mark)) = (source.file(), source.begin_direct(range)) else { return false };
-        if self.stack.check_stands().is_err() {
+        if !self.stack.stands() {
             return false;
         }
         let began = self.begin();
@@ -86,7 +86,7 @@ impl Reader {
         dest: &mut [u8],
     ) -> Option<SourceClass> {
         let size = table.layout().block_size();
-        let key = BlockKey { layer: rank, block: u32::try_from(offset >> size.trailing_zeros()).ok()? };
+        let key = BlockKey::new(rank, layer, u32::try_from(offset >> size.trailing_zeros()).ok()?);
         let within = u32::try_from(offset & u64::from(size - 1)).ok()?;
         let len = u32::try_from(dest.len()).ok().filter(|len| *len <= size - within)?;
         let piece = Piece { key, within, len, dest: 0 };

@@ -139,7 +139,7 @@ impl<'a, 'd> Step<'a, 'd> {
         let layer = self.stack.layer(rank).ok_or_else(|| failed(outside()))?;
         if let Some(table) = &layer.content.blocks {
             let place = (offset, part.len(), at);
-            return cut(&mut self.pieces, rank, table.layout().block_size(), place)
+            return cut(&mut self.pieces, (rank, layer), table.layout().block_size(), place)
                 .ok_or_else(|| failed(outside()));
         }
         self.class = self.class.max(layer.source.place().into());

@@ -30,7 +30,7 @@ impl Missing {
     fn layer(&self) -> u8 {
         match self {
             Self::Raw { layer, .. } => *layer,
-            Self::Blocks { run, .. } => run.layer,
+            Self::Blocks { run, .. } => run.first.layer,
         }
     }
 
@@ -113,7 +113,7 @@ impl<'a> Step<'a, '_> {
                 dest.get_mut(start..start + bytes.len()).ok_or_else(outside)?.copy_from_slice(bytes);
             }
             Missing::Blocks { run, pieces } => {
-                let blocks = Blocks::new(self.stack, run.layer, self.keep_whole).ok_or_else(outside)?;
+                let blocks = Blocks::new(self.stack, run.first.layer, self.keep_whole).ok_or_else(outside)?;
                 let mut rest = &*pieces;
                 while !rest.is_empty() {
                     let limit = reactor.stretch().await;
