@@ -166,10 +166,7 @@ async fn metrics_count_reads_by_source_and_what_was_fetched_for_them() {
     let local = ImageSpec::Layers(vec![fixture("ext4/L0.z4k")]);
     let remote = ImageSpec::Reference(format!("{host}/sample/ext4:latest"));
     for (id, image) in [(5, local), (6, remote)] {
-        daemon
-            .add(AddDevice { image, platform: None, id: Some(id), queues: None, depth: None, upper: None })
-            .await
-            .unwrap();
+        daemon.add(AddDevice { id: Some(id), ..AddDevice::of(image) }).await.unwrap();
         read_some(&service, &port).await;
         read_some(&service, &port).await;
     }
@@ -393,10 +390,7 @@ async fn a_kernel_that_refuses_leaves_a_larger_layer_and_says_so() {
     let frontend = NullFrontend::failing(Stage::Resize);
     let (daemon, ..) = start_with(dir.path(), without_cache(), frontend);
     let image = ImageSpec::Config(config);
-    daemon
-        .add(AddDevice { image, platform: None, id: Some(5), queues: None, depth: None, upper: None })
-        .await
-        .unwrap();
+    daemon.add(AddDevice { id: Some(5), ..AddDevice::of(image) }).await.unwrap();
     let failure = daemon.resize(5, 8 * MIB).await.unwrap_err();
     assert!(failure.full_text().contains("its layer has 8388608 bytes"), "{}", failure.full_text());
     assert!(failure.full_text().contains("told to fail"), "{}", failure.full_text());

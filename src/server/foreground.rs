@@ -35,9 +35,10 @@ impl Foreground {
                 opened = OpenedDevice::open(service, request) => opened?,
                 () = given_up => return Err(Failure::new(FailureClass::Internal, "interrupted")),
             };
-            let served = Arc::new(opened.attach(&port, request.id).await?);
-            opened.into_made().keep();
-            Ok(Self { served, port })
+            let attachment = opened.attach(&port, request.id).await?;
+            let (served, made) = opened.served(attachment, None);
+            made.keep();
+            Ok(Self { served: Arc::new(served), port })
         };
         result_file::record(&request.image, attaching).await
     }

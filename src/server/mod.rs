@@ -32,4 +32,5 @@ pub mod settings;
 mod sources;
 pub mod state;
 pub mod ublk;
+mod unfinished;
 mod upper_folder;

@@ -65,6 +65,12 @@ impl Made {
         self.0.push(path);
     }
 
+    /// This, and then what `other` has.
+    pub(super) fn and(mut self, mut other: Self) -> Self {
+        self.0.append(&mut other.0);
+        self
+    }
+
     /// All of it stays.
     pub(super) fn keep(mut self) {
         self.0.clear();
@@ -117,6 +123,22 @@ pub(super) async fn configuration(
     })
     .await?;
     Ok(Placed { config, image: Some(device), made })
+}
+
+/// What [`configuration`] will make in `folder`, and the folders above it, in that order: of what it makes, all that is not there.
+pub(super) fn planned(folder: &Path) -> Vec<PathBuf> {
+    let is_missing =
+        |path: &Path| fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    if !is_missing(&folder.join(CONFIG)) {
+        // It is used as it is.
+        return Vec::new();
+    }
+    let mut paths: Vec<PathBuf> =
+        folder.ancestors().take_while(|path| is_missing(path)).map(Path::to_owned).collect();
+    paths.reverse();
+    let files = ["upper.data", "upper.index", IMAGE_REF, CONFIG].map(|name| folder.join(name));
+    paths.extend(files.into_iter().filter(|path| is_missing(path)));
+    paths
 }
 
 /// Makes a folder that is not there, its owner's alone, so that no crash takes it away again with what becomes durable in it.

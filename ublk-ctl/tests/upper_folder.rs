@@ -94,7 +94,7 @@ fn daemon(dir: &Path, host: &str) -> Arc<Daemon> {
 }
 
 fn over(image: ImageSpec, upper: &Path) -> AddDevice {
-    AddDevice { image, platform: None, id: None, queues: None, depth: None, upper: Some(upper.to_owned()) }
+    AddDevice { upper: Some(upper.to_owned()), ..AddDevice::of(image) }
 }
 
 fn reference(text: &str) -> ImageSpec {

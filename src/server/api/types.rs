@@ -57,6 +57,14 @@ pub struct AddDevice {
     pub upper: Option<PathBuf>,
 }
 
+impl AddDevice {
+    /// A device of `image`, with everything else as the daemon's settings say.
+    #[must_use]
+    pub fn of(image: ImageSpec) -> Self {
+        Self { image, platform: None, id: None, queues: None, depth: None, upper: None }
+    }
+}
+
 /// `POST /v1/devices/N/snapshot`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -114,6 +122,8 @@ pub enum DeviceState {
     Detaching,
     /// Removed by another program; what is left of it here goes with `del`.
     Ended,
+    /// Served by no process, and kept for one that will serve it: its requests wait.
+    Waiting,
     /// Known to the kernel or to a record, served by no process.
     Orphan,
     /// Of the kernel's list, served by another process.
@@ -127,6 +137,7 @@ impl fmt::Display for DeviceState {
             Self::Live => "live",
             Self::Detaching => "detaching",
             Self::Ended => "ended",
+            Self::Waiting => "waiting",
             Self::Orphan => "orphan",
             Self::Foreign => "foreign",
         })
@@ -184,6 +195,33 @@ pub struct DeviceInfo {
     /// ends. Only in the answer to a removal that was waited for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held_open: bool,
+}
+
+impl DeviceInfo {
+    /// What is known of every device that nobody serves.
+    #[must_use]
+    pub fn without_server(id: u32, state: DeviceState) -> Self {
+        Self {
+            id,
+            path: PathBuf::new(),
+            state,
+            image: None,
+            size_bytes: 0,
+            logical_block_bytes: 0,
+            read_only: true,
+            queues: 0,
+            depth: 0,
+            features: Vec::new(),
+            server_pid: None,
+            layers: Vec::new(),
+            reads: Vec::new(),
+            upper: Vec::new(),
+            warnings: Vec::new(),
+            overdue: Vec::new(),
+            upper_room_bytes: None,
+            held_open: false,
+        }
+    }
 }
 
 /// Reads of one device that were served from one source, or that failed.

@@ -19,7 +19,7 @@ use crate::server::{
     next_config::document_of,
     own_layers::disown,
     service::Service,
-    upper_folder::{Made, NewFolder, document, image_ref, make_durably, reference_of},
+    upper_folder::{Made, NewFolder, document, image_ref, make_durably, planned as planned_in, reference_of},
 };
 
 impl Daemon {
@@ -33,13 +33,27 @@ impl Daemon {
         let daemon = Arc::clone(self);
         detached(async move {
             let folder = folder_of(&served.request.image, &wanted)?;
-            // Whatever ends this before the device is there, the daemon's end too, takes the folder away again.
-            let made = make(folder.clone()).await?;
-            let (config, made) = prepare(&daemon.service, &served, folder, made).await?;
-            drop(merge::begin(&served));
+            let planned = folder.clone();
+            let planned = blocking(move || Ok(planned_in(&planned))).await?;
+            let Some(config) = planned.last().cloned() else { return Err(taken(&folder)) };
             let request =
                 AddDevice { image: ImageSpec::Config(config), id: wanted.id, ..served.request.clone() };
-            daemon.attach(request, made).await
+            let making = daemon.begin(&request).await?;
+            let prepared = async {
+                making.will_make(planned).await?;
+                // Whatever ends this before the device is there, the daemon's end too, takes the folder away again.
+                let made = make(folder.clone()).await?;
+                prepare(&daemon.service, &served, folder, made).await
+            };
+            let made = match prepared.await {
+                Ok((_, made)) => made,
+                Err(failure) => {
+                    making.take_back(Made::default(), &failure).await;
+                    return Err(failure);
+                }
+            };
+            drop(merge::begin(&served));
+            daemon.finish(making, request, made).await
         })
         .await
     }
@@ -115,6 +129,10 @@ fn folder_of(image: &ImageSpec, wanted: &ForkDevice) -> Result<PathBuf, Failure>
     })?;
     check_absolute(parent)?;
     Ok(parent.join(name))
+}
+
+fn taken(folder: &Path) -> Failure {
+    Failure::new(FailureClass::Conflict, format!("{}: it is there already", folder.display()))
 }
 
 /// Makes a folder that is not there, durably.

@@ -6,16 +6,19 @@ use futures_util::future::join_all;
 use sd_notify::NotifyState;
 use tokio::time::{sleep, timeout};
 
-use super::{Daemon, blocking, device_work};
+use super::{
+    Daemon, blocking, detached, device_work,
+    fate::{Fate, fate},
+};
 use crate::{
     frontend::Detached,
     server::{
         api::{ApiLimits, ApiListener},
-        failure::{Failure, FailureClass},
+        failure::{Failure, FailureClass, full_text},
         interrupt::Interrupt,
         port::Port,
         service::Service,
-        state::{Record, StateDir},
+        state::{StateDir, Stored},
     },
 };
 
@@ -85,33 +88,37 @@ impl Daemon {
     /// # Errors
     /// When the records cannot be listed.
     pub async fn reattach(self: &Arc<Self>) -> Result<(), Failure> {
-        let records = self.records().await?;
-        if records.is_empty() {
+        let stored = self.stored().await?;
+        if stored.is_empty() {
             return Ok(());
         }
         let known = {
             let port = Arc::clone(&self.port);
             device_work(move || port.known()).await?
         };
-        let is_foreign = |record: &Record| {
-            known.iter().any(|device| device.id == record.id && device.server_pid.is_some())
-        };
-        let waiting = records.into_iter().filter(|record| {
-            let foreign = is_foreign(record);
-            if foreign {
-                tracing::warn!(
-                    id = record.id,
-                    "another process serves this device; its record is left alone"
-                );
+        let decided = stored.into_iter().filter_map(|Stored { id, record }| {
+            let fate = fate(&record, known.iter().find(|device| device.id == id));
+            match record {
+                Ok(record) if fate != Fate::LeaveAlone => return Some((fate, record)),
+                Ok(_) => {
+                    tracing::warn!(id, "another process serves this device; its record is left alone");
+                }
+                Err(error) => {
+                    tracing::warn!(id, error = full_text(&error), "the record of this device is left alone");
+                }
             }
-            !foreign
+            None
         });
         let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
-        let attached = waiting.map(|record| async move {
-            let (id, request) = (record.id, record.request);
+        let attached = decided.map(|(fate, record)| async move {
+            let id = record.id;
+            let daemon = Arc::clone(self);
             let attached = match self.clear(id, limit).await {
                 // A task of its own: it must not be dropped half way when the daemon is told to stop.
-                Ok(()) => self.add(request).await.map(drop),
+                Ok(()) if fate == Fate::Remove => {
+                    detached(async move { daemon.finish_removal(record).await }).await
+                }
+                Ok(()) => detached(async move { daemon.make_again(record).await.map(drop) }).await,
                 Err(failure) => Err(failure),
             };
             if let Err(failure) = attached {

@@ -1,7 +1,9 @@
 //! The running daemon: devices come, are shown and go; what the control API does is here.
 
+mod fate;
 mod fork;
 mod life;
+mod making;
 mod merge;
 mod opened;
 mod orphan;
@@ -10,12 +12,7 @@ mod resize;
 mod snapshot;
 mod table;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use tokio::task;
 
@@ -24,26 +21,20 @@ pub(super) use opened::OpenedDevice;
 use orphan::{of_kernel, of_record};
 pub use snapshot::SnapshotTarget;
 pub(super) use table::Served;
-use table::{NotRemoved, Reserved, Table};
+use table::{NotRemoved, Table};
 
 use super::{
     api::types::{AddDevice, DeviceInfo, DeviceState, FeatureList},
     blocking::{blocking, broken_task, device_work, file_work},
     config::Config,
-    descriptors::{FOR_AN_OPERATION, Reserve, explained},
+    descriptors::{FOR_AN_OPERATION, Reserve},
     failure::{Failure, FailureClass},
     metrics::{self, MetricsDetail, Retired},
     port::Port,
-    result_file,
     service::Service,
-    state::{Record, StateDir, StateError},
-    upper_folder::Made,
+    state::{Phase, Record, StateDir, Stored, on_disk},
 };
 use crate::frontend::{CLOSE_PATIENCE, Detached};
-
-/// Numbers that are tried in turn for a device that may have any. Those of other processes are passed over at once; only such a
-/// number counts as programs hold after its device has gone.
-const NUMBER_ATTEMPTS: usize = 1024;
 
 /// Answers the control API. Shared by all its connections.
 pub struct Daemon {
@@ -84,81 +75,7 @@ impl Daemon {
     /// When the image cannot be opened or the device not made; then nothing is left of it.
     pub async fn add(self: &Arc<Self>, request: AddDevice) -> Result<DeviceInfo, Failure> {
         let daemon = Arc::clone(self);
-        detached(async move { daemon.attach(request, Made::default()).await }).await
-    }
-
-    /// Makes a device of `request`, for which `made` was made: without the device that goes again.
-    async fn attach(&self, mut request: AddDevice, made: Made) -> Result<DeviceInfo, Failure> {
-        let (served, made_now, _place) = self.make(&request).await.map_err(explained)?;
-        let info = served.info.clone();
-        request.id = Some(info.id);
-        request.image = served.pinned.clone();
-        // Its configuration names it from now on.
-        request.upper = None;
-        let changing = self.changing.lock().await;
-        if let Err(stopping) = self.table.insert(&served) {
-            drop(changing);
-            let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
-            served.detach(limit, Duration::ZERO).await?;
-            return Err(stopping);
-        }
-        made.keep();
-        made_now.keep();
-        let record = Record::new(info.id, request);
-        if let Err(failure) = self.on_disk("cannot write a record", move |state| state.save(&record)).await {
-            // The device works; only the next process will not know what it was made of.
-            tracing::error!(id = info.id, error = failure.full_text(), "a device has no record");
-        }
-        drop(changing);
-        tracing::info!(id = info.id, image = %served.request.image, path = %info.path.display(), "device attached");
-        Ok(info)
-    }
-
-    /// Makes a device, and returns with it what was made for it, and its place, which is to be held until the table has it. The table
-    /// knows each number before the driver is asked for it: so no device that is being made is taken for one that another process has
-    /// left behind.
-    async fn make(&self, request: &AddDevice) -> Result<(Arc<Served>, Made, Reserved<'_>), Failure> {
-        let place = request.id.map(|id| self.table.reserve(id, request)).transpose()?;
-        let making = async {
-            self.reserve.check_room()?;
-            let opened = OpenedDevice::open(&self.service, request).await?;
-            // Also with what has been opened for it.
-            self.reserve.check_room()?;
-            let (served, place) = match place {
-                Some(place) => (self.attach_at(&opened, &place).await?, place),
-                None => self.attach_anywhere(&opened, request).await?,
-            };
-            Ok((served, opened.into_made(), place))
-        };
-        result_file::record(&request.image, making).await
-    }
-
-    async fn attach_at(&self, opened: &OpenedDevice, place: &Reserved<'_>) -> Result<Arc<Served>, Failure> {
-        place.begin()?;
-        Ok(Arc::new(opened.attach(&self.port, Some(place.id)).await?))
-    }
-
-    /// Attaches it with the first number that is free.
-    async fn attach_anywhere(
-        &self,
-        opened: &OpenedDevice,
-        request: &AddDevice,
-    ) -> Result<(Arc<Served>, Reserved<'_>), Failure> {
-        let mut others = BTreeSet::new();
-        for _ in 0..NUMBER_ATTEMPTS {
-            let place = self.table.reserve_free(request, &others)?;
-            match self.attach_at(opened, &place).await {
-                Err(failure) if failure.class() == FailureClass::Conflict => {
-                    // Another process has it, or a program holds what was there before, which no list shows.
-                    others.insert(place.id);
-                    let port = Arc::clone(&self.port);
-                    others.extend(device_work(move || port.known()).await?.into_iter().map(|known| known.id));
-                }
-                made => return Ok((made?, place)),
-            }
-        }
-        let text = format!("{NUMBER_ATTEMPTS} numbers in a row are taken by other processes");
-        Err(Failure::new(FailureClass::Conflict, text))
+        detached(async move { daemon.make_new(request).await }).await
     }
 
     /// Refuses a device of this process that somebody has mounted; to be asked before [`Daemon::remove`], which does not.
@@ -214,6 +131,8 @@ impl Daemon {
     ) -> Result<Detached, Failure> {
         let _room = self.reserve.lend(FOR_AN_OPERATION);
         let id = served.info.id;
+        // From here on nothing brings it back.
+        self.note(&served, |record| record.phase = Phase::Leaving).await;
         let detached = served.detach(limit, patience).await;
         let detached = match detached {
             Err(NotRemoved { failure, is_left: true }) => {
@@ -235,19 +154,25 @@ impl Daemon {
         match &detached {
             Ok(_) => {
                 // Before it leaves the table: whoever waits for its end may end the process then.
-                self.forget(id).await;
+                if let Some(record) = &served.record {
+                    record.forget().await;
+                }
                 tracing::info!(id, "device removed");
             }
-            // Its record stays, so that the next daemon makes it of what is durable.
-            Err(failure) => tracing::error!(id, error = failure.full_text(), "the end of a device was lost"),
+            Err(failure) => {
+                // The next daemon makes it of what is durable.
+                self.note(&served, |record| record.phase = Phase::Live).await;
+                tracing::error!(id, error = failure.full_text(), "the end of a device was lost");
+            }
         }
         self.table.remove(&served);
         detached
     }
 
-    async fn forget(&self, id: u32) {
-        if let Err(failure) = self.on_disk("cannot remove a record", move |state| state.forget(id)).await {
-            tracing::error!(id, error = failure.full_text(), "a record is left behind");
+    /// Changes the record of a device, which goes its way all the same where that fails.
+    async fn note(&self, served: &Served, change: impl FnOnce(&mut Record)) {
+        if let Err(failure) = served.note(change).await {
+            tracing::error!(id = served.info.id, error = failure.full_text(), "a device has an old record");
         }
     }
 
@@ -258,14 +183,13 @@ impl Daemon {
     pub async fn list(&self) -> Result<Vec<DeviceInfo>, Failure> {
         let _room = self.reserve.lend(FOR_AN_OPERATION);
         let mut infos: BTreeMap<u32, DeviceInfo> = BTreeMap::new();
-        for record in self.records().await? {
-            infos.insert(record.id, of_record(&record));
-        }
+        let mut stored = self.stored().await?;
         let port = Arc::clone(&self.port);
         for known in device_work(move || port.known()).await? {
-            let image = infos.get(&known.id).and_then(|info| info.image.clone());
-            infos.insert(known.id, of_kernel(known, image));
+            let record = stored.extract_if(.., |stored| stored.id == known.id).next();
+            infos.insert(known.id, of_kernel(known, record.as_ref()));
         }
+        infos.extend(stored.iter().map(|stored| (stored.id, of_record(stored))));
         infos.extend(self.table.infos());
         Ok(infos.into_values().collect())
     }
@@ -312,21 +236,9 @@ impl Daemon {
         .await
     }
 
-    async fn records(&self) -> Result<Vec<Record>, Failure> {
-        self.on_disk("cannot read the records of devices", StateDir::records).await
-    }
-
-    /// Does `work` with the state directory; `failed` is what is said where it cannot be done.
-    async fn on_disk<T: Send + 'static>(
-        &self,
-        failed: &'static str,
-        work: impl FnOnce(&StateDir) -> Result<T, StateError> + Send + 'static,
-    ) -> Result<T, Failure> {
-        let state = Arc::clone(&self.state);
-        blocking(move || {
-            work(&state).map_err(|source| Failure::with_source(FailureClass::Internal, failed, source))
-        })
-        .await
+    async fn stored(&self) -> Result<Vec<Stored>, Failure> {
+        let records = self.state.records().clone();
+        on_disk(move || records.all()).await
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Served, check_absolute, merge::Merging, table::Presence};
 use crate::{
-    frontend::AttachRequest,
+    frontend::{AttachRequest, Attachment},
     reactor::ReactorHandle,
     server::{
         api::types::{AddDevice, DeviceInfo, DeviceState, ImageSpec},
@@ -17,6 +17,7 @@ use crate::{
         failure::{Failure, FailureClass},
         port::{Port, failure_of_frontend},
         service::Service,
+        state::{FrontendKind, Granted, KeptRecord},
         upper_folder::{Made, Placed, configuration},
     },
 };
@@ -65,9 +66,9 @@ impl OpenedDevice {
         })
     }
 
-    /// What was made for the device, to be kept with it.
-    pub(in crate::server) fn into_made(self) -> Made {
-        self.made
+    /// The request by which the same device is made again, whatever a tag means by then.
+    pub(in crate::server) fn pinned_request(&self, id: u32) -> AddDevice {
+        AddDevice { id: Some(id), image: self.pinned.clone(), ..self.request.clone() }
     }
 
     /// Makes the device, with the number `id`, or the lowest that is free.
@@ -78,7 +79,7 @@ impl OpenedDevice {
         &self,
         port: &Arc<dyn Port>,
         id: Option<u32>,
-    ) -> Result<Served, Failure> {
+    ) -> Result<Box<dyn Attachment>, Failure> {
         let (attaching, device) = (Arc::clone(port), Arc::clone(&self.device));
         let (wanted, reactors) = (AttachRequest { id, ..self.wanted.clone() }, self.reactors.clone());
         let attachment = device_work(move || {
@@ -87,38 +88,54 @@ impl OpenedDevice {
         })
         .await?;
         self.device.overdue().set_device(attachment.id());
+        Ok(attachment)
+    }
+
+    /// What the device was granted.
+    pub(in crate::server) fn granted(&self, attachment: &dyn Attachment) -> Granted {
         let (geometry, granted) = (self.device.geometry(), attachment.info());
-        let info = DeviceInfo {
-            id: attachment.id(),
-            path: attachment.path().to_owned(),
-            state: DeviceState::Live,
-            image: Some(self.request.image.clone()),
-            size_bytes: geometry.size_bytes,
-            logical_block_bytes: geometry.logical_block_bytes,
-            read_only: geometry.read_only,
+        Granted {
+            frontend: FrontendKind::Ublk,
             queues: granted.queues,
             depth: granted.depth,
+            max_io_bytes: granted.max_io_bytes,
+            size_bytes: geometry.size_bytes,
+            read_only: geometry.read_only,
             features: attachment.features(),
+        }
+    }
+
+    /// The device that `attachment` is of, with its record if it has one, and what was made for it.
+    pub(in crate::server) fn served(
+        self,
+        attachment: Box<dyn Attachment>,
+        record: Option<KeptRecord>,
+    ) -> (Served, Made) {
+        let granted = self.granted(attachment.as_ref());
+        let info = DeviceInfo {
+            path: attachment.path().to_owned(),
+            image: Some(self.request.image.clone()),
+            size_bytes: granted.size_bytes,
+            logical_block_bytes: self.device.geometry().logical_block_bytes,
+            read_only: granted.read_only,
+            queues: granted.queues,
+            depth: granted.depth,
+            features: granted.features,
             server_pid: i32::try_from(std::process::id()).ok(),
-            layers: Vec::new(),
-            reads: Vec::new(),
-            upper: Vec::new(),
-            warnings: Vec::new(),
-            overdue: Vec::new(),
-            upper_room_bytes: None,
-            held_open: false,
+            ..DeviceInfo::without_server(attachment.id(), DeviceState::Live)
         };
-        let snapshotting = tokio::sync::Mutex::default();
-        Ok(Served {
+        let served = Served {
             info,
-            request: self.request.clone(),
-            pinned: self.pinned.clone(),
-            device: Arc::clone(&self.device),
-            sealer: self.sealer.clone(),
-            snapshotting,
+            request: self.request,
+            pinned: self.pinned,
+            record,
+            device: self.device,
+            sealer: self.sealer,
+            snapshotting: tokio::sync::Mutex::default(),
             merging: Merging::default(),
             presence: Mutex::new(Presence::Attached(attachment)),
-        })
+        };
+        (served, self.made)
     }
 }
 

@@ -53,6 +53,12 @@ async fn resize(served: &Arc<Served>, size_bytes: u64, limit: Duration) -> Resul
         );
         Failure::with_source(failure.class(), text, failure)
     })?;
+    let noted =
+        served.note(|record| record.granted.iter_mut().for_each(|granted| granted.size_bytes = size_bytes));
+    if let Err(failure) = noted.await {
+        // What is shown of it while it waits; the layer says what it is.
+        tracing::error!(id, error = failure.full_text(), "a device has an old record");
+    }
     tracing::info!(id, size_bytes, "resized");
     Ok(served.info())
 }

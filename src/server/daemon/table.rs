@@ -18,6 +18,7 @@ use crate::{
         device::{Device, Shown},
         failure::{Failure, FailureClass},
         port::{Port, failure_of_frontend},
+        state::{KeptRecord, Record},
     },
     upper::WriteMetrics,
 };
@@ -29,6 +30,8 @@ pub(in crate::server) struct Served {
     pub(in crate::server) request: AddDevice,
     /// What the next daemon is to make it of: the same bytes, whatever a tag means by then.
     pub(in crate::server) pinned: ImageSpec,
+    /// Its record, where another process may come to serve it.
+    pub(in crate::server) record: Option<KeptRecord>,
     /// What it shows, with counters of its own.
     pub(in crate::server) device: Arc<Device>,
     /// Where its layers are sealed and made larger, and where what it was left with is made durable.
@@ -64,6 +67,17 @@ impl Served {
     /// What is to be shown of it.
     pub(in crate::server) fn info(&self) -> DeviceInfo {
         DeviceInfo { size_bytes: self.device.geometry().size_bytes, ..self.info.clone() }
+    }
+
+    /// Has its record say something else. A device is served all the same where that fails.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(super) async fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), Failure> {
+        match &self.record {
+            Some(record) => record.change(change).await,
+            None => Ok(()),
+        }
     }
 
     /// All that is to be shown of it. Asks for the sizes of files, which may take long.
@@ -456,24 +470,10 @@ impl Place {
             Self::Live(served) => served.info(),
             Self::Detaching(served) => DeviceInfo { state: DeviceState::Detaching, ..served.info() },
             Self::Opening(request) | Self::Making(request) => DeviceInfo {
-                id,
-                path: std::path::PathBuf::new(),
-                state: DeviceState::Attaching,
                 image: Some(request.image.clone()),
-                size_bytes: 0,
-                logical_block_bytes: 0,
-                read_only: true,
                 queues: request.queues.unwrap_or_default(),
                 depth: request.depth.unwrap_or_default(),
-                features: Vec::new(),
-                server_pid: None,
-                layers: Vec::new(),
-                reads: Vec::new(),
-                upper: Vec::new(),
-                warnings: Vec::new(),
-                overdue: Vec::new(),
-                upper_room_bytes: None,
-                held_open: false,
+                ..DeviceInfo::without_server(id, DeviceState::Attaching)
             },
             Self::Clearing => return None,
         })

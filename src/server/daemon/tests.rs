@@ -3,6 +3,7 @@
 #[expect(clippy::cast_possible_truncation, reason = "tests run where usize has 64 bits")]
 mod merges;
 mod private;
+mod records;
 mod stale;
 mod writable;
 
@@ -24,6 +25,7 @@ use crate::{
         api::types::ImageSpec,
         device::{Device, Shown},
         port::KnownDevice,
+        upper_folder,
     },
 };
 
@@ -148,17 +150,18 @@ fn with_port(state: &Path, port: Arc<TestPort>) -> Arc<Daemon> {
     Daemon::new(DaemonParts { service, port }, StateDir::open(state).unwrap())
 }
 
-/// A daemon that is making a device, until something is sent.
+/// A daemon whose driver is making a device, until something is sent.
 async fn daemon_making_a_device(
     state: &Path,
 ) -> (Arc<Daemon>, mpsc::Sender<()>, task::JoinHandle<Result<DeviceInfo, Failure>>) {
     let (sender, gate) = mpsc::channel();
     let port = TestPort::new(NullFrontend::new(), Vec::new());
     *port.gate.lock().unwrap() = Some(gate);
-    let daemon = with_port(state, Arc::new(port));
+    let port = Arc::new(port);
+    let daemon = with_port(state, Arc::clone(&port));
     let adding = Arc::clone(&daemon);
     let adding = task::spawn(async move { adding.add(request(None)).await });
-    while states(&daemon).await.is_empty() {
+    while port.others.lock().unwrap().is_empty() {
         task::yield_now().await;
     }
     (daemon, sender, adding)
@@ -166,14 +169,7 @@ async fn daemon_making_a_device(
 
 fn request(id: Option<u32>) -> AddDevice {
     let layer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lsmt/tiny.lsmt");
-    AddDevice {
-        image: ImageSpec::Layers(vec![layer]),
-        platform: None,
-        id,
-        queues: Some(2),
-        depth: None,
-        upper: None,
-    }
+    AddDevice { id, queues: Some(2), ..AddDevice::of(ImageSpec::Layers(vec![layer])) }
 }
 
 async fn states(daemon: &Daemon) -> Vec<(u32, DeviceState)> {
@@ -258,7 +254,7 @@ async fn orphans_can_be_removed_and_devices_of_other_processes_cannot() {
     let dir = tempfile::tempdir().unwrap();
     let others = vec![known(3, None), known(4, Some(1))];
     let daemon = daemon(dir.path(), NullFrontend::new(), others);
-    daemon.state.save(&Record::new(9, request(Some(9)))).unwrap();
+    daemon.state.records().save(&Record::new(9, request(Some(9))).in_phase(Phase::Live)).unwrap();
     let expected = [(3, DeviceState::Orphan), (4, DeviceState::Foreign), (9, DeviceState::Orphan)];
     assert_eq!(states(&daemon).await, expected);
     daemon.remove(3, true).await.unwrap();
@@ -368,7 +364,7 @@ async fn reattach_waits_for_a_number_that_a_program_holds_and_gives_up_after_a_w
         let port = TestPort::new(NullFrontend::new(), Vec::new());
         *port.held.lock().unwrap() = held;
         let daemon = with_port(dir.path(), Arc::new(port));
-        daemon.state.save(&Record::new(6, request(Some(6)))).unwrap();
+        daemon.state.records().save(&Record::new(6, request(Some(6))).in_phase(Phase::Live)).unwrap();
         daemon.reattach().await.unwrap();
         assert_eq!(states(&daemon).await, [(6, expected)], "held {held} times");
     }

@@ -64,12 +64,12 @@ impl AddArgs {
 
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
         let request = AddDevice {
-            image: self.image.spec()?,
             platform: self.platform.as_ref().map(Platform::to_string),
             id: self.id,
             queues: self.queues,
             depth: self.depth,
             upper: self.upper.as_deref().map(absolute).transpose()?,
+            ..AddDevice::of(self.image.spec()?)
         };
         if self.foreground {
             return self.serve(global, output, request);

@@ -1,6 +1,9 @@
 //! Many snapshots of one device: its layers stay few, and no byte is lost.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use super::{
     writable::{configuration, only, top_of, writable, writable_of},
