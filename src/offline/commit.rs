@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OfflineError, PackOptions, Watch, hold::Hold, pack::pack, source::Source};
+use super::{OfflineError, PackOptions, Watch, hold::Hold, output::Output, pack::pack, source::Source};
 use crate::format::{
     lsmt::{LayerIdentity, Packing, UserTag},
     uuid::Uuid,
@@ -49,6 +49,7 @@ pub fn commit<P: Fn(u64, u64) + Sync>(
     let source = Source::open(data, index, Hold::Shared)?;
     source.require_whole(options.allow_torn)?;
     let identity = naming.of(&source.identity, options.packing);
+    let output = Output::create(output, options.tar, options.overwrite)?;
     let output_bytes = pack(&source, &identity, output, options, watch)?;
     let (data_bytes, torn_entries) = (source.data_bytes(), source.torn_entries);
     Ok(Committed { data_bytes, output_bytes, torn_entries })

@@ -5,11 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{OfflineError, PackOptions, Stack, Watch, hold::Hold, pack::pack, source::Source};
+use super::{
+    OfflineError, PackOptions, Stack, Watch, hold::Hold, output::Output, pack::pack, source::Source,
+};
 use crate::format::lsmt::Packing;
 
-/// Writes what is seen of `layers`, the lowest first, to the file `output`, as one layer that is not compressed; returns its size in
-/// bytes. It has the UUID of the highest, since the layer above names that one, and the parent of the lowest. What lies past the
+/// Writes what is seen of `layers`, the lowest first, to the file `output`, as one layer that is not compressed and that its owner alone
+/// may read; returns its size in bytes. It has the UUID of the highest, since the layer above names that one, and the parent of the lowest. What lies past the
 /// end of the device stays: layers above may say another end. One thread reads and one writes.
 ///
 /// # Errors
@@ -29,5 +31,5 @@ pub fn fold<P: Fn(u64, u64) + Sync>(
         overwrite: false,
         allow_torn: false,
     };
-    pack(&source, &source.identity, output, &options, watch)
+    pack(&source, &source.identity, Output::create_private(output)?, &options, watch)
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::{
-    Committed, Naming, OfflineError, PackOptions, Stack, Watch, hold::Hold, pack::pack, source::Source,
+    Committed, Naming, OfflineError, PackOptions, Stack, Watch, hold::Hold, output::Output, pack::pack,
+    source::Source,
 };
 use crate::format::lsmt::Packing;
 
@@ -30,6 +31,7 @@ pub fn merge<P: Fn(u64, u64) + Sync>(
         source.identity.parent_uuid = source.last_parent_uuid;
     }
     let identity = naming.of(&source.identity, options.packing);
+    let output = Output::create(output, options.tar, options.overwrite)?;
     let output_bytes = pack(&source, &identity, output, options, watch)?;
     let (data_bytes, torn_entries) = (source.data_bytes(), source.torn_entries);
     Ok(Committed { data_bytes, output_bytes, torn_entries })

@@ -24,6 +24,17 @@ impl Output {
         Ok(Self { part, path: path.to_owned(), tar, payload_bytes: 0 })
     }
 
+    /// Begins the file `path`, which its owner alone may read, without an envelope.
+    pub(super) fn create_private(path: &Path) -> Result<Self, OfflineError> {
+        let part = PartFile::create_private(path, false)?;
+        Ok(Self { part, path: path.to_owned(), tar: false, payload_bytes: 0 })
+    }
+
+    /// The name that it will have.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Appends to the payload.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), OfflineError> {
         let end = self.start().saturating_add(self.payload_bytes);
@@ -50,5 +61,23 @@ impl Output {
     /// Where the payload begins in the file, in bytes.
     fn start(&self) -> u64 {
         if self.tar { Envelope::HEAD_BYTES } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    #[test]
+    fn a_private_file_is_so_while_it_is_being_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut output = Output::create_private(&dir.path().join("layer")).unwrap();
+        output.write(b"secret").unwrap();
+        let made: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap()).collect();
+        assert_eq!(made.len(), 1);
+        assert_eq!(made[0].metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(output.finish(&[]).unwrap(), 6);
     }
 }

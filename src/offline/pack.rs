@@ -66,15 +66,15 @@ struct Batch {
     runs: Vec<Run>,
 }
 
-/// Writes `source` as the file `path`, and returns its size in bytes.
+/// Writes `source` to `output`, and returns its size in bytes.
 pub(super) fn pack<P: Fn(u64, u64) + Sync>(
     source: &Source,
     identity: &LayerIdentity,
-    path: &Path,
+    mut output: Output,
     options: &PackOptions,
     watch: &Watch<P>,
 ) -> Result<u64, OfflineError> {
-    let mut output = Output::create(path, options.tar, options.overwrite)?;
+    let path = &output.path().to_owned();
     let (chunks, to_write) = sync_channel(CHUNKS_WAITING);
     let (written, spare) = channel();
     let stream = Stream { chunks, spare, chunk: Vec::new() };
