@@ -82,6 +82,12 @@ impl NullFrontend {
         Self { failing: Some(stage), failures: Arc::new(AtomicUsize::new(times)), ..Self::default() }
     }
 
+    /// The same, with the same devices, that fails at `stage` this often from now on.
+    #[must_use]
+    pub fn failing_from_now_on(&self, stage: Stage, times: usize) -> Self {
+        Self { failing: Some(stage), failures: Arc::new(AtomicUsize::new(times)), ..self.clone() }
+    }
+
     fn fail_at(&self, stage: Stage, command: &'static str) -> Result<(), FrontendError> {
         let fewer = |left: usize| left.checked_sub(1);
         if self.failing == Some(stage)

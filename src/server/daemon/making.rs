@@ -53,6 +53,23 @@ impl Daemon {
         self.appear(making, opened, attachment, Made::default()).await
     }
 
+    /// Serves the device of `record`, which waits in the kernel, from now on. It and its record stay where that fails.
+    ///
+    /// # Errors
+    /// When it cannot be taken over.
+    pub(super) async fn take_over(&self, record: Record) -> Result<(), Failure> {
+        let (id, request) = (record.id, record.request.clone());
+        let place = self.table.reserve(id, &request)?;
+        self.reserve.check_room()?;
+        let opened = OpenedDevice::open(&self.service, &request).await.map_err(explained)?;
+        place.begin()?;
+        let attachment = opened.take_over(&self.port, id).await?;
+        // It was started, whoever was told of that.
+        let record = KeptRecord::found(self.state.records(), record.in_phase(Phase::Live));
+        let making = Making { daemon: self, place, record, may_move: false };
+        self.appear(making, opened, attachment, Made::default()).await.map(drop)
+    }
+
     /// Takes a place for a device of `request`, and writes its record.
     ///
     /// # Errors
@@ -126,6 +143,10 @@ impl Daemon {
         if let Err(stopping) = self.table.insert(&served) {
             drop(changing);
             let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
+            if was_there && self.stays(&served) {
+                served.leave(limit).await?;
+                return Err(stopping);
+            }
             served.detach(limit, Duration::ZERO).await?;
             drop(made);
             if let (false, Some(record)) = (was_there, &served.record) {

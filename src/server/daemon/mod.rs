@@ -2,6 +2,7 @@
 
 mod fate;
 mod fork;
+mod leave;
 mod life;
 mod making;
 mod merge;
@@ -9,8 +10,10 @@ mod opened;
 mod orphan;
 mod pace;
 mod resize;
+mod resume;
 mod snapshot;
 mod table;
+mod waiting;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -22,6 +25,7 @@ use orphan::{of_kernel, of_record};
 pub use snapshot::SnapshotTarget;
 pub(super) use table::Served;
 use table::{NotRemoved, Table};
+use waiting::Waiting;
 
 use super::{
     api::types::{AddDevice, DeviceInfo, DeviceState, FeatureList},
@@ -42,6 +46,8 @@ pub struct Daemon {
     port: Arc<dyn Port>,
     state: Arc<StateDir>,
     table: Table,
+    /// What a former daemon has left and has not come back yet.
+    waiting: Waiting,
     /// Held while the table and the record of a device change together.
     changing: tokio::sync::Mutex<()>,
     /// What removed devices had counted.
@@ -59,6 +65,7 @@ impl Daemon {
             port: parts.port,
             state: Arc::new(state),
             table: Table::default(),
+            waiting: Waiting::default(),
             changing: tokio::sync::Mutex::default(),
             retired: Retired::default(),
             reserve: Reserve::new(),
@@ -191,6 +198,10 @@ impl Daemon {
         }
         infos.extend(stored.iter().map(|stored| (stored.id, of_record(stored))));
         infos.extend(self.table.infos());
+        for waiting in self.waiting.all() {
+            let again = format!("{}; tried again in {} s", waiting.reason, waiting.next_try.as_secs());
+            infos.entry(waiting.id).and_modify(|info| info.warnings.push(again));
+        }
         Ok(infos.into_values().collect())
     }
 

@@ -91,6 +91,25 @@ impl OpenedDevice {
         Ok(attachment)
     }
 
+    /// Serves device `id`, which waits for its next server.
+    ///
+    /// # Errors
+    /// When it cannot be taken over; then it waits as before.
+    pub(in crate::server) async fn take_over(
+        &self,
+        port: &Arc<dyn Port>,
+        id: u32,
+    ) -> Result<Box<dyn Attachment>, Failure> {
+        self.device.overdue().set_device(id);
+        let (port, device) = (Arc::clone(port), Arc::clone(&self.device));
+        let (reactors, limit) = (self.reactors.clone(), self.wanted.deadline);
+        device_work(move || {
+            let taken = port.take_over(&device, id, &reactors, limit);
+            taken.map_err(|error| failure_of_frontend("cannot take over the device", error))
+        })
+        .await
+    }
+
     /// What the device was granted.
     pub(in crate::server) fn granted(&self, attachment: &dyn Attachment) -> Granted {
         let (geometry, granted) = (self.device.geometry(), attachment.info());

@@ -165,7 +165,7 @@ impl Served {
     }
 
     /// Makes durable what was written, after a snapshot that is under way: whoever makes the device again finds it done.
-    async fn save(&self, limit: Duration) -> Result<(), BlockError> {
+    pub(super) async fn save(&self, limit: Duration) -> Result<(), BlockError> {
         if let Shown::Image(_) = self.device.shown() {
             // A fork of it may wait for a registry.
             return Ok(());
@@ -206,11 +206,11 @@ impl Served {
         Ok(detached.map_err(|error| failure_of_frontend("cannot remove the device", error)))
     }
 
-    fn presence(&self) -> MutexGuard<'_, Presence> {
+    pub(super) fn presence(&self) -> MutexGuard<'_, Presence> {
         self.presence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_leaving(&self) -> Failure {
+    pub(super) fn is_leaving(&self) -> Failure {
         Failure::new(FailureClass::Conflict, format!("device {} is being removed", self.info.id))
     }
 
@@ -278,6 +278,11 @@ impl Table {
     /// Lets no device come any more.
     pub(super) fn close(&self) {
         self.lock().closed = true;
+    }
+
+    /// Whether no device may come any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     /// Takes the place of `id`.

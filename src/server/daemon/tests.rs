@@ -4,6 +4,7 @@
 mod merges;
 mod private;
 mod records;
+mod resume;
 mod stale;
 mod writable;
 
@@ -95,7 +96,9 @@ impl Port for TestPort {
     }
 
     fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
-        Ok(self.others.lock().unwrap().clone())
+        let waiting = self.frontend.waiting().into_iter();
+        let waiting = waiting.map(|id| KnownDevice { recoverable: true, waits: true, ..known(id, None) });
+        Ok(self.others.lock().unwrap().iter().cloned().chain(waiting).collect())
     }
 
     fn is_claimed(&self, _path: &Path) -> bool {
@@ -142,7 +145,17 @@ fn daemon(state: &Path, frontend: NullFrontend, others: Vec<KnownDevice>) -> Arc
 }
 
 fn with_port(state: &Path, port: Arc<TestPort>) -> Arc<Daemon> {
+    with_config(state, port, Config::default())
+}
+
+/// A daemon that has no successor.
+fn last_daemon(state: &Path, frontend: NullFrontend) -> Arc<Daemon> {
     let mut config = Config::default();
+    config.daemon.reattach = false;
+    with_config(state, Arc::new(TestPort::new(frontend, Vec::new())), config)
+}
+
+fn with_config(state: &Path, port: Arc<TestPort>, mut config: Config) -> Arc<Daemon> {
     config.cache.enabled = false;
     config.reactors.threads = 2;
     let runtime = tokio::runtime::Handle::current();
@@ -358,29 +371,16 @@ async fn the_next_daemon_attaches_what_the_last_one_had_unless_another_process_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reattach_waits_for_a_number_that_a_program_holds_and_gives_up_after_a_while() {
-    for (held, expected) in [(1, DeviceState::Live), (100, DeviceState::Orphan)] {
-        let dir = tempfile::tempdir().unwrap();
-        let port = TestPort::new(NullFrontend::new(), Vec::new());
-        *port.held.lock().unwrap() = held;
-        let daemon = with_port(dir.path(), Arc::new(port));
-        daemon.state.records().save(&Record::new(6, request(Some(6))).in_phase(Phase::Live)).unwrap();
-        daemon.reattach().await.unwrap();
-        assert_eq!(states(&daemon).await, [(6, expected)], "held {held} times");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn draining_removes_all_devices_and_says_what_it_could_not() {
     let dir = tempfile::tempdir().unwrap();
     let limit = Duration::from_secs(10);
-    let good = daemon(dir.path(), NullFrontend::new(), Vec::new());
+    let good = last_daemon(dir.path(), NullFrontend::new());
     good.add(request(None)).await.unwrap();
     good.add(request(None)).await.unwrap();
     good.drain(limit).await.unwrap();
     assert!(states(&good).await.is_empty());
     drop(good);
-    let bad = daemon(dir.path(), NullFrontend::failing(Stage::Detach), Vec::new());
+    let bad = last_daemon(dir.path(), NullFrontend::failing(Stage::Detach));
     bad.add(request(Some(6))).await.unwrap();
     let failure = bad.drain(limit).await.unwrap_err();
     assert!(failure.full_text().contains('6'), "{failure:?}");

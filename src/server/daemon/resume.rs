@@ -1,0 +1,150 @@
+//! How the devices of a former daemon come back: those that wait in the kernel are taken over, others are made anew, and what fails
+//! is tried again and holds up no other.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    Daemon, device_work,
+    fate::{Fate, fate},
+    waiting::{FIRST_PAUSE, longer},
+};
+use crate::{
+    frontend::Detached,
+    server::{
+        failure::{Failure, FailureClass, full_text},
+        port::KnownDevice,
+    },
+};
+
+/// Devices that are brought back at once: each may hold an index of an image that is being decoded.
+static TRIES: Semaphore = Semaphore::const_new(16);
+
+/// How long the daemon waits for the first tries of all before it says that it is ready. What takes longer, as a registry that is
+/// down, comes back behind it.
+const FIRST_TRIES_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a former daemon that was killed may take to end, and how often it is looked after.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+impl Daemon {
+    /// Brings back what a former process has left in the state directory, those that take writes first. Returns when each has been
+    /// tried once, or after a while; those that fail are tried again until they come, or somebody removes them.
+    ///
+    /// # Errors
+    /// When the records cannot be listed, or the driver not be asked.
+    pub async fn reattach(self: &Arc<Self>) -> Result<(), Failure> {
+        let mut ids: Vec<u32> = self.stored().await?.iter().map(|stored| stored.id).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let known = self.known().await?;
+        ids.sort_by_key(|id| !known.iter().any(|device| device.id == *id && !device.read_only));
+        let first_tries = ids.into_iter().map(|id| {
+            let (tried, first_try) = oneshot::channel();
+            // A task of its own: it must not be dropped half way when the daemon is told to stop.
+            task::spawn(Arc::clone(self).bring_back(id, tried));
+            first_try
+        });
+        let first_tries: Vec<_> = first_tries.collect();
+        if timeout(FIRST_TRIES_PATIENCE, join_all(first_tries)).await.is_err() {
+            tracing::warn!("not all devices of the former daemon have come back yet");
+        }
+        Ok(())
+    }
+
+    /// Tries until device `id` has come or nobody wants it any more. `tried` is dropped after the first time.
+    async fn bring_back(self: Arc<Self>, id: u32, tried: oneshot::Sender<()>) {
+        let (mut tried, mut pause) = (Some(tried), FIRST_PAUSE);
+        loop {
+            let turn = TRIES.acquire().await.expect("it is never closed");
+            let outcome = self.try_to_bring_back(id).await;
+            drop(turn);
+            drop(tried.take());
+            let Err(failure) = outcome else { break };
+            let reason = failure.full_text();
+            if self.table.is_closed() {
+                break;
+            }
+            tracing::error!(id, error = reason, again_ms = pause.as_millis(), "a device has not come back");
+            self.waiting.note(id, reason, pause);
+            sleep(pause).await;
+            pause = longer(pause);
+        }
+        self.waiting.forget(id);
+    }
+
+    /// Does with device `id` what follows from its record, as it is by now. One that has none any more is nobody's.
+    async fn try_to_bring_back(&self, id: u32) -> Result<(), Failure> {
+        let known = self.left_behind(id).await?;
+        let Some(stored) = self.stored().await?.into_iter().find(|stored| stored.id == id) else {
+            return Ok(());
+        };
+        let fate = fate(&stored.record, known.as_ref());
+        let record = match stored.record {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::warn!(id, error = full_text(&error), "the record of this device is left alone");
+                return Ok(());
+            }
+        };
+        match fate {
+            Fate::TakeOver => self.take_over(record).await,
+            Fate::Remake => {
+                self.clear(id).await?;
+                self.make_again(record).await.map(drop)
+            }
+            Fate::Remove => {
+                self.clear(id).await?;
+                self.finish_removal(record).await
+            }
+            Fate::LeaveAlone => {
+                tracing::warn!(id, "another process serves this device; its record is left alone");
+                Ok(())
+            }
+        }
+    }
+
+    /// What the kernel has of `id`, when the process that served it, if it was this one's forerunner, has ended.
+    async fn left_behind(&self, id: u32) -> Result<Option<KnownDevice>, Failure> {
+        let began = Instant::now();
+        loop {
+            let known = self.known().await?.into_iter().find(|device| device.id == id);
+            let Some(device) = &known else { return Ok(None) };
+            let Some(pid) = device.server_pid.filter(|_| device.recoverable) else { return Ok(known) };
+            // Who served it may have had the number that this process has now.
+            if i32::try_from(std::process::id()) == Ok(pid) {
+                return Ok(known);
+            }
+            if began.elapsed() > END_PATIENCE {
+                let text = format!("process {pid} still serves device {id}");
+                return Err(Failure::new(FailureClass::Conflict, text));
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Makes the number `id` free.
+    async fn clear(&self, id: u32) -> Result<(), Failure> {
+        let (port, limit) = (Arc::clone(&self.port), self.config().device.detach_timeout_ms);
+        match device_work(move || port.remove_orphan(id, Duration::from_millis(limit))).await? {
+            Detached::Complete => Ok(()),
+            Detached::HeldOpen => {
+                let text = format!("a program still has the former device {id} open, or has it mounted");
+                Err(Failure::new(FailureClass::Conflict, text))
+            }
+        }
+    }
+
+    async fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
+        let port = Arc::clone(&self.port);
+        device_work(move || port.known()).await
+    }
+}

@@ -1,0 +1,91 @@
+//! Devices outlive their daemon, come back to the next one, and are tried again where they cannot.
+
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Waits until the daemon shows this.
+async fn until(daemon: &Daemon, expected: &[(u32, DeviceState)]) {
+    let began = Instant::now();
+    while states(daemon).await != expected {
+        assert!(began.elapsed() < LIMIT, "{:?}", states(daemon).await);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_ends_leaves_its_devices_to_the_next_one_which_takes_them_over() {
+    let (dir, frontend) = (tempfile::tempdir().unwrap(), NullFrontend::new());
+    let first = daemon(dir.path(), frontend.clone(), Vec::new());
+    for id in [1, 4] {
+        first.add(request(Some(id))).await.unwrap();
+    }
+    first.drain(LIMIT).await.unwrap();
+    drop(first);
+    assert_eq!(frontend.waiting(), [1, 4], "they keep their numbers");
+    let next = daemon(dir.path(), frontend.clone(), Vec::new());
+    next.reattach().await.unwrap();
+    assert_eq!(states(&next).await, [(1, DeviceState::Live), (4, DeviceState::Live)]);
+    assert!(frontend.waiting().is_empty());
+    next.remove(4, true).await.unwrap();
+    next.drain(LIMIT).await.unwrap();
+    assert_eq!(frontend.waiting(), [1], "what was removed does not wait");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_without_a_successor_removes_its_devices() {
+    let (dir, frontend) = (tempfile::tempdir().unwrap(), NullFrontend::new());
+    let last = last_daemon(dir.path(), frontend.clone());
+    last.add(request(Some(1))).await.unwrap();
+    last.drain(LIMIT).await.unwrap();
+    assert!(states(&last).await.is_empty() && frontend.waiting().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_cannot_be_taken_over_waits_with_its_reason_holds_up_no_other_and_is_tried_again() {
+    let (dir, frontend) = (tempfile::tempdir().unwrap(), NullFrontend::new());
+    let first = daemon(dir.path(), frontend.clone(), Vec::new());
+    for id in [1, 4] {
+        first.add(request(Some(id))).await.unwrap();
+    }
+    first.drain(LIMIT).await.unwrap();
+    drop(first);
+    let next = daemon(dir.path(), frontend.failing_from_now_on(Stage::TakeOver, 1), Vec::new());
+    next.reattach().await.unwrap();
+    let waiting = next.waiting.all();
+    assert_eq!(waiting.len(), 1, "one of them fails");
+    assert!(waiting[0].reason.contains("take over"), "{waiting:?}");
+    let shown = next.info(waiting[0].id).await.unwrap();
+    assert!(shown.warnings[0].contains("told to fail"), "{shown:?}");
+    until(&next, &[(1, DeviceState::Live), (4, DeviceState::Live)]).await;
+    while !next.waiting.all().is_empty() {
+        task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_a_program_holds_is_tried_again_until_it_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = TestPort::new(NullFrontend::new(), Vec::new());
+    *port.held.lock().unwrap() = 1;
+    let daemon = with_port(dir.path(), Arc::new(port));
+    daemon.state.records().save(&Record::new(6, request(Some(6))).in_phase(Phase::Live)).unwrap();
+    daemon.reattach().await.unwrap();
+    assert_eq!(states(&daemon).await, [(6, DeviceState::Orphan)]);
+    until(&daemon, &[(6, DeviceState::Live)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_waits_is_tried_no_more_when_it_has_been_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = TestPort::new(NullFrontend::new(), Vec::new());
+    *port.held.lock().unwrap() = 1;
+    let daemon = with_port(dir.path(), Arc::new(port));
+    daemon.state.records().save(&Record::new(6, request(Some(6))).in_phase(Phase::Live)).unwrap();
+    daemon.reattach().await.unwrap();
+    daemon.remove(6, true).await.unwrap();
+    while !daemon.waiting.all().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(states(&daemon).await.is_empty());
+}
