@@ -23,6 +23,7 @@ mod pace;
 mod ring;
 mod running;
 mod share;
+mod shared_words;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ pub use buffer::{Buffer, BufferError, BufferPool};
 pub use config::ReactorConfig;
 pub use inbox::ReactorHandle;
 pub use running::Reactor;
+pub use shared_words::SharedWords;
 pub use slots::BufferSlot;
 pub use thread::ReactorThread;
 use wait_list::WaitList;
