@@ -21,15 +21,12 @@ use super::{
 };
 use crate::{
     reactor::{Reactor, ReactorHandle},
-    source::{BlobSource, Origin, Uncached},
+    source::{BOOT_ID_PATH, BlobSource, Origin, Uncached, boot_id},
 };
 
 /// Ticks after which what the disk holds is counted again, whatever this process wrote: others may have filled it, and
 /// what this one has open is for it to shrink. A minute by default.
 const COUNT_TICKS: u32 = 12;
-
-/// Where the kernel says which boot this is.
-const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Tells backup programs that all of this can be had again (bford.info/cachedir).
 const TAG_FILE: &str = "CACHEDIR.TAG";
@@ -191,13 +188,4 @@ async fn sync_all(shared: &Holdings, reactor: &Reactor) -> Result<(), CacheError
 fn write_tag(root: &PrivateFolder) -> io::Result<()> {
     let mut tag = fs::File::from(root.file(TAG_FILE, OFlags::RDWR | OFlags::CREATE)?);
     if tag.metadata()?.len() == 0 { tag.write_all(CACHE_TAG.as_bytes()) } else { Ok(()) }
-}
-
-fn boot_id() -> io::Result<[u8; 16]> {
-    let text = fs::read_to_string(BOOT_ID_PATH)?;
-    let digits: String = text.trim().chars().filter(|digit| *digit != '-').collect();
-    match u128::from_str_radix(&digits, 16) {
-        Ok(id) if digits.len() == 32 => Ok(id.to_be_bytes()),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not a boot id")),
-    }
 }
