@@ -14,6 +14,7 @@
 
 mod error;
 mod header;
+mod journal;
 mod layer;
 mod log;
 mod map;
@@ -31,6 +32,9 @@ pub const LAYER_COUNT_LIMIT: usize = 255;
 
 pub use error::{LsmtError, SegmentRule, SlotRule};
 pub use header::{FileKind, Header, SLOT_BYTES, SlotPosition, UserTag};
+pub use journal::{
+    JOURNAL_ENTRY_LIMIT, JOURNAL_FOLDER, JournalError, JournalHeader, check_entries, decode_journal,
+};
 pub use layer::{INDEX_SLACK_LIMIT_BYTES, LayerLayout, ReadOnlyLayer, SEGMENT_COUNT_LIMIT, device_bytes};
 pub use log::{
     LOG_ENTRY_LIMIT, LogReplay, Replayed, data_header, decode_data_header, decode_index_header, index_header,
