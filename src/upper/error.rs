@@ -7,7 +7,10 @@ use rustix::io::Errno;
 use super::Medium;
 use crate::{
     block::{BlockError, ErrorKind},
-    format::{lsmt::LsmtError, uuid::Uuid},
+    format::{
+        lsmt::{JournalError, LsmtError},
+        uuid::Uuid,
+    },
 };
 
 /// A writable layer cannot be opened or made.
@@ -23,6 +26,27 @@ pub enum UpperError {
         action: &'static str,
         /// The system's answer.
         source: io::Error,
+    },
+    /// The journal of a layer cannot be kept or read.
+    #[error("{name}: cannot {action} the journal of a writable layer")]
+    JournalFile {
+        /// The journal, or its folder.
+        name: String,
+        /// What was being done.
+        action: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The journal that a process has left is not what it must be.
+    #[error(
+        "{name}: this journal of writes that were completed and not flushed cannot be used; without the file they are lost, and \
+         the layer can be opened"
+    )]
+    Journal {
+        /// The journal.
+        name: String,
+        /// Where it is wrong, and the rule that it breaks.
+        source: JournalError,
     },
     /// A file is not what it must be.
     #[error("{name}: not a file of a writable layer")]

@@ -20,7 +20,10 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 
-use super::{UpperError, medium::Medium};
+use super::{
+    UpperError,
+    medium::{FileId, Medium},
+};
 use crate::{
     block::ByteRange,
     reactor::{Reactor, blocking, waiting_for},
@@ -85,6 +88,12 @@ impl LayerFile {
         }
     }
 
+    /// As [`LayerFile::lock`].
+    pub(super) fn locked(self) -> Result<Self, UpperError> {
+        self.lock()?;
+        Ok(self)
+    }
+
     /// Whether its path still means this very file.
     fn has_its_name(&self) -> io::Result<bool> {
         let opened = rustix::fs::fstat(&**self.file.file())?;
@@ -128,6 +137,10 @@ impl LayerFile {
         let mut successor = Self::with(&waiting, &options)?;
         successor.is_waiting = AtomicBool::new(true);
         (successor.path, successor.place, successor.folder) = (path, place, folder);
+        // Before it can have its name: what is written to it keeps others away as well.
+        if !successor.file.try_lock(FileLock::Exclusive)? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let file = &**successor.file.file();
         let (old, new) = (rustix::fs::fstat(old)?, rustix::fs::fstat(file)?);
         if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid) {
@@ -164,6 +177,11 @@ fn failed(path: &Path, action: &'static str, source: io::Error) -> UpperError {
 }
 
 impl Medium for LayerFile {
+    fn id(&self) -> io::Result<FileId> {
+        let found = rustix::fs::fstat(&**self.file.file())?;
+        Ok(FileId { device: found.st_dev, inode: found.st_ino })
+    }
+
     fn size_bytes(&self) -> io::Result<u64> {
         let size = rustix::fs::fstat(&**self.file.file())?.st_size;
         u64::try_from(size).map_err(io::Error::other)

@@ -1,12 +1,15 @@
 //! The files of a writable layer: opening and making them.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
     LayerFile, LogLimits, UpperError, WriteMetrics,
     error::{failed, wrong},
     layer::Layer,
-    log::LogLayer,
+    log::{LogFiles, LogLayer},
     medium::Medium,
     sparse::SparseLayer,
 };
@@ -38,10 +41,13 @@ pub struct LayerFiles<M = LayerFile> {
     pub(super) data: M,
     /// Or why it cannot be had.
     pub(super) index: Result<M, UpperError>,
+    /// The folder of the journals, where this layer is to have one.
+    pub(super) journals: Option<PathBuf>,
 }
 
 impl LayerFiles {
-    /// Opens the files at these paths, and keeps others from opening them so. May wait for the disk.
+    /// Opens the files at these paths, and keeps others from opening them so. May wait for the disk. Each file is locked as it is
+    /// open, so that nothing that a dead process has begun is under way any more when it can be had, which may take as long as a disk.
     ///
     /// # Errors
     /// [`UpperError::Io`] and [`UpperError::Busy`]. Whether the index file is needed is not known yet.
@@ -49,7 +55,11 @@ impl LayerFiles {
         let data = LayerFile::open(data)?;
         // The index file may be replaced by whoever has the lock, so it is not opened before.
         data.lock()?;
-        Ok(Self { data, index: LayerFile::open(index) })
+        let index = match LayerFile::open(index).and_then(LayerFile::locked) {
+            Err(busy @ UpperError::Busy(_)) => return Err(busy),
+            index => index,
+        };
+        Ok(Self { data, index, journals: None })
     }
 
     /// Makes files at these paths, where there must be none, and keeps others from opening them. May wait for the disk.
@@ -59,11 +69,18 @@ impl LayerFiles {
     pub fn create(data: &Path, index: &Path) -> Result<Self, UpperError> {
         let data = LayerFile::create(data)?;
         data.lock()?;
-        Ok(Self { data, index: Ok(LayerFile::create(index)?) })
+        Ok(Self { data, index: Ok(LayerFile::create(index)?.locked()?), journals: None })
     }
 }
 
 impl<M: Medium> LayerFiles<M> {
+    /// Has what the layer completes outlive the process, in a journal in `folder`, which is to lie in memory, and to be the same for
+    /// whoever opens the layer: see [`JOURNAL_FOLDER`](crate::format::lsmt::JOURNAL_FOLDER).
+    #[must_use]
+    pub fn with_journal(self, folder: &Path) -> Self {
+        Self { journals: Some(folder.to_owned()), ..self }
+    }
+
     /// Makes an empty layer of two new files, durably.
     ///
     /// # Errors
@@ -96,14 +113,18 @@ impl<M: Medium> LayerFiles<M> {
         limits: LogLimits,
         metrics: Arc<WriteMetrics>,
     ) -> Result<Layer<M>, UpperError> {
-        let Self { data, index } = self;
+        let Self { data, index, journals } = self;
         let header = read_header(reactor, &data, decode_data_header).await?;
         if header.sparse {
             let layer = SparseLayer::load(reactor, data, header, metrics).await?;
             return Ok(Layer::Sparse(Arc::new(layer)));
         }
-        let layer = LogLayer::load(reactor, data, index?, header, limits, metrics).await?;
-        Ok(Layer::Log(Arc::new(layer)))
+        let files = LogFiles { data, index: index?, header, journals };
+        let layer = Arc::new(LogLayer::load(reactor, files, limits, metrics).await?);
+        if layer.is_behind() {
+            layer.await_idleness(reactor);
+        }
+        Ok(Layer::Log(layer))
     }
 }
 

@@ -200,6 +200,13 @@ impl<M: Medium> Layer<M> {
         }
     }
 
+    /// It was sealed, and takes no writes any more.
+    pub(super) fn end_journal(&self) {
+        if let Self::Log(layer) = self {
+            layer.end_journal();
+        }
+    }
+
     /// Takes back what [`Layer::seal`] has appended, where that would be in the way of writes.
     pub(super) fn unseal(&self) {
         match self {

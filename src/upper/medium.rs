@@ -4,15 +4,30 @@ use std::{fmt, io, ops::Range};
 
 use crate::{block::ByteRange, reactor::Reactor};
 
+/// Which file of the machine this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    /// The number of the device that it lies on.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+}
+
 /// One open file of a writable layer, shared by all threads. Displayed, it is the file's name for errors and logs.
 ///
 /// Nothing that was written is durable before a [`Medium::sync`] that began after it. What was not written reads as zeroes.
 /// The future of a write may be dropped; the room it goes to is then not to be used.
 pub trait Medium: fmt::Debug + fmt::Display + Send + Sync + Sized + 'static {
-    /// The file's size in bytes.
+    /// Which file it is.
     ///
     /// # Errors
     /// The system's answer, as of all below.
+    fn id(&self) -> io::Result<FileId>;
+
+    /// The file's size in bytes.
+    ///
+    /// # Errors
+    /// The system's answer.
     fn size_bytes(&self) -> io::Result<u64>;
 
     /// The largest size in bytes that the file may come to have.

@@ -71,7 +71,7 @@ pub use error::UpperError;
 pub use file::LayerFile;
 pub use files::{Identity, LayerFiles};
 pub use log::LogLimits;
-pub use medium::Medium;
+pub use medium::{FileId, Medium};
 pub use merged::MergedLayer;
 pub use metrics::{RequestMetrics, WriteMetrics};
 pub use overlay::{Overlay, OverlayQueue};

@@ -42,8 +42,10 @@ struct Refusal {
 pub(super) enum Trouble {
     /// Nothing has changed; a later round may do better.
     Refused(io::Error),
-    /// A sync has failed, or what comes to the same.
+    /// A sync has failed: nobody knows what the disk has of what memory has.
     Failed(io::Error),
+    /// It has not come to its end, and nobody has lost anything: whoever opens the layer next may go on.
+    Interrupted(io::Error),
 }
 
 impl<T> Rounds<T> {
@@ -106,7 +108,9 @@ impl<T> Rounds<T> {
                 Err(Trouble::Refused(cause)) => {
                     state.refusal = Some(Refusal { round: state.ended, upto, cause: Arc::new(cause) });
                 }
-                Err(Trouble::Failed(cause)) => drop(state.fail(Arc::new(cause))),
+                Err(Trouble::Failed(cause) | Trouble::Interrupted(cause)) => {
+                    drop(state.fail(Arc::new(cause)));
+                }
             }
         });
     }

@@ -4,7 +4,7 @@ use super::extents::{Extent, Place};
 use crate::format::lsmt::{DATA_START_SECTOR, SEGMENT_LENGTH_LIMIT, Segment};
 
 /// Longest entry that is written, in sectors: whole pages, which the longest that an entry can hold are not.
-const ENTRY_SECTORS: u64 = (SEGMENT_LENGTH_LIMIT - SEGMENT_LENGTH_LIMIT % 8) as u64;
+pub(super) const ENTRY_SECTORS: u64 = (SEGMENT_LENGTH_LIMIT - SEGMENT_LENGTH_LIMIT % 8) as u64;
 
 /// No entry can name these sectors.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +30,11 @@ pub(super) fn push_segments(extent: &Extent, segments: &mut Vec<Segment>) -> Res
         at += length;
     }
     Ok(())
+}
+
+/// Entries for so many sectors in one place.
+pub(super) fn entries_for(sectors: u64) -> usize {
+    usize::try_from(sectors.div_ceil(ENTRY_SECTORS)).unwrap_or(usize::MAX)
 }
 
 /// The extent that an entry stands for.

@@ -190,6 +190,7 @@ impl<M: Medium> Sealed<M> {
     pub fn stack(mut self) -> Duration {
         if let Some(top) = self.next.take() {
             let written = self.stack.layers();
+            written.top.end_journal();
             // Images may be made of it now. The lock that has kept them out is not given up, so that no device that is made of an
             // older configuration gets it to write to.
             if let Err(error) = written.top.data().share() {

@@ -5,7 +5,7 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
-use super::{LogLayer, lacks_room};
+use super::{LogLayer, entries_of, lacks_room};
 use crate::{
     block::{BlockError, BlockQueue, SECTOR_BYTES},
     format::lsmt::SEGMENT_LENGTH_LIMIT,
@@ -158,12 +158,20 @@ impl<M: Medium> LogLayer<M> {
         view.read(sectors.start, &mut bytes).await?;
         let mut rooms = Vec::with_capacity(1);
         let written = self.put(reactor, &bytes, &mut rooms).await;
-        let mut ledger = self.ledger_mut();
-        if written.is_ok() && ledger.map.pieces(sectors.clone()) == pieces {
-            return self.take_in(&mut ledger, sectors.start, rooms);
+        let written = written.map_err(|error| self.unwritten(sectors.start, length, error));
+        let kept = match written {
+            Ok(()) => self.ledger_with_room(reactor, entries_of(&rooms)).await,
+            Err(error) => Err(error),
+        };
+        match kept {
+            Ok(mut ledger) if ledger.map.pieces(sectors.clone()) == pieces => {
+                return self.take_in(&mut ledger, sectors.start, rooms);
+            }
+            kept => {
+                let torn = kept.map(drop);
+                self.ledger_mut().have_died(rooms);
+                torn
+            }
         }
-        ledger.have_died(rooms);
-        drop(ledger);
-        written.map_err(|error| self.unwritten(sectors.start, length, error))
     }
 }

@@ -4,12 +4,14 @@ use std::ops::Range;
 
 use super::{
     dead_space::DeadSpace,
+    journal::{Journal, JournalPlace},
     pins::{Pin, Pins},
     room::Room,
 };
 use crate::{
     format::lsmt::Segment,
     upper::{
+        UpperError,
         extents::{Extent, ExtentMap},
         segments::{Unnamed, push_segments},
     },
@@ -21,6 +23,8 @@ pub(super) struct Ledger {
     pub(super) map: ExtentMap,
     /// Entries of completed writes that no round has taken yet, in the order of completion.
     pending: Vec<Segment>,
+    /// What whoever opens the layer next finds of them; it has those that are being made durable too.
+    journal: Option<Journal>,
     /// What the pending entries supersede. Until these are durable a crash may bring it back.
     superseded: Vec<Superseded>,
     /// Entries recorded since the layer was opened.
@@ -62,7 +66,30 @@ pub(super) struct Batch {
 impl Ledger {
     pub(super) fn new(map: ExtentMap, dead: Option<DeadSpace>) -> Self {
         let (pending, superseded, ripe) = (Vec::new(), Vec::new(), Vec::new());
-        Self { map, pending, superseded, recorded: 0, limbo: Limbo::default(), ripe, dead }
+        Self { map, pending, journal: None, superseded, recorded: 0, limbo: Limbo::default(), ripe, dead }
+    }
+
+    /// Has entries outlive the process from now on, those that are pending too.
+    pub(super) fn keep(&mut self, place: JournalPlace) -> Result<(), UpperError> {
+        self.journal = Some(place.begin(&self.pending)?);
+        Ok(())
+    }
+
+    /// Ends the journal, of a layer that takes no writes any more.
+    pub(super) fn end_journal(&mut self) {
+        self.journal = None;
+    }
+
+    /// A sync has failed: nobody is to believe the journal.
+    pub(super) fn discard_journal(&mut self) {
+        if let Some(journal) = &mut self.journal {
+            journal.discard();
+        }
+    }
+
+    /// How many entries may be recorded before a round must make some durable, and at most at all.
+    pub(super) fn journal_room(&self) -> (usize, usize) {
+        self.journal.as_ref().map_or((usize::MAX, usize::MAX), |journal| (journal.room(), journal.capacity()))
     }
 
     /// Takes a completed write in: all later reads see it, and it is durable with the next batch.
@@ -71,6 +98,9 @@ impl Ledger {
         if push_segments(&extent, &mut self.pending).is_err() {
             self.pending.truncate(before);
             return Err(Unnamed);
+        }
+        if let (Some(journal), Some(entries)) = (&mut self.journal, self.pending.get(before..)) {
+            journal.push(entries);
         }
         self.recorded += (self.pending.len() - before) as u64;
         let by = self.recorded;
@@ -110,6 +140,9 @@ impl Ledger {
 
     /// Lets go of what a batch has superseded, now that it is durable.
     pub(super) fn settle(&mut self, batch: Batch, pins: &Pins) {
+        if let Some(journal) = &mut self.journal {
+            journal.cut(batch.entries.len());
+        }
         if !batch.superseded.is_empty() {
             self.limbo.current.push(batch.superseded);
         }

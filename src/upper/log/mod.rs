@@ -2,6 +2,7 @@
 
 mod compact;
 mod dead_space;
+mod journal;
 mod ledger;
 mod open;
 mod pins;
@@ -33,7 +34,7 @@ use super::{
     layer::LiveHeader,
     medium::Medium,
     rounds::Rounds,
-    segments::push_segments,
+    segments::{entries_for, push_segments},
 };
 use crate::{
     block::{BlockError, ErrorKind, SECTOR_BYTES},
@@ -42,6 +43,7 @@ use crate::{
 };
 pub(super) use compact::Pieces;
 use ledger::Ledger;
+pub(super) use open::LogFiles;
 pub(super) use pins::Pin;
 use pins::Pins;
 use relief::Relief;
@@ -53,6 +55,9 @@ use round::Tail;
 pub struct LogLimits {
     /// Entries that may wait for a flush, 16 bytes each. A write that finds so many waits for one.
     pub pending_entries: usize,
+    /// Entries that a journal holds: those, and some of writes that were under way when there were as many. A write that finds no
+    /// room waits for a flush too.
+    pub journal_entries: usize,
     /// Entries of the index file, superseded ones included, below which it is not rewritten.
     pub rewrite_entries: u64,
     /// The index file is rewritten when it has this many entries for one that is in use.
@@ -71,6 +76,7 @@ impl Default for LogLimits {
         // 1 MiB of memory; an index of 1 MiB replays in milliseconds; 64 MiB are little beside what a container writes.
         Self {
             pending_entries: 64 << 10,
+            journal_entries: 68 << 10,
             rewrite_entries: 64 << 10,
             rewrite_ratio: 4,
             dead_bytes: 64 << 20,
@@ -88,10 +94,11 @@ impl Default for LogLimits {
 /// [flush]: LogLayer::flush
 #[derive(Debug)]
 pub(super) struct LogLayer<M> {
-    pub(super) data: M,
     pub(super) header: LiveHeader,
     pub(super) limits: LogLimits,
+    /// With the journal, which must go before the lock of the data file does.
     ledger: RwLock<Ledger>,
+    pub(super) data: M,
     pins: Pins,
     rounds: Rounds<Tail<M>>,
     /// Entries of the index file.
@@ -150,7 +157,36 @@ impl<M: Medium> LogLayer<M> {
             self.ledger_mut().have_died(rooms);
             return Err(self.unwritten(sector, data.len() as u64 / SECTOR_BYTES, error));
         }
-        self.take_in(&mut self.ledger_mut(), sector, rooms)
+        match self.ledger_with_room(reactor, entries_of(&rooms)).await {
+            Ok(mut ledger) => self.take_in(&mut ledger, sector, rooms),
+            Err(error) => {
+                self.ledger_mut().have_died(rooms);
+                Err(error)
+            }
+        }
+    }
+
+    /// The ledger, for so many entries, when its journal has room for them.
+    async fn ledger_with_room(
+        self: &Arc<Self>,
+        reactor: &Reactor,
+        entries: usize,
+    ) -> Result<RwLockWriteGuard<'_, Ledger>, BlockError> {
+        loop {
+            let recorded = {
+                let ledger = self.ledger_mut();
+                let (room, capacity) = ledger.journal_room();
+                if entries <= room {
+                    return Ok(ledger);
+                }
+                if entries > capacity {
+                    let context = format!("{}: {entries} entries at once", self.data);
+                    return Err(BlockError::new(ErrorKind::Invalid, context));
+                }
+                ledger.recorded()
+            };
+            self.durable(reactor, recorded).await?;
+        }
     }
 
     /// Has the device see from `sector` on what was written to `rooms`.
@@ -196,6 +232,16 @@ impl<M: Medium> LogLayer<M> {
         self.with_room(reactor, lacks_room, async || self.durable(reactor, recorded).await).await
     }
 
+    /// Whether completed writes wait for a flush.
+    pub(super) fn is_behind(&self) -> bool {
+        self.ledger().pending() > 0
+    }
+
+    /// Takes no writes any more, and has all of them durably: it needs no journal.
+    pub(super) fn end_journal(&self) {
+        self.ledger_mut().end_journal();
+    }
+
     /// Takes no more writes, as after a failed sync.
     pub(super) fn fail(&self, cause: io::Error) {
         self.rounds.fail(cause);
@@ -233,6 +279,11 @@ impl<M: Medium> LogLayer<M> {
     fn ledger_mut(&self) -> RwLockWriteGuard<'_, Ledger> {
         self.ledger.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Entries that name what was written to `rooms`.
+fn entries_of(rooms: &[Room]) -> usize {
+    rooms.iter().map(|room| entries_for(room.sectors.end - room.sectors.start)).sum()
 }
 
 fn lacks_room(error: &BlockError) -> bool {

@@ -30,12 +30,12 @@ impl<M: Medium> LogLayer<M> {
     ///
     /// # Errors
     /// Those of the last attempt.
-    pub(super) async fn with_room<E>(
+    pub(super) async fn with_room<T, E>(
         self: &Arc<Self>,
         reactor: &Reactor,
         lacks_room: impl Fn(&E) -> bool,
-        attempt: impl AsyncFn() -> Result<(), E>,
-    ) -> Result<(), E> {
+        attempt: impl AsyncFn() -> Result<T, E>,
+    ) -> Result<T, E> {
         match attempt().await {
             Err(error) if lacks_room(&error) => {
                 let ended = self.relief.ended.load(Ordering::Acquire);
@@ -86,7 +86,7 @@ impl<M: Medium> LogLayer<M> {
     }
 
     /// Gives everything back when nothing is written for a while. Called with each change.
-    pub(super) fn await_idleness(self: &Arc<Self>, reactor: &Reactor) {
+    pub(in crate::upper) fn await_idleness(self: &Arc<Self>, reactor: &Reactor) {
         let is_awaited = &self.relief.is_awaited;
         if !is_awaited.load(Ordering::Relaxed) && !is_awaited.swap(true, Ordering::AcqRel) {
             reactor.spawn(Watch(Arc::downgrade(self)).run(reactor.clone()));

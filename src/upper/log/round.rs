@@ -90,7 +90,11 @@ impl<M: Medium> Round<M> {
                 tracing::warn!(layer = %layer.data, %cause, "cannot write the index file");
             }
             Err(Trouble::Failed(cause)) => {
+                layer.ledger_mut().discard_journal();
                 tracing::error!(layer = %layer.data, %cause, "a sync has failed: no more writes");
+            }
+            Err(Trouble::Interrupted(cause)) => {
+                tracing::error!(layer = %layer.data, %cause, "a flush was interrupted: no more writes");
             }
         }
         let tail = self.tail.take();
@@ -104,7 +108,7 @@ impl<M: Medium> Round<M> {
 impl<M: Medium> Drop for Round<M> {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.end(Err(Trouble::Failed(io::Error::other("the thread that ran a flush has ended"))));
+            self.end(Err(Trouble::Interrupted(io::Error::other("the thread that ran a flush has ended"))));
         }
     }
 }

@@ -9,11 +9,15 @@ use crate::{
     upper::{
         extents::{Extent, Place},
         medium::Medium,
+        segments::{ENTRY_SECTORS, entries_for},
     },
 };
 
 /// Extents that one stretch takes out of the map, while the ledger is locked and the thread does nothing else: 0.1 ms.
 const EXTENTS_AT_ONCE: usize = 512;
+
+/// Sectors of one stretch: few entries, so that the journal has room for them, 512 MiB.
+const STRETCH_SECTORS: u64 = 64 * ENTRY_SECTORS;
 
 impl<M: Medium> LogLayer<M> {
     /// Makes sectors read as zeroes.
@@ -28,8 +32,8 @@ impl<M: Medium> LogLayer<M> {
         let mut rest = sectors;
         let mut turn = None;
         loop {
-            self.with_room(reactor, lacks_room, async || self.admit(reactor).await).await?;
-            rest.start = self.zero_stretch(rest.clone())?;
+            let stretch = async || self.zero_stretch(reactor, rest.clone()).await;
+            rest.start = self.with_room(reactor, lacks_room, stretch).await?;
             if rest.is_empty() {
                 break;
             }
@@ -44,8 +48,14 @@ impl<M: Medium> LogLayer<M> {
     }
 
     /// Returns where the stretch has ended.
-    fn zero_stretch(&self, sectors: Range<u64>) -> Result<u64, BlockError> {
-        let mut ledger = self.ledger_mut();
+    async fn zero_stretch(
+        self: &Arc<Self>,
+        reactor: &Reactor,
+        sectors: Range<u64>,
+    ) -> Result<u64, BlockError> {
+        self.admit(reactor).await?;
+        let sectors = sectors.start..sectors.end.min(sectors.start.saturating_add(STRETCH_SECTORS));
+        let mut ledger = self.ledger_with_room(reactor, entries_for(STRETCH_SECTORS)).await?;
         let end = ledger.map.reach(&sectors, EXTENTS_AT_ONCE);
         self.record(&mut ledger, Extent { sectors: sectors.start..end, place: Place::ZEROES })?;
         Ok(end)

@@ -89,9 +89,12 @@ fn a_crash_of_a_sparse_layer_leaves_each_sector_as_it_was_at_the_last_flush_or_s
     crash_at_every_boundary(Kind::Sparse);
 }
 
+pub(super) fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect(name))
+}
+
 fn crash_at_every_boundary(kind: Kind) {
-    let setting = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().expect(name));
-    let first: u64 = setting("STRATABD_UPPER_SEED", 1);
+    let first = setting("STRATABD_UPPER_SEED", 1);
     let workloads = setting("STRATABD_UPPER_CRASHES", 2);
     let reactor = reactor();
     let mut tried = Tried::default();

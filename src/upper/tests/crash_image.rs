@@ -6,6 +6,7 @@ use std::{
 };
 
 pub(super) const SECTOR: u64 = 512;
+const PAGE: usize = 4096;
 
 /// A change of the disk. Writes and syncs take time: what began may or may not have happened until it has ended.
 #[derive(Debug, Clone)]
@@ -86,6 +87,18 @@ struct Change {
     what: What,
     /// The size afterwards.
     size: u64,
+    /// What was there before, of what takes time.
+    before: Before,
+}
+
+/// What a change took the place of.
+#[derive(Debug, Clone, Default)]
+struct Before {
+    offset: usize,
+    bytes: Vec<u8>,
+    size: usize,
+    /// The blocks that the file kept.
+    kept: Vec<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -134,6 +147,7 @@ impl CrashImage {
         match event {
             Event::WriteBegan { file, id, offset, bytes } => {
                 let cached = &mut self.files[*file].cached;
+                let before = cached.before(system.block_bytes, *offset, bytes.len() as u64);
                 let end = *offset as usize + bytes.len();
                 if cached.bytes.len() < end {
                     cached.bytes.resize(end, 0);
@@ -148,17 +162,18 @@ impl CrashImage {
                     sectors: pieces(SECTOR, offset / SECTOR..(end as u64).div_ceil(SECTOR)),
                     blocks: pieces(system.block_bytes, blocks),
                 };
-                self.change(*file, *id, what, false);
+                self.change(*file, *id, what, Some(before));
             }
             Event::PunchBegan { file, id, offset, len } => {
                 let blocks = offset / system.block_bytes..(offset + len) / system.block_bytes;
                 let cached = &mut self.files[*file].cached;
+                let before = cached.before(system.block_bytes, *offset, *len);
                 blocks.clone().for_each(|block| cached.punch(system.block_bytes, block));
-                self.change(*file, *id, What::Punch(blocks), false);
+                self.change(*file, *id, What::Punch(blocks), Some(before));
             }
             Event::SizeSet { file, id, size } => {
                 self.files[*file].cached.set_size(system.block_bytes, *size);
-                self.change(*file, *id, What::Size, true);
+                self.change(*file, *id, What::Size, None);
             }
             Event::Ended { file, id } => {
                 let changes = self.files[*file].changes.iter_mut();
@@ -193,10 +208,12 @@ impl CrashImage {
         }
     }
 
-    fn change(&mut self, file: usize, id: u64, what: What, ended: bool) {
+    /// Of a change that takes time, what was there `before`.
+    fn change(&mut self, file: usize, id: u64, what: What, before: Option<Before>) {
         let file = &mut self.files[file];
         let size = file.cached.bytes.len() as u64;
-        file.changes.push(Change { id, ended, what, size });
+        let ended = before.is_none();
+        file.changes.push(Change { id, ended, what, size, before: before.unwrap_or_default() });
     }
 
     pub(super) fn file(&self, name: &str) -> Option<usize> {
@@ -231,6 +248,25 @@ impl CrashImage {
         (run.start < size).then_some(run)
     }
 
+    /// The number of the last change that is not durable.
+    pub(super) fn last_id(&self) -> u64 {
+        self.files.iter().flat_map(|file| &file.changes).map(|change| change.id).max().unwrap_or(0)
+    }
+
+    /// The disk after the death of the process: all that had ended is there, and what was under way has ended, some of it in the
+    /// middle. Nothing has become durable by it.
+    pub(super) fn die(&self, random: &mut fastrand::Rng) -> Self {
+        let mut left = self.clone();
+        for file in &mut left.files {
+            file.syncs.clear();
+            let File { cached, changes, .. } = file;
+            for change in changes.iter_mut().rev().filter(|change| !change.ended) {
+                change.end_early(cached, self.system, random);
+            }
+        }
+        left
+    }
+
     /// A disk after a loss of power: any part of what was not synced, in any order.
     pub(super) fn crash(&self, random: &mut fastrand::Rng) -> Self {
         let kept = random.usize(0..=self.name_states.len());
@@ -246,6 +282,12 @@ impl Content {
     fn piece(&self, unit: u64, number: u64) -> Vec<u8> {
         let start = (number * unit) as usize;
         self.bytes[start..self.bytes.len().min(start + unit as usize)].to_vec()
+    }
+
+    fn before(&self, unit: u64, offset: u64, len: u64) -> Before {
+        let range = (offset as usize).min(self.bytes.len())..((offset + len) as usize).min(self.bytes.len());
+        let kept = self.kept.range(offset / unit..(offset + len).div_ceil(unit)).copied().collect();
+        Before { offset: offset as usize, bytes: self.bytes[range].to_vec(), size: self.bytes.len(), kept }
     }
 
     fn put(&mut self, unit: u64, number: u64, bytes: &[u8]) {
@@ -314,6 +356,55 @@ impl File {
 }
 
 impl Change {
+    /// Takes back all but the first sectors of a write, or all of a hole, or nothing.
+    fn end_early(&mut self, cached: &mut Content, system: FileSystem, random: &mut fastrand::Rng) {
+        self.ended = true;
+        let unit = system.block_bytes;
+        let Before { offset, bytes, size, kept } = &self.before;
+        let mut restore = |from: usize, to: usize| {
+            for at in from..to.min(cached.bytes.len()) {
+                cached.bytes[at] = bytes.get(at - offset).copied().unwrap_or(0);
+            }
+        };
+        match &mut self.what {
+            What::Size => {}
+            What::Punch(_) if random.bool() => {}
+            What::Punch(blocks) => {
+                restore(*offset, (blocks.end * unit) as usize);
+                cached.kept.extend(kept);
+                *blocks = 0..0;
+            }
+            What::Write { sectors, blocks } => {
+                let whole = sectors.len();
+                // The kernel ends a write between two pages.
+                let page = if system.whole_blocks { PAGE } else { SECTOR as usize };
+                let middle = offset + random.usize(0..=whole) * SECTOR as usize;
+                let middle = (middle - middle % page).saturating_sub(*offset) / SECTOR as usize;
+                let left = *random.choice(&[0, whole, middle]).unwrap();
+                if left == whole {
+                    return;
+                }
+                let written = (self.size as usize).min(offset + whole * SECTOR as usize);
+                let end = offset + left * SECTOR as usize;
+                restore(end, written);
+                sectors.truncate(left);
+                // Where the file ends with it, it ends earlier.
+                if cached.bytes.len() == written && *size < written {
+                    cached.bytes.truncate(end.max(*size));
+                }
+                let reached = |block: u64| left > 0 && block * unit < end as u64;
+                for (block, _) in blocks.iter().filter(|(block, _)| !reached(*block)) {
+                    if !kept.contains(block) {
+                        cached.kept.remove(block);
+                    }
+                }
+                blocks.retain(|(block, _)| reached(*block));
+                blocks.iter_mut().for_each(|(block, bytes)| *bytes = cached.piece(unit, *block));
+            }
+        }
+        self.size = cached.bytes.len() as u64;
+    }
+
     fn apply(&self, to: &mut Content, system: FileSystem, mut survives: impl FnMut() -> bool) {
         let unit = system.block_bytes;
         match &self.what {

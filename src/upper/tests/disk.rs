@@ -16,8 +16,9 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
-    super::{LayerFiles, Medium},
+    super::{FileId, LayerFiles, Medium},
     crash_image::{CrashImage, Event},
+    memory::{Files, Memory},
 };
 use crate::{block::ByteRange, reactor::Reactor};
 
@@ -28,6 +29,8 @@ pub(super) struct SimulatedDisk(Arc<Mutex<State>>);
 struct State {
     image: CrashImage,
     events: Vec<Event>,
+    /// Of the machine, where its processes keep journals in it.
+    memory: Option<Memory>,
     random: fastrand::Rng,
     next_id: u64,
     /// Turns that an operation may take.
@@ -60,12 +63,13 @@ pub(super) struct SimulatedFile {
 impl SimulatedDisk {
     pub(super) fn new(image: CrashImage, seed: u64) -> Self {
         let random = fastrand::Rng::with_seed(seed);
-        let (events, next_id, slowest) = (Vec::new(), 0, 4);
+        let (events, memory, next_id, slowest) = (Vec::new(), None, image.last_id(), 4);
         let (size_limit, write_limit, failing_syncs, punched, syncs) = (u64::MAX, None, 0, 0, 0);
         let (lossy_sync, block_limit, kept_ahead) = (None, usize::MAX, BTreeMap::new());
         Self(Arc::new(Mutex::new(State {
             image,
             events,
+            memory,
             random,
             next_id,
             slowest,
@@ -80,17 +84,31 @@ impl SimulatedDisk {
         })))
     }
 
+    /// Has processes keep journals in memory, which has these files.
+    pub(super) fn with_memory(self, files: &Files) -> Self {
+        self.state().memory = Some(Memory::of(files));
+        self
+    }
+
+    /// The memory, which there must be.
+    pub(super) fn memory<T>(&self, act: impl FnOnce(&mut Memory) -> T) -> T {
+        act(self.state().memory.as_mut().unwrap())
+    }
+
     /// The files of a layer, made if they are not there.
     pub(super) fn layer_files(&self) -> LayerFiles<SimulatedFile> {
-        LayerFiles { data: self.open("data"), index: Ok(self.open("index")) }
+        self.layer("data", "index")
     }
 
     /// The files of another layer, made if they are not there.
     pub(super) fn files_named(&self, name: &str) -> LayerFiles<SimulatedFile> {
-        LayerFiles {
-            data: self.open(&format!("{name}.data")),
-            index: Ok(self.open(&format!("{name}.index"))),
-        }
+        self.layer(&format!("{name}.data"), &format!("{name}.index"))
+    }
+
+    fn layer(&self, data: &str, index: &str) -> LayerFiles<SimulatedFile> {
+        let (data, index) = (self.open(data), Ok(self.open(index)));
+        let journals = self.state().memory.as_ref().map(|memory| memory.path().to_owned());
+        LayerFiles { data, index, journals }
     }
 
     fn open(&self, name: &str) -> SimulatedFile {
@@ -189,6 +207,7 @@ impl SimulatedDisk {
 
 impl State {
     fn event(&mut self, event: Event) {
+        self.memory.iter_mut().for_each(Memory::before_event);
         self.image.apply(&event);
         self.events.push(event);
     }
@@ -221,6 +240,10 @@ impl State {
 }
 
 impl Medium for SimulatedFile {
+    fn id(&self) -> io::Result<FileId> {
+        Ok(FileId { device: 0, inode: self.file as u64 })
+    }
+
     fn size_bytes(&self) -> io::Result<u64> {
         Ok(self.disk.state().image.cached(self.file).len() as u64)
     }

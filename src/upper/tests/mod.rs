@@ -4,10 +4,12 @@ mod compact;
 mod content;
 mod crash;
 mod crash_image;
+mod death;
 mod discard;
 mod disk;
 mod full;
 mod index_file;
+mod memory;
 mod model;
 mod neighbours;
 mod patchwork;
@@ -25,10 +27,12 @@ use super::{Identity, LogLimits, Overlay};
 use crate::reactor::{Reactor, ReactorConfig};
 use crash_image::{CrashImage, FileSystem, SECTOR};
 use disk::SimulatedDisk;
+use memory::Files;
 
 /// So small that short tests rewrite the index, punch holes and hold writes up.
 const LIMITS: LogLimits = LogLimits {
     pending_entries: 80,
+    journal_entries: 90,
     rewrite_entries: 100,
     rewrite_ratio: 2,
     dead_bytes: 2000,
@@ -83,7 +87,7 @@ async fn fresh_disk(reactor: &Reactor, seed: u64) -> SimulatedDisk {
 /// A disk with an empty layer of this kind on it.
 async fn fresh_disk_of(reactor: &Reactor, kind: Kind, seed: u64) -> SimulatedDisk {
     let system = kind.file_system(&mut fastrand::Rng::with_seed(seed));
-    let disk = SimulatedDisk::new(CrashImage::on(system), seed);
+    let disk = SimulatedDisk::new(CrashImage::on(system), seed).with_memory(&Files::new());
     disk.layer_files().format(reactor, &kind.identity(SECTORS * SECTOR)).await.unwrap();
     disk
 }

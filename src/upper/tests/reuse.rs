@@ -122,7 +122,7 @@ fn a_layer_whose_room_was_used_again_is_sealed_and_goes_on_behind_what_that_has_
     let reactor = reactor();
     let work = async {
         let disk = fresh_disk(&reactor, 3).await;
-        let limits = LogLimits { file_bytes: 8 * SECTORS * SECTOR, ..LIMITS };
+        let limits = LogLimits { file_bytes: 12 * SECTORS * SECTOR, ..LIMITS };
         let device = open(&reactor, &disk, limits).await;
         let mut base = content::model(SECTORS, BELOW_SECTORS);
         for name in ["a", "b"] {
