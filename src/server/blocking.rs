@@ -17,8 +17,8 @@ const DEVICE_WORK_AT_ONCE: usize = 16;
 /// Questions about files that are asked at once.
 const FILE_WORK_AT_ONCE: usize = 8;
 
-/// How long somebody is waited for who has what is wanted, and how often it is tried.
-const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+/// How long somebody is waited for who has what is wanted and may well keep it, and how often it is tried.
+pub(super) const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs `work` on a thread that may block. It goes on to its end when the caller gives up waiting.
@@ -31,18 +31,19 @@ pub(super) async fn blocking<T: Send + 'static>(
     task::spawn_blocking(work).await.map_err(broken_task)?
 }
 
-/// As [`blocking`], for `work` that is tried again for a while when it ends with [`FailureClass::Conflict`]: a process that was
+/// As [`blocking`], for `work` that is tried again for as long as `patience` when it ends with [`FailureClass::Conflict`]: a process that was
 /// killed lets go of its files a moment after it has gone, when its ring has.
 ///
 /// # Errors
 /// As [`blocking`].
 pub(super) async fn blocking_while_busy<T: Send + 'static>(
+    patience: Duration,
     work: impl Fn() -> Result<T, Failure> + Clone + Send + 'static,
 ) -> Result<T, Failure> {
     let began = Instant::now();
     loop {
         match blocking(work.clone()).await {
-            Err(failure) if failure.class() == FailureClass::Conflict && began.elapsed() < BUSY_PATIENCE => {
+            Err(failure) if failure.class() == FailureClass::Conflict && began.elapsed() < patience => {
                 sleep(BUSY_PAUSE).await;
             }
             done => return done,

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     block::{BlockDevice, BlockError, ErrorKind, Geometry},
-    format::lsmt::{LAYER_COUNT_LIMIT, SEGMENT_COUNT_LIMIT},
+    format::lsmt::{JOURNAL_FOLDER, LAYER_COUNT_LIMIT, SEGMENT_COUNT_LIMIT},
     frontend::{AttachRequest, Attachment, Frontend, FrontendError},
     image::{Image, ReadMetrics},
     reactor::ReactorHandle,
@@ -263,13 +263,23 @@ impl Device {
     }
 }
 
-/// Opens the files of a writable layer.
+/// Opens the files of a writable layer, when nobody has them any more: what a dead process has begun to write keeps them locked
+/// until it has ended, which takes as long as the disk.
 ///
 /// # Errors
-/// When they cannot be opened, or somebody has them still.
-pub(super) async fn open_files(upper: &UpperFiles) -> Result<LayerFiles, Failure> {
-    let UpperFiles { data, index } = upper.clone();
-    blocking_while_busy(move || LayerFiles::open(&data, &index).map_err(failure_of_upper)).await
+/// When they cannot be opened, or somebody has them still after `patience`.
+pub(super) async fn open_files(upper: &UpperFiles, patience: Duration) -> Result<LayerFiles, Failure> {
+    let upper = upper.clone();
+    blocking_while_busy(patience, move || files_of(&upper)).await
+}
+
+/// The files of a writable layer, with a journal, so that what it completes outlives the process. May wait for the disk.
+///
+/// # Errors
+/// As of [`open_files`]; at once where somebody has them.
+pub(super) fn files_of(upper: &UpperFiles) -> Result<LayerFiles, Failure> {
+    let files = LayerFiles::open(&upper.data, &upper.index).map_err(failure_of_upper)?;
+    Ok(files.with_journal(Path::new(JOURNAL_FOLDER)))
 }
 
 /// Bytes that a file takes of its file system, which are fewer than its size where it has holes; 0 where nobody can say.

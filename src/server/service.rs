@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use super::{
     api::types::ImageSpec,
-    blocking::blocking,
+    blocking::{BUSY_PATIENCE, blocking},
     config::Config,
     device::{Device, open_files},
     factory::{Factory, Opened},
@@ -61,13 +61,26 @@ impl Service {
     /// # Errors
     /// When its description or a layer cannot be used.
     pub async fn open(&self, spec: &ImageSpec) -> Result<(Device, ImageSpec), Failure> {
+        self.open_within(spec, BUSY_PATIENCE).await
+    }
+
+    /// As [`Service::open`], for whoever takes a device over from a process that has died: what that has begun to write is waited
+    /// for as long as `patience`.
+    ///
+    /// # Errors
+    /// As of [`Service::open`].
+    pub async fn open_within(
+        &self,
+        spec: &ImageSpec,
+        patience: Duration,
+    ) -> Result<(Device, ImageSpec), Failure> {
         let opener = self.reactors.opener();
         let overdue_after = Duration::from_millis(self.config.device.overdue_after_ms);
         loop {
             let Opened { image, upper, pinned } = self.factory.open(&opener, spec).await?;
             let device = match (image, upper) {
                 (image, Some(upper)) => {
-                    let files = open_files(&upper).await?;
+                    let files = open_files(&upper, patience).await?;
                     // Whoever had the layer before may have put another over it meanwhile, in another configuration.
                     if !self.factory.is_upper_of(spec, upper).await? {
                         continue;

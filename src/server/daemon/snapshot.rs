@@ -21,13 +21,13 @@ use crate::{
     offline::{self, CreateOptions, Upper},
     server::{
         api::types::{ImageSpec, SnapshotTaken},
-        device::{Shown, failure_of_upper},
+        device::{Shown, failure_of_upper, files_of},
         failure::{Failure, FailureClass},
         image_config::UpperFiles,
         next_config::{NextConfig, Replaced},
         upper_folder::{Made, make_all_durably},
     },
-    upper::{LayerFiles, Overlay, Sealed},
+    upper::{Overlay, Sealed},
 };
 
 /// Where the next writable layer is.
@@ -149,8 +149,7 @@ fn prepare(
 pub(super) async fn seal(served: &Served, next: &NextConfig) -> Result<Sealed, Failure> {
     let (overlay, _) = written(served)?;
     let paths = next.upper.clone();
-    let opened = blocking(move || LayerFiles::open(&paths.data, &paths.index).map_err(failure_of_upper));
-    let files = opened.await?;
+    let files = blocking(move || files_of(&paths)).await?;
     let sealing = Arc::clone(overlay);
     served
         .sealer

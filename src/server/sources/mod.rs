@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use tokio::sync::OnceCell;
 
 use super::{
-    blocking::{blocking, blocking_while_busy},
+    blocking::{BUSY_PATIENCE, blocking, blocking_while_busy},
     config::CacheSection,
     failure::{Failure, FailureClass, full_text},
     layers::{self, LayerPlace},
@@ -46,7 +46,10 @@ impl Sources {
         match place {
             LayerPlace::Local { path, .. } => {
                 let path = path.clone();
-                Ok((Arc::new(blocking_while_busy(move || layers::open_file(&path)).await?), None))
+                Ok((
+                    Arc::new(blocking_while_busy(BUSY_PATIENCE, move || layers::open_file(&path)).await?),
+                    None,
+                ))
             }
             LayerPlace::Remote { repository, digest, size_bytes } => {
                 let (source, blob) = self.remote(repository, *digest, *size_bytes).await?;
