@@ -31,6 +31,17 @@ pub enum OfflineError {
     /// A device writes to the file, or another tool would see it change.
     #[error("{0}: in use by a device that is attached, or by another tool")]
     Busy(PathBuf),
+    /// A process had completed more writes of the layer than its files have.
+    #[error(
+        "{path}: the process that served it has died, and the last writes that it completed are only in {journal}: attach the \
+         layer once and remove the device, or wait until its daemon has taken it over"
+    )]
+    Journaled {
+        /// The data file.
+        path: PathBuf,
+        /// Where these writes are.
+        journal: PathBuf,
+    },
     /// The index file of a writable layer is no output.
     #[error("{0}: the index file of a writable layer, without which its data is lost; it is not replaced")]
     IndexFile(PathBuf),

@@ -17,6 +17,7 @@ mod extract;
 mod flat;
 mod fold;
 mod hold;
+mod journal;
 mod log_index;
 mod merge;
 mod output;

@@ -14,13 +14,15 @@ use super::{
     OfflineError,
     content::{Bench, Content},
     hold::Hold,
+    journal::require_no_journal,
 };
 use crate::{
     block::SECTOR_BYTES,
     format::{
         lsmt::{
-            self, DATA_START_SECTOR, Header, LAYER_COUNT_LIMIT, LOG_ENTRY_LIMIT, LayerIdentity, LogReplay,
-            LsmtError, SEGMENT_LENGTH_LIMIT, SLOT_BYTES, Segment, SegmentMap, UserTag, device_bytes,
+            self, DATA_START_SECTOR, Header, JOURNAL_FOLDER, LAYER_COUNT_LIMIT, LOG_ENTRY_LIMIT,
+            LayerIdentity, LogReplay, LsmtError, SEGMENT_LENGTH_LIMIT, SLOT_BYTES, Segment, SegmentMap,
+            UserTag, device_bytes,
         },
         uuid::Uuid,
     },
@@ -194,6 +196,7 @@ impl Source {
     fn pair(content: Content, index: &Path) -> Result<Self, OfflineError> {
         let wrong_data = wrong(content.path());
         let header = lsmt::decode_data_header(&content.head()?).map_err(wrong_data)?;
+        require_no_journal(Path::new(JOURNAL_FOLDER), &content, &header)?;
         let log = Content::open(index)?;
         let wrong_index = wrong(index);
         let index_header = lsmt::decode_index_header(&log.head()?).map_err(&wrong_index)?;
