@@ -107,11 +107,12 @@ impl Bench {
         self.proxy.counts().unanswered.load(Ordering::SeqCst)
     }
 
-    /// Eight jobs that read all of the device in random order, directly, and verify each block.
+    /// Eight jobs that read all of the device in random order, directly, in requests of up to eight blocks, and verify each block.
     fn start_fio(device: &Path) -> Child {
         Command::new("timeout")
-            .args(["120", "fio", "--name=verify", "--rw=randread", "--bs=4k", "--direct=1", "--readonly"])
-            .args(["--verify=crc32c", "--verify_fatal=1", "--ioengine=libaio", "--group_reporting"])
+            .args(["120", "fio", "--name=verify", "--rw=randread", "--bsrange=4k-32k", "--direct=1"])
+            .args(["--verify=crc32c", "--verify_interval=4k", "--verify_fatal=1", "--readonly"])
+            .args(["--ioengine=libaio", "--group_reporting"])
             .args([format!("--iodepth={DEPTH}"), format!("--numjobs={JOBS}"), format!("--size={SIZE}")])
             .arg("--filename")
             .arg(device)

@@ -44,7 +44,7 @@ fn start_fio(device: &Path) -> Child {
             "--ioengine=io_uring",
             "--iodepth=8",
         ])
-        .args(["--size=16m", "--loops=3", "--verify=crc32c", "--verify_fatal=1", "--fsync=31"])
+        .args(["--size=16m", "--loops=2", "--verify=crc32c", "--verify_fatal=1", "--fsync=31"])
         .args(["--numjobs=2", "--offset_increment=16m", "--group_reporting", "--output-format=terse"])
         .arg(format!("--filename={}", text(device)))
         .stdout(Stdio::null())
