@@ -35,6 +35,8 @@ mod neighbours;
 mod power_cut;
 #[path = "guest/reattach.rs"]
 mod reattach;
+#[path = "guest/recovery.rs"]
+mod recovery;
 #[path = "guest/registry.rs"]
 mod registry;
 #[path = "guest/registry_faults.rs"]

@@ -1,0 +1,246 @@
+//! Programs notice nothing of the death of their daemon: kills at any moment under load, two in a row, and restarts.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    daemon::{config, fixtures, start},
+    devices::{Direct, content, pattern},
+    frame::in_guest,
+    support::{
+        daemon::Daemon,
+        file_system::{EXT4, unmount},
+        process,
+    },
+    writable::{MIB, config_with_upper, text},
+};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const CHUNK: usize = 64 << 10;
+
+/// How often the daemon is killed in one test.
+fn kills() -> u64 {
+    env::var("STRATABD_KILLS").map_or(6, |text| text.parse().unwrap())
+}
+
+/// Programs that use devices until they are told to end. Each counts what it has done, and fails at the first error or wrong byte.
+#[derive(Default)]
+struct Load {
+    is_over: AtomicBool,
+    done: [AtomicU64; 3],
+}
+
+impl Load {
+    fn goes_on(&self, program: usize) -> bool {
+        self.done[program].fetch_add(1, Ordering::Relaxed);
+        !self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Waits until each of the first `programs` has done so much more, of what it counts.
+    fn wait_for(&self, programs: usize, more: u64) {
+        let now = || self.done.iter().take(programs).map(|done| done.load(Ordering::Relaxed)).collect();
+        let (before, began): (Vec<u64>, _) = (now(), Instant::now());
+        while now().iter().zip(&before).any(|(now, before)| *now < before + more) {
+            assert!(began.elapsed() < PATIENCE, "a program has stopped: {before:?} {:?}", now());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Reads all of a device again and again.
+    fn read(&self, device: &Path) {
+        let (node, expected) = (Direct::open(device, false), content(device));
+        let pieces = expected.chunks(CHUNK).enumerate().cycle();
+        for (index, piece) in pieces.take_while(|_| self.goes_on(0)) {
+            let read = node.read((index * CHUNK) as u64, piece.len());
+            assert!(read.expect("a read fails") == piece, "wrong bytes in piece {index}");
+        }
+    }
+
+    /// Writes files, each of which is durable before the next, and reads what the device has of them.
+    fn write_files(&self, point: &Path) {
+        let bytes = |number: u64| pattern(4096 * (1 + usize::try_from(number % 16).unwrap()), number);
+        let name = |number: u64| point.join(format!("file-{}", number % 64));
+        for number in (0..).take_while(|_| self.goes_on(1)) {
+            let path = name(number);
+            fs::write(&path, bytes(number)).expect("a write fails");
+            fs::File::open(&path).and_then(|file| file.sync_all()).expect("a sync fails");
+            let earlier = number.saturating_sub(number % 37);
+            let read = Direct::open(&name(earlier), false).read(0, bytes(earlier).len());
+            assert!(read.expect("a read fails") == bytes(earlier), "wrong bytes in file {earlier}");
+        }
+    }
+
+    /// Has fio write at random and verify what it has written.
+    fn verify(&self, device: &Path) {
+        let mut seed = 1;
+        while self.goes_on(2) {
+            let output = Command::new("fio")
+                .args(["--name=verify", "--rw=randwrite", "--bsrange=4k-64k", "--direct=1", "--iodepth=16"])
+                .args(["--ioengine=libaio", "--size=16m", "--io_size=4m", "--verify=crc32c"])
+                .args(["--verify_fatal=1", "--verify_backlog=64", "--output-format=terse"])
+                .args([format!("--randseed={seed}"), format!("--filename={}", text(device))])
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "fio: {}", String::from_utf8_lossy(&output.stderr));
+            seed += 1;
+        }
+    }
+}
+
+/// Three devices, and what the daemon that serves them is started with.
+struct Devices {
+    dir: PathBuf,
+    read_only: PathBuf,
+    /// A file system is mounted from it there.
+    mounted: PathBuf,
+    point: PathBuf,
+    raw: PathBuf,
+}
+
+impl Devices {
+    fn new(daemon: &Daemon, dir: &Path) -> Self {
+        let read_only = daemon.add(&["--config", &config(dir, 3), "--id", "1", "--queues", "2"]);
+        let [sparse, log] = ["sparse", "log"].map(|name| dir.join(name));
+        fs::create_dir(&sparse).unwrap();
+        fs::create_dir(&log).unwrap();
+        let data = sparse.join("upper.data");
+        daemon.json(&["layer", "create", text(&data), "--sparse", "--size", &(64 * MIB).to_string()]);
+        let upper = serde_json::json!({"upper": {"data": data, "index": sparse.join("none")}});
+        fs::write(sparse.join("config.json"), upper.to_string()).unwrap();
+        let mounted = daemon.add(&["--config", text(&sparse.join("config.json")), "--id", "2"]);
+        EXT4.make(&mounted);
+        let point = EXT4.mount(&mounted, dir);
+        let raw =
+            daemon.add(&["--config", &config_with_upper(&log, None, 16 * MIB), "--id", "3", "--queues", "2"]);
+        Self { dir: dir.to_owned(), read_only, mounted, point, raw }
+    }
+
+    /// Has programs use all devices while `work` is done, to which the daemon is given and which gives back another.
+    fn under_load(&self, daemon: Daemon, work: impl FnOnce(Daemon, &Load) -> Daemon) -> Daemon {
+        let load = Load::default();
+        std::thread::scope(|scope| {
+            let programs = [
+                scope.spawn(|| load.read(&self.read_only)),
+                scope.spawn(|| load.write_files(&self.point)),
+                scope.spawn(|| load.verify(&self.raw)),
+            ];
+            load.wait_for(3, 1);
+            let daemon = work(daemon, &load);
+            load.wait_for(2, 8);
+            load.is_over.store(true, Ordering::Relaxed);
+            programs.into_iter().for_each(|program| program.join().unwrap());
+            daemon
+        })
+    }
+
+    /// Nothing is wrong, and nothing is left when they have been removed.
+    fn end(self, daemon: Daemon) {
+        let list = daemon.json(&["list"]);
+        let states = list["devices"].as_array().unwrap().iter().map(|device| device["state"].clone());
+        assert!(states.collect::<Vec<_>>() == ["live"; 3], "{list}");
+        unmount(&self.point);
+        EXT4.check(&self.mounted);
+        crate::tree::compare_device(&self.read_only, &fixtures().join("ext4/tree-0..2.jsonl"));
+        daemon.json(&["del", "--all"]);
+        for device in [&self.read_only, &self.mounted, &self.raw] {
+            assert!(!device.exists(), "{} is left", device.display());
+        }
+        assert_eq!(daemon.end("-TERM"), Some(0));
+        let records = fs::read_dir(self.dir.join("state/devices")).unwrap();
+        assert_eq!(records.count(), 0, "records are left");
+    }
+}
+
+/// Starts a daemon and kills it after as many milliseconds.
+fn start_and_kill(dir: &Path, after_ms: u64) {
+    let mut command = Command::new("stratabd");
+    command.arg("--state-dir").arg(dir.join("state")).arg("--cache-dir").arg(dir.join("cache"));
+    command.args(["--set", "cache.enabled=false"]);
+    let mut daemon = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(after_ms) {
+        std::thread::yield_now();
+    }
+    process::signal(&daemon, "-KILL");
+    process::ended(&mut daemon);
+}
+
+#[test]
+fn programs_see_a_pause_and_nothing_else_when_their_daemon_is_killed() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/var").unwrap();
+    let daemon = start(dir.path());
+    let devices = Devices::new(&daemon, dir.path());
+    let mut random = fastrand::Rng::with_seed(3);
+    let mut pauses = Vec::new();
+    let daemon = devices.under_load(daemon, |mut daemon, load| {
+        for _ in 0..kills() {
+            load.wait_for(2, random.u64(1..40));
+            let began = Instant::now();
+            daemon.end("-KILL");
+            daemon = start(dir.path());
+            pauses.push(began.elapsed());
+        }
+        daemon
+    });
+    pauses.sort_unstable();
+    let (least, median, most) = (pauses[0], pauses[pauses.len() / 2], pauses[pauses.len() - 1]);
+    println!(
+        "{} kills; ms from kill to ready: {} / {} / {}",
+        pauses.len(),
+        least.as_millis(),
+        median.as_millis(),
+        most.as_millis()
+    );
+    devices.end(daemon);
+}
+
+#[test]
+fn a_daemon_that_is_killed_while_it_takes_over_hinders_the_next_one_as_little() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/var").unwrap();
+    let daemon = start(dir.path());
+    let devices = Devices::new(&daemon, dir.path());
+    let mut random = fastrand::Rng::with_seed(5);
+    let daemon = devices.under_load(daemon, |mut daemon, load| {
+        for _ in 0..kills().div_ceil(2) {
+            load.wait_for(2, random.u64(1..40));
+            daemon.end("-KILL");
+            for _ in 0..2 {
+                start_and_kill(dir.path(), random.u64(..1000));
+            }
+            daemon = start(dir.path());
+        }
+        daemon
+    });
+    devices.end(daemon);
+}
+
+#[test]
+fn a_restart_of_the_daemon_is_a_pause_as_well() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/var").unwrap();
+    let daemon = start(dir.path());
+    let devices = Devices::new(&daemon, dir.path());
+    let daemon = devices.under_load(daemon, |mut daemon, load| {
+        for round in 1..=kills().div_ceil(2) {
+            load.wait_for(2, round * 7);
+            assert_eq!(daemon.end("-TERM"), Some(0));
+            daemon = start(dir.path());
+        }
+        daemon
+    });
+    devices.end(daemon);
+}
