@@ -47,7 +47,7 @@ pub use extract::{ExtractOptions, Extracted, extract, extract_zfile, verify_zfil
 pub use fold::fold;
 pub use merge::merge;
 pub use pack::PackOptions;
-pub use part_file::{NamedFile, PartFile};
+pub use part_file::{NamedFile, PartFile, ReadyFile};
 pub use patient::Patient;
 pub use resize::{Resized, resize};
 pub use resize_ext4::{ResizedExt4, resize_ext4};

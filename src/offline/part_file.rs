@@ -180,23 +180,48 @@ impl PartFile {
     ///
     /// # Errors
     /// Where either cannot be done; then the file is gone.
-    pub fn name(mut self) -> Result<NamedFile, OfflineError> {
+    pub fn name(self) -> Result<NamedFile, OfflineError> {
+        self.make_ready()?.name()
+    }
+
+    /// Makes it durable, and all else that takes its time before it can have its name.
+    ///
+    /// # Errors
+    /// Where that cannot be done; then the file is gone.
+    pub fn make_ready(self) -> Result<ReadyFile, OfflineError> {
         let failed = |action| OfflineError::io(&self.path, action);
-        // First, so that nothing has changed where it cannot be had.
         let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let folder = File::open(parent.unwrap_or(Path::new("."))).map_err(failed("open the folder of"))?;
-        let named = NamedFile { folder, path: self.path.clone() };
         self.file.sync_all().map_err(failed("make it durable"))?;
-        let Some(hidden) = self.hidden.as_ref() else { return Ok(named) };
-        if let Some(replaced) = &self.replaced {
-            replaced.require_name(&self.path)?;
+        Ok(ReadyFile { part: self, folder })
+    }
+}
+
+/// A file that is durable, and has its name in a moment. Dropping it removes it.
+#[derive(Debug)]
+pub struct ReadyFile {
+    part: PartFile,
+    folder: File,
+}
+
+impl ReadyFile {
+    /// Gives it its name, which is not durable yet.
+    ///
+    /// # Errors
+    /// Where that cannot be done; then the file is gone.
+    pub fn name(self) -> Result<NamedFile, OfflineError> {
+        let Self { mut part, folder } = self;
+        let named = NamedFile { folder, path: part.path.clone() };
+        let Some(hidden) = part.hidden.as_ref() else { return Ok(named) };
+        if let Some(replaced) = &part.replaced {
+            replaced.require_name(&part.path)?;
         }
-        let put = if self.overwrite { fs::rename(hidden, &self.path) } else { name_new(hidden, &self.path) };
+        let put = if part.overwrite { fs::rename(hidden, &part.path) } else { name_new(hidden, &part.path) };
         put.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => OfflineError::Exists(self.path.clone()),
-            _ => failed("name it")(error),
+            io::ErrorKind::AlreadyExists => OfflineError::Exists(part.path.clone()),
+            _ => OfflineError::io(&part.path, "name it")(error),
         })?;
-        self.hidden = None;
+        part.hidden = None;
         Ok(named)
     }
 }

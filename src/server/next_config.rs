@@ -14,16 +14,23 @@ use super::{
     settings::read_regular_document,
     upper_folder::Made,
 };
-use crate::offline::PartFile;
+use crate::offline::{PartFile, ReadyFile};
 
-/// The new configuration, not yet in its place. Dropping it leaves the old one, and removes what was made for the new one.
+/// The new configuration, durable and not yet in its place. Dropping it leaves the old one, and removes what was made for the new one.
 #[derive(Debug)]
 pub(super) struct NextConfig {
     path: PathBuf,
     sealed: PathBuf,
     text: Vec<u8>,
+    file: ReadyFile,
     /// The files of the layer that takes the writes.
     pub(super) upper: UpperFiles,
+    after: After,
+}
+
+/// What is left to be done when a configuration has come to its place or has not. Dropping it removes what was made for it.
+#[derive(Debug, Default)]
+pub(super) struct After {
     /// Removed if it does not come to its place.
     made: Made,
     /// Removed when it has.
@@ -46,8 +53,9 @@ impl NextConfig {
     pub(super) fn over(path: &Path, sealed: &Path, upper: UpperFiles) -> Result<Self, Failure> {
         check_top(path, upper_of(path)?.as_ref(), Some(sealed))?;
         let text = text_over(path, &read_regular_document(path)?, sealed, &upper)?;
+        let file = write(path, &text)?;
         let (path, sealed) = (path.to_owned(), sealed.to_owned());
-        Ok(Self { path, sealed, text, upper, made: Made::default(), given: None })
+        Ok(Self { path, sealed, text, file, upper, after: After::default() })
     }
 
     /// The configuration at `given`, which must be that at `path` with its writable layer as the last of the lowers and others
@@ -72,16 +80,16 @@ impl NextConfig {
         Ok(Self {
             path: path.to_owned(),
             sealed: sealed.to_owned(),
+            file: write(path, &text)?,
             text,
             upper,
-            made: Made::default(),
-            given: Some(given.to_owned()),
+            after: After { given: Some(given.to_owned()), ..After::default() },
         })
     }
 
     /// The same, for an upper for which all this was made.
     pub(super) fn removing(self, made: Made) -> Self {
-        Self { made, ..self }
+        Self { after: After { made, ..self.after }, ..self }
     }
 
     /// Where it goes.
@@ -95,39 +103,47 @@ impl NextConfig {
     }
 
     /// Puts it in its place, durably.
-    pub(super) fn replace(self) -> Replaced {
-        let replaced = replace(&self.path, &self.text);
-        if !matches!(replaced, Replaced::No(_)) {
-            self.made.keep();
-        }
-        if let (Replaced::Yes, Some(given)) = (&replaced, &self.given) {
+    pub(super) fn replace(self) -> (Replaced, After) {
+        (name(self.file, &self.path, &self.text), self.after)
+    }
+}
+
+impl After {
+    /// It is in its place, and what it names is used.
+    pub(super) fn is_in_place(self) {
+        if let Some(given) = &self.given {
             // Upstream renames it, so that it is not there any more.
             let _ = fs::remove_file(given);
         }
-        replaced
+        self.made.keep();
+    }
+
+    /// A crash may bring it to its place, or leave the old one.
+    pub(super) fn may_be_in_place(self) {
+        self.made.keep();
     }
 }
 
 /// Puts `text` in the place of the configuration at `path`, durably.
 pub(super) fn replace(path: &Path, text: &[u8]) -> Replaced {
     match write(path, text) {
-        Ok(part) => name(part, path, text),
+        Ok(file) => name(file, path, text),
         Err(failure) => Replaced::No(failure),
     }
 }
 
-fn write(path: &Path, text: &[u8]) -> Result<PartFile, Failure> {
+fn write(path: &Path, text: &[u8]) -> Result<ReadyFile, Failure> {
     let part = PartFile::create_private(path, true)?;
     let failed = |source| {
         let text = format!("{}: cannot write it", path.display());
         Failure::with_source(FailureClass::Internal, text, source)
     };
     part.file().write_all(text).map_err(failed)?;
-    Ok(part)
+    Ok(part.make_ready()?)
 }
 
-fn name(part: PartFile, path: &Path, text: &[u8]) -> Replaced {
-    match part.name() {
+fn name(file: ReadyFile, path: &Path, text: &[u8]) -> Replaced {
+    match file.name() {
         Ok(named) => match named.make_durable() {
             Ok(()) => Replaced::Yes,
             Err(error) => Replaced::InDoubt(error.into()),

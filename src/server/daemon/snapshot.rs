@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::MutexGuard;
+use tokio::{runtime::Handle, sync::MutexGuard};
 
 use super::{
     Daemon, Served, blocking, check_absolute, detached,
@@ -79,8 +79,8 @@ pub(super) async fn snapshot(
     let next = next_config(served, target).await?;
     let files = next.upper.clone();
     let began = Instant::now();
-    let sealed = seal(served, &next).await?;
-    let switched = put_in_place(sealed, next).await?;
+    compact(served).await?;
+    let switched = change_over(served, next).await?;
     tracing::info!(id = served.info.id, sealed = %switched.sealed.display(), took = ?began.elapsed(), "snapshot");
     Ok(SnapshotTaken { data: files.data, index: files.index, ..switched })
 }
@@ -145,39 +145,48 @@ fn prepare(
     Ok(next.removing(new))
 }
 
-/// Seals the layer that takes the writes, for the next one, which `next` names. Writes wait until the answer is dropped.
-pub(super) async fn seal(served: &Served, next: &NextConfig) -> Result<Sealed, Failure> {
-    let (overlay, _) = written(served)?;
-    let paths = next.upper.clone();
-    let files = blocking(move || files_of(&paths)).await?;
-    let sealing = Arc::clone(overlay);
-    served
-        .sealer
-        .call(move |reactor| async move {
-            sealing.compact(&reactor).await?;
-            sealing.seal(&reactor, files).await
-        })
-        .await
-        .map_err(|_| Failure::new(FailureClass::Internal, "the reactor has stopped"))?
-        .map_err(failure_of_upper)
+/// Puts what was written into few enough pieces for a layer that is sealed. Writes go on meanwhile.
+async fn compact(served: &Served) -> Result<(), Failure> {
+    let overlay = Arc::clone(written(served)?.0);
+    let compacted = served.sealer.call(move |reactor| async move { overlay.compact(&reactor).await });
+    compacted.await.map_err(|_| stopped())?.map_err(failure_of_upper)
 }
 
-/// Puts the configuration in its place, and has the layer take the writes that it names. Once begun it goes on to its end,
-/// also where nobody waits for it: the two must agree.
-pub(super) async fn put_in_place(sealed: Sealed, next: NextConfig) -> Result<SnapshotTaken, Failure> {
+/// Seals the layer that takes the writes, puts the configuration in its place, and has the layer take the writes that it names. Once
+/// begun it goes on to its end, also where nobody waits for it: configuration and device must agree.
+pub(super) async fn change_over(served: &Served, next: NextConfig) -> Result<SnapshotTaken, Failure> {
+    let (overlay, sealer) = (Arc::clone(written(served)?.0), served.sealer.clone());
+    // On one thread, since writes are kept out from the middle of it on: to find another one may take longer than all the rest.
     blocking(move || {
-        let (config, layer) = (next.path().to_owned(), next.sealed().to_owned());
-        let stalled = match next.replace() {
-            Replaced::Yes => sealed.stack(),
-            Replaced::No(failure) => return Err(failure),
-            // A crash may bring the old configuration back, which does not name the layer: it must not promise anything.
-            Replaced::InDoubt(failure) => {
-                sealed.stack_in_doubt(io::Error::other(failure.full_text()));
-                return Err(failure);
-            }
-        };
-        let stalled_us = u64::try_from(stalled.as_micros()).unwrap_or(u64::MAX);
-        Ok(SnapshotTaken { config, sealed: layer, stalled_us, ..SnapshotTaken::default() })
+        let files = files_of(&next.upper)?;
+        let sealing = sealer.call(move |reactor| async move { overlay.seal(&reactor, files).await });
+        let sealed = Handle::current().block_on(sealing).map_err(|_| stopped())?.map_err(failure_of_upper)?;
+        put_in_place(sealed, next)
     })
     .await
+}
+
+fn put_in_place(sealed: Sealed, next: NextConfig) -> Result<SnapshotTaken, Failure> {
+    let (config, layer) = (next.path().to_owned(), next.sealed().to_owned());
+    let (replaced, after) = next.replace();
+    let stalled = match replaced {
+        Replaced::Yes => {
+            let stalled = sealed.stack();
+            after.is_in_place();
+            stalled
+        }
+        Replaced::No(failure) => return Err(failure),
+        // A crash may bring the old configuration back, which does not name the layer: it must not promise anything.
+        Replaced::InDoubt(failure) => {
+            sealed.stack_in_doubt(io::Error::other(failure.full_text()));
+            after.may_be_in_place();
+            return Err(failure);
+        }
+    };
+    let stalled_us = u64::try_from(stalled.as_micros()).unwrap_or(u64::MAX);
+    Ok(SnapshotTaken { config, sealed: layer, stalled_us, ..SnapshotTaken::default() })
+}
+
+fn stopped() -> Failure {
+    Failure::new(FailureClass::Internal, "the reactor has stopped")
 }

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use super::{LogLayer, push_segments, round::Round};
 use crate::{
     block::{BlockError, ErrorKind, SECTOR_BYTES},
-    format::lsmt::{LsmtError, seal},
+    format::lsmt::{LsmtError, Segment, seal},
     reactor::Reactor,
     upper::{
         UpperError,
@@ -51,16 +51,18 @@ impl<M: Medium> LogLayer<M> {
         self.rounds.check().and(refused).map_err(unsealed)
     }
 
-    /// All that the layer has, and a trailer, as bytes at `at` of the data file.
-    fn end_at(&self, at: u64) -> Result<Vec<u8>, UpperError> {
-        let unsealed = |source| UpperError::Seal { name: self.data.to_string(), source };
+    /// All that the layer has.
+    fn segments(&self) -> Result<Vec<Segment>, LsmtError> {
         let mut segments = Vec::new();
         for extent in self.ledger().map.from(0) {
             let Range { start, .. } = extent.sectors;
-            push_segments(&extent, &mut segments)
-                .map_err(|_| unsealed(LsmtError::Unnamed { offset: start, length: 0, place: 0 }))?;
+            push_segments(&extent, &mut segments).map_err(|_| LsmtError::Unnamed {
+                offset: start,
+                length: 0,
+                place: 0,
+            })?;
         }
-        seal(&self.header.get(), &segments, at).map_err(unsealed)
+        Ok(segments)
     }
 }
 
@@ -68,11 +70,14 @@ impl<M: Medium> Round<M> {
     /// Writes the end of the sealed layer, which is not durable yet.
     async fn write_end(&self, reactor: &Reactor) -> Result<(), UpperError> {
         let layer = &self.layer;
-        let length = layer.end_at(0)?.len() as u64 / SECTOR_BYTES;
+        let unsealed = |source| UpperError::Seal { name: layer.data.to_string(), source };
+        let (header, segments) = (layer.header.get(), layer.segments().map_err(unsealed)?);
+        let end_at = |at| seal(&header, &segments, at).map_err(unsealed);
+        let length = end_at(0)?.len() as u64 / SECTOR_BYTES;
         let room = layer.reserve_end(length);
         let room = room.map_err(|error| failed(&layer.data, "write the end of", error))?;
         let at = room.sectors.start.saturating_mul(SECTOR_BYTES);
-        let written = layer.data.write_at(reactor, at, &layer.end_at(at)?).await;
+        let written = layer.data.write_at(reactor, at, &end_at(at)?).await;
         let dead = if written.is_ok() { room.gap } else { room.gap.start..room.sectors.end };
         layer.ledger_mut().has_died(dead);
         written.map_err(|error| failed(&layer.data, "write the end of", error))
