@@ -8,6 +8,7 @@ pub mod device;
 pub mod format;
 pub mod frontend;
 pub mod image;
+pub mod limit;
 pub mod offline;
 pub mod reactor;
 pub mod registry;

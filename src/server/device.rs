@@ -23,6 +23,7 @@ use crate::{
     format::lsmt::{JOURNAL_FOLDER, LAYER_COUNT_LIMIT, SEGMENT_COUNT_LIMIT},
     frontend::{AttachRequest, Attachment, Frontend, FrontendError},
     image::{Image, ReadMetrics},
+    limit::{Limit, Limited, Rates},
     reactor::ReactorHandle,
     supervision::{Overdue, Supervised},
     upper::{
@@ -48,6 +49,7 @@ pub struct Device {
     shown: Shown,
     reads: Arc<ReadMetrics>,
     overdue: Arc<Overdue>,
+    limit: Arc<Limit>,
 }
 
 impl Device {
@@ -58,7 +60,14 @@ impl Device {
         let reads = Arc::clone(shown.reads());
         let covered = AtomicUsize::new(0);
         let overdue = Arc::new(Overdue::new(overdue_after));
-        Self { image: Some(image), covered, shown: Shown::Image(Arc::new(shown)), reads, overdue }
+        Self {
+            image: Some(image),
+            covered,
+            shown: Shown::Image(Arc::new(shown)),
+            reads,
+            overdue,
+            limit: unlimited(),
+        }
     }
 
     /// A device of `image`, if there is one, whose writes go to the layer of `files`. Nobody else can open it while it lives. With
@@ -85,7 +94,14 @@ impl Device {
         let overlay = opened.map_err(failure_of_upper)?;
         let covered = AtomicUsize::new(0);
         let overdue = Arc::new(Overdue::new(overdue_after));
-        let device = Self { image, covered, shown: Shown::Overlay(Arc::new(overlay)), reads, overdue };
+        let device = Self {
+            image,
+            covered,
+            shown: Shown::Overlay(Arc::new(overlay)),
+            reads,
+            overdue,
+            limit: unlimited(),
+        };
         if strict {
             check_parents(device.links()).map_err(failure_of_upper)?;
         }
@@ -136,8 +152,8 @@ impl Device {
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError> {
         match &self.shown {
-            Shown::Image(image) => frontend.attach(&self.supervised(image), request, reactors),
-            Shown::Overlay(overlay) => frontend.attach(&self.supervised(overlay), request, reactors),
+            Shown::Image(image) => frontend.attach(&self.guarded(image), request, reactors),
+            Shown::Overlay(overlay) => frontend.attach(&self.guarded(overlay), request, reactors),
         }
     }
 
@@ -153,13 +169,21 @@ impl Device {
         deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError> {
         match &self.shown {
-            Shown::Image(image) => frontend.take_over(&self.supervised(image), id, reactors, deadline),
-            Shown::Overlay(overlay) => frontend.take_over(&self.supervised(overlay), id, reactors, deadline),
+            Shown::Image(image) => frontend.take_over(&self.guarded(image), id, reactors, deadline),
+            Shown::Overlay(overlay) => frontend.take_over(&self.guarded(overlay), id, reactors, deadline),
         }
     }
 
-    fn supervised<D: BlockDevice>(&self, device: &Arc<D>) -> Arc<Supervised<D>> {
-        Arc::new(Supervised::new(Arc::clone(device), Arc::clone(&self.overdue)))
+    /// With what stands between a frontend and any device. What waits for its turn by the limit is not overdue.
+    fn guarded<D: BlockDevice>(&self, device: &Arc<D>) -> Arc<Limited<Supervised<D>>> {
+        let supervised = Supervised::new(Arc::clone(device), Arc::clone(&self.overdue));
+        Arc::new(Limited::new(supervised, Arc::clone(&self.limit)))
+    }
+
+    /// What it may begin in a second.
+    #[must_use]
+    pub fn limit(&self) -> &Limit {
+        &self.limit
     }
 
     /// Requests that have been under way for too long.
@@ -261,6 +285,10 @@ impl Device {
         let settled = reactor.call(move |reactor| async move { overlay.settle(&reactor).await });
         settled.await.unwrap_or_else(|_| Err(BlockError::new(ErrorKind::Gone, "the reactor has stopped")))
     }
+}
+
+fn unlimited() -> Arc<Limit> {
+    Arc::new(Limit::new(Rates::default()))
 }
 
 /// Opens the files of a writable layer, when nobody has them any more: what a dead process has begun to write keeps them locked

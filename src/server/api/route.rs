@@ -12,7 +12,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     listen::ApiLimits,
-    types::{AddDevice, DeviceList, ErrorAnswer, ErrorBody, ForkDevice, ResizeDevice, SnapshotDevice},
+    types::{
+        AddDevice, DeviceList, ErrorAnswer, ErrorBody, ForkDevice, ResizeDevice, SetDevice, SnapshotDevice,
+    },
     upstream,
 };
 use crate::server::{
@@ -88,6 +90,10 @@ async fn route(
             let (id, wanted): (_, ResizeDevice) = (number(id)?, body(request, limits).await?);
             Ok(json(StatusCode::OK, &daemon.resize(id, wanted.size_bytes).await?))
         }
+        ("POST", ["v1", "devices", id, "set"]) => {
+            let (id, wanted): (_, SetDevice) = (number(id)?, body(request, limits).await?);
+            Ok(json(StatusCode::OK, &daemon.set(id, wanted).await?))
+        }
         (_, ["snapshot"]) => Ok(upstream::snapshot(daemon, &query).await),
         ("GET", ["v1", "devices", id]) => Ok(json(StatusCode::OK, &daemon.info(number(id)?).await?)),
         ("DELETE", ["v1", "devices", id]) => {
@@ -103,7 +109,7 @@ async fn route(
             ["metrics"]
             | ["v1", "features" | "devices"]
             | ["v1", "devices", _]
-            | ["v1", "devices", _, "snapshot" | "fork" | "resize"],
+            | ["v1", "devices", _, "snapshot" | "fork" | "resize" | "set"],
         ) => {
             let mut answer = json(
                 StatusCode::METHOD_NOT_ALLOWED,

@@ -1,6 +1,6 @@
 //! The JSON of the control API, shared by the daemon and its clients. Fields may be added; none changes its meaning.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, num::NonZeroU64, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -55,13 +55,41 @@ pub struct AddDevice {
     /// it is not there, and used again where it is, whatever a tag means by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upper: Option<PathBuf>,
+    /// Whether the device outlives the process that serves it, and waits for the next, where the driver can do that.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub recovery: bool,
+    /// Reads, writes, flushes and discards that it begins in a second at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iops: Option<NonZeroU64>,
+    /// Bytes that it reads and writes in a second at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<NonZeroU64>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 impl AddDevice {
     /// A device of `image`, with everything else as the daemon's settings say.
     #[must_use]
     pub fn of(image: ImageSpec) -> Self {
-        Self { image, platform: None, id: None, queues: None, depth: None, upper: None }
+        Self {
+            image,
+            platform: None,
+            id: None,
+            queues: None,
+            depth: None,
+            upper: None,
+            recovery: true,
+            iops: None,
+            bytes_per_second: None,
+        }
     }
 }
 
@@ -108,6 +136,18 @@ pub struct ForkDevice {
 pub struct ResizeDevice {
     /// The new size in bytes; whole blocks, and not less than now.
     pub size_bytes: u64,
+}
+
+/// `POST /v1/devices/N/set`. What is missing stays as it is, and 0 lifts a limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetDevice {
+    /// Reads, writes, flushes and discards that it begins in a second at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iops: Option<u64>,
+    /// Bytes that it reads and writes in a second at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
 }
 
 /// The life of a device.
@@ -169,6 +209,12 @@ pub struct DeviceInfo {
     /// How data moves and what else the driver granted, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<String>,
+    /// Requests that it begins in a second at most, if there is such a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iops: Option<NonZeroU64>,
+    /// Bytes that it reads and writes in a second at most, if there is such a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<NonZeroU64>,
     /// Process that serves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_pid: Option<i32>,
@@ -212,6 +258,8 @@ impl DeviceInfo {
             queues: 0,
             depth: 0,
             features: Vec::new(),
+            iops: None,
+            bytes_per_second: None,
             server_pid: None,
             layers: Vec::new(),
             reads: Vec::new(),

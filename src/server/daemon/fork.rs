@@ -37,7 +37,7 @@ impl Daemon {
             let planned = blocking(move || Ok(planned_in(&planned))).await?;
             let Some(config) = planned.last().cloned() else { return Err(taken(&folder)) };
             let request =
-                AddDevice { image: ImageSpec::Config(config), id: wanted.id, ..served.request.clone() };
+                AddDevice { image: ImageSpec::Config(config), id: wanted.id, ..served.request_of_now() };
             let making = daemon.begin(&request).await?;
             let prepared = async {
                 making.will_make(planned).await?;

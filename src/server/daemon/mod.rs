@@ -11,6 +11,7 @@ mod orphan;
 mod pace;
 mod resize;
 mod resume;
+mod settings;
 mod snapshot;
 mod table;
 mod waiting;

@@ -1,6 +1,7 @@
 //! From a request to a device: the image is opened, and then the driver is asked.
 
 use std::{
+    num::NonZeroU64,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -8,6 +9,7 @@ use std::{
 use super::{Served, check_absolute, merge::Merging, table::Presence};
 use crate::{
     frontend::{AttachRequest, Attachment},
+    limit::Rates,
     reactor::ReactorHandle,
     server::{
         api::types::{AddDevice, DeviceInfo, DeviceState, ImageSpec},
@@ -54,7 +56,12 @@ impl OpenedDevice {
         let opened = tokio::time::timeout(limit, opening).await;
         let late = || Failure::new(FailureClass::TimedOut, format!("{}: not open in time", request.image));
         let (request, device, pinned, made) = opened.map_err(|_| late())??;
-        let wanted = AttachRequest { queues, depth, deadline: limit, ..AttachRequest::default() };
+        let recovery = request.recovery;
+        let wanted = AttachRequest { queues, depth, recovery, deadline: limit, ..AttachRequest::default() };
+        device.limit().set(Rates {
+            requests_per_second: request.iops.map_or(0, NonZeroU64::get),
+            bytes_per_second: request.bytes_per_second.map_or(0, NonZeroU64::get),
+        });
         Ok(Self {
             request,
             device: Arc::new(device),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU64,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -11,6 +12,7 @@ use crate::{
     block::{BlockError, ErrorKind},
     frontend::{Attachment, Detached, FrontendError},
     image::{ReadMetrics, SourceClass},
+    limit::Rates,
     reactor::ReactorHandle,
     server::{
         api::types::{AddDevice, DeviceInfo, DeviceState, ImageSpec, OverdueInfo, ReadCount, RequestCount},
@@ -66,7 +68,13 @@ pub(in crate::server) struct NotRemoved {
 impl Served {
     /// What is to be shown of it.
     pub(in crate::server) fn info(&self) -> DeviceInfo {
-        DeviceInfo { size_bytes: self.device.geometry().size_bytes, ..self.info.clone() }
+        let rates = self.device.limit().rates();
+        DeviceInfo {
+            size_bytes: self.device.geometry().size_bytes,
+            iops: NonZeroU64::new(rates.requests_per_second),
+            bytes_per_second: NonZeroU64::new(rates.bytes_per_second),
+            ..self.info.clone()
+        }
     }
 
     /// Has its record say something else. A device is served all the same where that fails.
@@ -189,6 +197,8 @@ impl Served {
             Presence::Unsaved(detached) => return Ok(Ok(detached)),
             Presence::Leaving => return Err(self.is_leaving()),
         };
+        // What waits for its turn would hold it up.
+        self.device.limit().set(Rates::default());
         let detached = attachment.detach_within(limit, patience);
         if detached.is_ok() {
             self.merging.end();

@@ -1,6 +1,6 @@
 //! `add`: makes a block device of an image, through the daemon or in this process.
 
-use std::{path::PathBuf, pin::pin, time::Duration};
+use std::{num::NonZeroU64, path::PathBuf, pin::pin, time::Duration};
 
 use clap::{Args, value_parser};
 use stratabd::{
@@ -18,6 +18,7 @@ use stratabd::{
     },
 };
 
+use super::layer_size::parse_size;
 use crate::{
     args::{GlobalArgs, ImageArgs, RegistryArgs, absolute},
     engine::Engine,
@@ -49,6 +50,15 @@ pub(crate) struct AddArgs {
     /// Requests in flight a queue
     #[arg(long, short, value_name = "N", value_parser = value_parser!(u16).range(1..))]
     depth: Option<u16>,
+    /// Reads, writes, flushes and discards that the device begins in a second at most
+    #[arg(long, value_name = "N")]
+    iops: Option<NonZeroU64>,
+    /// Bytes that the device reads and writes in a second at most: bytes, or a number with KiB, MiB, GiB or TiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    bandwidth: Option<u64>,
+    /// Let the device go with the process that serves it, instead of waiting for the next
+    #[arg(long)]
+    no_recovery: bool,
     /// Serve the device in this process, without a daemon, until SIGINT, SIGTERM or SIGHUP
     #[arg(long)]
     foreground: bool,
@@ -69,6 +79,9 @@ impl AddArgs {
             queues: self.queues,
             depth: self.depth,
             upper: self.upper.as_deref().map(absolute).transpose()?,
+            recovery: !self.no_recovery,
+            iops: self.iops,
+            bytes_per_second: self.bandwidth.and_then(NonZeroU64::new),
             ..AddDevice::of(self.image.spec()?)
         };
         if self.foreground {

@@ -37,6 +37,9 @@ impl InfoArgs {
                 ["queues".to_owned(), format!("{} of depth {}", info.queues, info.depth)].to_vec(),
                 ["features".to_owned(), info.features.join(", ")].to_vec(),
             ];
+            rows.extend(info.iops.map(|iops| vec!["limit".to_owned(), format!("{iops} requests a second")]));
+            let bandwidth = info.bytes_per_second.map(|bytes| format!("{} a second", size(bytes.get())));
+            rows.extend(bandwidth.map(|bandwidth| vec!["limit".to_owned(), bandwidth]));
             rows.extend(info.image.iter().map(|image| vec!["image".to_owned(), image.to_string()]));
             rows.extend(info.server_pid.iter().map(|pid| vec!["served by".to_owned(), pid.to_string()]));
             rows.extend(info.warnings.iter().map(|warning| vec!["warning".to_owned(), warning.clone()]));

@@ -24,6 +24,7 @@ mod layer_verify;
 mod list;
 mod man;
 mod resize;
+mod set;
 mod snapshot;
 
 use clap::Subcommand;
@@ -51,6 +52,8 @@ pub(crate) enum Command {
     Fork(Deferred<fork::ForkArgs>),
     /// Make a device with a writable layer larger while it is in use (Linux 6.16)
     Resize(Deferred<resize::ResizeArgs>),
+    /// Change what a device may begin in a second, while it is in use
+    Set(Deferred<set::SetArgs>),
     /// Show what the kernel's driver can do
     Features(Deferred<features::FeaturesArgs>),
     /// Work with whole images
@@ -107,7 +110,7 @@ impl Command {
         match self {
             Self::Add(Deferred(args)) => !args.is_foreground(),
             Self::Del(_) | Self::List(_) | Self::Info(_) => true,
-            Self::Snapshot(_) | Self::Fork(_) | Self::Resize(_) => true,
+            Self::Snapshot(_) | Self::Fork(_) | Self::Resize(_) | Self::Set(_) => true,
             Self::Features(_) | Self::Image(_) | Self::Layer(_) => false,
             Self::Completions(_) | Self::Man(_) => false,
         }
@@ -123,6 +126,7 @@ impl Command {
             Self::Snapshot(Deferred(args)) => args.run(global, output),
             Self::Fork(Deferred(args)) => args.run(global, output),
             Self::Resize(Deferred(args)) => args.run(global, output),
+            Self::Set(Deferred(args)) => args.run(global, output),
             Self::Features(Deferred(args)) => args.run(global, output),
             Self::Image(Deferred(ImageCommand::Export(Deferred(args)))) => args.run(global, output),
             Self::Image(Deferred(ImageCommand::Push(Deferred(args)))) => args.run(global, output),

@@ -1,8 +1,9 @@
 //! The record of a device says before each step what the next process needs to know, wherever this one ends.
 
-use std::fs;
+use std::{fs, num::NonZeroU64};
 
 use super::*;
+use crate::server::api::types::SetDevice;
 
 fn path_of(dir: &Path, id: u32) -> PathBuf {
     dir.join(format!("devices/{id}.json"))
@@ -118,4 +119,23 @@ async fn a_removal_that_has_begun_is_known_to_the_next_daemon() {
     let next = after_a_crash(dir.path(), &[], Vec::new());
     next.reattach().await.unwrap();
     assert_eq!(states(&next).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_changed_in_the_record_too_and_a_limit_holds_up_no_removal() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = daemon(dir.path(), NullFrontend::new(), Vec::new());
+    let limited = AddDevice { iops: NonZeroU64::new(5), recovery: false, ..request(None) };
+    let added = daemon.add(limited).await.unwrap();
+    let shown = daemon.info(added.id).await.unwrap();
+    assert_eq!((shown.iops, shown.bytes_per_second), (NonZeroU64::new(5), None));
+    let set = SetDevice { iops: Some(0), bytes_per_second: Some(4096) };
+    let shown = daemon.set(added.id, set).await.unwrap();
+    assert_eq!((shown.iops, shown.bytes_per_second), (None, NonZeroU64::new(4096)));
+    let noted = record(dir.path(), added.id).request;
+    assert_eq!((noted.iops, noted.bytes_per_second, noted.recovery), (None, NonZeroU64::new(4096), false));
+    let served = daemon.table.live(added.id).unwrap();
+    daemon.remove(added.id, true).await.unwrap();
+    assert_eq!(served.device.limit().rates(), crate::limit::Rates::default());
+    assert_eq!(daemon.set(added.id, set).await.unwrap_err().class(), FailureClass::NotFound);
 }
