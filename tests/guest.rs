@@ -58,6 +58,8 @@ mod ublk;
 mod ublk_end;
 #[path = "guest/ublk_engine.rs"]
 mod ublk_engine;
+#[path = "guest/upgrade.rs"]
+mod upgrade;
 #[path = "guest/ways_out.rs"]
 mod ways_out;
 #[path = "guest/writable.rs"]

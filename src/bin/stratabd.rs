@@ -5,13 +5,14 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::Parser;
 use stratabd::server::{
     config::{Config, LogFormat},
-    daemon::{self, DaemonParts},
+    daemon::{self, Beginning, DaemonParts, End},
     descriptors,
-    failure::Failure,
+    failure::{Failure, FailureClass},
     runtimes,
     service::Service,
     settings::{self, Log},
     ublk,
+    upgrade::{Channel, Ended, Successor, stand_by},
 };
 
 /// The C library's allocator asks the kernel for each page that a serving thread keeps, such as a decoded block.
@@ -52,6 +53,12 @@ struct Cli {
     /// Leave the caller's mount namespace
     #[arg(long)]
     private_mounts: bool,
+    /// Take over from the daemon at the other end of the standard input
+    #[arg(long, hide = true)]
+    successor: bool,
+    /// Stand by for the process of this number
+    #[arg(long, hide = true, value_name = "PID:MILLISECONDS")]
+    standby: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -71,6 +78,7 @@ fn main() -> ExitCode {
 
 impl Cli {
     fn run(self, log: &mut Option<Log>) -> Result<(), Failure> {
+        let Some(beginning) = self.begin()? else { return Ok(()) };
         let config = self.plan()?;
         // Before the log, which has a thread.
         if config.daemon.private_mounts {
@@ -86,10 +94,33 @@ impl Cli {
         let network = runtimes::of_threads("stratabd-net", NETWORK_THREADS)?;
         let control = runtimes::of_this_thread("stratabd-work")?;
         let service = Service::start(config, network.handle().clone(), ublk::prepare_thread)?;
-        let ended = control.block_on(daemon::run(DaemonParts { service, port: ublk::port() }));
+        let ended = control.block_on(daemon::run(DaemonParts { service, port: ublk::port() }, beginning));
+        if let Ok(End::Standby(standby)) = ended {
+            // At once, for the devices wait: this ends all threads, as the end of the process would.
+            return Err(standby.execute());
+        }
         control.shutdown_timeout(END_TIMEOUT);
         network.shutdown_timeout(END_TIMEOUT);
-        ended
+        ended.map(drop)
+    }
+
+    /// How the daemon is to begin; None where it is not to, since another process serves by now.
+    fn begin(&self) -> Result<Option<Beginning>, Failure> {
+        let channel = || {
+            Channel::inherited().map_err(|source| {
+                Failure::with_source(FailureClass::Usage, "no daemon at the standard input", source)
+            })
+        };
+        if let Some(watched) = &self.standby {
+            return Ok(match stand_by(channel()?, watched)? {
+                Ended::Well => None,
+                Ended::Badly(reason) => Some(Beginning::Alone(Some(reason))),
+            });
+        }
+        match self.successor {
+            true => Ok(Some(Beginning::Succeeding(Successor::new(channel()?)))),
+            false => Ok(Some(Beginning::Alone(None))),
+        }
     }
 
     fn plan(&self) -> Result<Config, Failure> {

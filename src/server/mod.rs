@@ -33,4 +33,5 @@ mod sources;
 pub mod state;
 pub mod ublk;
 mod unfinished;
+pub mod upgrade;
 mod upper_folder;

@@ -30,7 +30,7 @@ fn kills() -> u64 {
 
 /// Programs that use devices until they are told to end. Each counts what it has done, and fails at the first error or wrong byte.
 #[derive(Default)]
-struct Load {
+pub(crate) struct Load {
     is_over: AtomicBool,
     done: [AtomicU64; 3],
 }
@@ -42,7 +42,7 @@ impl Load {
     }
 
     /// Waits until each of the first `programs` has done so much more, of what it counts.
-    fn wait_for(&self, programs: usize, more: u64) {
+    pub(crate) fn wait_for(&self, programs: usize, more: u64) {
         let now = || self.done.iter().take(programs).map(|done| done.load(Ordering::Relaxed)).collect();
         let (before, began): (Vec<u64>, _) = (now(), Instant::now());
         while now().iter().zip(&before).any(|(now, before)| *now < before + more) {
@@ -94,7 +94,7 @@ impl Load {
 }
 
 /// Three devices, and what the daemon that serves them is started with.
-struct Devices {
+pub(crate) struct Devices {
     dir: PathBuf,
     read_only: PathBuf,
     /// A file system is mounted from it there.
@@ -104,7 +104,7 @@ struct Devices {
 }
 
 impl Devices {
-    fn new(daemon: &Daemon, dir: &Path) -> Self {
+    pub(crate) fn new(daemon: &Daemon, dir: &Path) -> Self {
         let read_only = daemon.add(&["--config", &config(dir, 3), "--id", "1", "--queues", "2"]);
         let [sparse, log] = ["sparse", "log"].map(|name| dir.join(name));
         fs::create_dir(&sparse).unwrap();
@@ -122,7 +122,7 @@ impl Devices {
     }
 
     /// Has programs use all devices while `work` is done, to which the daemon is given and which gives back another.
-    fn under_load(&self, daemon: Daemon, work: impl FnOnce(Daemon, &Load) -> Daemon) -> Daemon {
+    pub(crate) fn under_load(&self, daemon: Daemon, work: impl FnOnce(Daemon, &Load) -> Daemon) -> Daemon {
         let load = Load::default();
         std::thread::scope(|scope| {
             let programs = [
@@ -140,7 +140,7 @@ impl Devices {
     }
 
     /// Nothing is wrong, and nothing is left when they have been removed.
-    fn end(self, daemon: Daemon) {
+    pub(crate) fn end(self, daemon: Daemon) {
         let list = daemon.json(&["list"]);
         let states = list["devices"].as_array().unwrap().iter().map(|device| device["state"].clone());
         assert!(states.collect::<Vec<_>>() == ["live"; 3], "{list}");

@@ -7,15 +7,22 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
+use rustix::process::{Pid, set_child_subreaper};
 use serde_json::Value;
 
 use super::process::{self, Said};
 
 /// A running `stratabd`; dropping it ends it, and with it all of its devices.
 pub struct Daemon {
-    process: Child,
+    process: Process,
     socket: PathBuf,
     is_ended: bool,
+}
+
+enum Process {
+    Child(Child),
+    /// The child of one that has ended.
+    Adopted(u32),
 }
 
 /// The setting that makes a daemon speak plain HTTP to `host`.
@@ -32,12 +39,35 @@ impl Daemon {
         command.args(settings.iter().flat_map(|setting| ["--set", *setting]));
         let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         Said::listen(process.stderr.take().unwrap()).wait_for("ready");
-        Self { process, socket: state.join("stratabd.sock"), is_ended: false }
+        Self { process: Process::Child(process), socket: state.join("stratabd.sock"), is_ended: false }
     }
 
     /// The number of its process.
     pub fn pid(&self) -> u32 {
-        self.process.id()
+        match &self.process {
+            Process::Child(child) => child.id(),
+            Process::Adopted(pid) => *pid,
+        }
+    }
+
+    /// Has another process take over; returns what the tool says of one that cannot, and then this one must be there still.
+    pub fn upgrade(&mut self, arguments: &[&str]) -> Result<(), String> {
+        set_child_subreaper(Some(Pid::INIT)).unwrap();
+        let output = self.ctl(&[&["upgrade", "--json"], arguments].concat());
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        let new: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(self.wait(), Some(0), "the old process does not end well");
+        self.process = Process::Adopted(new["pid"].as_u64().unwrap().try_into().unwrap());
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Option<i32> {
+        match &mut self.process {
+            Process::Child(child) => process::ended(child),
+            Process::Adopted(pid) => process::adopted_ended(*pid),
+        }
     }
 
     /// The tool, told to talk to this daemon.
@@ -82,14 +112,14 @@ impl Daemon {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: &str) {
-        process::signal(&self.process, signal);
+        process::signal_to(self.pid(), signal);
     }
 
     /// Sends it a signal and waits for its end; returns its status, None where a signal has ended it.
     pub fn end(mut self, signal: &str) -> Option<i32> {
         self.signal(signal);
         self.is_ended = true;
-        process::ended(&mut self.process)
+        self.wait()
     }
 }
 
@@ -99,9 +129,9 @@ impl Drop for Daemon {
             return;
         }
         self.signal("-TERM");
-        let status = self.process.wait();
+        let status = self.wait();
         if !std::thread::panicking() {
-            assert!(status.unwrap().success(), "the daemon did not end well");
+            assert_eq!(status, Some(0), "the daemon did not end well");
         }
     }
 }

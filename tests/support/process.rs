@@ -7,13 +7,34 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, WaitOptions, waitpid};
+
 /// Long enough for a machine under load.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Sends `process` a signal, such as `-STOP`.
 pub fn signal(process: &Child, signal: &str) {
-    let status = Command::new("kill").args([signal, &process.id().to_string()]).status();
+    signal_to(process.id(), signal);
+}
+
+/// Sends the process of this number a signal.
+pub fn signal_to(pid: u32, signal: &str) {
+    let status = Command::new("kill").args([signal, &pid.to_string()]).status();
     assert!(status.unwrap().success(), "kill {signal}");
+}
+
+/// Waits for the end of a process that this one has adopted, whose parent has ended, and returns its status.
+pub fn adopted_ended(pid: u32) -> Option<i32> {
+    let pid = Pid::from_raw(pid.cast_signed()).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some((_, status)) = waitpid(Some(pid), WaitOptions::NOHANG).unwrap() {
+            return status.exit_status();
+        }
+        assert!(Instant::now() < deadline, "the process does not end");
+        #[expect(clippy::disallowed_methods, reason = "a test waits for a process")]
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Waits for the end of `process` and returns its status, None where a signal has ended it.

@@ -14,6 +14,7 @@ use super::{
     listen::ApiLimits,
     types::{
         AddDevice, DeviceList, ErrorAnswer, ErrorBody, ForkDevice, ResizeDevice, SetDevice, SnapshotDevice,
+        UpgradeDaemon,
     },
     upstream,
 };
@@ -72,6 +73,11 @@ async fn route(
     match (method.as_str(), names.as_slice()) {
         ("GET", ["metrics"]) => metrics(daemon, &query).await,
         ("GET", ["v1", "features"]) => Ok(json(StatusCode::OK, &daemon.features().await?)),
+        ("GET", ["v1", "daemon"]) => Ok(json(StatusCode::OK, &daemon.describe())),
+        ("POST", ["v1", "upgrade"]) => {
+            let wanted: UpgradeDaemon = body(request, limits).await?;
+            Ok(json(StatusCode::ACCEPTED, &daemon.upgrade(wanted).await?))
+        }
         ("GET", ["v1", "devices"]) => Ok(json(StatusCode::OK, &DeviceList { devices: daemon.list().await? })),
         ("POST", ["v1", "devices"]) => {
             let wanted: AddDevice = body(request, limits).await?;
@@ -107,7 +113,7 @@ async fn route(
         (
             _,
             ["metrics"]
-            | ["v1", "features" | "devices"]
+            | ["v1", "features" | "devices" | "daemon" | "upgrade"]
             | ["v1", "devices", _]
             | ["v1", "devices", _, "snapshot" | "fork" | "resize" | "set"],
         ) => {
@@ -123,7 +129,7 @@ async fn route(
             let allowed = match names.as_slice() {
                 ["v1", "devices"] => "GET, POST",
                 ["v1", "devices", _] => "GET, DELETE",
-                ["v1", "devices", _, _] => "POST",
+                ["v1", "upgrade"] | ["v1", "devices", _, _] => "POST",
                 _ => "GET",
             };
             answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));

@@ -4,15 +4,20 @@ use std::{sync::Arc, time::Duration};
 
 use sd_notify::NotifyState;
 
-use super::{Daemon, blocking};
+use super::{Daemon, blocking, device_work};
 use crate::server::{
     api::{ApiLimits, ApiListener},
+    blocking::blocking_while_busy,
     failure::{Failure, FailureClass},
     interrupt::Interrupt,
     port::Port,
     service::Service,
     state::StateDir,
+    upgrade::{Standby, Succession, Successor},
 };
+
+/// How long the former daemon may take to let go of the state directory.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a daemon is made of.
 #[derive(Clone)]
@@ -23,20 +28,74 @@ pub struct DaemonParts {
     pub port: Arc<dyn Port>,
 }
 
-/// Serves until SIGTERM, SIGINT or SIGHUP, then lets go of all devices within the configured time, as [`Daemon::drain`] says.
+/// How a daemon begins.
+#[derive(Debug)]
+pub enum Beginning {
+    /// By itself. After an upgrade that has failed, with the reason.
+    Alone(Option<String>),
+    /// As the one that takes over from another.
+    Succeeding(Successor),
+}
+
+/// How it ends, when it ends well.
+#[derive(Debug)]
+#[must_use]
+pub enum End {
+    /// All is done.
+    Stopped,
+    /// Another process has its devices, and this one is to stand by.
+    Standby(Standby),
+}
+
+/// Serves until SIGTERM, SIGINT or SIGHUP, or until another process takes over, then lets go of all devices within the configured
+/// time, as [`Daemon::drain`] says.
 ///
 /// # Errors
 /// When the daemon cannot start, or devices are left at the end.
-pub async fn run(parts: DaemonParts) -> Result<(), Failure> {
-    let config = parts.service.config().clone();
+pub async fn run(parts: DaemonParts, beginning: Beginning) -> Result<End, Failure> {
     let mut signals = Interrupt::catch()?;
-    let dir = config.daemon.state_dir.clone();
-    let state = blocking(move || {
+    match beginning {
+        Beginning::Alone(failed_upgrade) => {
+            let state = open_state(&parts, Duration::ZERO).await?;
+            let daemon = Daemon::new(parts, state);
+            daemon.upgrades.note_failure(failed_upgrade);
+            serve(daemon, &mut signals, None).await
+        }
+        Beginning::Succeeding(mut successor) => {
+            check(&parts).await?;
+            let waiting = blocking(move || successor.wait_for_devices().map(|devices| (successor, devices)));
+            let (successor, devices) = tokio::select! {
+                begun = waiting => begun?,
+                () = signals.wait() => return Ok(End::Stopped),
+            };
+            let state = open_state(&parts, LOCK_PATIENCE).await?;
+            serve(Daemon::new(parts, state), &mut signals, Some((successor, devices))).await
+        }
+    }
+}
+
+async fn open_state(parts: &DaemonParts, patience: Duration) -> Result<StateDir, Failure> {
+    let dir = parts.service.config().daemon.state_dir.clone();
+    let open = move || {
         StateDir::open(&dir).map_err(|source| {
             Failure::with_source(FailureClass::Conflict, "cannot use the state directory", source)
         })
-    });
-    let daemon = Daemon::new(parts, state.await?);
+    };
+    blocking_while_busy(patience, open).await
+}
+
+/// Finds what would keep this process from taking devices over, while another one still serves them.
+async fn check(parts: &DaemonParts) -> Result<(), Failure> {
+    let port = Arc::clone(&parts.port);
+    device_work(move || port.features()).await.map(drop)
+}
+
+async fn serve(
+    daemon: Arc<Daemon>,
+    signals: &mut Interrupt,
+    succeeding: Option<(Successor, Vec<u32>)>,
+) -> Result<End, Failure> {
+    let config = daemon.config().clone();
     daemon.reserve.check_room()?;
     let mode = config.socket_mode().unwrap_or(0o600);
     let metrics = config.daemon.metrics_listen.parse().ok();
@@ -47,6 +106,15 @@ pub async fn run(parts: DaemonParts) -> Result<(), Failure> {
         if config.daemon.reattach {
             daemon.reattach().await?;
         }
+        if let Some((successor, devices)) = succeeding {
+            let served = daemon.check_all_serve(&devices);
+            if served.is_ok() {
+                // Before the former process ends, which is the service's main one to the service manager until then.
+                notify(&[NotifyState::MainPid(std::process::id())]);
+            }
+            successor.tell(&served);
+            served?;
+        }
         notify(&[NotifyState::Ready]);
         tracing::info!(socket = %config.daemon.socket.display(), "ready");
         match listener.serve(Arc::clone(&daemon), ApiLimits::default()).await {}
@@ -54,17 +122,36 @@ pub async fn run(parts: DaemonParts) -> Result<(), Failure> {
     let until_told = async {
         tokio::select! {
             failed = serving => failed,
-            () = signals.wait() => Ok(()),
+            () = signals.wait() => Ok(None),
+            succession = daemon.upgrades.next() => Ok(Some(succession)),
         }
     };
     // The devices of a thread that has failed hang for as long as this process lives; the service manager starts the next one.
-    daemon.service.reactors().while_all_run(until_told).await?;
-    notify(&[NotifyState::Stopping]);
-    tracing::info!("stopping");
+    let succession = daemon.service.reactors().while_all_run(until_told).await?;
     drop(listener);
-    let drained = daemon.drain(Duration::from_millis(config.daemon.drain_timeout_ms)).await;
+    match succession {
+        None => {
+            notify(&[NotifyState::Stopping]);
+            tracing::info!("stopping");
+            let drained = daemon.drain(Duration::from_millis(config.daemon.drain_timeout_ms)).await;
+            daemon.service.factory().sync_cache().await;
+            drained.map(|()| End::Stopped)
+        }
+        Some(succession) => hand_over(&daemon, succession).await.map(End::Standby),
+    }
+}
+
+/// Leaves all devices to the new process.
+async fn hand_over(daemon: &Arc<Daemon>, succession: Succession) -> Result<Standby, Failure> {
+    tracing::info!(pid = succession.pid(), "leaving all devices to the new process");
+    let devices = daemon.table.served().iter().map(|served| served.info.id).collect();
+    let limit = Duration::from_millis(daemon.config().daemon.drain_timeout_ms);
+    if let Err(failure) = daemon.drain(limit).await {
+        // Whatever it was, nobody can serve here any more, and the new process finds what is durable.
+        tracing::error!(error = failure.full_text(), "not all devices were left in time");
+    }
     daemon.service.factory().sync_cache().await;
-    drained
+    blocking(move || succession.begin(devices)).await
 }
 
 fn notify(states: &[NotifyState<'_>]) {

@@ -14,18 +14,20 @@ mod resume;
 mod settings;
 mod snapshot;
 mod table;
+mod upgrade;
 mod waiting;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use tokio::task;
 
-pub use life::{DaemonParts, run};
+pub use life::{Beginning, DaemonParts, End, run};
 pub(super) use opened::OpenedDevice;
 use orphan::{of_kernel, of_record};
 pub use snapshot::SnapshotTarget;
 pub(super) use table::Served;
 use table::{NotRemoved, Table};
+use upgrade::Upgrades;
 use waiting::Waiting;
 
 use super::{
@@ -49,6 +51,7 @@ pub struct Daemon {
     table: Table,
     /// What a former daemon has left and has not come back yet.
     waiting: Waiting,
+    upgrades: Upgrades,
     /// Held while the table and the record of a device change together.
     changing: tokio::sync::Mutex<()>,
     /// What removed devices had counted.
@@ -67,6 +70,7 @@ impl Daemon {
             state: Arc::new(state),
             table: Table::default(),
             waiting: Waiting::default(),
+            upgrades: Upgrades::default(),
             changing: tokio::sync::Mutex::default(),
             retired: Retired::default(),
             reserve: Reserve::new(),

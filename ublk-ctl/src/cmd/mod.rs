@@ -26,6 +26,7 @@ mod man;
 mod resize;
 mod set;
 mod snapshot;
+mod upgrade;
 
 use clap::Subcommand;
 use stratabd::server::failure::Failure;
@@ -54,6 +55,8 @@ pub(crate) enum Command {
     Resize(Deferred<resize::ResizeArgs>),
     /// Change what a device may begin in a second, while it is in use
     Set(Deferred<set::SetArgs>),
+    /// Have another program take over from the daemon, while all devices are in use
+    Upgrade(Deferred<upgrade::UpgradeArgs>),
     /// Show what the kernel's driver can do
     Features(Deferred<features::FeaturesArgs>),
     /// Work with whole images
@@ -110,7 +113,7 @@ impl Command {
         match self {
             Self::Add(Deferred(args)) => !args.is_foreground(),
             Self::Del(_) | Self::List(_) | Self::Info(_) => true,
-            Self::Snapshot(_) | Self::Fork(_) | Self::Resize(_) | Self::Set(_) => true,
+            Self::Snapshot(_) | Self::Fork(_) | Self::Resize(_) | Self::Set(_) | Self::Upgrade(_) => true,
             Self::Features(_) | Self::Image(_) | Self::Layer(_) => false,
             Self::Completions(_) | Self::Man(_) => false,
         }
@@ -127,6 +130,7 @@ impl Command {
             Self::Fork(Deferred(args)) => args.run(global, output),
             Self::Resize(Deferred(args)) => args.run(global, output),
             Self::Set(Deferred(args)) => args.run(global, output),
+            Self::Upgrade(Deferred(args)) => args.run(global, output),
             Self::Features(Deferred(args)) => args.run(global, output),
             Self::Image(Deferred(ImageCommand::Export(Deferred(args)))) => args.run(global, output),
             Self::Image(Deferred(ImageCommand::Push(Deferred(args)))) => args.run(global, output),
