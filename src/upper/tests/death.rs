@@ -17,7 +17,7 @@ use super::{
 use crate::{
     block::{BlockDevice, BlockQueue},
     reactor::Reactor,
-    upper::{LogLimits, Overlay},
+    upper::{LogLimits, Overlay, log::Pieces},
 };
 
 /// In the short form one boundary of so many is tried.
@@ -120,7 +120,12 @@ impl Setting<'_> {
         let device = self.open(&disk).await;
         let base = content::model(SECTORS, BELOW_SECTORS);
         let work = Workload::new(self.reactor, &disk, &device, base, random.u64(..));
-        work.run(250).await;
+        work.run(150).await;
+        // Both leave the layer to its device.
+        device.compact_to(self.reactor, Pieces { aim: 4, limit: 40 }).await.unwrap();
+        disk.files_named("next").format(self.reactor, &self.kind.identity(0)).await.unwrap();
+        device.seal(self.reactor, disk.files_named("next")).await.unwrap().give_up();
+        work.run(100).await;
         let (record, events) = (work.record.take(), disk.take_events());
         let history = disk.memory(|memory| memory.take_history());
         assert!(events.len() > 100);

@@ -9,6 +9,7 @@ mod discard;
 mod disk;
 mod full;
 mod index_file;
+mod journal;
 mod memory;
 mod model;
 mod neighbours;
