@@ -165,7 +165,7 @@ impl<M: Medium> LogLayer<M> {
         };
         match kept {
             Ok(mut ledger) if ledger.map.pieces(sectors.clone()) == pieces => {
-                return self.take_in(&mut ledger, sectors.start, rooms);
+                self.take_in(&mut ledger, sectors.start, rooms)
             }
             kept => {
                 let torn = kept.map(drop);

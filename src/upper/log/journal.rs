@@ -25,7 +25,7 @@ use crate::{
         },
         uuid::Uuid,
     },
-    reactor::SharedWords,
+    reactor::MappedWords,
     source::boot_id,
     upper::{
         UpperError,
@@ -51,7 +51,7 @@ pub(super) struct JournalPlace {
 /// An open journal. Dropped, its file goes if no entry is left in it.
 #[derive(Debug)]
 pub(super) struct Journal {
-    words: SharedWords,
+    words: MappedWords,
     place: JournalPlace,
     first: u64,
     end: u64,
@@ -129,7 +129,7 @@ impl JournalPlace {
         Ok(Journal { words, place: self, first: 0, end: count, is_void: false })
     }
 
-    fn make(&self, entries: &[Segment]) -> io::Result<SharedWords> {
+    fn make(&self, entries: &[Segment]) -> io::Result<MappedWords> {
         let new = self.path.with_added_extension(NEW_SUFFIX);
         if let Some(folder) = self.path.parent() {
             DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
@@ -150,11 +150,11 @@ impl JournalPlace {
         made
     }
 
-    fn fill(&self, mut file: File, entries: &[Segment]) -> io::Result<SharedWords> {
+    fn fill(&self, mut file: File, entries: &[Segment]) -> io::Result<MappedWords> {
         // Where there is no room, this says so; a store to a mapping without would end the process.
         fallocate(&file, FallocateFlags::empty(), 0, self.header.size_bytes())?;
         file.write_all(&self.header.encode(entries))?;
-        SharedWords::map(&OwnedFd::from(file), self.header.words())
+        MappedWords::map(&OwnedFd::from(file), self.header.words())
     }
 }
 

@@ -15,12 +15,12 @@ use rustix::mm::{MapFlags, ProtFlags};
 /// The first words of a file that lies in memory. A store is in the file at once, and stays there when the process dies.
 ///
 /// Who shortens the file meanwhile ends the process at its next access (SIGBUS), so it is to be one that nobody else has.
-pub struct SharedWords {
+pub struct MappedWords {
     start: NonNull<AtomicU64>,
     count: usize,
 }
 
-impl SharedWords {
+impl MappedWords {
     /// Maps the first `count` words of `file`, which is open for reading and writing.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl SharedWords {
     }
 }
 
-impl Deref for SharedWords {
+impl Deref for MappedWords {
     type Target = [AtomicU64];
 
     fn deref(&self) -> &[AtomicU64] {
@@ -53,7 +53,7 @@ impl Deref for SharedWords {
     }
 }
 
-impl Drop for SharedWords {
+impl Drop for MappedWords {
     fn drop(&mut self) {
         let len = self.count.saturating_mul(size_of::<AtomicU64>());
         // SAFETY: the mapping is this one's own, and nothing borrows from it any more.
@@ -64,13 +64,13 @@ impl Drop for SharedWords {
 }
 
 // SAFETY: it owns its mapping, which no thread has more to do with than another, and gives out nothing but atomics.
-unsafe impl Send for SharedWords {}
+unsafe impl Send for MappedWords {}
 // SAFETY: as above.
-unsafe impl Sync for SharedWords {}
+unsafe impl Sync for MappedWords {}
 
-impl fmt::Debug for SharedWords {
+impl fmt::Debug for MappedWords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedWords").field("count", &self.count).finish()
+        f.debug_struct("MappedWords").field("count", &self.count).finish()
     }
 }
 
@@ -85,14 +85,14 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[0; 64]).unwrap();
         let owned: OwnedFd = file.try_clone().unwrap().into();
-        let words = SharedWords::map(&owned, 8).unwrap();
+        let words = MappedWords::map(&owned, 8).unwrap();
         words[7].store(u64::from_ne_bytes(*b"seventh!"), Ordering::Release);
         let mut found = [0; 8];
         file.read_exact_at(&mut found, 56).unwrap();
         assert_eq!(&found, b"seventh!");
         file.write_all_at(b"the 1st.", 0).unwrap();
         assert_eq!(words[0].load(Ordering::Acquire).to_ne_bytes(), *b"the 1st.");
-        assert_eq!(SharedWords::map(&owned, 9).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(MappedWords::map(&owned, 9).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         drop((owned, words));
         file.read_exact_at(&mut found, 56).unwrap();
         assert_eq!(&found, b"seventh!");
