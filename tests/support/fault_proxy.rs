@@ -286,7 +286,7 @@ async fn answer(
 
 /// How long a token is good at least after the first has expired. One that is refused as soon as it is new is no expired
 /// one.
-const TOKEN_LIFE: Duration = Duration::from_secs(3);
+const TOKEN_LIFE: Duration = Duration::from_secs(10);
 
 impl Shared {
     /// Takes back the token that is good now, unless it is young. The request is then refused for its old token.
