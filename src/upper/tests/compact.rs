@@ -6,7 +6,7 @@ use super::{
     crash::reopened,
     crash_image::SECTOR,
     disk::SimulatedDisk,
-    fresh_disk, open, reactor,
+    fresh_disk, open, reactor, seeds_of_workloads,
     workload::Workload,
 };
 use crate::{
@@ -55,7 +55,7 @@ fn what_was_written_in_another_order_is_in_one_piece_afterwards_and_gaps_are_fil
 fn a_crash_while_a_log_is_compacted_under_work_leaves_a_prefix_with_all_that_was_flushed() {
     let reactor = reactor();
     let work = async {
-        for seed in 1..4 {
+        for seed in seeds_of_workloads() {
             let mut random = fastrand::Rng::with_seed(seed);
             let disk = fresh_disk(&reactor, seed).await;
             let mut image = disk.image();

@@ -1,14 +1,12 @@
 //! Loss of power at every boundary of a write or sync. Of a log, what is left is the state after a prefix of the completed changes
 //! that contains all that a flush covered. Of a sparse layer it is for each sector a state that it had at the last flush or since.
-//!
-//! `STRATABD_UPPER_CRASHES` is the number of workloads of each kind, `STRATABD_UPPER_SEED` the first one's seed.
 
 use super::{
     BELOW_SECTORS, Kind, SECTORS,
     content::{self, Change, Writer},
     crash_image::CrashImage,
     disk::SimulatedDisk,
-    fresh_disk_of, open, reactor,
+    fresh_disk_of, open, reactor, seeds_of_workloads,
     workload::{Record, Workload},
 };
 use crate::{block::BlockDevice, reactor::Reactor};
@@ -89,21 +87,15 @@ fn a_crash_of_a_sparse_layer_leaves_each_sector_as_it_was_at_the_last_flush_or_s
     crash_at_every_boundary(Kind::Sparse);
 }
 
-pub(super) fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().expect(name))
-}
-
 fn crash_at_every_boundary(kind: Kind) {
-    let first = setting("STRATABD_UPPER_SEED", 1);
-    let workloads = setting("STRATABD_UPPER_CRASHES", 2);
     let reactor = reactor();
     let mut tried = Tried::default();
-    for seed in first..first + workloads {
+    for seed in seeds_of_workloads() {
         println!("seed {seed}");
         reactor.block_on(one_workload(&reactor, kind, seed, &mut tried)).unwrap();
     }
     println!("{kind:?}: {tried:?}");
-    assert!(tried.boundaries > 500 && tried.beyond_the_flush > 0);
+    assert!(tried.boundaries > 200 && tried.beyond_the_flush > 0);
 }
 
 async fn one_workload(reactor: &Reactor, kind: Kind, seed: u64, tried: &mut Tried) {

@@ -6,12 +6,12 @@
 use super::{
     BELOW_SECTORS, Kind, LIMITS, SECTORS,
     content::{self, Change, Device, Writer, ZERO, bytes_of},
-    crash::{prefix_of, setting},
+    crash::prefix_of,
     crash_image::{CrashImage, SECTOR},
     disk::SimulatedDisk,
     fresh_disk_of,
     memory::Files,
-    reactor,
+    reactor, seeds_of_workloads,
     workload::{Record, Workload},
 };
 use crate::{
@@ -88,11 +88,9 @@ fn the_death_of_the_process_takes_nothing_of_a_sparse_layer_that_has_completed()
 }
 
 fn die_at_every_boundary(kind: Kind) {
-    let first = setting("STRATABD_UPPER_SEED", 1);
-    let workloads = setting(CRASHES, 2);
     let boundary_of = if std::env::var_os(CRASHES).is_some() { 1 } else { BOUNDARY_OF };
     let reactor = reactor();
-    for seed in first..first + workloads {
+    for seed in seeds_of_workloads() {
         println!("seed {seed}");
         let mut random = fastrand::Rng::with_seed(seed);
         let limits = LogLimits {

@@ -9,7 +9,7 @@ use super::{
     content::{self, Device, Queue, bytes_of},
     crash_image::SECTOR,
     disk::SimulatedDisk,
-    fresh_disk, reactor,
+    fresh_disk, reactor, seeds_of_workloads,
     workload::Workload,
 };
 use crate::{
@@ -221,7 +221,7 @@ async fn share_first_extent(reactor: &Reactor, disk: &SimulatedDisk) {
 fn a_crash_of_a_log_on_a_full_disk_leaves_a_prefix_with_all_that_was_flushed() {
     let reactor = reactor();
     let (mut tried, mut failed) = (0, 0);
-    for seed in 1..4 {
+    for seed in seeds_of_workloads() {
         let work = async {
             let mut random = fastrand::Rng::with_seed(seed);
             let disk = fresh_disk(&reactor, seed).await;

@@ -1,4 +1,7 @@
 //! Proofs of the writable layer, of both kinds: against a model, and against crashes.
+//!
+//! Settings make them longer, for `ci/soak`: `STRATABD_UPPER_CRASHES` is the number of workloads of each test of crashes,
+//! `STRATABD_UPPER_OPERATIONS` that of operations on the model, `STRATABD_UPPER_SEED` the first seed.
 
 mod compact;
 mod content;
@@ -22,7 +25,7 @@ mod torn;
 mod trouble;
 mod workload;
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use super::{Identity, LogLimits, Overlay};
 use crate::reactor::{Reactor, ReactorConfig};
@@ -44,6 +47,16 @@ const LIMITS: LogLimits = LogLimits {
 /// Sectors of the device, and of the one below it.
 const SECTORS: u64 = 96;
 const BELOW_SECTORS: u64 = 70;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect(name))
+}
+
+/// One for each workload of a test of crashes.
+fn seeds_of_workloads() -> Range<u64> {
+    let first = setting("STRATABD_UPPER_SEED", 1);
+    first..first + setting("STRATABD_UPPER_CRASHES", 1)
+}
 
 fn reactor() -> Reactor {
     Reactor::new(&ReactorConfig::default()).unwrap()

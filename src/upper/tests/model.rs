@@ -1,7 +1,5 @@
 //! Layers of both kinds over one another against a model in memory: random, overlapping and concurrent work, with snapshots in
 //! the middle of it, reopened and crashed now and then.
-//!
-//! `STRATABD_UPPER_OPERATIONS` and `STRATABD_UPPER_SEED` make it longer and begin it elsewhere.
 
 use super::{
     BELOW_SECTORS, Kind, LIMITS, SECTORS,
@@ -9,7 +7,7 @@ use super::{
     crash_image::{CrashImage, FileSystem, SECTOR},
     disk::SimulatedDisk,
     patchwork::Patchwork,
-    reactor,
+    reactor, setting,
     workload::Workload,
 };
 use crate::{block::BlockQueue, reactor::Reactor, upper::Overlay};
@@ -17,13 +15,9 @@ use crate::{block::BlockQueue, reactor::Reactor, upper::Overlay};
 /// Operations on one disk, whose files grow in memory.
 const PER_DISK: usize = 2500;
 
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().expect(name))
-}
-
 #[test]
 fn random_work_on_two_queues_agrees_with_a_model() {
-    let operations = setting("STRATABD_UPPER_OPERATIONS", 100_000) as usize;
+    let operations = setting("STRATABD_UPPER_OPERATIONS", 50_000) as usize;
     let first_seed = setting("STRATABD_UPPER_SEED", 1);
     let reactor = reactor();
     let (mut done, mut punched, mut snapshots) = (0, 0, 0);

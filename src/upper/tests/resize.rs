@@ -10,7 +10,7 @@ use super::{
     crash::prefix_of,
     crash_image::{CrashImage, SECTOR},
     disk::SimulatedDisk,
-    fresh_disk, fresh_disk_of, identity, open, reactor,
+    fresh_disk, fresh_disk_of, identity, open, reactor, seeds_of_workloads,
     workload::Workload,
 };
 use crate::{
@@ -72,7 +72,7 @@ fn is_written(found: &[Writer]) -> bool {
     is_written
 }
 
-async fn crash_at_every_boundary(reactor: &Reactor, seed: u64) {
+async fn crash_at_every_boundary(reactor: &Reactor, seed: u64) -> (usize, usize) {
     let mut random = fastrand::Rng::with_seed(seed);
     let disk = fresh_disk(reactor, seed).await;
     let mut image = disk.image();
@@ -127,15 +127,18 @@ async fn crash_at_every_boundary(reactor: &Reactor, seed: u64) {
         "seed {seed}: {} boundaries, in the middle {old} times the old size, {new} times the new",
         events.len()
     );
-    assert!(old > 0 && new > 0);
+    (old, new)
 }
 
 #[test]
 fn a_crash_at_any_boundary_leaves_the_old_size_or_the_new_one_and_loses_nothing() {
     let reactor = reactor();
-    for seed in 1..4 {
-        reactor.block_on(crash_at_every_boundary(&reactor, seed)).unwrap();
+    let (mut old, mut new) = (0, 0);
+    for seed in seeds_of_workloads() {
+        let found = reactor.block_on(crash_at_every_boundary(&reactor, seed)).unwrap();
+        (old, new) = (old + found.0, new + found.1);
     }
+    assert!(old > 0 && new > 0);
 }
 
 #[test]

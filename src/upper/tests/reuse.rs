@@ -5,7 +5,7 @@ use super::{
     content::{self, Device, bytes_of},
     crash_image::SECTOR,
     disk::SimulatedDisk,
-    fresh_disk, identity, reactor,
+    fresh_disk, identity, reactor, seeds_of_workloads,
     workload::Workload,
 };
 use crate::{
@@ -61,12 +61,9 @@ fn many_times_the_limit_of_a_file_is_written_to_it() {
 /// Loses power at every boundary while room is used again all the time.
 #[test]
 fn a_crash_while_room_is_used_again_leaves_a_prefix_with_all_that_was_flushed() {
-    let setting = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().expect(name));
-    let first: u64 = setting("STRATABD_UPPER_SEED", 1);
-    let workloads = setting("STRATABD_UPPER_CRASHES", 2);
     let reactor = reactor();
     let mut tried = 0;
-    for seed in first..first + workloads {
+    for seed in seeds_of_workloads() {
         tried += reactor.block_on(one_workload(&reactor, seed)).unwrap();
     }
     println!("{tried} crashes");
