@@ -1,6 +1,6 @@
 //! The shipped examples are read by the code that reads the real ones, and agree with its defaults.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use stratabd::server::{config::Config, image_config::ImageConfig};
 
@@ -28,4 +28,24 @@ fn the_unit_agrees_with_the_defaults() {
     assert_eq!(value("RuntimeDirectoryPreserve"), "yes", "records must outlive a daemon that dies");
     let stop = Duration::from_secs(value("TimeoutStopSec").parse().expect("whole seconds"));
     assert!(stop > Duration::from_millis(defaults.daemon.drain_timeout_ms));
+    // Devices wait for as long as nobody serves them.
+    assert_eq!((value("Restart"), value("RestartSec"), value("StartLimitIntervalSec")), ("always", "1", "0"));
+    assert!(value("WatchdogSec").parse::<u64>().expect("whole seconds") >= 10);
+}
+
+#[test]
+fn the_service_manager_takes_the_unit() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("stratabd.service");
+    // What is installed later is not here.
+    let unit = include_str!("../examples/stratabd.service").replace("/usr/local/bin/stratabd", "/bin/true");
+    std::fs::write(&path, unit.replace("/sbin/modprobe", "/bin/true")).expect("it can be written");
+    let verify = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output();
+    let Ok(verified) = verify else {
+        eprintln!("there is no systemd-analyze here");
+        return;
+    };
+    let said = String::from_utf8_lossy(&verified.stderr);
+    let of_ours: Vec<&str> = said.lines().filter(|line| line.contains("stratabd.service")).collect();
+    assert!(of_ours.is_empty(), "{of_ours:#?}");
 }

@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use futures_util::future::select_all;
+use futures_util::future::{join_all, select_all};
 
 use super::{
     config::ReactorSection,
@@ -126,6 +126,13 @@ impl Reactors {
                 _ = ended => Err(Failure::new(FailureClass::Internal, "a thread that serves devices has failed")),
             }
         }
+    }
+
+    /// Waits until all threads that serve devices have answered.
+    pub async fn answer(&self) {
+        let calls = self.threads.iter().map(|thread| thread.handle().call(|_| std::future::ready(())));
+        // One that has ended does not answer either, which is told by [`Self::while_all_run`].
+        join_all(calls.collect::<Vec<_>>()).await;
     }
 
     /// One reactor, the next in turn.

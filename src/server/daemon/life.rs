@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use sd_notify::NotifyState;
 
-use super::{Daemon, blocking, device_work};
+use super::{Daemon, blocking, device_work, watchdog};
 use crate::server::{
     api::{ApiLimits, ApiListener},
     blocking::blocking_while_busy,
@@ -124,6 +124,7 @@ async fn serve(
             failed = serving => failed,
             () = signals.wait() => Ok(None),
             succession = daemon.upgrades.next() => Ok(Some(succession)),
+            never = watchdog::tell(daemon.service.reactors()) => match never {},
         }
     };
     // The devices of a thread that has failed hang for as long as this process lives; the service manager starts the next one.
@@ -154,7 +155,7 @@ async fn hand_over(daemon: &Arc<Daemon>, succession: Succession) -> Result<Stand
     blocking(move || succession.begin(devices)).await
 }
 
-fn notify(states: &[NotifyState<'_>]) {
+pub(super) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "cannot tell the service manager");
     }

@@ -16,6 +16,7 @@ mod snapshot;
 mod table;
 mod upgrade;
 mod waiting;
+mod watchdog;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
