@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, builder::NonEmptyStringValueParser};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, builder::NonEmptyStringValueParser};
 use stratabd::server::{
     api::types::ImageSpec,
     config::Config,
@@ -118,6 +118,35 @@ impl ImageArgs {
             return Ok(ImageSpec::Config(absolute(config)?));
         }
         Ok(ImageSpec::Layers(self.layers.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?))
+    }
+}
+
+/// An image, or none where something else names what is wanted.
+#[derive(Debug)]
+pub(crate) struct OptionalImage(pub(crate) Option<ImageArgs>);
+
+/// What clap calls the options of [`ImageArgs`] together.
+const IMAGE_GROUP: &str = "ImageArgs";
+
+impl Args for OptionalImage {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        ImageArgs::augment_args(command).mut_group(IMAGE_GROUP, |group| group.required(false))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        ImageArgs::augment_args_for_update(command).mut_group(IMAGE_GROUP, |group| group.required(false))
+    }
+}
+
+impl FromArgMatches for OptionalImage {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let is_there = matches.contains_id(IMAGE_GROUP);
+        is_there.then(|| ImageArgs::from_arg_matches(matches)).transpose().map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ mod deferred;
 mod engine;
 mod offline;
 mod output;
+mod parallel;
 mod progress;
 mod push;
 mod upstream;

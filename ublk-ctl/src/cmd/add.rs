@@ -8,9 +8,9 @@ use stratabd::{
     server::{
         api::{
             Client,
-            types::{AddDevice, DeviceInfo},
+            types::{AddDevice, DeviceInfo, ImageSpec},
         },
-        failure::Failure,
+        failure::{Failure, FailureClass},
         foreground::Foreground,
         interrupt::Interrupt,
         service::Service,
@@ -18,9 +18,9 @@ use stratabd::{
     },
 };
 
-use super::layer_size::parse_size;
+use super::{add_many, layer_size::parse_size};
 use crate::{
-    args::{GlobalArgs, ImageArgs, RegistryArgs, absolute},
+    args::{GlobalArgs, OptionalImage, RegistryArgs, absolute},
     engine::Engine,
     output::{Output, size},
     progress::Progress,
@@ -32,7 +32,14 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 #[derive(Debug, Args)]
 pub(crate) struct AddArgs {
     #[command(flatten)]
-    image: ImageArgs,
+    image: OptionalImage,
+    /// As many devices as the file has lines, or standard input for -, made at once: a line is the reference of an image, the path of
+    /// a configuration (.json), or the request of the control API as JSON
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["ImageArgs", "id", "upper", "foreground", "count"])]
+    from: Option<PathBuf>,
+    /// So many devices of the image, made at once
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=100_000), conflicts_with_all = ["id", "upper", "foreground"])]
+    count: Option<u32>,
     /// Which image of a reference that has one for each of several platforms. The only one of another reference must be for it
     /// [default: this machine's of several, and any other]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", conflicts_with_all = ["config", "layers"])]
@@ -73,6 +80,15 @@ impl AddArgs {
     }
 
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
+        let image = match (&self.image.0, &self.from) {
+            (Some(image), _) => image.spec()?,
+            // Each line has its own.
+            (None, Some(_)) => ImageSpec::Layers(Vec::new()),
+            (None, None) => {
+                let text = "an image is required: IMAGE, --config, --layer or --from";
+                return Err(Failure::new(FailureClass::Usage, text));
+            }
+        };
         let request = AddDevice {
             platform: self.platform.as_ref().map(Platform::to_string),
             id: self.id,
@@ -82,16 +98,23 @@ impl AddArgs {
             recovery: !self.no_recovery,
             iops: self.iops,
             bytes_per_second: self.bandwidth.and_then(NonZeroU64::new),
-            ..AddDevice::of(self.image.spec()?)
+            ..AddDevice::of(image)
         };
         if self.foreground {
             return self.serve(global, output, request);
         }
         if self.registry.any() {
             let text = "options for registry and cache need --foreground; the daemon has its own settings";
-            return Err(Failure::new(stratabd::server::failure::FailureClass::Usage, text));
+            return Err(Failure::new(FailureClass::Usage, text));
         }
         let client = Client::new(global.config()?.daemon.socket);
+        if let Some(file) = &self.from {
+            return add_many::add(&client, &add_many::read(file, &request)?, output);
+        }
+        if let Some(count) = self.count {
+            let requests = vec![request; usize::try_from(count).unwrap_or(usize::MAX)];
+            return add_many::add(&client, &requests, output);
+        }
         let waiting = Progress::waiting("attaching");
         let info: DeviceInfo = client.post("/v1/devices", &request)?;
         drop(waiting);
@@ -106,12 +129,7 @@ impl AddArgs {
         Engine::for_serving(config, queues)?.run(|service| async move {
             let mut interrupt = Interrupt::catch()?;
             let device = attach(&service, &request, interrupt.wait()).await?;
-            // The device must go even when its path could not be printed.
-            let served = match announce(output, device.info()) {
-                Ok(()) => service.reactors().while_all_run(until_told(&device, &mut interrupt, output)).await,
-                failed => failed,
-            };
-            served.and(device.detach(drain).await.map(drop))
+            serve_until_told(&service, device, &mut interrupt, output, drain).await
         })
     }
 }
@@ -131,6 +149,22 @@ async fn attach(
             Err(_) => waiting.say(format!("attaching, {} fetched", size(metrics.bytes.get()))),
         }
     }
+}
+
+/// Prints the device's path, and serves it until the user wants no more.
+async fn serve_until_told(
+    service: &Service,
+    device: Foreground,
+    interrupt: &mut Interrupt,
+    output: &Output,
+    drain: Duration,
+) -> Result<(), Failure> {
+    // The device must go even when its path could not be printed.
+    let served = match announce(output, device.info()) {
+        Ok(()) => service.reactors().while_all_run(until_told(&device, interrupt, output)).await,
+        failed => failed,
+    };
+    served.and(device.detach(drain).await.map(drop))
 }
 
 /// Waits for a signal, and then until nobody has the device mounted or the user insists.

@@ -11,7 +11,7 @@ use stratabd::server::{
 };
 
 use super::info::device_number;
-use crate::{args::GlobalArgs, output::Output};
+use crate::{args::GlobalArgs, output::Output, parallel};
 
 #[derive(Debug, Args)]
 pub(crate) struct DelArgs {
@@ -66,10 +66,12 @@ impl DelArgs {
         }
         let (wait, force) = (!self.no_wait, self.force);
         let mut removals = Removals::default();
-        for id in wanted {
-            let path = format!("/v1/devices/{id}?wait={wait}&force={force}");
+        let removed = parallel::for_each(&wanted, |id| {
+            client.delete::<DeviceInfo>(&format!("/v1/devices/{id}?wait={wait}&force={force}"))
+        });
+        for (id, removed) in wanted.into_iter().zip(removed) {
             // One that cannot be removed does not save the others.
-            match client.delete::<DeviceInfo>(&path) {
+            match removed {
                 Ok(info) => {
                     removals.removed.push(id);
                     removals.held_open.extend(info.held_open.then_some(id));

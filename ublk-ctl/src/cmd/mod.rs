@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod add;
+mod add_many;
 mod completions;
 mod del;
 mod features;
