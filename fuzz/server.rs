@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use stratabd::server::{
     api::{
         AnswerHead,
-        types::{AddDevice, ForkDevice, ResizeDevice, SetDevice, SnapshotDevice},
+        types::{AddDevice, ForkDevice, RecoverDevice, ResizeDevice, SetDevice, SnapshotDevice},
     },
     config::{Config, OverlaybdConfig, Overrides},
     image_config::{ImageConfig, MAX_LAYERS, UpperFiles},
@@ -93,6 +93,7 @@ pub fn server_api_request(input: &[u8]) {
     same_again::<ForkDevice>(input);
     same_again::<ResizeDevice>(input);
     same_again::<SetDevice>(input);
+    same_again::<RecoverDevice>(input);
 }
 
 /// The input is what a program that is asked for something answers.

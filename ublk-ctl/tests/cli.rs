@@ -57,6 +57,8 @@ fn each_kind_of_failure_has_its_exit_code_and_says_what_is_wrong() {
         (&["add", "--from", "/nowhere/list"], 3, "/nowhere/list"),
         (&["add", "a", "--from", "b"], 2, "cannot be used with"),
         (&["add", "a", "--count", "2", "--id", "3"], 2, "cannot be used with"),
+        (&["recover"], 2, "required"),
+        (&["recover", "3", "--foreground", "--from", "/nowhere"], 3, "no record of a device 3"),
         (&["set", "3"], 2, "required"),
         (&["image", "export", "--config", &empty], 2, "required"),
         (&["image", "export", "--config", &empty, "--sha256", "--force"], 2, "--output"),

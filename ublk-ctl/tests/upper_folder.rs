@@ -32,7 +32,7 @@ use stratabd::{
     frontend::{AttachRequest, Attachment, Detached, FrontendError, NullFrontend},
     reactor::ReactorHandle,
     server::{
-        api::types::{AddDevice, FeatureList, ForkDevice, ImageSpec},
+        api::types::{AddDevice, DeviceState, FeatureList, ForkDevice, ImageSpec},
         config::{Config, HostSection},
         daemon::{Daemon, DaemonParts, SnapshotTarget},
         device::Device,
@@ -87,6 +87,16 @@ impl Port for NullPort {
 fn daemon(dir: &Path, host: &str) -> Arc<Daemon> {
     let mut config = Config::default();
     config.cache.enabled = false;
+    config.registry.hosts.insert(host.to_owned(), HostSection { plain_http: true, ..HostSection::default() });
+    let service = Service::start(config, tokio::runtime::Handle::current(), || Ok(())).unwrap();
+    let port = Arc::new(NullPort(NullFrontend::new()));
+    Daemon::new(DaemonParts { service, port }, StateDir::open(&dir.join("state")).unwrap())
+}
+
+/// The same, with a cache.
+fn daemon_with_cache(dir: &Path, host: &str) -> Arc<Daemon> {
+    let mut config = Config::default();
+    config.cache.dir = dir.join("cache");
     config.registry.hosts.insert(host.to_owned(), HostSection { plain_http: true, ..HostSection::default() });
     let service = Service::start(config, tokio::runtime::Handle::current(), || Ok(())).unwrap();
     let port = Arc::new(NullPort(NullFrontend::new()));
@@ -353,4 +363,29 @@ async fn forks_of_ten_layers_share_one_index() {
     assert_eq!((shown.len(), open), (1, alone), "nothing was written, so that all lie over the same image");
     let layer = root.path().join("box/fork-3/upper.data");
     assert_eq!(fs::metadata(layer).unwrap().len(), 4096, "an empty layer is a header");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_whose_tag_has_moved_come_back_from_the_cache_while_their_registry_hangs() {
+    let root = tempfile::tempdir().unwrap();
+    let (registry, host) = with_base(root.path());
+    let first = daemon_with_cache(root.path(), &host);
+    let base = reference(&format!("{host}/team/base:v1"));
+    let read_only = first.add(AddDevice::of(base.clone())).await.unwrap();
+    let writable = first.add(over(base, &root.path().join("box"))).await.unwrap();
+    let size_bytes = read_only.size_bytes;
+    drop(first);
+    let others = ["L0.zt4k", "L1.zt4k"].map(|name| fs::read(fixture(name)).unwrap());
+    registry::push_image(registry.address(), "team/base", "v1", &others);
+    // It takes connections, and answers none.
+    registry.signal("-STOP");
+    let next = daemon_with_cache(root.path(), &host);
+    let began = std::time::Instant::now();
+    next.reattach().await.unwrap();
+    for id in [read_only.id, writable.id] {
+        let info = next.info(id).await.unwrap();
+        assert_eq!((info.state, info.size_bytes), (DeviceState::Live, size_bytes), "{info:?}");
+    }
+    // A try at the registry would take half a minute.
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }

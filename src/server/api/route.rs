@@ -13,8 +13,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     listen::ApiLimits,
     types::{
-        AddDevice, DeviceList, ErrorAnswer, ErrorBody, ForkDevice, ResizeDevice, SetDevice, SnapshotDevice,
-        UpgradeDaemon,
+        AddDevice, DeviceList, ErrorAnswer, ErrorBody, ForkDevice, RecoverDevice, ResizeDevice, SetDevice,
+        SnapshotDevice, UpgradeDaemon,
     },
     upstream,
 };
@@ -96,6 +96,10 @@ async fn route(
             let (id, wanted): (_, ResizeDevice) = (number(id)?, body(request, limits).await?);
             Ok(json(StatusCode::OK, &daemon.resize(id, wanted.size_bytes).await?))
         }
+        ("POST", ["v1", "devices", id, "recover"]) => {
+            let (id, wanted): (_, RecoverDevice) = (number(id)?, body(request, limits).await?);
+            Ok(json(StatusCode::OK, &daemon.recover(id, wanted).await?))
+        }
         ("POST", ["v1", "devices", id, "set"]) => {
             let (id, wanted): (_, SetDevice) = (number(id)?, body(request, limits).await?);
             Ok(json(StatusCode::OK, &daemon.set(id, wanted).await?))
@@ -115,7 +119,7 @@ async fn route(
             ["metrics"]
             | ["v1", "features" | "devices" | "daemon" | "upgrade"]
             | ["v1", "devices", _]
-            | ["v1", "devices", _, "snapshot" | "fork" | "resize" | "set"],
+            | ["v1", "devices", _, "snapshot" | "fork" | "resize" | "set" | "recover"],
         ) => {
             let mut answer = json(
                 StatusCode::METHOD_NOT_ALLOWED,

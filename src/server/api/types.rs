@@ -58,6 +58,10 @@ pub struct AddDevice {
     /// Whether the device outlives the process that serves it, and waits for the next, where the driver can do that.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub recovery: bool,
+    /// How long it waits for a daemon that is there and cannot take it over, in milliseconds, until its requests fail; else as the
+    /// configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_timeout_ms: Option<NonZeroU64>,
     /// Reads, writes, flushes and discards that it begins in a second at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iops: Option<NonZeroU64>,
@@ -87,6 +91,7 @@ impl AddDevice {
             depth: None,
             upper: None,
             recovery: true,
+            recovery_timeout_ms: None,
             iops: None,
             bytes_per_second: None,
         }
@@ -184,6 +189,50 @@ pub struct SetDevice {
     pub bytes_per_second: Option<u64>,
 }
 
+/// `POST /v1/devices/N/recover`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoverDevice {
+    /// State directory of the process that served it, else the daemon's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// What becomes of a device that nobody serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unserved {
+    /// Who can do something.
+    pub way: Way,
+    /// Why nobody serves it, with the reason of the last try that has failed.
+    pub why: String,
+}
+
+/// Who can do something about a device that nobody serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// This daemon, which tries again by itself.
+    Daemon,
+    /// Whoever says `recover`, or `del`.
+    Recover,
+    /// Whoever says `del`: nothing brings it back.
+    Delete,
+    /// Another version of this program.
+    Other,
+}
+
+impl fmt::Display for Unserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = match self.way {
+            Way::Daemon => "waits for this daemon",
+            Way::Recover => "\"ublk-ctl recover\" or \"del\"",
+            Way::Delete => "\"ublk-ctl del\"",
+            Way::Other => "another version's",
+        };
+        write!(f, "{way}: {}", self.why)
+    }
+}
+
 /// The life of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -249,6 +298,9 @@ pub struct DeviceInfo {
     /// Bytes that it reads and writes in a second at most, if there is such a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_per_second: Option<NonZeroU64>,
+    /// Of a device that nobody serves, what becomes of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unserved: Option<Unserved>,
     /// Process that serves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_pid: Option<i32>,
@@ -294,6 +346,7 @@ impl DeviceInfo {
             features: Vec::new(),
             iops: None,
             bytes_per_second: None,
+            unserved: None,
             server_pid: None,
             layers: Vec::new(),
             reads: Vec::new(),

@@ -127,6 +127,9 @@ pub struct DeviceSection {
     pub attach_timeout_ms: u64,
     /// How long detaching may take, in milliseconds; reads that wait for data fail after half of it.
     pub detach_timeout_ms: u64,
+    /// How long a device waits for a daemon that is there and cannot take it over, in milliseconds, until its requests fail; 0 for as
+    /// long as it takes. Of devices whose caller does not say.
+    pub recovery_timeout_ms: u64,
     /// After how long the log, `info` and the metrics name a request that does not end, in milliseconds.
     pub overdue_after_ms: u64,
 }
@@ -138,6 +141,7 @@ impl Default for DeviceSection {
             depth: 128,
             attach_timeout_ms: 60_000,
             detach_timeout_ms: 10_000,
+            recovery_timeout_ms: 0,
             overdue_after_ms: 30_000,
         }
     }

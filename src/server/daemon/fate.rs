@@ -7,7 +7,7 @@ use crate::server::{
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(in crate::server) enum Fate {
     /// It waits for its next server, and was there, or was started at least: it is taken over, and is there from then on.
     TakeOver,
     /// It was there, and the kernel has nothing of it that could be served: what is left of it goes, and it is made again.
@@ -45,7 +45,7 @@ impl Kept {
 }
 
 /// What is to be done with the device that has this record, where the kernel has `known` of its number.
-pub(super) fn fate(record: &Result<Record, RecordError>, known: Option<&KnownDevice>) -> Fate {
+pub(in crate::server) fn fate(record: &Result<Record, RecordError>, known: Option<&KnownDevice>) -> Fate {
     let Ok(record) = record else { return Fate::LeaveAlone };
     match (record.phase, Kept::of(known)) {
         (_, Kept::Served) => Fate::LeaveAlone,

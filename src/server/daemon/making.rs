@@ -47,6 +47,7 @@ impl Daemon {
     pub(super) async fn make_again(&self, record: Record) -> Result<DeviceInfo, Failure> {
         let request = AddDevice { id: Some(record.id), ..record.request.clone() };
         let place = self.table.reserve(record.id, &request)?;
+        self.remove_unfinished(&record).await?;
         let record = KeptRecord::found(self.state.records(), record);
         let mut making = Making { daemon: self, place, record, may_move: false };
         let (opened, attachment) = making.attach(&request).await.map_err(explained)?;
@@ -62,10 +63,12 @@ impl Daemon {
         let place = self.table.reserve(id, &request)?;
         self.reserve.check_room()?;
         let opened = OpenedDevice::open(&self.service, &request).await.map_err(explained)?;
+        // It was started, whoever was told of that.
+        let record = record.in_phase(Phase::Live);
+        self.remove_unfinished(&record).await?;
         place.begin()?;
         let attachment = opened.take_over(&self.port, id).await?;
-        // It was started, whoever was told of that.
-        let record = KeptRecord::found(self.state.records(), record.in_phase(Phase::Live));
+        let record = KeptRecord::found(self.state.records(), record);
         let making = Making { daemon: self, place, record, may_move: false };
         self.appear(making, opened, attachment, Made::default()).await.map(drop)
     }

@@ -4,11 +4,13 @@ mod fate;
 mod fork;
 mod leave;
 mod life;
+mod list;
 mod making;
 mod merge;
 mod opened;
 mod orphan;
 mod pace;
+mod recover;
 mod resize;
 mod resume;
 mod settings;
@@ -18,13 +20,13 @@ mod upgrade;
 mod waiting;
 mod watchdog;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::task;
 
+pub(super) use fate::{Fate, fate};
 pub use life::{Beginning, DaemonParts, End, run};
 pub(super) use opened::OpenedDevice;
-use orphan::{of_kernel, of_record};
 pub use snapshot::SnapshotTarget;
 pub(super) use table::Served;
 use table::{NotRemoved, Table};
@@ -189,28 +191,6 @@ impl Daemon {
         }
     }
 
-    /// All devices: this process's, those of others that the kernel lists, and records without a device.
-    ///
-    /// # Errors
-    /// When the driver is there and cannot be asked, or the records cannot be listed.
-    pub async fn list(&self) -> Result<Vec<DeviceInfo>, Failure> {
-        let _room = self.reserve.lend(FOR_AN_OPERATION);
-        let mut infos: BTreeMap<u32, DeviceInfo> = BTreeMap::new();
-        let mut stored = self.stored().await?;
-        let port = Arc::clone(&self.port);
-        for known in device_work(move || port.known()).await? {
-            let record = stored.extract_if(.., |stored| stored.id == known.id).next();
-            infos.insert(known.id, of_kernel(known, record.as_ref()));
-        }
-        infos.extend(stored.iter().map(|stored| (stored.id, of_record(stored))));
-        infos.extend(self.table.infos());
-        for waiting in self.waiting.all() {
-            let again = format!("{}; tried again in {} s", waiting.reason, waiting.next_try.as_secs());
-            infos.entry(waiting.id).and_modify(|info| info.warnings.push(again));
-        }
-        Ok(infos.into_values().collect())
-    }
-
     /// One device, with its layers.
     ///
     /// # Errors
@@ -251,6 +231,11 @@ impl Daemon {
             })
         })
         .await
+    }
+
+    async fn stored_of(&self, id: u32) -> Result<Option<Stored>, Failure> {
+        let records = self.state.records().clone();
+        on_disk(move || Ok(records.one(id))).await
     }
 
     async fn stored(&self) -> Result<Vec<Stored>, Failure> {

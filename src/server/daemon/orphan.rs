@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Daemon, device_work};
+use super::{
+    Daemon, device_work,
+    list::{of_kernel, of_record},
+};
 use crate::frontend::Detached;
 use crate::server::{
     api::types::{DeviceInfo, DeviceState, ImageSpec},
@@ -10,8 +13,7 @@ use crate::server::{
     descriptors::FOR_AN_OPERATION,
     failure::{Failure, FailureClass},
     next_config::upper_of,
-    port::KnownDevice,
-    state::{Phase, Record, Stored, on_disk},
+    state::{LeftRecord, Phase, Record, Stored, on_disk},
     unfinished,
 };
 
@@ -22,6 +24,8 @@ const START_PATIENCE: Duration = Duration::from_millis(500);
 struct Orphan {
     info: DeviceInfo,
     record: Option<Record>,
+    /// Its record, if it was served by a process of its own.
+    left: Option<LeftRecord>,
     is_unstarted: bool,
 }
 
@@ -36,12 +40,17 @@ impl Daemon {
         }
         // What is or becomes a device of this process has a place by itself, so that this one is none as long as it has this place.
         let _cleared = self.table.clear(id)?;
-        let info = self.orphan(id).await?.info;
+        // Its lock is given back, for to be taken again.
+        drop(seen.left);
+        let Orphan { info, record, left, .. } = self.orphan(id).await?;
         let port = Arc::clone(&self.port);
         let timeout = Duration::from_millis(self.config().device.detach_timeout_ms);
         let removed = device_work(move || port.remove_orphan(id, timeout)).await?;
-        if let Some(record) = seen.record {
+        if let Some(record) = record {
             self.remove_unfinished(&record).await?;
+        }
+        if let Some(left) = left {
+            on_disk(move || left.forget()).await?;
         }
         let records = self.state.records().clone();
         on_disk(move || records.forget(id)).await?;
@@ -71,9 +80,17 @@ impl Daemon {
         let others: Vec<PathBuf> =
             others.filter_map(|stored| config_of(stored.record.ok()?.request.image)).collect();
         blocking(move || {
-            let upper = match config_of(own) {
-                Some(config) if !goes => upper_of(&config)?,
-                _ => None,
+            let upper = match config_of(own).filter(|_| !goes).map(|config| upper_of(&config)).transpose() {
+                Ok(upper) => upper.flatten(),
+                Err(failure) => {
+                    // What it names is not known, so that nothing may go.
+                    tracing::warn!(
+                        id,
+                        error = failure.full_text(),
+                        "what was made for a device is left behind"
+                    );
+                    return Ok(());
+                }
             };
             let is_anothers = paths.iter().any(|path| others.contains(path));
             unfinished::remove(&paths, |path| {
@@ -85,7 +102,11 @@ impl Daemon {
 
     /// What the kernel or a record says of `id`, which no process may serve.
     async fn orphan(&self, id: u32) -> Result<Orphan, Failure> {
-        let stored = self.stored().await?.into_iter().find(|stored| stored.id == id);
+        let stored = self.stored_of(id).await?;
+        let left = match &stored {
+            Some(_) => None,
+            None => self.left_alone(id).await?,
+        };
         let port = Arc::clone(&self.port);
         let known = device_work(move || port.known()).await?.into_iter().find(|known| known.id == id);
         if let Some(Stored { record: Err(error), .. }) = &stored
@@ -95,9 +116,10 @@ impl Daemon {
             return Err(Failure::new(FailureClass::Conflict, text));
         }
         let is_unstarted = known.as_ref().is_some_and(|known| known.is_unstarted);
-        let info = match (known, &stored) {
-            (Some(known), stored) => of_kernel(known, stored.as_ref()),
-            (None, Some(stored)) => of_record(stored),
+        let own = stored.as_ref().or(left.as_ref().map(|left| &left.stored));
+        let info = match (known, own) {
+            (Some(known), own) => of_kernel(known, own),
+            (None, Some(own)) => of_record(own),
             (None, None) => {
                 return Err(Failure::new(FailureClass::NotFound, format!("there is no device {id}")));
             }
@@ -107,8 +129,8 @@ impl Daemon {
             let text = format!("device {id} is served by another process ({pid}): end that one");
             return Err(Failure::new(FailureClass::Conflict, text));
         }
-        let record = stored.and_then(|stored| stored.record.ok());
-        Ok(Orphan { info, record, is_unstarted })
+        let record = own.and_then(|own| own.record.as_ref().ok()).cloned();
+        Ok(Orphan { info, record, left, is_unstarted })
     }
 }
 
@@ -116,48 +138,5 @@ fn config_of(image: ImageSpec) -> Option<PathBuf> {
     match image {
         ImageSpec::Config(config) => Some(config),
         ImageSpec::Reference(_) | ImageSpec::Layers(_) => None,
-    }
-}
-
-/// A device that only a record knows.
-pub(super) fn of_record(stored: &Stored) -> DeviceInfo {
-    let info = DeviceInfo::without_server(stored.id, state_of(Some(stored), false));
-    let Ok(record) = &stored.record else { return info };
-    DeviceInfo {
-        image: Some(record.request.image.clone()),
-        queues: record.request.queues.unwrap_or_default(),
-        depth: record.request.depth.unwrap_or_default(),
-        ..info
-    }
-}
-
-/// A device of the kernel that this process does not serve, with its record.
-pub(super) fn of_kernel(known: KnownDevice, stored: Option<&Stored>) -> DeviceInfo {
-    // What this process serves is in its table; what is not, and still has its number, was left behind by a removal
-    // that has failed.
-    let state = match known.server_pid {
-        Some(pid) if Some(pid) != i32::try_from(std::process::id()).ok() => DeviceState::Foreign,
-        _ => state_of(stored, known.waits),
-    };
-    let image = stored.and_then(|stored| Some(stored.record.as_ref().ok()?.request.image.clone()));
-    DeviceInfo {
-        path: known.path,
-        image,
-        size_bytes: known.size_bytes,
-        logical_block_bytes: known.logical_block_bytes,
-        read_only: known.read_only,
-        queues: known.queues,
-        depth: known.depth,
-        server_pid: known.server_pid,
-        ..DeviceInfo::without_server(known.id, state)
-    }
-}
-
-/// The state of a device that nobody serves, which waits for its next server or not.
-fn state_of(stored: Option<&Stored>, waits: bool) -> DeviceState {
-    match stored.map(|stored| &stored.record) {
-        Some(Err(error)) if error.is_of_another() => DeviceState::Waiting,
-        Some(Ok(record)) if waits && record.phase != Phase::Leaving => DeviceState::Waiting,
-        _ => DeviceState::Orphan,
     }
 }

@@ -1,7 +1,7 @@
 //! How the devices of a former daemon come back: those that wait in the kernel are taken over, others are made anew, and what fails
 //! is tried again and holds up no other.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::{
@@ -61,8 +61,8 @@ impl Daemon {
     }
 
     /// Tries until device `id` has come or nobody wants it any more. `tried` is dropped after the first time.
-    async fn bring_back(self: Arc<Self>, id: u32, tried: oneshot::Sender<()>) {
-        let (mut tried, mut pause) = (Some(tried), FIRST_PAUSE);
+    pub(super) async fn bring_back(self: Arc<Self>, id: u32, tried: oneshot::Sender<()>) {
+        let (mut tried, mut pause, began) = (Some(tried), FIRST_PAUSE, Instant::now());
         loop {
             let turn = TRIES.acquire().await.expect("it is never closed");
             let outcome = self.try_to_bring_back(id).await;
@@ -73,20 +73,49 @@ impl Daemon {
             if self.table.is_closed() {
                 break;
             }
-            tracing::error!(id, error = reason, again_ms = pause.as_millis(), "a device has not come back");
-            self.waiting.note(id, reason, pause);
-            sleep(pause).await;
+            let left = self.recovery_timeout(id).await.map(|limit| limit.saturating_sub(began.elapsed()));
+            if left == Some(Duration::ZERO) && self.give_up(id, &reason).await {
+                break;
+            }
+            let again = left.filter(|left| !left.is_zero()).map_or(pause, |left| left.min(pause));
+            tracing::error!(id, error = reason, again_ms = again.as_millis(), "a device has not come back");
+            self.waiting.note(id, reason, again);
+            sleep(again).await;
             pause = longer(pause);
         }
         self.waiting.forget(id);
     }
 
+    /// How long device `id` waits for this daemon, if not for as long as it takes.
+    async fn recovery_timeout(&self, id: u32) -> Option<Duration> {
+        let stored = self.stored_of(id).await.ok().flatten()?;
+        let wanted = stored.record.ok()?.request.recovery_timeout_ms.map(NonZeroU64::get);
+        let limit_ms = wanted.unwrap_or(self.config().device.recovery_timeout_ms);
+        (limit_ms > 0).then(|| Duration::from_millis(limit_ms))
+    }
+
+    /// Has the requests of device `id` fail, which has waited for as long as it may. What was written to it stays.
+    async fn give_up(&self, id: u32, reason: &str) -> bool {
+        match self.remove_orphan(id).await {
+            Ok(_) => {
+                tracing::error!(id, error = reason, "a device has not come back in its time: it is removed");
+                true
+            }
+            Err(failure) => {
+                tracing::error!(
+                    id,
+                    error = failure.full_text(),
+                    "a device cannot be removed whose time is over"
+                );
+                false
+            }
+        }
+    }
+
     /// Does with device `id` what follows from its record, as it is by now. One that has none any more is nobody's.
-    async fn try_to_bring_back(&self, id: u32) -> Result<(), Failure> {
+    pub(super) async fn try_to_bring_back(&self, id: u32) -> Result<(), Failure> {
         let known = self.left_behind(id).await?;
-        let Some(stored) = self.stored().await?.into_iter().find(|stored| stored.id == id) else {
-            return Ok(());
-        };
+        let Some(stored) = self.stored_of(id).await? else { return Ok(()) };
         let fate = fate(&stored.record, known.as_ref());
         let record = match stored.record {
             Ok(record) => record,
@@ -119,9 +148,9 @@ impl Daemon {
             let known = self.known().await?.into_iter().find(|device| device.id == id);
             let Some(device) = &known else { return Ok(None) };
             let Some(pid) = device.server_pid.filter(|_| device.recoverable) else { return Ok(known) };
+            // Who served it may have had the number that this process has now.
             if i32::try_from(std::process::id()) == Ok(pid) {
-                // Who served it had the number that this process has now, as happens in containers.
-                return Ok(Some(KnownDevice { server_pid: None, waits: true, ..device.clone() }));
+                return Ok(known);
             }
             if began.elapsed() > END_PATIENCE {
                 let text = format!("process {pid} still serves device {id}");
@@ -143,7 +172,7 @@ impl Daemon {
         }
     }
 
-    async fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
+    pub(super) async fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
         let port = Arc::clone(&self.port);
         device_work(move || port.known()).await
     }

@@ -81,7 +81,7 @@ impl Served {
     ///
     /// # Errors
     /// What the file system says.
-    pub(super) async fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), Failure> {
+    pub(in crate::server) async fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), Failure> {
         match &self.record {
             Some(record) => record.change(change).await,
             None => Ok(()),

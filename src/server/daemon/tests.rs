@@ -4,6 +4,7 @@
 mod merges;
 mod private;
 mod records;
+mod recover;
 mod resume;
 mod stale;
 mod writable;

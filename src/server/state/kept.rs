@@ -72,7 +72,9 @@ pub(in crate::server) async fn on_disk<T: Send + 'static>(
     blocking(move || {
         work().map_err(|source| {
             let class = match source {
-                StateError::Taken { .. } | StateError::Locked { .. } => FailureClass::Conflict,
+                StateError::Taken { .. } | StateError::Locked { .. } | StateError::Served { .. } => {
+                    FailureClass::Conflict
+                }
                 StateError::Io { .. } => FailureClass::Internal,
             };
             Failure::with_source(class, "cannot use the records of devices", source)

@@ -1,5 +1,6 @@
 //! The state directory: the lock of the one daemon, and a record of each device for the next one.
 
+mod foreground;
 mod kept;
 mod record;
 mod records;
@@ -13,6 +14,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
+pub(in crate::server) use foreground::{ForegroundRecords, LeftRecord, RecordLock};
 pub(in crate::server) use kept::{KeptRecord, on_disk};
 pub use record::{FrontendKind, Granted, Phase, Record, RecordError};
 pub(in crate::server) use records::Records;
@@ -36,6 +38,14 @@ pub enum StateError {
         /// The record.
         path: PathBuf,
     },
+    /// A process that serves the device without a daemon lives.
+    #[error("device {id} is served by a process of its own, which has {}", path.display())]
+    Served {
+        /// The number.
+        id: u32,
+        /// Its lock.
+        path: PathBuf,
+    },
     /// A file could not be made, read or removed.
     #[error("{}: cannot {action}", path.display())]
     Io {
@@ -51,6 +61,7 @@ pub enum StateError {
 /// The state directory, locked.
 #[derive(Debug)]
 pub struct StateDir {
+    path: PathBuf,
     records: Records,
     lock: File,
 }
@@ -74,11 +85,16 @@ impl StateDir {
             Ok(()) => {
                 // With the lock newly taken: later, such a file is being written.
                 records.sweep();
-                Ok(Self { records, lock })
+                Ok(Self { path: dir.to_owned(), records, lock })
             }
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::Locked { path }),
             Err(errno) => Err(StateError::Io { path, action: "take the lock", source: errno.into() }),
         }
+    }
+
+    /// Where it is.
+    pub(in crate::server) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The records of its devices, to be written to for as long as this lives.

@@ -108,14 +108,19 @@ impl Records {
         for entry in fs::read_dir(&self.folder).map_err(listing)? {
             let path = entry.map_err(listing)?.path();
             let Some(id) = id_of(&path) else { continue };
-            match read(&path, id) {
-                // Its device has just gone.
-                Err(RecordError::Unreadable(error)) if error.kind() == io::ErrorKind::NotFound => {}
-                record => found.push(Stored { id, record }),
-            }
+            // Its device may have just gone.
+            found.extend(self.one(id));
         }
         found.sort_by_key(|stored| stored.id);
         Ok(found)
+    }
+
+    /// What there is under the name of the record of device `id`.
+    pub(in crate::server) fn one(&self, id: u32) -> Option<Stored> {
+        match read(&self.path(id), id) {
+            Err(RecordError::Unreadable(error)) if error.kind() == io::ErrorKind::NotFound => None,
+            record => Some(Stored { id, record }),
+        }
     }
 
     /// Removes what a process left that ended while it wrote. Only where nobody writes.

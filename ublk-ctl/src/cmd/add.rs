@@ -63,6 +63,10 @@ pub(crate) struct AddArgs {
     /// Bytes that the device reads and writes in a second at most: bytes, or a number with KiB, MiB, GiB or TiB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     bandwidth: Option<u64>,
+    /// How long the device waits for a daemon that is back and cannot take it over, until its requests fail
+    /// [default: as in the daemon's settings]
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["no_recovery", "foreground"])]
+    recovery_timeout: Option<NonZeroU64>,
     /// Let the device go with the process that serves it, instead of waiting for the next
     #[arg(long)]
     no_recovery: bool,
@@ -96,6 +100,9 @@ impl AddArgs {
             depth: self.depth,
             upper: self.upper.as_deref().map(absolute).transpose()?,
             recovery: !self.no_recovery,
+            recovery_timeout_ms: self
+                .recovery_timeout
+                .and_then(|seconds| NonZeroU64::new(seconds.get().saturating_mul(1000))),
             iops: self.iops,
             bytes_per_second: self.bandwidth.and_then(NonZeroU64::new),
             ..AddDevice::of(image)
@@ -152,7 +159,7 @@ async fn attach(
 }
 
 /// Prints the device's path, and serves it until the user wants no more.
-async fn serve_until_told(
+pub(crate) async fn serve_until_told(
     service: &Service,
     device: Foreground,
     interrupt: &mut Interrupt,

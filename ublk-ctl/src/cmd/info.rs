@@ -41,6 +41,7 @@ impl InfoArgs {
             let bandwidth = info.bytes_per_second.map(|bytes| format!("{} a second", size(bytes.get())));
             rows.extend(bandwidth.map(|bandwidth| vec!["limit".to_owned(), bandwidth]));
             rows.extend(info.image.iter().map(|image| vec!["image".to_owned(), image.to_string()]));
+            rows.extend(info.unserved.iter().map(|it| vec!["not served".to_owned(), it.to_string()]));
             rows.extend(info.server_pid.iter().map(|pid| vec!["served by".to_owned(), pid.to_string()]));
             rows.extend(info.warnings.iter().map(|warning| vec!["warning".to_owned(), warning.clone()]));
             for request in &info.overdue {

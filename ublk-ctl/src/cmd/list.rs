@@ -19,7 +19,10 @@ impl ListArgs {
         let client = Client::new(global.config()?.daemon.socket);
         let list: DeviceList = client.get("/v1/devices")?;
         output.print(&list, |list| {
-            let head = ["ID", "DEVICE", "STATE", "SIZE", "IMAGE"].map(str::to_owned).to_vec();
+            let has_notes = list.devices.iter().any(|device| device.unserved.is_some());
+            let head =
+                ["ID", "DEVICE", "STATE", "SIZE", "IMAGE"].into_iter().chain(has_notes.then_some("NOTE"));
+            let head = head.map(str::to_owned).collect();
             let rows = list.devices.iter().map(|device| {
                 vec![
                     device.id.to_string(),
@@ -27,6 +30,7 @@ impl ListArgs {
                     device.state.to_string(),
                     size(device.size_bytes),
                     device.image.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    device.unserved.as_ref().map(ToString::to_string).unwrap_or_default(),
                 ]
             });
             table(&std::iter::once(head).chain(rows).collect::<Vec<_>>())

@@ -24,6 +24,7 @@ mod layer_stack;
 mod layer_verify;
 mod list;
 mod man;
+mod recover;
 mod resize;
 mod set;
 mod snapshot;
@@ -54,6 +55,8 @@ pub(crate) enum Command {
     Fork(Deferred<fork::ForkArgs>),
     /// Make a device with a writable layer larger while it is in use (Linux 6.16)
     Resize(Deferred<resize::ResizeArgs>),
+    /// Serve on devices that a process has left which served them alone, or a daemon with another state directory
+    Recover(Deferred<recover::RecoverArgs>),
     /// Change what a device may begin in a second, while it is in use
     Set(Deferred<set::SetArgs>),
     /// Have another program take over from the daemon, while all devices are in use
@@ -113,6 +116,7 @@ impl Command {
     pub(crate) fn only_asks(&self) -> bool {
         match self {
             Self::Add(Deferred(args)) => !args.is_foreground(),
+            Self::Recover(Deferred(args)) => !args.is_foreground(),
             Self::Del(_) | Self::List(_) | Self::Info(_) => true,
             Self::Snapshot(_) | Self::Fork(_) | Self::Resize(_) | Self::Set(_) | Self::Upgrade(_) => true,
             Self::Features(_) | Self::Image(_) | Self::Layer(_) => false,
@@ -130,6 +134,7 @@ impl Command {
             Self::Snapshot(Deferred(args)) => args.run(global, output),
             Self::Fork(Deferred(args)) => args.run(global, output),
             Self::Resize(Deferred(args)) => args.run(global, output),
+            Self::Recover(Deferred(args)) => args.run(global, output),
             Self::Set(Deferred(args)) => args.run(global, output),
             Self::Upgrade(Deferred(args)) => args.run(global, output),
             Self::Features(Deferred(args)) => args.run(global, output),

@@ -1,6 +1,7 @@
 //! Devices outlive their daemon, come back to the next one, and are tried again where they cannot.
 
 use super::*;
+use crate::server::api::types::Way;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -56,7 +57,8 @@ async fn a_device_that_cannot_be_taken_over_waits_with_its_reason_holds_up_no_ot
     assert_eq!(waiting.len(), 1, "one of them fails");
     assert!(waiting[0].reason.contains("take over"), "{waiting:?}");
     let shown = next.info(waiting[0].id).await.unwrap();
-    assert!(shown.warnings[0].contains("told to fail"), "{shown:?}");
+    let unserved = shown.unserved.unwrap();
+    assert!(unserved.way == Way::Daemon && unserved.why.contains("told to fail"), "{unserved:?}");
     until(&next, &[(1, DeviceState::Live), (4, DeviceState::Live)]).await;
     while !next.waiting.all().is_empty() {
         task::yield_now().await;
@@ -88,4 +90,24 @@ async fn a_device_that_waits_is_tried_no_more_when_it_has_been_removed() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(states(&daemon).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_has_waited_for_as_long_as_it_may_is_removed() {
+    let (dir, frontend) = (tempfile::tempdir().unwrap(), NullFrontend::new());
+    let first = daemon(dir.path(), frontend.clone(), Vec::new());
+    let patient = AddDevice { recovery_timeout_ms: std::num::NonZeroU64::new(50), ..request(Some(1)) };
+    first.add(patient).await.unwrap();
+    first.drain(LIMIT).await.unwrap();
+    drop(first);
+    let next = daemon(dir.path(), frontend.failing_from_now_on(Stage::TakeOver, 1000), Vec::new());
+    next.reattach().await.unwrap();
+    let began = Instant::now();
+    while dir.path().join("devices/1.json").exists() {
+        assert!(began.elapsed() < LIMIT, "{:?}", next.waiting.all());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    while !next.waiting.all().is_empty() {
+        task::yield_now().await;
+    }
 }
