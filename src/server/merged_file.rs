@@ -76,7 +76,7 @@ pub(super) fn is_marked(data: &Path) -> bool {
     fs::symlink_metadata(mark_of(data)).is_ok()
 }
 
-/// Removes what a crash has left of merges for the configuration at `config`. Only for who has its writable layer.
+/// Removes what a crash has left of merges for the configuration at `config`, and of others that were to take its place. Only for who has its writable layer.
 pub(super) fn sweep(config: &Path) -> Result<(), Failure> {
     let failed = |source| cannot("look for what merges have left beside it", config, source);
     let mut hidden = OsString::from(".");
@@ -85,6 +85,10 @@ pub(super) fn sweep(config: &Path) -> Result<(), Failure> {
     for entry in fs::read_dir(folder_of(config)).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if is_part_of(config, name) {
+            fs::remove_file(&path).map_err(failed)?;
+            continue;
+        }
         if !name.as_bytes().starts_with(hidden.as_encoded_bytes()) {
             continue;
         }
@@ -107,6 +111,15 @@ pub(super) fn sweep(config: &Path) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether `name` is that of a file which was to become the configuration at `config`, and did not come to its name.
+fn is_part_of(config: &Path, name: &str) -> bool {
+    let own = config.file_name().and_then(|own| own.to_str());
+    let tag = own.and_then(|own| {
+        name.strip_prefix('.')?.strip_prefix(own)?.strip_prefix('.')?.strip_suffix(PART_SUFFIX)
+    });
+    tag.is_some_and(|tag| tag.len() == 8 && tag.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Removes a merged layer that was never named, and then its mark.

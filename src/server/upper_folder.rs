@@ -127,17 +127,22 @@ pub(super) async fn configuration(
 
 /// What [`configuration`] will make in `folder`, and the folders above it, in that order: of what it makes, all that is not there.
 pub(super) fn planned(folder: &Path) -> Vec<PathBuf> {
-    let is_missing =
-        |path: &Path| fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-    if !is_missing(&folder.join(CONFIG)) {
-        // It is used as it is.
-        return Vec::new();
-    }
-    let mut paths: Vec<PathBuf> =
-        folder.ancestors().take_while(|path| is_missing(path)).map(Path::to_owned).collect();
-    paths.reverse();
     let files = ["upper.data", "upper.index", IMAGE_REF, CONFIG].map(|name| folder.join(name));
-    paths.extend(files.into_iter().filter(|path| is_missing(path)));
+    let planned = missing(&files);
+    // With its configuration it is used as it is.
+    if planned.last() == files.last() { planned } else { Vec::new() }
+}
+
+/// Of these files, which are to be made in one folder, and of the folders above them, those that are not there, in the order in which
+/// they are made.
+pub(super) fn missing(files: &[PathBuf]) -> Vec<PathBuf> {
+    let is_missing =
+        |path: &&Path| fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let folder = files.first().and_then(|file| file.parent());
+    let folders = folder.into_iter().flat_map(Path::ancestors).take_while(is_missing);
+    let mut paths: Vec<PathBuf> = folders.map(Path::to_owned).collect();
+    paths.reverse();
+    paths.extend(files.iter().map(PathBuf::as_path).filter(is_missing).map(Path::to_owned));
     paths
 }
 

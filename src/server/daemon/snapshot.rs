@@ -25,7 +25,7 @@ use crate::{
         failure::{Failure, FailureClass},
         image_config::UpperFiles,
         next_config::{NextConfig, Replaced},
-        upper_folder::{Made, make_all_durably},
+        upper_folder::{Made, make_all_durably, missing},
     },
     upper::{Overlay, Sealed},
 };
@@ -81,6 +81,10 @@ pub(super) async fn snapshot(
     let began = Instant::now();
     compact(served).await?;
     let switched = change_over(served, next).await?;
+    // Where this fails, whoever reads the record finds them named.
+    if let Err(failure) = served.note(|record| record.unfinished.clear()).await {
+        tracing::error!(id = served.info.id, error = failure.full_text(), "a device has an old record");
+    }
     tracing::info!(id = served.info.id, sealed = %switched.sealed.display(), took = ?began.elapsed(), "snapshot");
     Ok(SnapshotTaken { data: files.data, index: files.index, ..switched })
 }
@@ -112,24 +116,11 @@ pub(super) async fn next_config(served: &Served, target: SnapshotTarget) -> Resu
         ext4: false,
     };
     let (config, sealed) = (config.to_owned(), PathBuf::from(top.name));
-    blocking(move || prepare(&config, &sealed, &target, &made)).await
-}
-
-/// Makes the files of the next layer, where they are to be made, and the configuration that names them.
-fn prepare(
-    config: &Path,
-    sealed: &Path,
-    target: &SnapshotTarget,
-    made: &CreateOptions,
-) -> Result<NextConfig, Failure> {
-    let mut new = Made::default();
     let upper = match target {
-        SnapshotTarget::Config(path) => return NextConfig::given(config, path, sealed),
+        SnapshotTarget::Config(given) => {
+            return blocking(move || NextConfig::given(&config, &given, &sealed)).await;
+        }
         SnapshotTarget::Folder(folder) => {
-            make_all_durably(folder, &mut new).map_err(|source| {
-                let text = format!("{}: cannot make it", folder.display());
-                Failure::with_source(FailureClass::Internal, text, source)
-            })?;
             UpperFiles { data: folder.join("upper.data"), index: folder.join("upper.index") }
         }
         SnapshotTarget::Beside => {
@@ -138,6 +129,25 @@ fn prepare(
             UpperFiles { data: name("data"), index: name("index") }
         }
     };
+    let files = [upper.data.clone(), upper.index.clone()];
+    let planned = blocking(move || Ok(missing(&files))).await?;
+    served.note(|record| record.unfinished = planned).await?;
+    blocking(move || prepare(&config, &sealed, upper, &made)).await
+}
+
+/// Makes the files of the next layer, where they are to be made, and the configuration that names them.
+fn prepare(
+    config: &Path,
+    sealed: &Path,
+    upper: UpperFiles,
+    made: &CreateOptions,
+) -> Result<NextConfig, Failure> {
+    let mut new = Made::default();
+    let folder = upper.data.parent().unwrap_or(Path::new("/"));
+    make_all_durably(folder, &mut new).map_err(|source| {
+        let text = format!("{}: cannot make it", folder.display());
+        Failure::with_source(FailureClass::Internal, text, source)
+    })?;
     let next = NextConfig::over(config, sealed, upper.clone())?;
     offline::create(&Upper { data: upper.data.clone(), index: Some(upper.index.clone()) }, made)?;
     new.add(upper.data);

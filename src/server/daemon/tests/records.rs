@@ -139,3 +139,34 @@ async fn limits_are_changed_in_the_record_too_and_a_limit_holds_up_no_removal() 
     assert_eq!(served.device.limit().rates(), crate::limit::Rates::default());
     assert_eq!(daemon.set(added.id, set).await.unwrap_err().class(), FailureClass::NotFound);
 }
+
+/// A snapshot that was cut off before its configuration was in place, and one after.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_a_snapshot_that_was_cut_off_go_and_those_of_one_that_was_made_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let first = daemon(&state, NullFrontend::new(), Vec::new());
+    first.add(AddDevice { id: Some(1), ..writable::writable(dir.path()) }).await.unwrap();
+    let target = || SnapshotTarget::Folder(dir.path().join("next/1"));
+    let served = first.table.live(1).unwrap();
+    // What is prepared is removed when it is dropped; a crash leaves it.
+    std::mem::forget(snapshot::next_config(&served, target()).await.unwrap());
+    let part = dir.path().join(".config.v1.json.0123abcd.part");
+    fs::write(&part, "half").unwrap();
+    let planned = record(&state, 1).unfinished;
+    assert_eq!(planned.len(), 4, "two folders and two files: {planned:?}");
+    assert!(planned.iter().all(|path| path.exists()), "{planned:?}");
+    drop((served, first));
+    let next = after_a_crash(&state, &[], Vec::new());
+    next.reattach().await.unwrap();
+    assert!(!dir.path().join("next").exists() && !part.exists());
+    next.snapshot(1, target()).await.unwrap();
+    let mut done = record(&state, 1);
+    assert_eq!(done.unfinished, Vec::<PathBuf>::new());
+    done.unfinished = planned.clone();
+    drop(next);
+    let last = after_a_crash(&state, &[done], Vec::new());
+    last.reattach().await.unwrap();
+    assert_eq!(states(&last).await, [(1, DeviceState::Live)]);
+    assert!(planned.iter().all(|path| path.exists()), "{planned:?}");
+}
