@@ -6,9 +6,12 @@
 //! 503, 504) or a time-out shrinks it, once for all requests that were under way together. Refusals that are rare are taken for faults
 //! of the host, which are not mended by asking for less: TCP, too, loses its speed where each loss counts for congestion.
 //!
-//! "Too long" is an eighth of the time after which a silent server is given up. A host that gives its answers one after another
-//! is so asked for what it does in that time, and queues no request of ours so long that it is dropped and asked for again. A limit
-//! by the shortest latency seen, as in TCP Vegas, would hold back a host whose answers only vary, as object storage does.
+//! "Too long" is an eighth of the time after which a silent server is given up, so that no host is held back whose answers only
+//! vary, as those of object storage do. A host that gives its answers one after another is so asked for what it does in that time.
+//! One that takes longer for any answer is compared with itself, as in TCP Vegas: too long is twice the shortest time seen, and at
+//! most half of the time-out, so that no request of ours waits in its line until it is dropped and asked for again. Every ten minutes
+//! the shortest time is measured anew, with as few requests as there may be: else what our own requests wait for one another
+//! would come to be taken for it.
 //!
 //! What a process has in flight is its own: twenty of them that begin together at a host of four answers a second must not fill its
 //! line beyond the time-out, which is why the limit begins low and doubles with each round trip.
@@ -22,6 +25,9 @@ const FLOOR: usize = 2;
 
 /// The limit at the beginning.
 const START: usize = 3;
+
+/// How often the shortest time that the host takes for an answer is measured anew.
+const MEASURED_EVERY: Duration = Duration::from_secs(600);
 
 /// More than one refusal in so many answers is a matter of load.
 const REFUSED_ONE_IN: u32 = 10;
@@ -56,8 +62,12 @@ pub(super) enum Shrink {
 pub(super) struct AdaptiveLimit {
     now: usize,
     ceiling: usize,
-    /// An answer that takes longer is too slow.
-    good_time: Duration,
+    /// When a silent server is given up.
+    time_out: Duration,
+    /// The shortest time of an answer of late.
+    shortest: Option<Duration>,
+    /// When it began to be measured.
+    measured_from: Option<Instant>,
     /// Below it each answer lets the limit grow by one.
     slow_start_below: usize,
     /// Answers in good time since the limit last grew.
@@ -76,7 +86,9 @@ impl AdaptiveLimit {
         Self {
             now: START.min(ceiling),
             ceiling,
-            good_time: time_out / 8,
+            time_out,
+            shortest: None,
+            measured_from: None,
             slow_start_below: ceiling,
             served: 0,
             answers: 0,
@@ -97,8 +109,12 @@ impl AdaptiveLimit {
         is_used: bool,
     ) -> Option<Shrink> {
         self.count(outcome);
+        let took = now.duration_since(began);
+        if outcome == Outcome::Served {
+            self.measure(began, now);
+        }
         let (shrink, left) = match outcome {
-            Outcome::Served if now.duration_since(began) <= self.good_time => {
+            Outcome::Served if took <= self.good_time() => {
                 if is_used {
                     self.grow();
                 }
@@ -119,6 +135,27 @@ impl AdaptiveLimit {
         self.slow_start_below = smaller;
         self.served = 0;
         (std::mem::replace(&mut self.now, smaller) > smaller).then_some(shrink)
+    }
+
+    /// An answer that takes longer is too slow.
+    fn good_time(&self) -> Duration {
+        let of_its_own =
+            self.shortest.map_or(Duration::ZERO, |shortest| (shortest * 2).min(self.time_out / 2));
+        of_its_own.max(self.time_out / 8)
+    }
+
+    /// Learns how long an answer takes at least.
+    fn measure(&mut self, began: Instant, now: Instant) {
+        let from = *self.measured_from.get_or_insert(began);
+        if now.duration_since(from) >= MEASURED_EVERY {
+            // What is under way has waited for one another.
+            (self.measured_from, self.shortest, self.shrunk_at) = (Some(now), None, Some(now));
+            self.slow_start_below = self.now;
+            self.now = self.now.min(FLOOR);
+        } else if began >= from {
+            let took = now.duration_since(began);
+            self.shortest = Some(self.shortest.map_or(took, |shortest| shortest.min(took)));
+        }
     }
 
     fn count(&mut self, outcome: Outcome) {
@@ -166,6 +203,56 @@ mod tests {
         assert_eq!(limit.now(), 37);
         served(&mut limit, now, 36);
         assert_eq!(limit.now(), 37);
+    }
+
+    /// Rounds of as many requests as there may be, at a host that answers the request `number` of a round in `takes(number)`.
+    fn rounds(
+        limit: &mut AdaptiveLimit,
+        start: Instant,
+        count: usize,
+        takes: impl Fn(u32) -> Duration,
+    ) -> Instant {
+        let mut now = start;
+        for _ in 0..count {
+            let (began, asked) = (now, u32::try_from(limit.now()).unwrap());
+            for number in 1..=asked {
+                now = began + takes(number);
+                let _ = limit.learn(Outcome::Served, (began, now), true);
+            }
+            now += Duration::from_millis(1);
+        }
+        now
+    }
+
+    #[test]
+    fn a_host_that_is_slow_and_steady_is_asked_for_more_and_one_that_does_one_at_a_time_is_not() {
+        let (mut steady, mut line) = (AdaptiveLimit::new(48, TIME_OUT), AdaptiveLimit::new(48, TIME_OUT));
+        let (start, each) = (Instant::now(), TIME_OUT / 6);
+        rounds(&mut steady, start, 6, |number| each + each * (number % 8) / 10);
+        assert_eq!(steady.now(), 48);
+        // Longer than it is measured once.
+        let mut now = start;
+        while now < start + MEASURED_EVERY * 5 / 2 {
+            now = rounds(&mut line, now, 1, |number| each * number);
+            assert!(line.now() <= 4, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_others_keep_busy_is_not_asked_for_what_would_time_out() {
+        let mut limit = AdaptiveLimit::new(48, TIME_OUT);
+        rounds(&mut limit, Instant::now(), 20, |_| TIME_OUT * 5 / 8);
+        assert_eq!(limit.now(), FLOOR);
+    }
+
+    #[test]
+    fn the_shortest_time_is_measured_anew_and_the_limit_is_soon_what_it_was() {
+        let (mut limit, start) = (AdaptiveLimit::new(48, TIME_OUT), Instant::now());
+        let now = rounds(&mut limit, start, 6, |_| TIME_OUT / 6);
+        let later = rounds(&mut limit, now + MEASURED_EVERY, 1, |_| TIME_OUT / 3);
+        assert!(limit.now() < 8, "{limit:?}");
+        rounds(&mut limit, later, 6, |_| TIME_OUT / 3);
+        assert_eq!(limit.now(), 48, "that is how long it takes now");
     }
 
     #[test]

@@ -104,6 +104,20 @@ async fn a_registry_that_answers_at_once_is_asked_for_more_and_more() {
     assert!(server.peak() > 10, "{}", server.peak());
 }
 
+/// It was taken for one that is asked for too much, and asked for two at a time.
+#[tokio::test]
+async fn a_registry_that_always_takes_its_time_is_asked_for_more_too() {
+    let data = pattern(SIZE);
+    let server =
+        Server::start(move |seen, _| Step { delay: Duration::from_millis(150), ..partial(&data, seen) })
+            .await;
+    let client = client(&impatient(&server));
+    let blob = blob(&client, &server, SIZE);
+    let reads = join_all((0..100u64).map(|i| blob.read_range(range(i, i + 10), Priority::Demand)));
+    assert!(reads.await.iter().all(Result::is_ok));
+    assert!(server.peak() > 10, "{}", server.peak());
+}
+
 #[tokio::test]
 async fn a_registry_that_refuses_is_asked_for_less() {
     const READS: u64 = 60;
