@@ -1,6 +1,9 @@
 //! Work that may block, off the threads that carry every fetch and the control API.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::Semaphore,
@@ -8,7 +11,10 @@ use tokio::{
     time::sleep,
 };
 
-use super::failure::{Failure, FailureClass};
+use super::{
+    failure::{Failure, FailureClass},
+    mounts::file_system_work,
+};
 
 /// Devices that are made, asked for and removed at once: the rest of the runtime's threads is for files, names and credentials,
 /// also while the driver hangs.
@@ -31,18 +37,19 @@ pub(super) async fn blocking<T: Send + 'static>(
     task::spawn_blocking(work).await.map_err(broken_task)?
 }
 
-/// As [`blocking`], for `work` that is tried again for as long as `patience` when it ends with [`FailureClass::Conflict`]: a process that was
+/// As [`file_system_work`], for `work` that is tried again for as long as `patience` when it ends with [`FailureClass::Conflict`]: a process that was
 /// killed lets go of its files a moment after it has gone, when its ring has.
 ///
 /// # Errors
 /// As [`blocking`].
 pub(super) async fn blocking_while_busy<T: Send + 'static>(
+    path: &Path,
     patience: Duration,
     work: impl Fn() -> Result<T, Failure> + Clone + Send + 'static,
 ) -> Result<T, Failure> {
     let began = Instant::now();
     loop {
-        match blocking(work.clone()).await {
+        match file_system_work(path, work.clone()).await {
             Err(failure) if failure.class() == FailureClass::Conflict && began.elapsed() < patience => {
                 sleep(BUSY_PAUSE).await;
             }

@@ -298,7 +298,8 @@ fn unlimited() -> Arc<Limit> {
 /// When they cannot be opened, or somebody has them still after `patience`.
 pub(super) async fn open_files(upper: &UpperFiles, patience: Duration) -> Result<LayerFiles, Failure> {
     let upper = upper.clone();
-    blocking_while_busy(patience, move || files_of(&upper)).await
+    let place = upper.data.clone();
+    blocking_while_busy(&place, patience, move || files_of(&upper)).await
 }
 
 /// The files of a writable layer, with a journal, so that what it completes outlives the process. May wait for the disk.

@@ -10,12 +10,12 @@ use sha2::{Digest, Sha256};
 
 use super::{
     api::types::{FetchCount, ImageSpec, LayerInfo},
-    blocking::blocking,
     config::Config,
     failure::{Failure, FailureClass, class_of_data_error},
     image_config::UpperFiles,
     layer_report,
     layers::{self, LayerIdentity, LayerPlace},
+    mounts::file_system_work,
     network::{failure_of_registry, registry_config},
     next_config::upper_of,
     references::References,
@@ -183,12 +183,14 @@ impl Factory {
             }
             ImageSpec::Layers(paths) => {
                 let paths = paths.clone();
-                (blocking(move || layers::of_files(&paths)).await?, None, spec.clone())
+                let place = paths.first().cloned().unwrap_or_default();
+                let places = file_system_work(&place, move || layers::of_files(&paths)).await?;
+                (places, None, spec.clone())
             }
             ImageSpec::Config(path) => {
-                let path = path.clone();
+                let (place, path) = (path, path.clone());
                 let client = self.client.clone();
-                let read = blocking(move || {
+                let read = file_system_work(place, move || {
                     let config = layers::read_config(&path)?;
                     let places = layers::of_config(&config, |url| {
                         client
@@ -208,8 +210,8 @@ impl Factory {
     /// another over it.
     pub(super) async fn is_upper_of(&self, spec: &ImageSpec, upper: UpperFiles) -> Result<bool, Failure> {
         let ImageSpec::Config(path) = spec else { return Ok(true) };
-        let path = path.clone();
-        blocking(move || Ok(upper_of(&path)?.as_ref() == Some(&upper))).await
+        let (place, path) = (path, path.clone());
+        file_system_work(place, move || Ok(upper_of(&path)?.as_ref() == Some(&upper))).await
     }
 
     /// What talks to registries.

@@ -18,6 +18,7 @@ pub mod layers;
 pub mod manifests;
 mod merged_file;
 pub mod metrics;
+mod mounts;
 mod network;
 pub mod next_config;
 mod own_layers;

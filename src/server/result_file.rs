@@ -6,9 +6,9 @@ use rustix::fs::OFlags;
 
 use super::{
     api::types::ImageSpec,
-    blocking::blocking,
     failure::{Failure, FailureClass, full_text},
     image_config::ImageConfig,
+    mounts::file_system_work,
     settings::read_regular_document,
 };
 use crate::{registry::RegistryError, source::SourceError};
@@ -32,15 +32,16 @@ pub async fn record<T>(
 
 async fn named_by(image: &ImageSpec) -> Option<PathBuf> {
     let ImageSpec::Config(path) = image else { return None };
-    let path = path.clone();
-    let read = blocking(move || Ok(ImageConfig::result_file(&read_regular_document(&path)?)));
+    let (place, path) = (path, path.clone());
+    let read = file_system_work(place, move || Ok(ImageConfig::result_file(&read_regular_document(&path)?)));
     read.await.ok().flatten()
 }
 
 /// Writes `success`, or `failed:` and the reason. A file that cannot be written is only logged: the image is what counts.
 async fn write(file: PathBuf, failure: Option<&Failure>) {
     let text = failure.map_or("success".to_owned(), |failure| format!("failed:{}", reason(failure)));
-    let written = blocking(move || {
+    let place = file.clone();
+    let written = file_system_work(&place, move || {
         // A FIFO that nobody reads is refused instead of waited for.
         let flags = i32::from_ne_bytes(OFlags::NONBLOCK.bits().to_ne_bytes());
         let mut options = OpenOptions::new();

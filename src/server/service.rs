@@ -4,12 +4,13 @@ use std::{io, sync::Arc, time::Duration};
 
 use super::{
     api::types::ImageSpec,
-    blocking::{BUSY_PATIENCE, blocking},
+    blocking::BUSY_PATIENCE,
     config::Config,
     device::{Device, open_files},
     factory::{Factory, Opened},
     failure::{Failure, FailureClass},
     merged_file,
+    mounts::file_system_work,
     reactors::Reactors,
 };
 
@@ -100,8 +101,8 @@ impl Service {
 /// Removes what a crash has left of merges, for who has the writable layer of `spec`. What cannot be removed only takes room.
 async fn sweep(spec: &ImageSpec) {
     let ImageSpec::Config(path) = spec else { return };
-    let path = path.clone();
-    if let Err(failure) = blocking(move || merged_file::sweep(&path)).await {
+    let (place, path) = (path, path.clone());
+    if let Err(failure) = file_system_work(place, move || merged_file::sweep(&path)).await {
         tracing::warn!(error = failure.full_text(), "what a merge has left may still be there");
     }
 }

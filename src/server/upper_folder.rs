@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::{
     api::types::ImageSpec,
-    blocking::blocking,
     device::Device,
     failure::{Failure, FailureClass},
     layers::{LayerPlace, read_config},
+    mounts::file_system_work,
     service::Service,
     settings::read_regular_document,
 };
@@ -103,7 +103,7 @@ pub(super) async fn configuration(
         return Err(Failure::new(FailureClass::Usage, text));
     }
     let (wanted, there) = (image.clone(), folder.to_owned());
-    if let Some(config) = blocking(move || existing(&wanted, &there)).await? {
+    if let Some(config) = file_system_work(folder, move || existing(&wanted, &there)).await? {
         return Ok(Placed { config, ..Placed::default() });
     }
     let (device, pinned) = service.open(image).await?;
@@ -115,8 +115,8 @@ pub(super) async fn configuration(
         size_bytes: device.geometry().size_bytes,
         parent_uuid: device.links().pop().and_then(|link| link.uuid),
     };
-    let folder = folder.to_owned();
-    let (config, made) = blocking(move || {
+    let (place, folder) = (folder, folder.to_owned());
+    let (config, made) = file_system_work(place, move || {
         let mut made = Made::default();
         make_all_durably(&folder, &mut made).map_err(|source| cannot("make it", &folder, source))?;
         Ok((new.write(&folder, &mut made)?, made))

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Daemon, Served, blocking, check_absolute, detached,
+    Daemon, Served, check_absolute, detached,
     merge::{self, turn_with_room},
     snapshot::snapshot,
 };
@@ -16,6 +16,7 @@ use crate::server::{
     daemon::SnapshotTarget,
     device::Shown,
     failure::{Failure, FailureClass},
+    mounts::file_system_work,
     next_config::document_of,
     own_layers::disown,
     service::Service,
@@ -34,7 +35,7 @@ impl Daemon {
         detached(async move {
             let folder = folder_of(&served.request.image, &wanted)?;
             let planned = folder.clone();
-            let planned = blocking(move || Ok(planned_in(&planned))).await?;
+            let planned = file_system_work(&folder, move || Ok(planned_in(&planned))).await?;
             let Some(config) = planned.last().cloned() else { return Err(taken(&folder)) };
             let request =
                 AddDevice { image: ImageSpec::Config(config), id: wanted.id, ..served.request_of_now() };
@@ -89,7 +90,7 @@ async fn prepare(
         ImageSpec::Config(config) => {
             let config = config.clone();
             served.merging.is_forked();
-            blocking(move || {
+            file_system_work(&folder.clone(), move || {
                 let mut document = document_of(&config, top.as_deref(), layers_below)?;
                 // They are the fork's image, which it shares.
                 disown(&mut document);
@@ -107,7 +108,7 @@ async fn prepare(
             let placed = service.factory().places(&served.pinned).await?;
             let (document, image_ref) = (document(&placed.places)?, reference_of(&served.pinned));
             let new = NewFolder { document, image_ref, sparse, size_bytes, parent_uuid };
-            blocking(move || Ok((new.write(&folder, &mut made)?, made))).await
+            file_system_work(&folder.clone(), move || Ok((new.write(&folder, &mut made)?, made))).await
         }
     }
 }
@@ -137,7 +138,7 @@ fn taken(folder: &Path) -> Failure {
 
 /// Makes a folder that is not there, durably.
 async fn make(folder: PathBuf) -> Result<Made, Failure> {
-    blocking(move || {
+    file_system_work(&folder.clone(), move || {
         let mut made = Made::default();
         make_durably(&folder, &mut made).map_err(|source| {
             let class = match source.kind() {

@@ -8,9 +8,9 @@ use crate::{
     frontend::Attachment,
     server::{
         api::types::{AddDevice, DeviceInfo},
-        blocking::blocking,
         descriptors::explained,
         failure::{Failure, FailureClass},
+        mounts::file_system_work,
         result_file,
         state::{KeptRecord, Phase, Record},
         upper_folder::{self, Made},
@@ -188,7 +188,8 @@ impl Making<'_> {
         let attaching = async {
             daemon.reserve.check_room()?;
             if let Some(folder) = request.upper.clone() {
-                let planned = blocking(move || Ok(upper_folder::planned(&folder))).await?;
+                let place = folder.clone();
+                let planned = file_system_work(&place, move || Ok(upper_folder::planned(&folder))).await?;
                 self.will_make(planned).await?;
             }
             let opened = OpenedDevice::open(&daemon.service, request).await?;

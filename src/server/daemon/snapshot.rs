@@ -24,6 +24,7 @@ use crate::{
         device::{Shown, failure_of_upper, files_of},
         failure::{Failure, FailureClass},
         image_config::UpperFiles,
+        mounts::file_system_work,
         next_config::{NextConfig, Replaced},
         upper_folder::{Made, make_all_durably, missing},
     },
@@ -118,7 +119,8 @@ pub(super) async fn next_config(served: &Served, target: SnapshotTarget) -> Resu
     let (config, sealed) = (config.to_owned(), PathBuf::from(top.name));
     let upper = match target {
         SnapshotTarget::Config(given) => {
-            return blocking(move || NextConfig::given(&config, &given, &sealed)).await;
+            let place = given.clone();
+            return file_system_work(&place, move || NextConfig::given(&config, &given, &sealed)).await;
         }
         SnapshotTarget::Folder(folder) => {
             UpperFiles { data: folder.join("upper.data"), index: folder.join("upper.index") }
@@ -130,9 +132,10 @@ pub(super) async fn next_config(served: &Served, target: SnapshotTarget) -> Resu
         }
     };
     let files = [upper.data.clone(), upper.index.clone()];
-    let planned = blocking(move || Ok(missing(&files))).await?;
+    let place = upper.data.clone();
+    let planned = file_system_work(&place, move || Ok(missing(&files))).await?;
     served.note(|record| record.unfinished = planned).await?;
-    blocking(move || prepare(&config, &sealed, upper, &made)).await
+    file_system_work(&place, move || prepare(&config, &sealed, upper, &made)).await
 }
 
 /// Makes the files of the next layer, where they are to be made, and the configuration that names them.

@@ -46,10 +46,9 @@ impl Sources {
         match place {
             LayerPlace::Local { path, .. } => {
                 let path = path.clone();
-                Ok((
-                    Arc::new(blocking_while_busy(BUSY_PATIENCE, move || layers::open_file(&path)).await?),
-                    None,
-                ))
+                let place = path.clone();
+                let opening = blocking_while_busy(&place, BUSY_PATIENCE, move || layers::open_file(&path));
+                Ok((Arc::new(opening.await?), None))
             }
             LayerPlace::Remote { repository, digest, size_bytes } => {
                 let (source, blob) = self.remote(repository, *digest, *size_bytes).await?;
