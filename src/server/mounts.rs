@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs,
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -12,7 +11,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::{blocking::blocking, failure::Failure};
+use super::{blocking::blocking, failure::Failure, settings::read_regular_document};
 
 /// Calls that are made at once to the files of one file system: an eighth of the threads that there are.
 const WORK_AT_ONCE: usize = 8;
@@ -36,14 +35,18 @@ pub(super) async fn file_system_work<T: Send + 'static>(
 ) -> Result<T, Failure> {
     let path = path.to_owned();
     // A file of the kernel's own, which may be long.
-    let slots =
-        blocking(move || Ok(slots_of(mount_of(&fs::read(MOUNTS).unwrap_or_default(), &path)))).await?;
+    let slots = blocking(move || Ok(slots_of(mount_of(&mounts(), &path)))).await?;
     let slot = slots.acquire_owned().await.expect("it is never closed");
     blocking(move || {
         let _slot = slot;
         work()
     })
     .await
+}
+
+/// What cannot be read of them makes one file system of several.
+fn mounts() -> Vec<u8> {
+    read_regular_document(Path::new(MOUNTS)).unwrap_or_default()
 }
 
 fn slots_of(mount: PathBuf) -> Arc<Semaphore> {

@@ -110,7 +110,7 @@ impl NextConfig {
 
 impl After {
     /// It is in its place, and what it names is used.
-    pub(super) fn is_in_place(self) {
+    pub(super) fn settle(self) {
         if let Some(given) = &self.given {
             // Upstream renames it, so that it is not there any more.
             let _ = fs::remove_file(given);
@@ -119,7 +119,7 @@ impl After {
     }
 
     /// A crash may bring it to its place, or leave the old one.
-    pub(super) fn may_be_in_place(self) {
+    pub(super) fn settle_in_doubt(self) {
         self.made.keep();
     }
 }

@@ -185,14 +185,14 @@ fn put_in_place(sealed: Sealed, next: NextConfig) -> Result<SnapshotTaken, Failu
     let stalled = match replaced {
         Replaced::Yes => {
             let stalled = sealed.stack();
-            after.is_in_place();
+            after.settle();
             stalled
         }
         Replaced::No(failure) => return Err(failure),
         // A crash may bring the old configuration back, which does not name the layer: it must not promise anything.
         Replaced::InDoubt(failure) => {
             sealed.stack_in_doubt(io::Error::other(failure.full_text()));
-            after.may_be_in_place();
+            after.settle_in_doubt();
             return Err(failure);
         }
     };
