@@ -8,10 +8,11 @@ use std::{
 use futures_util::future::try_join_all;
 
 use super::{
-    entry::{Entry, Ticket},
+    entry::Entry,
     flight::{Flight, Landed, Outcome},
     grain::{GRAIN_BYTES, RunSet, bytes_of, grains_of},
     guard::lock,
+    request::Ticket,
 };
 use crate::{
     block::ByteRange,

@@ -9,9 +9,8 @@ use std::{
 };
 
 use super::{
-    fetch,
     files::{EntryFiles, OnReactor},
-    flight::{Flight, Flights},
+    flight::Flights,
     grain::{GRAIN_BYTES, Grains, Sum, bytes_of, grain_count, grains_of, sums_of},
     guard::lock,
     holdings::Holdings,
@@ -24,20 +23,11 @@ use super::{
 use crate::{
     block::ByteRange,
     reactor::Reactor,
-    source::{DirectMark, LocalFile, Origin, Readiness, Refutation, Urgency},
+    source::{DirectMark, LocalFile, Readiness, Refutation},
 };
-
-/// Largest fetch: at 100 MB/s it takes 10 ms, about a round trip; a larger range goes in parts, side by side.
-const PART_GRAINS: u64 = (1 << 20) / GRAIN_BYTES;
 
 /// Most grains that are held against their checksums together: one read through the ring.
 const PROVED_GRAINS: u64 = LocalFile::CHUNK_BYTES as u64 / GRAIN_BYTES;
-
-/// Present grains between two missing runs that are fetched with them: 16 KiB take less time than a request costs.
-const JOIN_GRAINS: u64 = 4;
-
-/// Fetches of one blob beyond which nothing is read ahead. On-demand fetches are bounded by the requests in flight.
-const MOST_FLIGHTS: usize = 64;
 
 /// Bytes whose last use is noted together, and which are evicted together: one allocation unit of large file systems.
 const REGION_GRAINS: u64 = (1 << 20) / GRAIN_BYTES;
@@ -55,21 +45,13 @@ pub(super) struct Entry {
     pub(super) verifying: AtomicBool,
     /// Of those who made something of its bytes.
     refutations: Mutex<Vec<Weak<Refutation>>>,
-    streams: Mutex<Streams>,
+    pub(super) streams: Mutex<Streams>,
     /// For each stream the offset at which it wants to be told of a hit.
-    triggers: [AtomicU64; STREAMS],
+    pub(super) triggers: [AtomicU64; STREAMS],
     /// Bytes read that the streams have not been told of.
-    earned_bytes: AtomicU64,
+    pub(super) earned_bytes: AtomicU64,
     /// The cache's clock at the last use of each region.
     regions: Sparse<AtomicU32>,
-}
-
-/// A fetch that a request waits for.
-#[derive(Debug)]
-pub(super) struct Ticket {
-    pub(super) flight: Arc<Flight>,
-    /// Whether another request had begun it.
-    pub(super) joined: bool,
 }
 
 impl Entry {
@@ -207,50 +189,6 @@ impl Entry {
         self.triggers.iter().any(hit)
     }
 
-    /// Begins to fetch what is missing of `range`, and as much more as the streams advise; returns the fetches that hold
-    /// some of `range`.
-    pub(super) fn request(self: &Arc<Self>, origin: &Arc<dyn Origin>, range: ByteRange) -> Vec<Ticket> {
-        let wanted = grains_of(range);
-        let until = if self.shared.can_keep() {
-            let earned = self.earned_bytes.swap(0, Ordering::Relaxed);
-            let advice = lock(&self.streams).advance(range, earned);
-            if let Some(trigger) = self.triggers.get(advice.slot) {
-                trigger.store(advice.trigger, Ordering::Relaxed);
-            }
-            advice.until
-        } else {
-            range.end()
-        };
-        let ahead = wanted.start..wanted.end.max(until.div_ceil(GRAIN_BYTES));
-        let mut flights = lock(&self.flights);
-        let mut tickets: Vec<Ticket> =
-            flights.over(&wanted).into_iter().map(|flight| Ticket { flight, joined: true }).collect();
-        // What was read ahead for nobody has a reader now: it goes with what readers wait for.
-        if tickets.iter().filter(|ticket| ticket.flight.demand()).count() > 0 {
-            self.shared.budget.grant();
-        }
-        let missing = flights.uncovered(join(self.ledger.presence().missing(&ahead)));
-        for run in missing.into_iter().flat_map(|run| parts(run, PART_GRAINS)) {
-            let demanded = run.start < wanted.end;
-            if !demanded && flights.len() >= MOST_FLIGHTS {
-                continue;
-            }
-            let urgency = if demanded { Urgency::Demand } else { Urgency::Prefetch };
-            let (flight, sender) = Flight::new(run, urgency);
-            flights.insert(Arc::clone(&flight));
-            let (entry, origin) = (Arc::clone(self), Arc::clone(origin));
-            let driven = Arc::clone(&flight);
-            self.shared
-                .handle
-                .spawn(move |reactor| fetch::drive(reactor.clone(), entry, origin, driven, sender));
-            if demanded {
-                tickets.push(Ticket { flight, joined: false });
-            }
-        }
-        tickets.sort_by_key(|ticket| ticket.flight.grains.start);
-        tickets
-    }
-
     /// Forgets `range`, in memory at once and on disk soon.
     pub(super) fn forget(self: &Arc<Self>, range: ByteRange) -> bool {
         let grains = grains_of(range);
@@ -341,20 +279,8 @@ impl Drop for Entry {
     }
 }
 
-/// Joins runs with little between them.
-fn join(runs: Vec<Grains>) -> Vec<Grains> {
-    let mut joined: Vec<Grains> = Vec::new();
-    for run in runs {
-        match joined.last_mut() {
-            Some(last) if run.start - last.end <= JOIN_GRAINS => last.end = run.end,
-            _ => joined.push(run),
-        }
-    }
-    joined
-}
-
 /// Cuts a run into parts of at most `most` grains.
-fn parts(run: Grains, most: u64) -> impl Iterator<Item = Grains> {
+pub(super) fn parts(run: Grains, most: u64) -> impl Iterator<Item = Grains> {
     let step = usize::try_from(most).unwrap_or(usize::MAX);
     run.clone().step_by(step).map(move |start| start..start.saturating_add(most).min(run.end))
 }

@@ -41,6 +41,7 @@ mod medium;
 mod metrics;
 mod open;
 mod presence;
+mod request;
 mod shelves;
 mod sparse;
 mod store;
