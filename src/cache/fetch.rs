@@ -17,7 +17,7 @@ use super::{
     flight::{Flight, Landed, Outcome},
     grain::{Grains, bytes_of},
     guard::lock,
-    lock::Held,
+    lock::RangeLock,
     verify,
 };
 use crate::{
@@ -95,7 +95,7 @@ struct Fetched {
     range: ByteRange,
     bytes: Bytes,
     _room: Permit,
-    _fetching: Option<Held>,
+    _fetching: Option<RangeLock>,
 }
 
 /// Gets what is missing of the flight's grains, or finds that a peer had got it.
@@ -165,7 +165,7 @@ async fn in_turn(
 
 /// Looks at what other processes have recorded, and waits a bounded time for one that fetches the same. Returns the
 /// span of grains that is still missing.
-async fn ask_peers(reactor: &Reactor, entry: &Entry, grains: &Grains) -> (Option<Held>, Option<Grains>) {
+async fn ask_peers(reactor: &Reactor, entry: &Entry, grains: &Grains) -> (Option<RangeLock>, Option<Grains>) {
     let began = Instant::now();
     let mut pause = Duration::from_millis(2);
     loop {

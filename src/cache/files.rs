@@ -20,7 +20,7 @@ use rustix::{
 
 use super::{
     folder::PrivateFolder,
-    lock::{BlobLocks, Held},
+    lock::{BlobLocks, RangeLock},
     map_file::{MAP_SECTOR_BYTES, MapKind, RawSector},
     medium::Medium,
 };
@@ -104,8 +104,8 @@ pub(super) struct OnReactor<'a> {
 pub(super) async fn wait_for(
     reactor: &Reactor,
     patience: Duration,
-    mut attempt: impl FnMut() -> io::Result<Option<Held>>,
-) -> io::Result<Option<Held>> {
+    mut attempt: impl FnMut() -> io::Result<Option<RangeLock>>,
+) -> io::Result<Option<RangeLock>> {
     let began = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {

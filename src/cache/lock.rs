@@ -94,7 +94,7 @@ pub(super) struct BlobLocks {
 
 /// A lock that ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct RangeLock {
     locks: BlobLocks,
     range: Range<u64>,
 }
@@ -112,7 +112,7 @@ impl BlobLocks {
     }
 
     /// Tries for the lock on the maps.
-    pub(super) fn maps(&self) -> io::Result<Option<Held>> {
+    pub(super) fn maps(&self) -> io::Result<Option<RangeLock>> {
         if !lock(&self.file.mapping).insert(self.base) {
             return Ok(None);
         }
@@ -139,13 +139,13 @@ impl BlobLocks {
     }
 
     /// Tries to be the one that fetches `grains`.
-    pub(super) fn fetch(&self, grains: &Range<u64>) -> io::Result<Option<Held>> {
+    pub(super) fn fetch(&self, grains: &Range<u64>) -> io::Result<Option<RangeLock>> {
         self.hold(FETCHES + grains.start..FETCHES + grains.end)
     }
 
-    fn hold(&self, range: Range<u64>) -> io::Result<Option<Held>> {
+    fn hold(&self, range: Range<u64>) -> io::Result<Option<RangeLock>> {
         let had = self.file.set(&self.place(&range), Kind::Exclusive)?;
-        Ok(had.then(|| Held { locks: self.clone(), range }))
+        Ok(had.then(|| RangeLock { locks: self.clone(), range }))
     }
 
     fn release(&self, range: &Range<u64>) {
@@ -159,7 +159,7 @@ impl BlobLocks {
     }
 }
 
-impl Drop for Held {
+impl Drop for RangeLock {
     fn drop(&mut self) {
         self.locks.release(&self.range);
         if self.range == MAPS {

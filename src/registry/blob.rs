@@ -180,13 +180,13 @@ impl Blob {
     async fn attempt(&self, call: Call<'_>, range: ByteRange, draft: &Draft) -> Result<Bytes, RegistryError> {
         let answer = self.open(call, draft).await?;
         let exchange = &self.shared.exchange;
-        let extent = range_answer::locate(answer.status(), answer.response.headers(), range, self.size_bytes)
+        let part = range_answer::locate(answer.status(), answer.response.headers(), range, self.size_bytes)
             .map_err(|reason| {
-                // Wrong bytes from storage may come from a wrong location: the next try asks the registry.
-                self.route.forget(|_| true);
-                answer.error(reason)
-            })?;
-        body::read_extent(answer, extent, call, exchange).await
+            // Wrong bytes from storage may come from a wrong location: the next try asks the registry.
+            self.route.forget(|_| true);
+            answer.error(reason)
+        })?;
+        body::read_part(answer, part, call, exchange).await
     }
 
     /// Asks for a range where the blob is known to be, or finds out where it is by asking for that very range.

@@ -11,39 +11,39 @@ use super::{
     adaptive_limit::Outcome,
     call::Call,
     exchange::{Answer, Exchange},
-    range_answer::Extent,
+    range_answer::BodyPart,
 };
 
-/// Reads the bytes of `extent`. A body that must end there and does not is an error.
-pub(super) async fn read_extent(
+/// Reads the bytes of `part`. A body that must end there and does not is an error.
+pub(super) async fn read_part(
     mut answer: Answer,
-    extent: Extent,
+    part: BodyPart,
     call: Call<'_>,
     exchange: &Exchange,
 ) -> Result<Bytes, RegistryError> {
     let mut received: u64 = 0;
-    let outcome = collect(&mut answer, extent, call, exchange.limits.stall_timeout(), &mut received).await;
+    let outcome = collect(&mut answer, part, call, exchange.limits.stall_timeout(), &mut received).await;
     match &outcome {
         Ok(_) => answer.place.learn(Outcome::Served),
         Err(Reason::Timeout { .. }) => answer.place.learn(Outcome::TimedOut),
         Err(_) => {}
     }
-    let wasted = if outcome.is_ok() { extent.skip } else { received };
+    let wasted = if outcome.is_ok() { part.skip } else { received };
     exchange.metrics.wasted_bytes.inc_by(wasted);
     outcome.map_err(|reason| answer.error(reason))
 }
 
 async fn collect(
     answer: &mut Answer,
-    extent: Extent,
+    part: BodyPart,
     call: Call<'_>,
     stall: Duration,
     received: &mut u64,
 ) -> Result<Bytes, Reason> {
-    let length = usize::try_from(extent.len).map_err(|_| Reason::LongBody { expected: extent.len })?;
-    let mut skip = extent.skip;
+    let length = usize::try_from(part.len).map_err(|_| Reason::LongBody { expected: part.len })?;
+    let mut skip = part.skip;
     let mut bytes = BytesMut::with_capacity(length);
-    while let Some(mut data) = next(answer, stall, extent, *received).await? {
+    while let Some(mut data) = next(answer, stall, part, *received).await? {
         *received = received.saturating_add(data.len() as u64);
         call.clock.received(data.len() as u64);
         answer.place.heard();
@@ -53,20 +53,20 @@ async fn collect(
         let mut data = data.split_off(skipped);
         let missing = length - bytes.len();
         if data.len() > missing {
-            if extent.is_whole_body {
-                return Err(Reason::LongBody { expected: extent.len });
+            if part.is_whole_body {
+                return Err(Reason::LongBody { expected: part.len });
             }
             data.truncate(missing);
         }
         bytes.extend_from_slice(&data);
-        if bytes.len() == length && !extent.is_whole_body {
+        if bytes.len() == length && !part.is_whole_body {
             return Ok(bytes.freeze());
         }
     }
     if bytes.len() == length {
         Ok(bytes.freeze())
     } else {
-        Err(Reason::ShortBody { expected: extent.len, got: bytes.len() as u64 })
+        Err(Reason::ShortBody { expected: part.len, got: bytes.len() as u64 })
     }
 }
 
@@ -76,7 +76,7 @@ pub(super) async fn read_limited(
     limit: usize,
     stall: Duration,
 ) -> Result<Option<Bytes>, RegistryError> {
-    let whole = Extent { skip: 0, len: limit as u64, is_whole_body: true };
+    let whole = BodyPart { skip: 0, len: limit as u64, is_whole_body: true };
     let mut bytes = BytesMut::new();
     loop {
         match next(&mut answer, stall, whole, bytes.len() as u64).await {
@@ -95,7 +95,7 @@ pub(super) async fn read_limited(
 async fn next(
     answer: &mut Answer,
     stall: Duration,
-    extent: Extent,
+    part: BodyPart,
     received: u64,
 ) -> Result<Option<Bytes>, Reason> {
     loop {
@@ -112,7 +112,7 @@ async fn next(
             }
             Some(Err(error)) if is_cut(&error) => {
                 return Err(Reason::ShortBody {
-                    expected: extent.skip.saturating_add(extent.len),
+                    expected: part.skip.saturating_add(part.len),
                     got: received,
                 });
             }

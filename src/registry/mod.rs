@@ -60,7 +60,7 @@ pub use metrics::{BlobMetrics, RegistryMetrics};
 pub use next_image::{ImageDocuments, NextImage, NextImageError};
 pub use parse_error::{ChallengeError, LocationError, ReferenceError};
 pub use push::{Arrival, BlobOrigin, NewBlob};
-pub use range_answer::{Extent, MAX_SKIP_BYTES, locate};
+pub use range_answer::{BodyPart, MAX_SKIP_BYTES, locate};
 pub use reference::{ImageReference, MAX_REFERENCE_BYTES};
 pub use refusal::parse_refusal;
 pub use retry::parse_retry_after;

@@ -11,7 +11,7 @@ pub const MAX_SKIP_BYTES: u64 = 8 << 20;
 
 /// Where the wanted bytes lie in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
+pub struct BodyPart {
     /// Bytes of the body before them.
     pub skip: u64,
     /// Their number.
@@ -29,7 +29,7 @@ pub fn locate(
     headers: &HeaderMap,
     asked: ByteRange,
     size_bytes: u64,
-) -> Result<Extent, Reason> {
+) -> Result<BodyPart, Reason> {
     check_encoding(headers)?;
     let sent_length = single(headers, &header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
     match status {
@@ -45,11 +45,11 @@ pub fn locate(
                     sent: format!("{}-{}/{}", range.start, range.last, range.total),
                 });
             }
-            Ok(Extent { skip: 0, len: asked.len(), is_whole_body: true })
+            Ok(BodyPart { skip: 0, len: asked.len(), is_whole_body: true })
         }
         // A whole blob may come in chunks: that it ends where it must is seen then.
         StatusCode::OK if sent_length.is_none() && asked == ByteRange::between(0, size_bytes) => {
-            Ok(Extent { skip: 0, len: size_bytes, is_whole_body: true })
+            Ok(BodyPart { skip: 0, len: size_bytes, is_whole_body: true })
         }
         StatusCode::OK if sent_length != Some(size_bytes) => {
             Err(Reason::WrongLength { expected: size_bytes, sent: sent_length })
@@ -57,7 +57,7 @@ pub fn locate(
         StatusCode::OK if asked.start() > MAX_SKIP_BYTES => Err(Reason::RangeIgnored { skip: asked.start() }),
         StatusCode::OK => {
             let is_whole_body = asked.end() == size_bytes;
-            Ok(Extent { skip: asked.start(), len: asked.len(), is_whole_body })
+            Ok(BodyPart { skip: asked.start(), len: asked.len(), is_whole_body })
         }
         other => Err(Reason::Status { status: other.as_u16(), retry_after: None }),
     }
@@ -123,8 +123,8 @@ mod tests {
     #[test]
     fn an_exact_206_is_the_range() {
         let headers = head(&[("content-range", "bytes 10-19/100"), ("content-length", "10")]);
-        let extent = locate(StatusCode::PARTIAL_CONTENT, &headers, asked(10, 10), 100).unwrap();
-        assert_eq!(extent, Extent { skip: 0, len: 10, is_whole_body: true });
+        let part = locate(StatusCode::PARTIAL_CONTENT, &headers, asked(10, 10), 100).unwrap();
+        assert_eq!(part, BodyPart { skip: 0, len: 10, is_whole_body: true });
         for range in [asked(10, 11), asked(9, 10)] {
             let refused = locate(StatusCode::PARTIAL_CONTENT, &headers, range, 100);
             assert!(matches!(refused, Err(Reason::WrongRange { .. })), "{range:?}");
@@ -155,7 +155,7 @@ mod tests {
         let headers = head(&[("content-length", &size.to_string()), ("content-encoding", "identity")]);
         let whole = |range| locate(StatusCode::OK, &headers, range, size);
         let near = whole(asked(5, 10)).unwrap();
-        assert_eq!(near, Extent { skip: 5, len: 10, is_whole_body: false });
+        assert_eq!(near, BodyPart { skip: 5, len: 10, is_whole_body: false });
         assert!(whole(asked(5, size - 5)).unwrap().is_whole_body);
         assert!(matches!(whole(asked(MAX_SKIP_BYTES + 1, 1)), Err(Reason::RangeIgnored { .. })));
         let other = locate(StatusCode::OK, &headers, asked(0, 1), size + 1);
@@ -163,6 +163,6 @@ mod tests {
         let unsaid = locate(StatusCode::OK, &head(&[]), asked(0, 1), size);
         assert!(matches!(unsaid, Err(Reason::WrongLength { sent: None, .. })));
         let in_chunks = locate(StatusCode::OK, &head(&[]), asked(0, size), size).unwrap();
-        assert_eq!(in_chunks, Extent { skip: 0, len: size, is_whole_body: true });
+        assert_eq!(in_chunks, BodyPart { skip: 0, len: size, is_whole_body: true });
     }
 }

@@ -48,13 +48,13 @@ impl Index {
         let top_first: Vec<&[Segment]> = layers.iter().rev().map(AsRef::as_ref).collect();
         let total = top_first.iter().map(|segments| segments.len()).sum();
         let mut joiner = Joiner::with_capacity(total);
-        sweep(&top_first, |piece| {
-            if !piece.zeroed {
+        sweep(&top_first, |winner| {
+            if !winner.zeroed {
                 joiner.push(Run {
-                    start: piece.start,
-                    len: piece.end - piece.start,
-                    layer: piece.rank,
-                    moffset: piece.moffset,
+                    start: winner.start,
+                    len: winner.end - winner.start,
+                    layer: winner.rank,
+                    moffset: winner.moffset,
                 });
             }
         });

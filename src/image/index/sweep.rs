@@ -14,7 +14,7 @@ const RANK_BITS: u32 = 8;
 
 /// One winner of the sweep. All fields are in sectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Piece {
+pub(crate) struct Winner {
     /// First sector on the device.
     pub(crate) start: u64,
     /// One past the last sector.
@@ -30,7 +30,7 @@ pub(crate) struct Piece {
 /// Calls `emit` for every visible piece, in ascending order.
 ///
 /// `layers` is ordered from the top, at most 256 long; each list is sorted and free of overlaps, as the decoder has checked.
-pub(crate) fn sweep(layers: &[&[Segment]], mut emit: impl FnMut(Piece)) {
+pub(crate) fn sweep(layers: &[&[Segment]], mut emit: impl FnMut(Winner)) {
     let mut cursors: Vec<std::slice::Iter<'_, Segment>> = layers.iter().map(|layer| layer.iter()).collect();
     let mut heads = Heads::new(&cursors);
     let mut begun = RankSet::default();
@@ -64,7 +64,7 @@ pub(crate) fn sweep(layers: &[&[Segment]], mut emit: impl FnMut(Piece)) {
             end = end.min(start);
         }
         let skipped = if segment.zeroed() { 0 } else { at - segment.offset() };
-        emit(Piece {
+        emit(Winner {
             start: at,
             end,
             rank,
