@@ -246,7 +246,7 @@ mod tests {
     }
 
     fn entry(offset: u64) -> Segment {
-        Segment::new(offset, 8, 8 + offset, false, 0).unwrap()
+        Segment::new(offset, 8, offset.saturating_add(8), false, 0).unwrap()
     }
 
     #[test]

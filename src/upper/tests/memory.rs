@@ -1,8 +1,16 @@
 //! Memory that outlives a process and not the machine: the folder of the journals, and what was in it at each event of a disk.
 
-use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{ErrorKind, Read},
+    path::Path,
+};
 
 use tempfile::TempDir;
+
+/// More than any file of the folder has.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// The files of the folder.
 pub(super) type Files = BTreeMap<String, Vec<u8>>;
@@ -30,9 +38,10 @@ impl Memory {
         let entries = fs::read_dir(self.path()).unwrap().map(|entry| entry.unwrap());
         let file = |entry: fs::DirEntry| {
             let name = entry.file_name().into_string().unwrap();
-            match fs::read(entry.path()) {
+            let mut bytes = Vec::new();
+            match File::open(entry.path()).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut bytes)) {
                 Err(error) if error.kind() == ErrorKind::NotFound => None,
-                read => Some((name, read.unwrap())),
+                read => read.map(|_| Some((name, bytes))).unwrap(),
             }
         };
         entries.filter_map(file).collect()
