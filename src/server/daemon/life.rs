@@ -76,12 +76,13 @@ pub async fn run(parts: DaemonParts, beginning: Beginning) -> Result<End, Failur
 
 async fn open_state(parts: &DaemonParts, patience: Duration) -> Result<StateDir, Failure> {
     let dir = parts.service.config().daemon.state_dir.clone();
+    let place = dir.clone();
     let open = move || {
         StateDir::open(&dir).map_err(|source| {
             Failure::with_source(FailureClass::Conflict, "cannot use the state directory", source)
         })
     };
-    blocking_while_busy(patience, open).await
+    blocking_while_busy(&place, patience, open).await
 }
 
 /// Finds what would keep this process from taking devices over, while another one still serves them.
