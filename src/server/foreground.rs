@@ -21,7 +21,7 @@ const NUMBER_ATTEMPTS: usize = 1024;
 
 /// A running device.
 pub struct Foreground {
-    served: Arc<Served>,
+    pub(super) served: Arc<Served>,
     port: Arc<dyn Port>,
     _lock: RecordLock,
 }

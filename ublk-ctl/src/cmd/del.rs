@@ -5,7 +5,7 @@ use serde::Serialize;
 use stratabd::server::{
     api::{
         Client,
-        types::{DeviceInfo, DeviceList, DeviceState, ErrorBody},
+        types::{DeviceInfo, DeviceList, DeviceState, ErrorBody, Unserved, Way},
     },
     failure::Failure,
 };
@@ -89,7 +89,8 @@ impl DelArgs {
         match device.state {
             DeviceState::Orphan => self.orphans,
             DeviceState::Foreign => false,
-            _ => self.all,
+            // That of another version is not this daemon's to remove.
+            _ => self.all && !matches!(device.unserved, Some(Unserved { way: Way::Other, .. })),
         }
     }
 }

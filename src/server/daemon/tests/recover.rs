@@ -3,6 +3,7 @@
 use super::*;
 use crate::server::{
     api::types::{RecoverDevice, Way},
+    foreground::Foreground,
     state::ForegroundRecords,
 };
 
@@ -72,4 +73,35 @@ async fn a_device_that_a_dead_process_served_alone_is_served_on_or_removed() {
     daemon.remove(4, true).await.unwrap();
     assert_eq!(std::fs::read_dir(own.join("foreground")).unwrap().count(), 0, "record or lock is left");
     assert_eq!(daemon.info(3).await.unwrap().state, DeviceState::Live);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_serves_a_device_alone_leaves_a_record_only_when_it_dies() {
+    let (dir, frontend) = (tempfile::tempdir().unwrap(), NullFrontend::new());
+    let mut config = Config::default();
+    config.cache.enabled = false;
+    config.reactors.threads = 1;
+    config.daemon.state_dir = dir.path().to_owned();
+    let service = Service::start(config, tokio::runtime::Handle::current(), || Ok(())).unwrap();
+    let port: Arc<dyn Port> = Arc::new(TestPort::new(frontend.clone(), Vec::new()));
+    let wanted = request(None);
+    let there = || std::fs::read_dir(dir.path().join("foreground")).unwrap().count();
+    let attach = || Foreground::attach(&service, Arc::clone(&port), &wanted, std::future::pending());
+    let recover = || Foreground::recover(&service, Arc::clone(&port), 0, None);
+    let first = attach().await.unwrap();
+    let second = attach().await.unwrap();
+    assert_eq!((first.info().id, second.info().id, there()), (0, 1, 4), "a record and a lock each");
+    second.detach(LIMIT).await.unwrap();
+    assert_eq!(there(), 2);
+    let lives = recover().await.err().unwrap();
+    assert_eq!(lives.class(), FailureClass::Conflict, "{}", lives.full_text());
+    // As its death: nobody serves it, and nobody has the lock.
+    first.served.leave(LIMIT).await.unwrap();
+    drop(first);
+    assert_eq!((frontend.waiting(), there()), (vec![0], 1));
+    let again = recover().await.unwrap();
+    assert_eq!((again.info().id, there()), (0, 2));
+    again.detach(LIMIT).await.unwrap();
+    assert_eq!(there(), 0);
+    assert_eq!(recover().await.err().unwrap().class(), FailureClass::NotFound);
 }
