@@ -154,10 +154,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
         let path = dir.path().join("devices/2.json");
-        for there in [serde_json::to_vec(&record(2)).unwrap(), b"torn".to_vec()] {
+        for there in [serde_json::to_string(&record(2)).unwrap(), "torn".to_owned()] {
             fs::write(&path, &there).unwrap();
             assert!(matches!(state.records.create(&record(2)), Err(StateError::Taken { id: 2, .. })));
-            assert_eq!(fs::read(&path).unwrap(), there);
+            assert_eq!(fs::read_to_string(&path).unwrap(), there);
         }
         assert_eq!(
             fs::read_dir(dir.path().join("devices")).unwrap().count(),

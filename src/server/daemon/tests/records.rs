@@ -10,7 +10,7 @@ fn path_of(dir: &Path, id: u32) -> PathBuf {
 }
 
 fn record(dir: &Path, id: u32) -> Record {
-    Record::decode(&fs::read(path_of(dir, id)).unwrap()).unwrap()
+    Record::decode(fs::read_to_string(path_of(dir, id)).unwrap().as_bytes()).unwrap()
 }
 
 /// A state directory in which a daemon has left `records`, and the next one, with what the kernel has.
