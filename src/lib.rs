@@ -4,6 +4,7 @@
 
 pub mod block;
 pub mod cache;
+pub mod crash_point;
 pub mod device;
 pub mod format;
 pub mod frontend;

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     block::{BlockDevice, Geometry},
+    crash_point::CrashPoint,
     frontend::{AttachRequest, Attachment, Frontend, FrontendError},
     reactor::ReactorHandle,
 };
@@ -56,12 +57,15 @@ impl Frontend for Ublk {
         let wanted = features.to_ask_for(copy, device.reads_to_slots(), request.recovery);
         let mut attachment = Self::add(control, features, wanted, request, geometry.size_bytes, &deadline)?;
         // From here on, dropping the attachment removes what has been made.
+        CrashPoint::AddMade.reach();
         attachment.run(
             Command::set_params(attachment.id, params::encode(&geometry, attachment.info.max_io_bytes)),
             &deadline,
         )?;
+        CrashPoint::AddShaped.reach();
         open_queues(&mut attachment, device, geometry, reactors, &deadline)?;
         attachment.start(&deadline)?;
+        CrashPoint::AddStarted.reach();
         finish(&attachment, &geometry, features, &deadline)?;
         Ok(Box::new(attachment))
     }
@@ -201,8 +205,10 @@ pub(super) fn open_queues<D: BlockDevice>(
         }
         opened += 1;
     }
+    CrashPoint::QueuesOpen.reach();
     for (queue, go) in (0..).zip(waiting) {
         go.send(()).map_err(|()| FrontendError::NoReactor { queue })?;
+        CrashPoint::QueueFetches.reach();
     }
     Ok(())
 }

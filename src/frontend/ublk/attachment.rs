@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     block::{Geometry, SECTOR_BYTES},
+    crash_point::CrashPoint,
     frontend::{Attachment, AttachmentInfo, CLOSE_PATIENCE, Detached, FrontendError},
 };
 
@@ -154,6 +155,7 @@ impl UblkAttachment {
             self.abort.set();
         }
         self.stop(&deadline)?;
+        CrashPoint::RemovalStopped.reach();
         self.abort.set();
         if let Some(serving) = &self.serving {
             // A command that reached the driver after it had ended the others' waits for the next STOP.
@@ -167,7 +169,9 @@ impl UblkAttachment {
             }
         }
         self.file = None;
-        inventory::delete(&self.control, self.id, false, patience, &deadline)
+        let deleted = inventory::delete(&self.control, self.id, false, patience, &deadline)?;
+        CrashPoint::RemovalDeleted.reach();
+        Ok(deleted)
     }
 
     /// Has the driver keep back requests that are not yet here.
@@ -232,7 +236,9 @@ impl Attachment for UblkAttachment {
         // Requests for what is new may come as soon as the kernel has been told.
         self.size_bytes.store(size_bytes, Ordering::Release);
         let command = Command::update_size(self.id, size_bytes / SECTOR_BYTES);
-        self.control.run(command, deadline).map(drop)
+        self.control.run(command, deadline)?;
+        CrashPoint::ResizeTold.reach();
+        Ok(())
     }
 
     fn detach_within(&mut self, deadline: Duration, patience: Duration) -> Result<Detached, FrontendError> {

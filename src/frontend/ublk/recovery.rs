@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     block::{BlockDevice, Geometry, SECTOR_BYTES},
+    crash_point::CrashPoint,
     frontend::{Attachment, FrontendError},
     reactor::ReactorHandle,
 };
@@ -55,13 +56,16 @@ pub(super) fn take_over<D: BlockDevice>(
     let features = Features::new(granted.flags);
     check_shape(id, &geometry, &shape, features)?;
     begin(&control, id, driver, &deadline)?;
+    CrashPoint::TakeOverBegun.reach();
     let mut attachment = UblkAttachment::of_former_server(control, &granted, geometry.size_bytes);
     if shape.size_bytes < geometry.size_bytes {
         // A resize ended with the former server after its layer had grown.
         attachment.run(Command::update_size(id, geometry.size_bytes / SECTOR_BYTES), &deadline)?;
     }
     open_queues(&mut attachment, device, geometry, reactors, &deadline)?;
+    CrashPoint::TakeOverFetching.reach();
     attachment.run(Command::end_recovery(id, std::process::id().into()), &deadline)?;
+    CrashPoint::TakeOverEnded.reach();
     attachment.has_come();
     Ok(Box::new(attachment))
 }

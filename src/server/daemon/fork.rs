@@ -11,16 +11,21 @@ use super::{
     merge::{self, turn_with_room},
     snapshot::snapshot,
 };
-use crate::server::{
-    api::types::{AddDevice, DeviceInfo, ForkDevice, ImageSpec},
-    daemon::SnapshotTarget,
-    device::Shown,
-    failure::{Failure, FailureClass},
-    mounts::file_system_work,
-    next_config::document_of,
-    own_layers::disown,
-    service::Service,
-    upper_folder::{Made, NewFolder, document, image_ref, make_durably, planned as planned_in, reference_of},
+use crate::{
+    crash_point::CrashPoint,
+    server::{
+        api::types::{AddDevice, DeviceInfo, ForkDevice, ImageSpec},
+        daemon::SnapshotTarget,
+        device::Shown,
+        failure::{Failure, FailureClass},
+        mounts::file_system_work,
+        next_config::document_of,
+        own_layers::disown,
+        service::Service,
+        upper_folder::{
+            Made, NewFolder, document, image_ref, make_durably, planned as planned_in, reference_of,
+        },
+    },
 };
 
 impl Daemon {
@@ -53,6 +58,7 @@ impl Daemon {
                     return Err(failure);
                 }
             };
+            CrashPoint::ForkPrepared.reach();
             drop(merge::begin(&served));
             daemon.finish(making, request, made).await
         })

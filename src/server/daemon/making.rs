@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Daemon, OpenedDevice, device_work, table::Reserved};
 use crate::{
+    crash_point::CrashPoint,
     frontend::Attachment,
     server::{
         api::types::{AddDevice, DeviceInfo},
@@ -86,6 +87,7 @@ impl Daemon {
             }
             None => self.begin_anywhere(Record::new(0, request.clone()), &mut BTreeSet::new()).await?,
         };
+        CrashPoint::AddRecorded.reach();
         Ok(Making { daemon: self, place, record, may_move: request.id.is_none() })
     }
 
@@ -158,6 +160,7 @@ impl Daemon {
             return Err(stopping);
         }
         made.keep();
+        CrashPoint::AddUnnoted.reach();
         let is_there = |record: &mut Record| {
             record.phase = Phase::Live;
             record.granted = Some(granted);

@@ -6,10 +6,13 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{Daemon, Served, detached};
-use crate::server::{
-    api::types::DeviceInfo,
-    device::{Shown, failure_of_upper},
-    failure::{Failure, FailureClass},
+use crate::{
+    crash_point::CrashPoint,
+    server::{
+        api::types::DeviceInfo,
+        device::{Shown, failure_of_upper},
+        failure::{Failure, FailureClass},
+    },
 };
 
 impl Daemon {
@@ -42,6 +45,7 @@ async fn resize(served: &Arc<Served>, size_bytes: u64, limit: Duration) -> Resul
         .await
         .map_err(|_| Failure::new(FailureClass::Internal, "the reactor has stopped"))?
         .map_err(failure_of_upper)?;
+    CrashPoint::ResizeGrown.reach();
     let told = served.ask(move |attachment| attachment.resize(size_bytes, limit)).await;
     told.map_err(|failure| {
         let device = match failure.class() {

@@ -17,6 +17,7 @@ use super::{
     merge::{self, turn_with_room},
 };
 use crate::{
+    crash_point::CrashPoint,
     image::Image,
     offline::{self, CreateOptions, Upper},
     server::{
@@ -181,9 +182,11 @@ pub(super) async fn change_over(served: &Served, next: NextConfig) -> Result<Sna
 
 fn put_in_place(sealed: Sealed, next: NextConfig) -> Result<SnapshotTaken, Failure> {
     let (config, layer) = (next.path().to_owned(), next.sealed().to_owned());
+    CrashPoint::SnapshotSealed.reach();
     let (replaced, after) = next.replace();
     let stalled = match replaced {
         Replaced::Yes => {
+            CrashPoint::SnapshotNamed.reach();
             let stalled = sealed.stack();
             after.settle();
             stalled

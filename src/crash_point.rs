@@ -1,0 +1,91 @@
+//! Places at which a test has the process die, as `kill -9` would end it just there. A release build has none of them.
+
+/// Where the process may be told to die, by the name that `STRATABD_DIE_AT` gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrashPoint {
+    /// A device is recorded, and nothing of it is made.
+    AddRecorded,
+    /// The driver has made it.
+    AddMade,
+    /// The driver knows its shape.
+    AddShaped,
+    /// All of its queues are open, in an attach or a take-over.
+    QueuesOpen,
+    /// The first of its queues has been told to fetch.
+    QueueFetches,
+    /// Its disk is there.
+    AddStarted,
+    /// It is served, and its record does not say so yet.
+    AddUnnoted,
+    /// A device that is removed has no disk any more.
+    RemovalStopped,
+    /// The driver has nothing of it any more, and the record is still there.
+    RemovalDeleted,
+    /// A layer has grown, and its device has not.
+    ResizeGrown,
+    /// The device has grown, and its record does not say so.
+    ResizeTold,
+    /// A layer is sealed, and the configuration does not name the next one.
+    SnapshotSealed,
+    /// The configuration names the next layer, and the device does not write there yet.
+    SnapshotNamed,
+    /// The folder of a fork is there, and no device.
+    ForkPrepared,
+    /// A device that waited is this process's.
+    TakeOverBegun,
+    /// All of its queues have been told to fetch.
+    TakeOverFetching,
+    /// Its requests come.
+    TakeOverEnded,
+}
+
+impl CrashPoint {
+    /// Dies, if that is what the environment wants.
+    #[inline]
+    pub fn reach(self) {
+        #[cfg(debug_assertions)]
+        die::if_wanted(self);
+    }
+}
+
+#[cfg(debug_assertions)]
+mod die {
+    use std::{env, sync::LazyLock};
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    static WANTED: LazyLock<Option<String>> = LazyLock::new(|| env::var("STRATABD_DIE_AT").ok());
+
+    pub(super) fn if_wanted(point: super::CrashPoint) {
+        if WANTED.as_ref().is_some_and(|wanted| *wanted == format!("{point:?}")) {
+            let _ = kill_process(getpid(), Signal::KILL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::process::ExitStatusExt,
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    /// Runs this test again, in a process that is to die at the place of that name.
+    fn dies_of(name: &str) -> Option<i32> {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "crash_point::tests::a_process_dies_where_it_is_told_to_and_nowhere_else"]);
+        child.env("STRATABD_DIE_AT", name).stdout(Stdio::null()).stderr(Stdio::null());
+        child.status().unwrap().signal()
+    }
+
+    #[test]
+    fn a_process_dies_where_it_is_told_to_and_nowhere_else() {
+        CrashPoint::AddMade.reach();
+        if std::env::var_os("STRATABD_DIE_AT").is_none() {
+            assert_eq!(dies_of("AddMade"), Some(9));
+            assert_eq!(dies_of("AddShaped"), None);
+        }
+    }
+}
