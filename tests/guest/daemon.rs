@@ -39,9 +39,17 @@ pub(crate) fn config(dir: &Path, count: usize) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+/// Of a daemon that serves files.
+pub(crate) const SETTINGS: [&str; 2] = ["cache.enabled=false", "daemon.private_mounts=true"];
+
 /// A daemon that serves files.
 pub(crate) fn start(dir: &Path) -> Daemon {
-    Daemon::start(dir, &["cache.enabled=false", "daemon.private_mounts=true"])
+    Daemon::start(dir, &SETTINGS)
+}
+
+/// One that has no successor, so that its devices go with it.
+fn start_the_last(dir: &Path) -> Daemon {
+    Daemon::start(dir, &[&SETTINGS[..], &["daemon.reattach=false"]].concat())
 }
 
 #[test]
@@ -78,7 +86,7 @@ fn a_device_of_the_daemon_shows_upstreams_file_tree_and_goes_again() {
     assert!(!Path::new(path).exists());
     assert_eq!(daemon.json(&["ls"])["devices"].as_array().unwrap().len(), 0);
     assert_eq!(daemon.ctl(&["info", path]).status.code(), Some(3));
-    assert_eq!(daemon.end("-TERM"), Some(0));
+    daemon.finish();
 }
 
 #[test]
@@ -87,7 +95,7 @@ fn two_devices_of_one_image_share_it_and_sigterm_removes_both() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let daemon = start(dir.path());
+    let daemon = start_the_last(dir.path());
     let config = config(dir.path(), 2);
     let paths = [0, 1].map(|_| daemon.add(&["--config", &config]));
     assert_ne!(paths[0], paths[1]);
@@ -124,7 +132,7 @@ fn threads_do_not_grow_with_devices() {
         assert!(Instant::now() < deadline, "{before} threads without a device, {} with 24", threads());
         std::thread::yield_now();
     }
-    assert_eq!(daemon.end("-TERM"), Some(0));
+    daemon.finish();
 }
 
 #[test]
@@ -136,7 +144,12 @@ fn sigterm_ends_a_daemon_whose_reads_and_adds_wait_for_a_registry() {
     let registry = Registry::start(dir.path(), &Serving::default());
     let address = registry.address();
     push_image(address, "team/app", "v1", &RANDOM.blobs());
-    let settings = [&plain_http(address), "cache.enabled=false", "daemon.drain_timeout_ms=8000"];
+    let settings = [
+        &plain_http(address),
+        "cache.enabled=false",
+        "daemon.drain_timeout_ms=8000",
+        "daemon.reattach=false",
+    ];
     let daemon = Daemon::start(dir.path(), &settings);
     let image = format!("{address}/team/app:v1");
     let added = daemon.json(&["add", &image]);
@@ -186,8 +199,7 @@ fn what_a_killed_daemon_leaves_is_attached_again_by_the_next_one() {
         (&Value::from(11), &Value::from("live"))
     );
     tree::compare_device(Path::new("/dev/ublkb11"), &fixtures().join("ext4/tree-0..2.jsonl"));
-    next.json(&["del", "--all"]);
-    assert_eq!(next.end("-TERM"), Some(0));
+    next.finish();
 }
 
 #[test]
@@ -211,7 +223,7 @@ fn a_daemon_that_may_open_no_more_files_lists_and_removes_its_devices() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let daemon = start(dir.path());
+    let daemon = start_the_last(dir.path());
     let config = config(dir.path(), 1);
     // A number that another process has is passed over.
     let mut foreign = daemon.command(&["add", "--foreground", "--id", "0", "--config", &config]);

@@ -120,7 +120,7 @@ fn every_thread_of_the_daemon_may_be_waited_for_by_writeback() {
     }
     drop(node);
     daemon.json(&["del", text(&path)]);
-    assert_eq!(daemon.end("-TERM"), Some(0));
+    daemon.finish();
 }
 
 /// A disk that can be stopped.
@@ -213,5 +213,5 @@ fn a_disk_that_hangs_leaves_the_others_of_a_thread_their_workers() {
     flushes.into_iter().for_each(|flush| flush.join().unwrap().unwrap());
     assert_eq!((in_time, still_hung), (Ok(()), DEVICES));
     hung.iter().chain([&neighbour]).for_each(|path| drop(daemon.json(&["del", text(path)])));
-    assert_eq!(daemon.end("-TERM"), Some(0));
+    daemon.finish();
 }

@@ -89,7 +89,7 @@ fn a_mounted_file_system_grows_with_its_device() {
     daemon.end("-KILL");
     daemon = start(dir.path());
     check(&path);
-    assert_eq!(daemon.end("-TERM"), Some(0));
+    daemon.finish();
 }
 
 #[test]
@@ -122,5 +122,5 @@ fn an_image_grows_under_its_writable_layer_and_not_without_one() {
         assert_eq!(size_of(&path), after);
         assert!(Direct::open(&path, false).read(after - 4096, 4096).unwrap() == pattern(4096, 4));
     }
-    assert_eq!(daemon.end("-TERM"), Some(0));
+    daemon.finish();
 }

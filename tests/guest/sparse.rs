@@ -72,7 +72,7 @@ fn a_file_system_on_a_sparse_layer_over_an_image_comes_back_clean_after_a_kill()
     });
     let other = daemon.add(&["--config", &below]);
     tree::compare_device(&other, &fixtures().join("ext4/tree-0..2.jsonl"));
-    assert_eq!(daemon.end("-TERM"), Some(0));
+    daemon.finish();
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_new_file_system_over_an_old_one_hides_it_and_a_discard_stays_after_a_kill()
     let mut flags = [0; 4];
     fs::File::open(to.join("upper.data")).unwrap().read_exact_at(&mut flags, 28).unwrap();
     assert_eq!(flags, [0x13, 0, 0, 0]);
-    assert_eq!(daemon.end("-TERM"), Some(0));
+    daemon.finish();
 }
 
 #[test]
@@ -144,5 +144,5 @@ fn a_sparse_layer_of_its_own_keeps_sectors_apart_and_may_end_in_the_middle_of_a_
     }
     assert!(node.read(last * 512, 512).unwrap() == pattern(512, last));
     drop(node);
-    assert_eq!(daemon.end("-TERM"), Some(0));
+    daemon.finish();
 }

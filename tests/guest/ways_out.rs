@@ -80,7 +80,7 @@ fn force_removes_a_mounted_device_and_its_number_is_free_after_the_unmount() {
         daemon.ctl(&["add", "--config", &config, "--id", "3"]).status.success()
     });
     assert!(Mount::new(&path, dir.path()).is_readable());
-    assert_eq!(daemon.end("-TERM"), Some(0));
+    daemon.finish();
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn reads_in_flight_at_sigterm_are_answered() {
     push_image(registry.address(), "test", "latest", &[lsmt(bytes.len() as u64, &[(0, Ok(&bytes))])]);
     let proxy = FaultProxy::start(&registry.address().to_string());
     let host = proxy.address();
-    let daemon = Daemon::start(dir.path(), &[&plain_http(&host)]);
+    let daemon = Daemon::start(dir.path(), &[&plain_http(&host), "daemon.reattach=false"]);
     let path = daemon.add(&[&format!("{host}/test:latest")]);
     // Longer than all that is to happen before the first answer comes.
     proxy.behave(Behaviour { delay: Duration::from_secs(4), ..Behaviour::healthy() });

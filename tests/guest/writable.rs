@@ -106,7 +106,7 @@ fn an_image_under_a_writable_layer_keeps_what_is_written_and_stays_as_it_is_belo
     fio(&path, "--verify_only");
     let other = daemon.add(&["--config", &below]);
     tree::compare_device(&other, &fixtures().join("ext4/tree-0..2.jsonl"));
-    assert_eq!(daemon.end("-TERM"), Some(0));
+    daemon.finish();
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_file_system_on_a_layer_of_its_own_comes_back_clean_and_gives_room_back() {
         assert!(content(&point.join("kept")) == bytes[..1 << 20]);
         assert!(!point.join("large").exists());
     });
-    assert_eq!(daemon.end("-TERM"), Some(0));
+    daemon.finish();
 }
 
 /// Writes blocks one after another, each with its number all over it, and knows which of them were made durable.
@@ -248,7 +248,7 @@ fn a_killed_daemon_has_lost_nothing_that_was_flushed() {
     let dir = tempfile::tempdir_in("/var").unwrap();
     let config = config_with_upper(dir.path(), None, 8 * MIB);
     let mut daemon = start(dir.path());
-    let path = daemon.add(&["--config", &config, "--id", "5"]);
+    let path = daemon.add(&["--config", &config, "--id", "5", "--no-recovery"]);
     for round in 1..4 {
         let recorder = Recorder::new(8 * MIB);
         output_of("blkdiscard", &[text(&path)]);
@@ -261,5 +261,5 @@ fn a_killed_daemon_has_lost_nothing_that_was_flushed() {
         daemon = start(dir.path());
         recorder.check(&path);
     }
-    assert_eq!(daemon.end("-TERM"), Some(0));
+    daemon.finish();
 }

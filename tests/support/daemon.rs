@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::process::{self, Said};
 
-/// A running `stratabd`; dropping it ends it, and with it all of its devices.
+/// A running `stratabd`; dropping it removes all of its devices and ends it.
 pub struct Daemon {
     process: Process,
     socket: PathBuf,
@@ -33,11 +33,19 @@ pub fn plain_http(host: impl std::fmt::Display) -> String {
 impl Daemon {
     /// Starts one whose state, socket and cache lie below `dir`, with settings as `key=value`, and waits until it is ready.
     pub fn start(dir: &Path, settings: &[&str]) -> Self {
+        Self::ready(dir, program(dir, settings))
+    }
+
+    /// As [`Daemon::start`], one that dies at the crash point of this name.
+    pub fn start_doomed(dir: &Path, settings: &[&str], point: &str) -> Self {
+        let mut command = program(dir, settings);
+        command.env("STRATABD_DIE_AT", point);
+        Self::ready(dir, command)
+    }
+
+    fn ready(dir: &Path, mut command: Command) -> Self {
         let state = dir.join("state");
-        let mut command = Command::new("stratabd");
-        command.arg("--state-dir").arg(&state).arg("--cache-dir").arg(dir.join("cache"));
-        command.args(settings.iter().flat_map(|setting| ["--set", *setting]));
-        let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
         Said::listen(process.stderr.take().unwrap()).wait_for("ready");
         Self { process: Process::Child(process), socket: state.join("stratabd.sock"), is_ended: false }
     }
@@ -116,11 +124,30 @@ impl Daemon {
     }
 
     /// Sends it a signal and waits for its end; returns its status, None where a signal has ended it.
-    pub fn end(mut self, signal: &str) -> Option<i32> {
+    pub fn end(self, signal: &str) -> Option<i32> {
         self.signal(signal);
+        self.wait()
+    }
+
+    /// Waits for its end, as [`Daemon::end`] does.
+    pub fn wait(mut self) -> Option<i32> {
         self.is_ended = true;
         self.wait()
     }
+
+    /// Removes its devices, whoever uses them, and ends it well.
+    pub fn finish(self) {
+        self.json(&["del", "--all", "--force"]);
+        assert_eq!(self.end("-TERM"), Some(0), "the daemon did not end well");
+    }
+}
+
+/// The program, as [`Daemon::start`] starts it.
+pub fn program(dir: &Path, settings: &[&str]) -> Command {
+    let mut command = Command::new("stratabd");
+    command.arg("--state-dir").arg(dir.join("state")).arg("--cache-dir").arg(dir.join("cache"));
+    command.args(settings.iter().flat_map(|setting| ["--set", *setting])).stdin(Stdio::null());
+    command
 }
 
 impl Drop for Daemon {
@@ -128,6 +155,7 @@ impl Drop for Daemon {
         if self.is_ended {
             return;
         }
+        let _ = self.ctl(&["del", "--all", "--force"]);
         self.signal("-TERM");
         let status = self.wait();
         if !std::thread::panicking() {
