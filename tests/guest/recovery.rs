@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    daemon::{SETTINGS, config, start},
+    daemon::config,
     devices::{Direct, pattern},
     frame::in_guest,
     support::{
@@ -20,10 +20,17 @@ use crate::{
     writable::{MIB, config_with_upper, text},
 };
 
+/// Of the daemon. It has no mount namespace of its own: nothing that is unmounted in this guest is unmounted in others, and one that
+/// starts later than a mount would keep it.
+const SETTINGS: [&str; 1] = ["cache.enabled=false"];
 const PATIENCE: Duration = Duration::from_secs(120);
 const CHUNK: usize = 64 << 10;
 /// Of the device that is only read: all of it takes an emulated machine a minute.
 const READ_BYTES: usize = 32 * CHUNK;
+
+fn start(dir: &Path) -> Daemon {
+    Daemon::start(dir, &SETTINGS)
+}
 
 /// How often the daemon is killed in one test.
 fn kills() -> u64 {
@@ -317,9 +324,9 @@ fn a_daemon_that_dies_while_it_adds_or_removes_a_device_leaves_all_of_it_or_noth
         assert!(!doomed.ctl(&add).status.success(), "{point}");
         assert_eq!(doomed.wait(), None, "{point}");
         let daemon = start(dir.path());
-        let list = daemon.json(&["list"]);
-        let devices = list["devices"].as_array().unwrap();
-        assert!(devices.iter().all(|device| device["state"] == "live"), "{point}: {list}");
+        let info = daemon.ctl(&["info", "7"]);
+        let said = String::from_utf8_lossy(&info.stdout);
+        assert!(info.status.code() == Some(3) || said.contains("live"), "{point}: {info:?}");
         daemon.finish();
         assert!(!Path::new("/dev/ublkc7").exists(), "{point}");
     }
