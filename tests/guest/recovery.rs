@@ -28,7 +28,7 @@ const CHUNK: usize = 64 << 10;
 /// Of the device that is only read: all of it takes an emulated machine a minute.
 const READ_BYTES: usize = 32 * CHUNK;
 
-fn start(dir: &Path) -> Daemon {
+pub(crate) fn start(dir: &Path) -> Daemon {
     Daemon::start(dir, &SETTINGS)
 }
 

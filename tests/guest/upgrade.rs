@@ -2,7 +2,11 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Instant};
 
-use crate::{daemon::start, frame::in_guest, recovery::Devices, support::daemon::Daemon};
+use crate::{
+    frame::in_guest,
+    recovery::{Devices, start},
+    support::daemon::Daemon,
+};
 
 const UPGRADES: u64 = 3;
 
