@@ -22,6 +22,9 @@ const MOUNTS: &str = "/proc/self/mountinfo";
 /// Field of a line that has the mount's place.
 const PLACE_FIELD: usize = 4;
 
+/// What names the block devices that a process of this program may serve.
+const OUR_DEVICES: &[u8] = b"/dev/ublkb";
+
 /// By the place of the mount; those that nobody has work for are forgotten.
 static SLOTS: Mutex<BTreeMap<PathBuf, Arc<Semaphore>>> = Mutex::new(BTreeMap::new());
 
@@ -42,6 +45,22 @@ pub(super) async fn file_system_work<T: Send + 'static>(
         work()
     })
     .await
+}
+
+/// Where this process sees file systems of ublk devices mounted, later ones after those that they may lie on.
+pub(super) fn places_of_devices() -> Vec<PathBuf> {
+    places_of_devices_in(&mounts())
+}
+
+fn places_of_devices_in(mounts: &[u8]) -> Vec<PathBuf> {
+    let place = |line: &[u8]| {
+        let mut words = line.split(|byte| *byte == b' ');
+        let place = words.nth(PLACE_FIELD)?;
+        // A word of its own ends the fields of which there may be any number.
+        let source = words.skip_while(|word| *word != b"-").nth(2)?;
+        source.starts_with(OUR_DEVICES).then(|| unescaped(place))
+    };
+    mounts.split(|byte| *byte == b'\n').filter_map(place).collect()
 }
 
 /// What cannot be read of them makes one file system of several.
@@ -80,6 +99,16 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+
+    #[test]
+    fn file_systems_of_devices_are_told_by_what_is_mounted() {
+        let mounts = b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
+            30 22 259:3 / /mnt/a\\040b ro - ext4 /dev/ublkb3 ro\n\
+            31 22 0:9 /dev/ublkb4 /mnt/c rw shared:2 master:1 - devtmpfs dev rw\n\
+            32 30 259:4 / /mnt/a\\040b/c rw master:4 - xfs /dev/ublkb12 rw\nbroken - a /dev/ublkb1\n";
+        let expected = ["/mnt/a b", "/mnt/a b/c"].map(PathBuf::from);
+        assert_eq!(places_of_devices_in(mounts), expected);
+    }
 
     #[test]
     fn the_mount_of_a_path_is_the_nearest_above_it() {

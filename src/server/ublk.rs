@@ -5,7 +5,7 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 use rustix::{
     fs::{Mode, OFlags, open},
     io::Errno,
-    mount::{MountPropagationFlags, mount_change},
+    mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount},
     thread::UnshareFlags,
 };
 
@@ -13,6 +13,7 @@ use super::{
     api::types::FeatureList,
     device::Device,
     failure::{Failure, FailureClass},
+    mounts::places_of_devices,
     port::{KnownDevice, Port, failure_of_frontend},
 };
 use crate::{
@@ -164,5 +165,13 @@ pub fn leave_mount_namespace() -> Result<(), Failure> {
     left.and_then(|()| mount_change("/", flags)).map_err(|errno| {
         let source = io::Error::from(errno);
         Failure::with_source(FailureClass::Driver, "cannot leave the mount namespace (run as root)", source)
-    })
+    })?;
+    // Where mounts are not propagated, as without systemd, one that ends elsewhere would stay here, and its device in use. These are
+    // of a former daemon's devices, later ones upon earlier.
+    for place in places_of_devices().into_iter().rev() {
+        if let Err(errno) = unmount(&place, UnmountFlags::DETACH) {
+            tracing::debug!(place = %place.display(), %errno, "a mount is kept");
+        }
+    }
+    Ok(())
 }
