@@ -114,33 +114,32 @@ async fn route(
             }
             Ok(json(StatusCode::OK, &daemon.remove(id, !says("wait=false")).await?))
         }
-        (
-            _,
-            ["metrics"]
-            | ["v1", "features" | "devices" | "daemon" | "upgrade"]
-            | ["v1", "devices", _]
-            | ["v1", "devices", _, "snapshot" | "fork" | "resize" | "set" | "recover"],
-        ) => {
-            let mut answer = json(
-                StatusCode::METHOD_NOT_ALLOWED,
-                &ErrorAnswer {
-                    error: ErrorBody {
-                        class: FailureClass::Usage,
-                        message: format!("{path} has no method {method}"),
-                    },
-                },
-            );
-            let allowed = match names.as_slice() {
-                ["v1", "devices"] => "GET, POST",
-                ["v1", "devices", _] => "GET, DELETE",
-                ["v1", "upgrade"] | ["v1", "devices", _, _] => "POST",
-                _ => "GET",
-            };
-            answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
-            Ok(answer)
-        }
-        _ => Err(unknown(&path)),
+        (_, names) => match methods(names) {
+            Some(allowed) => Ok(no_method(&method, &path, allowed)),
+            None => Err(unknown(&path)),
+        },
     }
+}
+
+/// The methods of what `names` is the path of.
+fn methods(names: &[&str]) -> Option<&'static str> {
+    Some(match names {
+        ["v1", "devices"] => "GET, POST",
+        ["v1", "devices", _] => "GET, DELETE",
+        ["v1", "devices", _, "snapshot" | "fork" | "resize" | "set" | "recover"] => "POST",
+        ["v1", "upgrade"] => "POST",
+        ["metrics"] | ["v1", "features" | "daemon"] => "GET",
+        _ => return None,
+    })
+}
+
+/// The answer to a request for what is there by a method that it does not have.
+fn no_method(method: &Method, path: &str, allowed: &'static str) -> Answer {
+    let message = format!("{path} has no method {method}");
+    let error = ErrorBody { class: FailureClass::Usage, message };
+    let mut answer = json(StatusCode::METHOD_NOT_ALLOWED, &ErrorAnswer { error });
+    answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
+    answer
 }
 
 /// Whether the query has this pair.
