@@ -66,12 +66,12 @@ impl Daemon {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
         let new: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(self.wait(), Some(0), "the old process does not end well");
+        assert_eq!(self.ended(), Some(0), "the old process does not end well");
         self.process = Process::Adopted(new["pid"].as_u64().unwrap().try_into().unwrap());
         Ok(())
     }
 
-    fn wait(&mut self) -> Option<i32> {
+    fn ended(&mut self) -> Option<i32> {
         match &mut self.process {
             Process::Child(child) => process::ended(child),
             Process::Adopted(pid) => process::adopted_ended(*pid),
@@ -132,7 +132,7 @@ impl Daemon {
     /// Waits for its end, as [`Daemon::end`] does.
     pub fn wait(mut self) -> Option<i32> {
         self.is_ended = true;
-        self.wait()
+        self.ended()
     }
 
     /// Removes its devices, whoever uses them, and ends it well.
@@ -157,7 +157,7 @@ impl Drop for Daemon {
         }
         let _ = self.ctl(&["del", "--all", "--force"]);
         self.signal("-TERM");
-        let status = self.wait();
+        let status = self.ended();
         if !std::thread::panicking() {
             assert_eq!(status, Some(0), "the daemon did not end well");
         }
