@@ -67,7 +67,6 @@ impl Daemon {
             let turn = TRIES.acquire().await.expect("it is never closed");
             let outcome = self.try_to_bring_back(id).await;
             drop(turn);
-            drop(tried.take());
             let Err(failure) = outcome else { break };
             let reason = failure.full_text();
             if self.table.is_closed() {
@@ -80,6 +79,8 @@ impl Daemon {
             let again = left.filter(|left| !left.is_zero()).map_or(pause, |left| left.min(pause));
             tracing::error!(id, error = reason, again_ms = again.as_millis(), "a device has not come back");
             self.waiting.note(id, reason, again);
+            // Who waits for the first try finds out how it went.
+            drop(tried.take());
             sleep(again).await;
             pause = longer(pause);
         }
