@@ -17,7 +17,7 @@ mod secure;
 
 use std::{
     fs,
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -129,6 +129,12 @@ fn ctl(host: &str, arguments: &[&str]) -> Value {
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+fn bytes_of(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    fs::File::open(path).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
 }
 
 fn read(path: &Path) -> String {
@@ -375,7 +381,7 @@ async fn devices_whose_tag_has_moved_come_back_from_the_cache_while_their_regist
     let writable = first.add(over(base, &root.path().join("box"))).await.unwrap();
     let size_bytes = read_only.size_bytes;
     drop(first);
-    let others = ["L0.zt4k", "L1.zt4k"].map(|name| fs::read(fixture(name)).unwrap());
+    let others = ["L0.zt4k", "L1.zt4k"].map(|name| bytes_of(&fixture(name)));
     registry::push_image(registry.address(), "team/base", "v1", &others);
     // It takes connections, and answers none.
     registry.signal("-STOP");
