@@ -79,6 +79,8 @@ impl Daemon {
     /// # Errors
     /// [`FailureClass::Conflict`] where the number that it names is taken.
     pub(super) async fn begin(&self, request: &AddDevice) -> Result<Making<'_>, Failure> {
+        // Before its record, which takes a descriptor too.
+        self.reserve.check_room()?;
         let (place, record) = match request.id {
             Some(id) => {
                 let place = self.table.reserve(id, request)?;
