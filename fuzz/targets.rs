@@ -44,13 +44,14 @@ pub use server::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 29] = [
+pub const TARGETS: [Target; 30] = [
     ("tar_envelope", tar_envelope),
     ("zfile_header", zfile_header),
     ("zfile_jump_table", zfile_jump_table),
     ("zfile_block", zfile_block),
     ("lsmt_header", lsmt_header),
     ("lsmt_index", lsmt_index),
+    ("lsmt_journal", lsmt_journal),
     ("lsmt_log", lsmt_log),
     ("lsmt_writable", lsmt_writable),
     ("oci_manifest", oci_manifest),
@@ -282,6 +283,37 @@ fn check_segments(segments: &[lsmt::Segment], limit: u64) {
         );
         assert!(segment.moffset() >= lsmt::DATA_START_SECTOR && segment.mend() <= limit);
         end = segment.end();
+    }
+}
+
+/// The input is the file of a journal, for a layer of 1 MiB whose data file has as much.
+pub fn lsmt_journal(input: &[u8]) {
+    let (header, entries) = match lsmt::decode_journal(input) {
+        Ok(found) => found,
+        Err(error) => return check_message(&error),
+    };
+    assert!(entries.len() as u64 <= header.capacity && header.capacity <= lsmt::JOURNAL_ENTRY_LIMIT);
+    if header.capacity <= 1024 {
+        let again = lsmt::decode_journal(&header.encode(&entries)).expect("it is whole");
+        assert!(again.0 == header && again.1 == entries);
+    }
+    let data = lsmt::Header {
+        position: lsmt::SlotPosition::Header,
+        kind: lsmt::FileKind::Data,
+        sealed: false,
+        sparse: false,
+        index_offset: 0,
+        index_count: 0,
+        virtual_size_bytes: 1 << 20,
+        uuid: Some(header.uuid),
+        parent_uuid: None,
+        user_tag: lsmt::UserTag::default(),
+    };
+    match lsmt::check_entries(&entries, &data, 1 << 20) {
+        Ok(()) => assert!(
+            entries.iter().all(|entry| entry.length() > 0 && entry.end() <= 2048 && entry.mend() <= 2048)
+        ),
+        Err(error) => check_message(&error),
     }
 }
 
