@@ -54,6 +54,14 @@ pub trait Port: Send + Sync + 'static {
     /// When the driver is there and cannot be asked.
     fn known(&self) -> Result<Vec<KnownDevice>, Failure>;
 
+    /// The one of these with the number `id`, if there is one. Whatever is the matter with others is not asked.
+    ///
+    /// # Errors
+    /// As of [`Port::known`].
+    fn find(&self, id: u32) -> Result<Option<KnownDevice>, Failure> {
+        Ok(self.known()?.into_iter().find(|known| known.id == id))
+    }
+
     /// Whether somebody has the node at `path` for himself alone, as a mounted file system has.
     fn is_claimed(&self, path: &Path) -> bool;
 

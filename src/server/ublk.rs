@@ -103,6 +103,17 @@ impl Port for UblkPort {
         }
     }
 
+    fn find(&self, id: u32) -> Result<Option<KnownDevice>, Failure> {
+        match self.0.info(id) {
+            Ok(device) => Ok(Some(known(device))),
+            Err(FrontendError::NoSuchDevice(_)) => Ok(None),
+            Err(FrontendError::Unavailable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            Err(error) => Err(failure_of_frontend("cannot ask the kernel for the device", error)),
+        }
+    }
+
     fn is_claimed(&self, path: &Path) -> bool {
         // Exclusive for a moment, which the kernel grants unless a mount or another exclusive user is there. Who has just
         // opened the node, to read it, is not seen.

@@ -242,12 +242,10 @@ impl Making<'_> {
     /// Takes back what was begun of a device that could not be made: what was made for it, and then its record.
     pub(super) async fn take_back(self, made: Made, failure: &Failure) {
         drop(made);
-        let (port, id) = (Arc::clone(&self.daemon.port), self.place.id);
         let mut is_left = false;
         if failure.class() == FailureClass::TimedOut {
             // The driver may still have it, and may not have given it back in time.
-            let known = device_work(move || port.known()).await;
-            is_left = known.is_ok_and(|known| known.iter().any(|known| known.id == id));
+            is_left = self.daemon.find(self.place.id).await.is_ok_and(|known| known.is_some());
         }
         let leaving = |record: &mut Record| *record = record.clone().in_phase(Phase::Leaving);
         match is_left {

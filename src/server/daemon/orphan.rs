@@ -107,8 +107,7 @@ impl Daemon {
             Some(_) => None,
             None => self.left_alone(id).await?,
         };
-        let port = Arc::clone(&self.port);
-        let known = device_work(move || port.known()).await?.into_iter().find(|known| known.id == id);
+        let known = self.find(id).await?;
         if let Some(Stored { record: Err(error), .. }) = &stored
             && error.is_of_another()
         {

@@ -54,7 +54,7 @@ impl Daemon {
             Failure::new(FailureClass::NotFound, text)
         };
         let left = on_disk(move || LeftRecord::find(&dir, id, is_own)).await?.ok_or_else(none)?;
-        let known = self.known().await?.into_iter().find(|known| known.id == id);
+        let known = self.find(id).await?;
         if fate(&left.stored.record, known.as_ref()) != Fate::TakeOver {
             let text = format!("device {id} does not wait for a server: \"list\" says what becomes of it");
             return Err(Failure::new(FailureClass::Conflict, text));

@@ -146,7 +146,7 @@ impl Daemon {
     async fn left_behind(&self, id: u32) -> Result<Option<KnownDevice>, Failure> {
         let began = Instant::now();
         loop {
-            let known = self.known().await?.into_iter().find(|device| device.id == id);
+            let known = self.find(id).await?;
             let Some(device) = &known else { return Ok(None) };
             let Some(pid) = device.server_pid.filter(|_| device.recoverable) else { return Ok(known) };
             // Who served it may have had the number that this process has now.
@@ -171,6 +171,12 @@ impl Daemon {
                 Err(Failure::new(FailureClass::Conflict, text))
             }
         }
+    }
+
+    /// What the kernel has of `id`.
+    pub(super) async fn find(&self, id: u32) -> Result<Option<KnownDevice>, Failure> {
+        let port = Arc::clone(&self.port);
+        device_work(move || port.find(id)).await
     }
 
     pub(super) async fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
