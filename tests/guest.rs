@@ -37,6 +37,8 @@ mod power_cut;
 mod reattach;
 #[path = "guest/recovery.rs"]
 mod recovery;
+#[path = "guest/recovery_of_many.rs"]
+mod recovery_of_many;
 #[path = "guest/registry.rs"]
 mod registry;
 #[path = "guest/registry_faults.rs"]
