@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
@@ -11,6 +12,8 @@ use std::{
     },
     time::{Duration, Instant},
 };
+
+use stratabd::format::lsmt::JOURNAL_FOLDER;
 
 use crate::{
     daemon::start,
@@ -76,8 +79,12 @@ impl Disk {
         output_of("dmsetup", &["resume", "--noudevsync", "cut"]);
     }
 
-    /// As after the power has come back: only what the disk has is there.
+    /// As after the power has come back: only what the disk has is there, and nothing of what was in memory.
     fn restore(&self) {
+        match fs::remove_dir_all(JOURNAL_FOLDER) {
+            Err(error) if error.kind() != ErrorKind::NotFound => panic!("{error}"),
+            _ => {}
+        }
         self.unmount();
         output_of("dmsetup", &["remove", "--retry", "--noudevsync", "cut"]);
         self.create();
