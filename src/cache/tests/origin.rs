@@ -92,6 +92,8 @@ impl Origin for TestOrigin {
     }
 
     fn read_range(&self, range: ByteRange, _: Urgency) -> BoxFuture<'static, Result<Bytes, SourceError>> {
+        // Before the record, so that who has seen this request in it may change the mood for the next.
+        let mood = *self.mood.lock().unwrap();
         self.asked.lock().unwrap().push(range);
         let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_at_once.fetch_max(now, Ordering::SeqCst);
@@ -100,7 +102,6 @@ impl Origin for TestOrigin {
             reactor.sleep(latency).await;
             at_once.fetch_sub(1, Ordering::SeqCst);
         });
-        let mood = *self.mood.lock().unwrap();
         let content = self.content.clone();
         Box::pin(async move {
             waited.await.unwrap();
