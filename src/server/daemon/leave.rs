@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
-use super::{Daemon, Served, device_work, table::Presence};
+use super::{Daemon, Served, device_work, served::Presence};
 use crate::server::failure::{Failure, FailureClass};
 
 /// How often a removal that somebody else has begun is looked after.

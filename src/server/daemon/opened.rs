@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Served, check_absolute, merge::Merging, table::Presence};
+use super::{Served, check_absolute, merge::Merging, served::Presence};
 use crate::{
     frontend::{AttachRequest, Attachment},
     limit::Rates,

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{table::Presence, *};
+use super::{served::Presence, *};
 use crate::{
     frontend::{AttachRequest, Attachment, Detached, FrontendError, NullFrontend, Stage},
     reactor::ReactorHandle,
