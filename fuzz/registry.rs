@@ -8,7 +8,7 @@ use stratabd::{
     registry::{
         Challenge, ContentRange, Credentials, DockerConfig, ImageDocuments, ImageReference, KeyHost,
         MAX_SKIP_BYTES, MAX_URL_BYTES, Repository, locate, parse_challenge, parse_helper_answer,
-        parse_retry_after, parse_service_answer, parse_token, resolve_location, shown,
+        parse_refusal, parse_retry_after, parse_service_answer, parse_token, resolve_location, shown,
     },
 };
 
@@ -162,6 +162,15 @@ pub fn registry_location(input: &[u8]) {
     }
     if let Ok(repository) = Repository::from_upload_url(text) {
         assert_eq!(Repository::from_blob_url(&repository.blobs_url()), Ok(repository));
+    }
+}
+
+/// The input is the body of an answer that refuses.
+pub fn registry_refusal(input: &[u8]) {
+    if let Some(words) = parse_refusal(input) {
+        assert!(!words.is_empty() && !words.chars().any(char::is_control), "{words:?}");
+        // Three errors, each of a code and a message that are cut.
+        assert!(words.chars().count() <= 3 * 2 * 300, "{}", words.len());
     }
 }
 

@@ -32,7 +32,7 @@ mod server;
 
 pub use registry::{
     registry_challenge, registry_content_range, registry_docker_config, registry_location,
-    registry_next_image, registry_program_answer, registry_reference, registry_retry_after,
+    registry_next_image, registry_program_answer, registry_reference, registry_refusal, registry_retry_after,
     registry_service_answer, registry_token,
 };
 pub use server::{
@@ -44,7 +44,7 @@ pub use server::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 30] = [
+pub const TARGETS: [Target; 31] = [
     ("tar_envelope", tar_envelope),
     ("zfile_header", zfile_header),
     ("zfile_jump_table", zfile_jump_table),
@@ -60,6 +60,7 @@ pub const TARGETS: [Target; 30] = [
     ("registry_docker_config", registry_docker_config),
     ("registry_retry_after", registry_retry_after),
     ("registry_reference", registry_reference),
+    ("registry_refusal", registry_refusal),
     ("registry_location", registry_location),
     ("registry_token", registry_token),
     ("registry_next_image", registry_next_image),

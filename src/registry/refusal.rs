@@ -1,5 +1,6 @@
 //! What a registry says in the body of a refusal, as far as it can be shown.
 
+use roxmltree::Document;
 use serde_json::Value;
 
 /// Longer words are cut.
@@ -8,17 +9,23 @@ const MAX_SHOWN_CHARS: usize = 256;
 /// Of several errors, as many are shown.
 const MAX_ERRORS: usize = 3;
 
-/// Reads the body of an answer that refuses: the distribution specification's `errors`, or the members that token servers and
-/// storage use instead. `None` where it is none of these.
+/// Reads the body of an answer that refuses: the distribution specification's `errors`, the members that token servers use instead,
+/// or the XML of storage. `None` where it is none of these.
 #[must_use]
 pub fn parse_refusal(body: &[u8]) -> Option<String> {
-    let body: Value = serde_json::from_slice(body).ok()?;
+    match serde_json::from_slice(body) {
+        Ok(json) => words_of_document(&json),
+        Err(_) => words_of_xml(str::from_utf8(body).ok()?),
+    }
+}
+
+fn words_of_document(body: &Value) -> Option<String> {
     let errors = match body.get("errors") {
         Some(Value::Array(errors)) => errors.iter().filter_map(words_of).take(MAX_ERRORS).collect(),
         Some(error) => words_of(error).into_iter().collect(),
         None => Vec::new(),
     };
-    let words = if errors.is_empty() { words_of(&body)? } else { errors.join("; ") };
+    let words = if errors.is_empty() { words_of(body)? } else { errors.join("; ") };
     Some(words).filter(|words| !words.is_empty())
 }
 
@@ -32,7 +39,22 @@ fn words_of(error: &Value) -> Option<String> {
         return Some(cleaned(text));
     }
     let message = text(&["message", "error_description", "details", "detail"]);
-    match (text(&["code", "error"]), message) {
+    joined(text(&["code", "error"]), message)
+}
+
+/// What S3, Azure and Google's storage say: an `Error` that has a `Code` and a `Message`.
+fn words_of_xml(body: &str) -> Option<String> {
+    let document = Document::parse(body).ok()?;
+    let error = Some(document.root_element()).filter(|root| root.has_tag_name("Error"))?;
+    let text = |name: &str| {
+        let found = error.children().find(|child| child.tag_name().name() == name)?;
+        found.text().map(cleaned).filter(|text| !text.is_empty())
+    };
+    joined(text("Code"), text("Message"))
+}
+
+fn joined(code: Option<String>, message: Option<String>) -> Option<String> {
+    match (code, message) {
         (Some(code), Some(message)) => Some(format!("{code}: {message}")),
         (code, message) => code.or(message),
     }
@@ -66,11 +88,33 @@ mod tests {
             (r#"{"details":"incorrect username or password"}"#, "incorrect username or password"),
             (r#"{"error":"invalid_grant","error_description":"old"}"#, "invalid_grant: old"),
             (r#"{"errors":[],"message":"gone"}"#, "gone"),
+            (
+                "<?xml version=\"1.0\"?>\n<Error><Code>AccessDenied</Code><Message>Access\n Denied</Message><Resource/></Error>",
+                "AccessDenied: Access Denied",
+            ),
+            (
+                "\u{feff}<Error><Code>BlobNotFound</Code><Message>&lt;a&gt;</Message></Error>",
+                "BlobNotFound: <a>",
+            ),
+            ("<Error xmlns=\"urn:x\"><Message>gone</Message></Error>", "gone"),
         ] {
             assert_eq!(parse_refusal(body.as_bytes()).as_deref(), Some(words), "{body}");
         }
-        for nothing in ["", "no", "[]", "{}", r#"{"errors":[{"code":7}]}"#, "<html>", r#"{"message":" \n "}"#]
-        {
+        let bomb = "<!DOCTYPE a [<!ENTITY b \"bbbb\">]><Error><Code>&b;</Code></Error>";
+        let deep = "<Error>".repeat(100_000);
+        for nothing in [
+            "",
+            "no",
+            "[]",
+            "{}",
+            r#"{"errors":[{"code":7}]}"#,
+            "<html>",
+            "<html><Code>x</Code></html>",
+            "<Error><Code/></Error>",
+            bomb,
+            &deep,
+            r#"{"message":" \n "}"#,
+        ] {
             assert_eq!(parse_refusal(nothing.as_bytes()), None, "{nothing}");
         }
     }
