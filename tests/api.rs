@@ -161,7 +161,10 @@ async fn metrics_count_reads_by_source_and_what_was_fetched_for_them() {
     let mut config = Config::default();
     config.cache.dir = dir.path().join("cache");
     config.image.decoded_cache_mib = 0;
-    config.registry.hosts.insert(host.clone(), HostSection { plain_http: true, ..HostSection::default() });
+    config
+        .registry
+        .hosts
+        .insert(host.parse().unwrap(), HostSection { plain_http: true, ..HostSection::default() });
     let (daemon, service, port) = start(dir.path(), config);
     let local = ImageSpec::Layers(vec![fixture("ext4/L0.z4k")]);
     let remote = ImageSpec::Reference(format!("{host}/sample/ext4:latest"));

@@ -4,12 +4,14 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
+use super::HostName;
+
 /// Everything that the client takes from configuration.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistryConfig {
     /// Settings by host: `name:port` goes before `name`.
-    pub hosts: BTreeMap<String, HostConfig>,
+    pub hosts: BTreeMap<HostName, HostConfig>,
     /// PEM file of certificate authorities, trusted besides the system's by every host.
     pub ca_file: Option<PathBuf>,
     /// Where user names and passwords come from.

@@ -238,6 +238,18 @@ pub enum Reason {
     /// A redirect or other URL that cannot be followed.
     #[error("a location that cannot be used")]
     Location(#[source] LocationError),
+    /// Nobody listens where the registry takes an upload, which is at its own host but not at its port.
+    #[error(
+        "the registry takes uploads at {place}, where nobody listens, and not at {host}: a proxy before it may not tell it its port"
+    )]
+    LostPort {
+        /// Host and port where the upload should go.
+        place: String,
+        /// The registry's own.
+        host: String,
+        /// What the network said.
+        source: Cause,
+    },
     /// `http` where nobody allowed it.
     #[error("plain HTTP to {host} is not allowed: set plain_http for host {host} if that is wanted")]
     PlainHttp {
@@ -422,6 +434,8 @@ impl Reason {
             | Self::ContentEncoding(_)
             | Self::WrongSize { .. }
             | Self::WrongLength { .. } => Retry::Once,
+            // The next session will be there as well, but for one behind another of several proxies.
+            Self::LostPort { .. } => Retry::Once,
             // What two sides do not agree upon they will not agree upon later; one of several servers may be broken.
             Self::Tls { .. } => Retry::Once,
             // A credential service that was down may be up again; one that gave nothing will give nothing.

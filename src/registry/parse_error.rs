@@ -63,6 +63,21 @@ pub enum LocationError {
     Repository,
 }
 
+/// Why a text does not name a host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostNameError {
+    /// Another scheme before the host.
+    #[error("a host is named as HOST or HOST:PORT, and registries are spoken to by http or https alone")]
+    Scheme,
+    /// Something after the host.
+    #[error("a host is named as HOST or HOST:PORT, without a path: what is set is set for all of the host")]
+    Path,
+    /// Not what a URL may have there.
+    #[error("a host is named as HOST or HOST:PORT")]
+    Location(#[from] LocationError),
+}
+
 /// Why a text is not an image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

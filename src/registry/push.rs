@@ -213,9 +213,11 @@ impl Push<'_> {
     /// Sends all of a blob in one request. `session` may lie at another host, which gets no credential, and its query is the
     /// registry's own.
     async fn upload(&self, mut session: Url, digest: Digest, content: Content) -> Result<(), RegistryError> {
+        let place = session.clone();
         session.query_pairs_mut().append_pair("digest", &digest.to_string());
         let octets = HeaderValue::from_static("application/octet-stream");
-        let answer = self.send(session, &draft(Method::PUT, &octets, content)).await?;
+        let answer = self.send(session, &draft(Method::PUT, &octets, content)).await;
+        let answer = answer.map_err(|error| self.lost_port(&place, error))?;
         if answer.status() == StatusCode::NOT_FOUND {
             // The registry has forgotten the session, and the next try begins another.
             return Err(answer.error(Reason::LocationExpired { status: 404 }));
@@ -223,6 +225,20 @@ impl Push<'_> {
         let answer =
             answer.into_one_of(&[StatusCode::OK, StatusCode::CREATED, StatusCode::NO_CONTENT]).await?;
         agreeing(&answer, digest)
+    }
+
+    /// What `error` of the session at `place` means where that is at the registry's host and at another port.
+    fn lost_port(&self, place: &Url, error: RegistryError) -> RegistryError {
+        let host = self.target.host();
+        let is_at_host = place.host_str() == self.target.host_name() && location::authority(place) != host;
+        match error.reason() {
+            Reason::Connect { .. } if is_at_host => {
+                let reason =
+                    Reason::LostPort { place: location::authority(place), host, source: error.into() };
+                RegistryError::new(location::shown(place), reason)
+            }
+            _ => error,
+        }
     }
 
     async fn send(&self, url: Url, draft: &Draft) -> Result<Answer, RegistryError> {

@@ -217,6 +217,20 @@ async fn a_session_by_plain_http_elsewhere_is_refused_unless_configured() {
 }
 
 #[tokio::test]
+async fn a_session_that_has_lost_the_registrys_port_is_told_and_not_tried_for_long() {
+    // Nobody listens at it: it is tcpmux, of which there is no server.
+    let closed: std::net::SocketAddr = "127.0.0.1:1".parse().unwrap();
+    let server = empty_registry(format!("http://{closed}/store"), |_, _| created()).await;
+    let (blob, _) = blob_in_file(b"layer");
+    let error =
+        client(&config(&[server.address, closed])).ensure_blob(&repository(&server), blob).await.unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error.reason(), Reason::LostPort { .. }), "{error:?}");
+    assert!(text.contains(&closed.to_string()) && text.contains(&server.address.to_string()), "{text}");
+    assert_eq!(methods(&server), ["HEAD", "POST"].repeat(2));
+}
+
+#[tokio::test]
 async fn a_file_that_has_shrunk_is_the_callers_fault_and_is_sent_once() {
     let server = empty_registry(format!("{UPLOADS}id"), |_, _| created()).await;
     let content = FileContent::new(Arc::new(tempfile::tempfile().unwrap()), 5, Arc::default());

@@ -70,7 +70,7 @@ async fn what_ends_an_upload_is_said_by_http2_too(site: &Site) {
     let source = Server::start(move |seen, _| partial(&wrong, seen)).await;
     let mut config = site.config();
     let plain = HostConfig { plain_http: true, ..HostConfig::default() };
-    config.hosts.insert(source.address.to_string(), plain);
+    config.hosts.insert(source.address.to_string().parse().unwrap(), plain);
     let client = client(&config);
     let base = Repository::new(&source.address.to_string(), "team/base", true).unwrap();
     let digest = Digest::from_hash([7; 32]);
@@ -109,7 +109,7 @@ async fn first_byte(client: &Client, host: impl ToString, digest: Digest) -> Res
 async fn trust_is_by_configuration_only(site: &Site, digest: Digest) {
     let mut config = site.config();
     let host = site.registry.to_string();
-    config.hosts.remove(&host);
+    config.hosts.remove(host.as_str());
     let error = first_byte(&client(&config), &host, digest).await.unwrap_err();
     assert!(matches!(error.reason(), Reason::UnknownAuthority { .. }), "{error:?}");
     assert_eq!(error.fault(), Fault::Configuration);
@@ -118,16 +118,17 @@ async fn trust_is_by_configuration_only(site: &Site, digest: Digest) {
     // `localhost` is not in the certificate.
     let name = format!("localhost:{}", site.registry.port());
     let trusted = HostConfig { ca_file: Some(site.path("ca.pem")), ..HostConfig::default() };
-    config.hosts.insert(name.clone(), trusted);
+    config.hosts.insert(name.parse().unwrap(), trusted);
     let error = first_byte(&client(&config), &name, digest).await.unwrap_err();
     assert!(matches!(error.reason(), Reason::Certificate { .. }), "{error:?}");
 
-    config.hosts.insert(host.clone(), HostConfig { skip_verify: true, ..HostConfig::default() });
+    config.hosts.insert(host.parse().unwrap(), HostConfig { skip_verify: true, ..HostConfig::default() });
     first_byte(&client(&config), &host, digest).await.unwrap();
 
-    config
-        .hosts
-        .insert(host, HostConfig { ca_file: Some(site.path("missing.pem")), ..HostConfig::default() });
+    config.hosts.insert(
+        host.parse().unwrap(),
+        HostConfig { ca_file: Some(site.path("missing.pem")), ..HostConfig::default() },
+    );
     let refused = Client::new(&config, tokio::runtime::Handle::current()).unwrap_err();
     assert!(refused.to_string().contains("missing.pem"), "{refused}");
 }
@@ -145,14 +146,15 @@ async fn certificates_of_clients_are_shown(site: &Site, digest: Digest) {
     let location = format!("Location: {target}");
     let leading = Server::start(move |_, _| reply("307 Temporary Redirect", &[&location], b"")).await;
     let plain = HostConfig { plain_http: true, ..HostConfig::default() };
-    config.hosts.insert(leading.address.to_string(), plain);
+    config.hosts.insert(leading.address.to_string().parse().unwrap(), plain);
     let read = |config: &RegistryConfig| {
         let repository = Repository::new(&leading.address.to_string(), REPOSITORY, true).unwrap();
         client(config).blob(&repository, digest, SIZE as u64).read_range(range(0, 1), Priority::Demand)
     };
     let error = read(&config).await.unwrap_err();
     assert!(matches!(error.reason(), Reason::Status { status: 400, .. }), "{error:?}");
-    config.hosts.get_mut(&site.mutual.to_string()).unwrap().client_identity = Some(site.client_identity());
+    config.hosts.get_mut(site.mutual.to_string().as_str()).unwrap().client_identity =
+        Some(site.client_identity());
     read(&config).await.unwrap();
 }
 
@@ -162,7 +164,7 @@ async fn a_downgrade_is_refused_unless_configured(site: &Site, digest: Digest) {
     assert!(matches!(error.reason(), Reason::Location(LocationError::Downgrade { .. })), "{error:?}");
     assert!(!format!("{error:?}").contains("sig="), "{error:?}");
     let plain = HostConfig { plain_http: true, ..HostConfig::default() };
-    config.hosts.insert(site.plain.to_string(), plain);
+    config.hosts.insert(site.plain.to_string().parse().unwrap(), plain);
     first_byte(&client(&config), site.downgrade, digest).await.unwrap();
 }
 

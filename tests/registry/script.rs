@@ -218,7 +218,7 @@ pub(crate) fn pattern(length: usize) -> Vec<u8> {
 pub(crate) fn config(plain: &[SocketAddr]) -> RegistryConfig {
     let host = HostConfig { plain_http: true, ..HostConfig::default() };
     RegistryConfig {
-        hosts: plain.iter().map(|address| (address.to_string(), host.clone())).collect(),
+        hosts: plain.iter().map(|address| (address.to_string().parse().unwrap(), host.clone())).collect(),
         proxy: ProxyConfig::None,
         limits: Limits {
             request_deadline_ms: 10_000,

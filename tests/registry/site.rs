@@ -56,7 +56,7 @@ impl Site {
         let trusted = HostConfig { ca_file: Some(self.path("ca.pem")), ..HostConfig::default() };
         let mut config = crate::script::config(&[]);
         for address in [self.registry, self.front, self.storage, self.mutual, self.downgrade] {
-            config.hosts.insert(address.to_string(), trusted.clone());
+            config.hosts.insert(address.to_string().parse().unwrap(), trusted.clone());
         }
         let login = |address| format!(r#""{address}":{{"username":"user","password":"pass:word"}}"#);
         let logins = [self.registry, self.front, self.downgrade].map(login).join(",");

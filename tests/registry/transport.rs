@@ -29,7 +29,7 @@ async fn a_plain_request_goes_through_the_proxy_in_full_with_the_proxys_login() 
     let proxy = Server::start(move |seen, _| partial(&data, seen)).await;
     let mut config = config(&[]);
     let plain = HostConfig { plain_http: true, ..HostConfig::default() };
-    config.hosts.insert("registry.invalid".into(), plain);
+    config.hosts.insert("registry.invalid".parse().unwrap(), plain);
     let http = format!("http://pu:pp@{}", proxy.address);
     config.proxy = ProxyConfig::Explicit { http, https: String::new(), no_proxy: "127.0.0.1".into() };
     let client = client(&config);
@@ -87,7 +87,7 @@ async fn tls_goes_through_a_tunnel_that_sees_only_the_name() {
     let mut config = site.config();
     let trusted = HostConfig { ca_file: Some(site.path("ca.pem")), ..HostConfig::default() };
     // Storage answers without a login; its name is known to the certificate and to no resolver.
-    config.hosts.insert("registry.test".into(), trusted);
+    config.hosts.insert("registry.test".parse().unwrap(), trusted);
     let https = format!("http://pu:pp@{proxy}");
     config.proxy = ProxyConfig::Explicit { http: String::new(), https, no_proxy: "127.0.0.1".into() };
     let client = client(&config);
@@ -140,7 +140,7 @@ async fn a_socks_proxy_is_asked_for_the_port_of_the_scheme() {
     {
         let (proxy, received) = socks(registry.address).await;
         let mut config = config(&[]);
-        config.hosts.insert(host.into(), HostConfig { plain_http: true, ..HostConfig::default() });
+        config.hosts.insert(host.parse().unwrap(), HostConfig { plain_http: true, ..HostConfig::default() });
         let http = format!("socks5h://{proxy}");
         config.proxy = ProxyConfig::Explicit { http, https: String::new(), no_proxy: String::new() };
         let client = client(&config);
@@ -194,7 +194,7 @@ async fn a_real_socks_proxy_wants_its_login_and_resolves_the_names_that_it_is_to
     let client_by = |scheme: &str, login: &str| {
         let mut config = site.config();
         config.limits.max_tries = 1;
-        config.hosts.insert(name.clone(), HostConfig { plain_http: true, ..HostConfig::default() });
+        config.hosts.insert(name.parse().unwrap(), HostConfig { plain_http: true, ..HostConfig::default() });
         let proxy = format!("{scheme}://{login}@{}", socks.address);
         config.proxy = ProxyConfig::Explicit { http: proxy.clone(), https: proxy, no_proxy: String::new() };
         client(&config)

@@ -3,11 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use clap::{ArgMatches, Args, FromArgMatches, Parser, builder::NonEmptyStringValueParser};
-use stratabd::server::{
-    api::types::ImageSpec,
-    config::Config,
-    failure::{Failure, FailureClass},
-    settings::{self, Log},
+use stratabd::{
+    registry::HostName,
+    server::{
+        api::types::ImageSpec,
+        config::Config,
+        failure::{Failure, FailureClass},
+        settings::{self, Log},
+    },
 };
 
 use crate::cmd::Command;
@@ -163,7 +166,7 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 pub(crate) struct RegistryArgs {
     /// Speak HTTP without TLS to this host or host:port; may be repeated
     #[arg(long, value_name = "HOST")]
-    plain_http: Vec<String>,
+    plain_http: Vec<HostName>,
     /// Authority, PEM, that is trusted besides the system's for the image's registry
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,

@@ -38,7 +38,7 @@ fn fixture(name: &str) -> PathBuf {
 fn image(host: impl ToString, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-ctl"));
     command.args(["image", "--json", "--set", "registry.limits.max_tries=2"]).args(arguments);
-    command.args(["--no-cache", "--plain-http", &host.to_string()]);
+    command.args(["--no-cache", "--plain-http", &format!("http://{}", host.to_string())]);
     command.env_remove("RUST_LOG").env("DOCKER_CONFIG", "/nonexistent").output().unwrap()
 }
 

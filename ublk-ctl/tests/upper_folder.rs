@@ -87,7 +87,10 @@ impl Port for NullPort {
 fn daemon(dir: &Path, host: &str) -> Arc<Daemon> {
     let mut config = Config::default();
     config.cache.enabled = false;
-    config.registry.hosts.insert(host.to_owned(), HostSection { plain_http: true, ..HostSection::default() });
+    config
+        .registry
+        .hosts
+        .insert(host.parse().unwrap(), HostSection { plain_http: true, ..HostSection::default() });
     let service = Service::start(config, tokio::runtime::Handle::current(), || Ok(())).unwrap();
     let port = Arc::new(NullPort(NullFrontend::new()));
     Daemon::new(DaemonParts { service, port }, StateDir::open(&dir.join("state")).unwrap())
@@ -97,7 +100,10 @@ fn daemon(dir: &Path, host: &str) -> Arc<Daemon> {
 fn daemon_with_cache(dir: &Path, host: &str) -> Arc<Daemon> {
     let mut config = Config::default();
     config.cache.dir = dir.join("cache");
-    config.registry.hosts.insert(host.to_owned(), HostSection { plain_http: true, ..HostSection::default() });
+    config
+        .registry
+        .hosts
+        .insert(host.parse().unwrap(), HostSection { plain_http: true, ..HostSection::default() });
     let service = Service::start(config, tokio::runtime::Handle::current(), || Ok(())).unwrap();
     let port = Arc::new(NullPort(NullFrontend::new()));
     Daemon::new(DaemonParts { service, port }, StateDir::open(&dir.join("state")).unwrap())

@@ -29,7 +29,7 @@ use egress::{Egress, Proxies, Transport};
 use failure::ConnectTimeout;
 
 use super::{
-    ClientIdentity, HostConfig, Limits, Reason, RegistryConfig, RegistryError,
+    ClientIdentity, HostConfig, HostName, Limits, Reason, RegistryConfig, RegistryError,
     draft::{Body, Content, Draft},
     location,
 };
@@ -67,7 +67,7 @@ struct Pools {
 
 /// All connections of one client.
 pub(super) struct Connections {
-    by_host: HashMap<String, (HostConfig, Pools)>,
+    by_host: HashMap<HostName, (HostConfig, Pools)>,
     other: Pools,
     proxies: Proxies,
     user_agent: HeaderValue,
@@ -94,7 +94,7 @@ impl Connections {
         };
         let mut by_host = HashMap::new();
         for (name, host) in &config.hosts {
-            by_host.insert(name.to_ascii_lowercase(), (host.clone(), both(host)?));
+            by_host.insert(name.clone(), (host.clone(), both(host)?));
         }
         let user_agent = HeaderValue::from_str(&config.user_agent).map_err(|error| {
             let what = "user_agent is not a header value".to_owned();
@@ -173,7 +173,7 @@ impl Connections {
     fn host(&self, url: &Url) -> Option<&(HostConfig, Pools)> {
         let name = url.host_str()?;
         let port = url.port_or_known_default()?;
-        self.by_host.get(&format!("{name}:{port}")).or_else(|| self.by_host.get(name))
+        self.by_host.get(format!("{name}:{port}").as_str()).or_else(|| self.by_host.get(name))
     }
 }
 

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::DECODED_CACHE_BYTES;
+use crate::{image::DECODED_CACHE_BYTES, registry::HostName};
 pub use overlaybd::{OverlaybdConfig, Unmapped};
 pub use read::{ConfigError, Overrides};
 
@@ -207,7 +207,8 @@ pub struct RegistrySection {
     /// Bounds of time and number.
     pub limits: LimitSection,
     /// Peculiarities by `host` or `host:port`.
-    pub hosts: BTreeMap<String, HostSection>,
+    #[serde(deserialize_with = "read::hosts")]
+    pub hosts: BTreeMap<HostName, HostSection>,
 }
 
 /// Which proxy to use.

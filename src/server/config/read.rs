@@ -1,10 +1,12 @@
 //! From text to a [`Config`]: unknown names, single overrides, and rules that span keys.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
+use serde::{Deserialize as _, Deserializer, de::Error as _};
 use toml::{Table, Value};
 
 use super::{Config, HostSection, MAX_DEPTH, MAX_QUEUES, OverlaybdConfig, nearest::nearest};
+use crate::registry::HostName;
 
 /// A configuration is a page; anything larger is not one.
 const MAX_BYTES: usize = 1 << 20;
@@ -248,11 +250,33 @@ impl Config {
     }
 }
 
+/// Reads the section of hosts, in which each is to be named once, however it is written.
+pub(super) fn hosts<'de, D: Deserializer<'de>>(
+    source: D,
+) -> Result<BTreeMap<HostName, HostSection>, D::Error> {
+    let mut hosts = BTreeMap::new();
+    for (text, host) in BTreeMap::<String, HostSection>::deserialize(source)? {
+        let name: HostName =
+            text.parse().map_err(|error| D::Error::custom(format!("{HOSTS}.{text:?}: {error}")))?;
+        if hosts.insert(name, host).is_some() {
+            return Err(D::Error::custom(format!("{HOSTS}.{text:?} is the same host as another key")));
+        }
+    }
+    Ok(hosts)
+}
+
 /// The defaults as a table: it has every key, and for hosts one with all keys that a host may have.
 fn known_keys() -> Table {
-    let mut config = Config::default();
-    config.registry.hosts.insert("HOST".to_owned(), HostSection::default());
-    Table::try_from(config).expect("the defaults are made of texts, numbers and tables")
+    let table = |value: Result<Table, toml::ser::Error>| {
+        value.expect("the defaults are made of texts, numbers and tables")
+    };
+    let mut known = table(Table::try_from(Config::default()));
+    let any_host =
+        Table::from_iter([("HOST".to_owned(), Value::Table(table(Table::try_from(HostSection::default()))))]);
+    if let Some(Value::Table(registry)) = known.get_mut("registry") {
+        registry.insert("hosts".to_owned(), Value::Table(any_host));
+    }
+    known
 }
 
 fn refuse_unknown(origin: &str, prefix: &str, table: &Table, known: &Table) -> Result<(), ConfigError> {

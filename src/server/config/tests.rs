@@ -71,6 +71,11 @@ fn what_is_wrong_is_named_by_its_key() {
         ),
         ("[registry.hosts.a]\nclient_cert = '/c'", "must be set together"),
         ("[registry.hosts.a]\nplain_http = true\ninsecure_tls = true", "exclude each other"),
+        (
+            "[registry.hosts.\"a/v2/\"]\nplain_http = true",
+            "registry.hosts.\"a/v2/\": a host is named as HOST or HOST:PORT",
+        ),
+        ("[registry.hosts.a]\n[registry.hosts.\"https://A/\"]", "is the same host as another key"),
     ] {
         let error = parse(text, &[]).expect_err(text);
         assert!(error.contains(part), "{text}: {error}");
@@ -82,7 +87,7 @@ fn a_single_override_wins_over_the_file() {
     let sets = [
         "cache.size_mib=7",
         "cache.dir=/tmp/x",
-        "registry.hosts.\"a.b:5000\".plain_http=true",
+        "registry.hosts.\"http://A.b:5000\".plain_http=true",
         "registry.credential_helper_dirs=[\"/a\"]",
     ];
     let config = parse("[cache]\nsize_mib = 5\nenabled = false", &sets).unwrap();

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     format::oci::Digest,
-    registry::{BlobOrigin, Client, FileContent, NewBlob, Repository},
+    registry::{BlobOrigin, Client, FileContent, HostName, NewBlob, Repository},
     server::{
         config::Config,
         failure::{Failure, FailureClass},
@@ -37,7 +37,7 @@ pub async fn upload(
     })?;
     let mut config = config.clone();
     if repository.is_plain_http() {
-        config.registry.hosts.entry(repository.host()).or_default().plain_http = true;
+        config.registry.hosts.entry(HostName::of(&repository)).or_default().plain_http = true;
     }
     let client = Client::new(&registry_config(&config), Handle::current())
         .map_err(|error| failure_of_registry("cannot use the configuration of registries", error))?;
