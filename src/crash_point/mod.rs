@@ -13,6 +13,8 @@ pub enum CrashPoint {
     QueuesOpen,
     /// The first of its queues has been told to fetch.
     QueueFetches,
+    /// The driver has all of its tags, and no queue knows yet where requests are described.
+    QueuesFetched,
     /// Its disk is there.
     AddStarted,
     /// It is served, and its record does not say so yet.

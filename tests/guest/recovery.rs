@@ -318,7 +318,7 @@ fn a_daemon_that_dies_while_it_adds_or_removes_a_device_leaves_all_of_it_or_noth
     let config = config(kept.path(), 1);
     let add = ["add", "--config", &config, "--id", "7"];
     // What a take-over passes as well the daemon would reach before it is ready.
-    for point in ["QueuesOpen", "QueueFetches", "AddUnnoted"] {
+    for point in ["QueuesOpen", "QueueFetches", "QueuesFetched", "AddUnnoted"] {
         let dir = tempfile::tempdir().unwrap();
         let doomed = Daemon::start_doomed(dir.path(), &SETTINGS, point);
         assert!(!doomed.ctl(&add).status.success(), "{point}");
@@ -384,8 +384,15 @@ fn a_daemon_that_dies_while_it_takes_a_device_over_leaves_it_to_the_next_one() {
         return;
     }
     let kept = Kept::new();
-    let points =
-        ["TakeOverBegun", "QueuesOpen", "QueueFetches", "TakeOverFetching", "TakeOverEnded", "AddUnnoted"];
+    let points = [
+        "TakeOverBegun",
+        "QueuesOpen",
+        "QueueFetches",
+        "QueuesFetched",
+        "TakeOverFetching",
+        "TakeOverEnded",
+        "AddUnnoted",
+    ];
     for point in points {
         // Twice in a row, as under a service manager.
         for _ in 0..2 {

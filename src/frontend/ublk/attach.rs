@@ -1,12 +1,6 @@
 //! The way from a device to its node: ADD, parameters, queues, START.
 
-use std::{
-    path::Path,
-    sync::{Arc, mpsc},
-    time::Duration,
-};
-
-use futures_channel::oneshot;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
     Ublk, abi,
@@ -15,7 +9,7 @@ use super::{
     control::Control,
     deadline::Deadline,
     features::{CopyMode, Features},
-    node, params, queue, recovery,
+    node, params, recovery,
 };
 use crate::{
     block::{BlockDevice, Geometry},
@@ -63,7 +57,8 @@ impl Frontend for Ublk {
             &deadline,
         )?;
         CrashPoint::AddShaped.reach();
-        open_queues(&mut attachment, device, geometry, reactors, &deadline)?;
+        attachment.open_queues(device, geometry, reactors, &deadline)?;
+        attachment.fetch(&deadline)?;
         attachment.start(&deadline)?;
         CrashPoint::AddStarted.reach();
         finish(&attachment, &geometry, features, &deadline)?;
@@ -150,67 +145,6 @@ fn check_request(request: &AttachRequest) -> Result<(), FrontendError> {
     let bytes = request.max_io_bytes;
     let whole = bytes.is_multiple_of(PAGE_BYTES) && (PAGE_BYTES..=abi::LARGEST_IO_BYTES).contains(&bytes);
     check("the largest request in bytes", bytes.into(), whole, "a multiple of 4096 up to 33554432")
-}
-
-/// Has every queue opened by its reactor; queue `i` of device `k` goes to reactor `k + i`, so that devices with one
-/// queue spread as well as those with many. Only when all are open is a tag fetched: what is not does not hold on to the device
-/// where a queue cannot be opened.
-pub(super) fn open_queues<D: BlockDevice>(
-    attachment: &mut UblkAttachment,
-    device: &Arc<D>,
-    geometry: Geometry,
-    reactors: &[ReactorHandle],
-    deadline: &Deadline,
-) -> Result<(), FrontendError> {
-    let file = Arc::new(node::open_character(attachment.id, deadline)?.into());
-    let (serving, ended) = mpsc::channel();
-    attachment.serve_with(Arc::clone(&file), ended);
-    let (sender, receiver) = mpsc::channel();
-    let mut waiting = Vec::new();
-    let first = usize::try_from(attachment.id).unwrap_or(0);
-    for (queue, reactor) in
-        (0..attachment.info.queues).zip(reactors.iter().cycle().skip(first % reactors.len()))
-    {
-        let plan = attachment.plan(queue, geometry);
-        let (device, sender) = (Arc::clone(device), sender.clone());
-        let common = attachment.common(&file, &serving);
-        let (go, going) = oneshot::channel();
-        waiting.push(go);
-        reactor.spawn(move |reactor| {
-            let opened = queue::open(reactor, &*device, plan, common);
-            async move {
-                let (queue, outcome) = match opened {
-                    Ok(queue) => (Some(queue), Ok(())),
-                    Err(error) => (None, Err(error)),
-                };
-                // The caller gives up only when its deadline has passed, or a queue has failed.
-                let _ = sender.send(outcome);
-                if let (Some(queue), Ok(())) = (queue, going.await) {
-                    queue.fetch();
-                }
-            }
-        });
-    }
-    drop(sender);
-    let mut opened = 0;
-    while opened < attachment.info.queues {
-        match receiver.recv_timeout(deadline.remaining()) {
-            Ok(outcome) => outcome?,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                return Err(FrontendError::Deadline { step: "opening the queues", after: deadline.limit() });
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                return Err(FrontendError::NoReactor { queue: opened });
-            }
-        }
-        opened += 1;
-    }
-    CrashPoint::QueuesOpen.reach();
-    for (queue, go) in (0..).zip(waiting) {
-        go.send(()).map_err(|()| FrontendError::NoReactor { queue })?;
-        CrashPoint::QueueFetches.reach();
-    }
-    Ok(())
 }
 
 /// Waits for the node and makes sure of it.

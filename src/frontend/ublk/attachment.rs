@@ -1,13 +1,10 @@
 //! A device while it is served, and its removal.
 
 use std::{
-    convert::Infallible,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc,
     },
     time::Duration,
 };
@@ -19,14 +16,15 @@ use super::{
     control::{Control, Reply},
     deadline::Deadline,
     features::{CopyMode, Features},
-    gate::Gate,
     inventory, node, params,
     queue::{Common, QueuePlan},
+    queues::Queues,
 };
 use crate::{
-    block::{Geometry, SECTOR_BYTES},
+    block::{BlockDevice, Geometry, SECTOR_BYTES},
     crash_point::CrashPoint,
     frontend::{Attachment, AttachmentInfo, CLOSE_PATIENCE, Detached, FrontendError},
+    reactor::ReactorHandle,
 };
 
 /// For devices that are dropped instead of detached, among them those whose attach failed.
@@ -46,13 +44,9 @@ pub(super) struct UblkAttachment {
     control: Control,
     copy: CopyMode,
     path: PathBuf,
-    /// The character device; other references are the queues'.
-    file: Option<Arc<OwnedFd>>,
-    /// Cut off when the last queue has gone.
-    serving: Option<mpsc::Receiver<Infallible>>,
+    /// From the moment when all are open.
+    queues: Option<Queues>,
     abort: Arc<Abort>,
-    /// One for each queue.
-    gates: Vec<Arc<Gate>>,
     /// Of the device, as its queues take it.
     size_bytes: Arc<AtomicU64>,
     started: bool,
@@ -77,10 +71,8 @@ impl UblkAttachment {
             control,
             copy: if features.has(abi::UBLK_F_USER_COPY) { CopyMode::User } else { CopyMode::TagBuffer },
             path: node::block_path(granted.dev_id),
-            file: None,
-            serving: None,
+            queues: None,
             abort: Arc::default(),
-            gates: Vec::new(),
             size_bytes: Arc::new(AtomicU64::new(size_bytes)),
             started: false,
             stays: false,
@@ -104,25 +96,34 @@ impl UblkAttachment {
         self.stays = false;
     }
 
-    pub(super) fn serve_with(&mut self, file: Arc<OwnedFd>, serving: mpsc::Receiver<Infallible>) {
-        self.file = Some(file);
-        self.serving = Some(serving);
-    }
-
-    /// What one more queue shares with this.
-    pub(super) fn common(&mut self, file: &Arc<OwnedFd>, serving: &mpsc::Sender<Infallible>) -> Common {
-        let gate = Arc::<Gate>::default();
-        self.gates.push(Arc::clone(&gate));
-        Common {
-            file: Arc::clone(file),
+    /// Has every queue opened by its reactor.
+    pub(super) fn open_queues<D: BlockDevice>(
+        &mut self,
+        device: &Arc<D>,
+        geometry: Geometry,
+        reactors: &[ReactorHandle],
+        deadline: &Deadline,
+    ) -> Result<(), FrontendError> {
+        let file = Arc::new(node::open_character(self.id, deadline)?.into());
+        let plans: Vec<_> = (0..self.info.queues).map(|queue| self.plan(queue, geometry)).collect();
+        let share = |file, serving| Common {
+            file,
             abort: Arc::clone(&self.abort),
-            gate,
+            gate: Arc::default(),
+            descriptors: Arc::default(),
             size_bytes: Arc::clone(&self.size_bytes),
-            serving: serving.clone(),
-        }
+            serving,
+        };
+        let queues = Queues::begin(file, device, &plans, share, reactors);
+        self.queues.insert(queues).wait_until_open(deadline)
     }
 
-    pub(super) fn plan(&self, queue: u16, geometry: Geometry) -> QueuePlan {
+    /// Has the queues, which are open, fetch all tags.
+    pub(super) fn fetch(&mut self, deadline: &Deadline) -> Result<(), FrontendError> {
+        self.queues.as_mut().map_or(Ok(()), |queues| queues.fetch(deadline))
+    }
+
+    fn plan(&self, queue: u16, geometry: Geometry) -> QueuePlan {
         QueuePlan {
             device: self.id,
             queue,
@@ -157,18 +158,19 @@ impl UblkAttachment {
         self.stop(&deadline)?;
         CrashPoint::RemovalStopped.reach();
         self.abort.set();
-        if let Some(serving) = &self.serving {
+        if let Some(queues) = &mut self.queues {
+            queues.let_go();
+        }
+        if let Some(queues) = &self.queues {
             // A command that reached the driver after it had ended the others' waits for the next STOP.
-            while serving.recv_timeout(STOP_INTERVAL.min(deadline.remaining()))
-                == Err(mpsc::RecvTimeoutError::Timeout)
-            {
+            while !queues.have_ended_within(STOP_INTERVAL.min(deadline.remaining())) {
                 if deadline.has_passed() {
                     return Err(FrontendError::Deadline { step: "the end of the queues", after: limit });
                 }
                 self.stop(&deadline)?;
             }
         }
-        self.file = None;
+        self.queues = None;
         let deleted = inventory::delete(&self.control, self.id, false, patience, &deadline)?;
         CrashPoint::RemovalDeleted.reach();
         Ok(deleted)
@@ -219,8 +221,7 @@ impl Attachment for UblkAttachment {
     }
 
     fn has_ended(&self) -> bool {
-        let ended = |serving: &mpsc::Receiver<_>| serving.try_recv() == Err(mpsc::TryRecvError::Disconnected);
-        self.serving.as_ref().is_some_and(ended)
+        self.queues.as_ref().is_some_and(|queues| queues.have_ended_within(Duration::ZERO))
     }
 
     fn check_resize(&self, size_bytes: u64) -> Result<(), FrontendError> {
@@ -258,8 +259,9 @@ impl Attachment for UblkAttachment {
             // What comes meanwhile only comes twice.
             tracing::warn!(id = self.id, %error, "the driver goes on to send requests to a device that is left");
         }
-        self.gates.iter().for_each(|gate| gate.close());
-        while !self.gates.iter().all(|gate| gate.has_emptied()) {
+        let Some(queues) = &self.queues else { return Ok(()) };
+        queues.close();
+        while !queues.have_emptied() {
             if limit.has_passed() {
                 return Err(FrontendError::Deadline { step: "the last requests", after: deadline });
             }

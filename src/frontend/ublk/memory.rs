@@ -12,6 +12,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use super::{abi, descriptor::Descriptor};
 
 /// One mapping, gone when dropped. It is not passed on to forked children, where it would pin the device.
+#[derive(Debug)]
 struct Mapping {
     start: NonNull<u8>,
     len: usize,
@@ -58,38 +59,31 @@ impl Drop for Mapping {
     }
 }
 
-/// What one queue shares with the driver.
-pub(super) struct QueueMemory {
-    descriptors: Mapping,
-    depth: u16,
-    data: Option<TagBuffers>,
-}
-
-struct TagBuffers {
+/// The descriptors of a queue's requests, as the driver keeps them.
+#[derive(Debug)]
+pub(super) struct Descriptors {
     mapping: Mapping,
-    stride: usize,
+    depth: u16,
 }
 
-impl QueueMemory {
-    /// Maps the descriptors of `queue` from the character device.
+// SAFETY: the mapping is the process's, whichever thread has made it, and only read.
+unsafe impl Send for Descriptors {}
+// SAFETY: as above; each read is one of its own, volatile.
+unsafe impl Sync for Descriptors {}
+
+impl Descriptors {
+    /// Maps those of `queue` from the character device.
     pub(super) fn map(file: &OwnedFd, queue: u16, depth: u16) -> io::Result<Self> {
         let bytes = usize::from(depth) * size_of::<abi::ublksrv_io_desc>();
         let len = bytes.next_multiple_of(rustix::param::page_size());
         let offset = u64::from(queue) * abi::DESCRIPTORS_STRIDE_BYTES;
-        Ok(Self { descriptors: Mapping::of_file(file, offset, len)?, depth, data: None })
+        Ok(Self { mapping: Mapping::of_file(file, offset, len)?, depth })
     }
 
-    /// Adds a buffer of `stride` bytes for each tag. Memory is taken only as far as requests have reached.
-    pub(super) fn with_tag_buffers(self, stride: u32) -> io::Result<Self> {
-        let stride = stride as usize;
-        let mapping = Mapping::of_nothing(stride * usize::from(self.depth))?;
-        Ok(Self { data: Some(TagBuffers { mapping, stride }), ..self })
-    }
-
-    /// The descriptor of `tag` as it is now.
-    pub(super) fn descriptor(&self, tag: u16) -> Descriptor {
+    /// That of `tag` as it is now.
+    pub(super) fn of_tag(&self, tag: u16) -> Descriptor {
         assert!(tag < self.depth, "tags are those of the queue");
-        let place: *mut abi::ublksrv_io_desc = self.descriptors.start.as_ptr().cast();
+        let place: *mut abi::ublksrv_io_desc = self.mapping.start.as_ptr().cast();
         // SAFETY: the tag was checked, so its place lies inside the mapping, whose start is that of a page. The driver may
         // write at any time, so each field is read once and volatile; any value is possible, and is checked by whoever
         // makes something of it.
@@ -102,20 +96,34 @@ impl QueueMemory {
             }
         }
     }
+}
 
-    /// The address of a tag's buffer, as the driver is told it; zero without tag buffers.
-    pub(super) fn data_address(&self, tag: u16) -> u64 {
-        self.data_start(tag).map_or(0, |start| start.as_ptr() as u64)
+/// Memory of this process for the data of a queue's requests, where the driver copies by itself: a part for each tag.
+pub(super) struct TagBuffers {
+    mapping: Mapping,
+    stride: usize,
+    depth: u16,
+}
+
+impl TagBuffers {
+    /// A buffer of `stride` bytes for each tag. Memory is taken only as far as requests have reached.
+    pub(super) fn new(stride: u32, depth: u16) -> io::Result<Self> {
+        let stride = stride as usize;
+        Ok(Self { mapping: Mapping::of_nothing(stride * usize::from(depth))?, stride, depth })
     }
 
-    fn data_start(&self, tag: u16) -> Option<NonNull<u8>> {
+    /// The address of a tag's buffer, as the driver is told it.
+    pub(super) fn address(&self, tag: u16) -> u64 {
+        self.start(tag).as_ptr() as u64
+    }
+
+    fn start(&self, tag: u16) -> NonNull<u8> {
         assert!(tag < self.depth, "tags are those of the queue");
-        let data = self.data.as_ref()?;
         // SAFETY: the tag was checked, so the place lies inside the mapping.
-        Some(unsafe { data.mapping.start.add(usize::from(tag) * data.stride) })
+        unsafe { self.mapping.start.add(usize::from(tag) * self.stride) }
     }
 
-    /// The first `len` bytes of a tag's buffer; None without tag buffers, or when it is shorter.
+    /// The first `len` bytes of a tag's buffer; None when it is shorter.
     ///
     /// # Safety
     /// The driver does not have the tag (its request has been delivered, and not yet committed), and nothing else
@@ -126,12 +134,11 @@ impl QueueMemory {
     )]
     pub(super) unsafe fn data(&self, tag: u16, len: u32) -> Option<&mut [u8]> {
         let len = len as usize;
-        if len > self.data.as_ref()?.stride {
+        if len > self.stride {
             return None;
         }
-        let start = self.data_start(tag)?;
         // SAFETY: the range lies inside the tag's part of the mapping, anonymous memory that begins as zeroes; that it is
         // not used by others is the caller's promise.
-        Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) })
+        Some(unsafe { std::slice::from_raw_parts_mut(self.start(tag).as_ptr(), len) })
     }
 }

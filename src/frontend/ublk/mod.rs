@@ -23,6 +23,7 @@ mod messenger;
 mod node;
 mod params;
 mod queue;
+mod queues;
 mod recovery;
 mod thread;
 mod transfer;

@@ -13,7 +13,7 @@ use std::{
     os::fd::OwnedFd,
     rc::Rc,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
@@ -23,7 +23,13 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
-    abi, abort::Abort, descriptor::Work, features::CopyMode, gate::Gate, memory::QueueMemory, transfer,
+    abi,
+    abort::Abort,
+    descriptor::Work,
+    features::CopyMode,
+    gate::Gate,
+    memory::{Descriptors, TagBuffers},
+    transfer,
 };
 use crate::{
     block::{BlockDevice, BlockError, BlockQueue, ErrorKind, Geometry},
@@ -54,13 +60,15 @@ pub(super) struct QueuePlan {
     pub(super) commit: u32,
 }
 
-/// What all queues of a device share with the thread that attaches and removes it.
+/// What a queue shares with the thread that attaches and removes its device.
 #[derive(Debug, Clone)]
 pub(super) struct Common {
     pub(super) file: Arc<OwnedFd>,
     pub(super) abort: Arc<Abort>,
     /// The requests of this queue that are being worked at.
     pub(super) gate: Arc<Gate>,
+    /// Those of this queue, from the moment when all tags are fetched, which is before any request comes.
+    pub(super) descriptors: Arc<OnceLock<Descriptors>>,
     /// Size of the device, which may grow.
     pub(super) size_bytes: Arc<AtomicU64>,
     /// Sends nothing: its receiver learns that all queues have gone when all senders have.
@@ -83,12 +91,14 @@ struct Queue<Q> {
     plan: QueuePlan,
     reactor: Reactor,
     warned: Cell<Option<Instant>>,
-    memory: Rc<QueueMemory>,
-    /// The same where it holds buffers of tags, in the form in which commands hold it.
-    buffers: Option<Rc<dyn Any>>,
+    /// Of tags, where the driver copies.
+    buffers: Option<Rc<TagBuffers>>,
+    /// The same in the form in which commands hold it.
+    held: Option<Rc<dyn Any>>,
     file: Arc<OwnedFd>,
     abort: Arc<Abort>,
     gate: Arc<Gate>,
+    descriptors: Arc<OnceLock<Descriptors>>,
     size_bytes: Arc<AtomicU64>,
     /// Last, since fields are dropped in this order.
     _serving: mpsc::Sender<Infallible>,
@@ -111,35 +121,39 @@ pub(super) fn open<D: BlockDevice>(
         return Err(failed("its requests are larger than the reactor's buffers")(source));
     }
     let engine = device.open_queue(&reactor).map_err(|source| FrontendError::Engine { queue, source })?;
-    let mut memory =
-        QueueMemory::map(&common.file, queue, plan.depth).map_err(failed("mapping of descriptors"))?;
-    if plan.copy == CopyMode::TagBuffer {
-        memory = memory.with_tag_buffers(plan.max_io_bytes).map_err(failed("mapping of buffers"))?;
-    }
-    let memory = Rc::new(memory);
-    let buffers =
-        (plan.copy == CopyMode::TagBuffer).then(|| Rc::<QueueMemory>::clone(&memory) as Rc<dyn Any>);
+    let buffers = match plan.copy {
+        CopyMode::User => None,
+        CopyMode::TagBuffer => {
+            let buffers = TagBuffers::new(plan.max_io_bytes, plan.depth);
+            Some(Rc::new(buffers.map_err(failed("mapping of buffers"))?))
+        }
+    };
     Ok(Opened(Rc::new(Queue {
         engine,
         plan,
         reactor,
         warned: Cell::new(None),
-        memory,
+        held: buffers.clone().map(|buffers| buffers as Rc<dyn Any>),
         buffers,
         file: common.file,
         abort: common.abort,
         gate: common.gate,
+        descriptors: common.descriptors,
         size_bytes: common.size_bytes,
         _serving: common.serving,
     })))
 }
 
 impl<Q: BlockQueue + 'static> Opened<Q> {
-    /// Fetches all tags, within one turn of the loop and so by one system call, as far as the ring has room.
-    pub(super) fn fetch(self) {
+    /// Fetches all tags, within one turn of the loop and so by one system call, as far as the ring has room. Returns when
+    /// the driver has them.
+    pub(super) async fn fetch(self) {
         for tag in 0..self.0.plan.depth {
             self.0.reactor.spawn(serve_tag(Rc::clone(&self.0), tag));
         }
+        // In the next turn they ask, at the end of that the ring is submitted, and then comes the one after it.
+        self.0.reactor.yield_now().await;
+        self.0.reactor.yield_now().await;
     }
 }
 
@@ -189,20 +203,22 @@ impl<Q: BlockQueue> Queue<Q> {
             q_id: self.plan.queue,
             tag: tag.number,
             result,
-            addr: self.memory.data_address(tag.number),
+            addr: self.buffers.as_ref().map_or(0, |buffers| buffers.address(tag.number)),
         };
         let argument = abi::bytes_of(&command).try_into().expect("the struct has 16 bytes");
         // SAFETY: the address is zero or that of the tag's own buffer, which lies in what is held, and which only this tag's
         // task borrows, and only between two of these commands. The registration is no address.
-        unsafe {
-            self.reactor.command(&self.file, operation, argument, tag.registration, self.buffers.as_ref())
-        }
-        .await
+        unsafe { self.reactor.command(&self.file, operation, argument, tag.registration, self.held.as_ref()) }
+            .await
     }
 
     /// Serves the request that the tag now describes; returns what to commit: a count of bytes or a negative errno.
     async fn answer(&self, tag: &Tag) -> i32 {
-        let mut descriptor = self.memory.descriptor(tag.number);
+        let Some(descriptors) = self.descriptors.get() else {
+            // They are there before the device is started: another program has done that.
+            return -ErrorKind::Io.errno().raw_os_error();
+        };
+        let mut descriptor = descriptors.of_tag(tag.number);
         let mut slot = None;
         if self.plan.registers {
             let registered;
@@ -282,7 +298,7 @@ impl<Q: BlockQueue> Queue<Q> {
     fn data_of_tag(&self, tag: u16, len: u32) -> Result<&mut [u8], BlockError> {
         // SAFETY: the request has been delivered and is not yet committed, a tag's task serves one at a time, and `perform`
         // calls this once for each.
-        let data = unsafe { self.memory.data(tag, len) };
+        let data = self.buffers.as_ref().and_then(|buffers| unsafe { buffers.data(tag, len) });
         data.ok_or_else(|| BlockError::new(ErrorKind::Invalid, "a tag's buffer is too short"))
     }
 

@@ -1,6 +1,6 @@
 //! The way from a device whose server has died or left it to its requests being served again.
 //!
-//! START_USER_RECOVERY, queues, END_USER_RECOVERY. What was at the former server then comes again, on any tag. The file of the
+//! START_USER_RECOVERY, queues, their descriptors, END_USER_RECOVERY. What was at the former server then comes again, on any tag. The file of the
 //! device must not be open when it begins, and whoever else has it open, as a process that is still ending has, holds it up.
 //! The node is not looked at: its disk has never gone, and whoever reads it would wait for this process.
 
@@ -10,7 +10,6 @@ use rustix::io::Errno;
 
 use super::{
     abi,
-    attach::open_queues,
     attachment::UblkAttachment,
     command::Command,
     control::Control,
@@ -62,7 +61,8 @@ pub(super) fn take_over<D: BlockDevice>(
         // A resize ended with the former server after its layer had grown.
         attachment.run(Command::update_size(id, geometry.size_bytes / SECTOR_BYTES), &deadline)?;
     }
-    open_queues(&mut attachment, device, geometry, reactors, &deadline)?;
+    attachment.open_queues(device, geometry, reactors, &deadline)?;
+    attachment.fetch(&deadline)?;
     CrashPoint::TakeOverFetching.reach();
     attachment.run(Command::end_recovery(id, std::process::id().into()), &deadline)?;
     CrashPoint::TakeOverEnded.reach();
