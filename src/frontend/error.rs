@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use super::ublk::ShapeError;
+use super::{Mark, ublk::ShapeError};
 use crate::block::{BlockError, GeometryError};
 
 /// A failure of a frontend. Each says what was being done; the cause is its source.
@@ -42,6 +42,16 @@ pub enum FrontendError {
     /// The device goes with its server.
     #[error("device {0} was not made to outlive its server")]
     NotRecoverable(u32),
+    /// The number is another device's than the one that is meant.
+    #[error("device {id} is another one: {}", marks(*found, *expected))]
+    AnotherMark {
+        /// Number of the device.
+        id: u32,
+        /// The mark of the one that is there.
+        found: Option<Mark>,
+        /// That of the one that is meant.
+        expected: Option<Mark>,
+    },
     /// The device does not wait for a server.
     #[error("device {0} has not been started, or is being removed: it does not wait for a server")]
     NotWaiting(u32),
@@ -134,4 +144,9 @@ pub enum FrontendError {
     /// A thread or ring for a command could not be made.
     #[error("cannot run a command of the driver")]
     System(#[source] io::Error),
+}
+
+fn marks(found: Option<Mark>, expected: Option<Mark>) -> String {
+    let name = |mark: Option<Mark>| mark.map_or("no mark".to_owned(), |mark| format!("mark {mark}"));
+    format!("the kernel has it with {}, its record with {}", name(found), name(expected))
 }

@@ -13,12 +13,14 @@
 //! its requests wait, and the next process serves them from [`Frontend::take_over`] on.
 
 mod error;
+mod mark;
 mod null;
 pub mod ublk;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 pub use error::FrontendError;
+pub use mark::Mark;
 pub use null::{NullFrontend, Stage};
 
 use crate::{block::BlockDevice, reactor::ReactorHandle};
@@ -43,17 +45,19 @@ pub trait Frontend {
     ) -> Result<Box<dyn Attachment>, FrontendError>;
 
     /// Serves device `id` from now on, whose server has died or left it, and returns when its requests are served again. Those that
-    /// were at the former server come once more, and `device` must show what the former one showed.
+    /// were at the former server come once more, and `device` must show what the former one showed. `mark` is the one that the
+    /// device was made with.
     ///
     /// A failure leaves the device as it was, waiting.
     ///
     /// # Errors
-    /// [`FrontendError::NotRecoverable`], [`FrontendError::NotWaiting`], [`FrontendError::StillServed`] and
-    /// [`FrontendError::Mismatch`] where the kernel has it otherwise; those of [`Frontend::attach`] besides.
+    /// [`FrontendError::NotRecoverable`], [`FrontendError::NotWaiting`], [`FrontendError::StillServed`],
+    /// [`FrontendError::AnotherMark`] and [`FrontendError::Mismatch`] where the kernel has it otherwise; those of [`Frontend::attach`] besides.
     fn take_over<D: BlockDevice>(
         &self,
         device: &Arc<D>,
         id: u32,
+        mark: Option<Mark>,
         reactors: &[ReactorHandle],
         deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError>;
@@ -130,6 +134,8 @@ pub struct AttachRequest {
     pub max_io_bytes: u32,
     /// The device outlives its server, where the driver can do that, and waits for the next.
     pub recovery: bool,
+    /// By which it is known again.
+    pub mark: Option<Mark>,
     /// When to give up; a driver that hangs otherwise takes the caller with it.
     pub deadline: Duration,
 }
@@ -142,6 +148,7 @@ impl Default for AttachRequest {
             depth: 64,
             max_io_bytes: 1 << 20,
             recovery: true,
+            mark: None,
             deadline: Duration::from_secs(30),
         }
     }

@@ -15,7 +15,7 @@ use std::{
 
 use futures_channel::oneshot;
 
-use super::{AttachRequest, Attachment, AttachmentInfo, Detached, Frontend, FrontendError};
+use super::{AttachRequest, Attachment, AttachmentInfo, Detached, Frontend, FrontendError, Mark};
 use crate::{block::BlockDevice, reactor::ReactorHandle};
 
 /// Where a [`NullFrontend`] fails.
@@ -47,6 +47,7 @@ pub struct NullFrontend {
 #[derive(Debug)]
 struct Left {
     info: AttachmentInfo,
+    mark: Option<Mark>,
     size_bytes: u64,
 }
 
@@ -55,6 +56,7 @@ struct NullAttachment {
     path: PathBuf,
     id: u32,
     info: AttachmentInfo,
+    mark: Option<Mark>,
     size_bytes: u64,
     /// It has been left, and keeps its number.
     stays: bool,
@@ -114,6 +116,12 @@ impl NullFrontend {
         self.left().keys().copied().collect()
     }
 
+    /// What the device of this number was made with, while it waits.
+    #[must_use]
+    pub fn mark(&self, id: u32) -> Option<Mark> {
+        self.left().get(&id).and_then(|left| left.mark)
+    }
+
     fn left(&self) -> MutexGuard<'_, BTreeMap<u32, Left>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -124,6 +132,7 @@ impl NullFrontend {
         device: &Arc<D>,
         id: u32,
         info: AttachmentInfo,
+        mark: Option<Mark>,
         reactors: &[ReactorHandle],
         deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError> {
@@ -133,6 +142,7 @@ impl NullFrontend {
             path: path_of(id),
             id,
             info,
+            mark,
             size_bytes: device.geometry().size_bytes,
             stays: false,
             holding: Vec::new(),
@@ -187,17 +197,22 @@ impl Frontend for NullFrontend {
             max_io_bytes: request.max_io_bytes,
             recoverable: request.recovery,
         };
-        self.serve(device, id, info, reactors, request.deadline)
+        self.serve(device, id, info, request.mark, reactors, request.deadline)
     }
 
     fn take_over<D: BlockDevice>(
         &self,
         device: &Arc<D>,
         id: u32,
+        mark: Option<Mark>,
         reactors: &[ReactorHandle],
         deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError> {
         self.fail_at(Stage::TakeOver, "take over")?;
+        let found = self.left().get(&id).ok_or(FrontendError::NotWaiting(id))?.mark;
+        if found != mark {
+            return Err(FrontendError::AnotherMark { id, found, expected: mark });
+        }
         let left = self.left().remove(&id).ok_or(FrontendError::NotWaiting(id))?;
         let found = device.geometry().size_bytes;
         if left.size_bytes != found {
@@ -205,7 +220,7 @@ impl Frontend for NullFrontend {
             self.left().insert(id, left);
             return Err(FrontendError::Mismatch { what: "the size in bytes", path, expected, found });
         }
-        self.serve(device, id, left.info, reactors, deadline)
+        self.serve(device, id, left.info, mark, reactors, deadline)
     }
 }
 
@@ -259,7 +274,7 @@ impl Attachment for NullAttachment {
         self.stays = true;
         self.holding.clear();
         let gone = self.serving.recv_timeout(deadline);
-        let left = Left { info: self.info, size_bytes: self.size_bytes };
+        let left = Left { info: self.info, mark: self.mark, size_bytes: self.size_bytes };
         self.frontend.left().insert(self.id, left);
         match gone {
             Err(mpsc::RecvTimeoutError::Timeout) => {
@@ -326,7 +341,7 @@ mod tests {
         info.leave(DEADLINE).unwrap();
         assert_eq!(frontend.waiting(), [0]);
         let take_over =
-            |id, device: &Arc<NullDevice>| frontend.take_over(device, id, &[thread.handle()], DEADLINE);
+            |id, device: &Arc<NullDevice>| frontend.take_over(device, id, None, &[thread.handle()], DEADLINE);
         assert!(matches!(take_over(1, &device).err(), Some(FrontendError::NotWaiting(1))));
         let other = Arc::new(NullDevice::new(Geometry::read_only(2 << 20, 4096)).unwrap());
         assert!(matches!(take_over(0, &other).err(), Some(FrontendError::Mismatch { .. })));

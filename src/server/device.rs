@@ -21,7 +21,7 @@ use super::{
 use crate::{
     block::{BlockDevice, BlockError, ErrorKind, Geometry},
     format::lsmt::{JOURNAL_FOLDER, LAYER_COUNT_LIMIT, SEGMENT_COUNT_LIMIT},
-    frontend::{AttachRequest, Attachment, Frontend, FrontendError},
+    frontend::{AttachRequest, Attachment, Frontend, FrontendError, Mark},
     image::{Image, ReadMetrics},
     limit::{Limit, Limited, Rates},
     reactor::ReactorHandle,
@@ -165,12 +165,15 @@ impl Device {
         &self,
         frontend: &F,
         id: u32,
+        mark: Option<Mark>,
         reactors: &[ReactorHandle],
         deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError> {
         match &self.shown {
-            Shown::Image(image) => frontend.take_over(&self.guarded(image), id, reactors, deadline),
-            Shown::Overlay(overlay) => frontend.take_over(&self.guarded(overlay), id, reactors, deadline),
+            Shown::Image(image) => frontend.take_over(&self.guarded(image), id, mark, reactors, deadline),
+            Shown::Overlay(overlay) => {
+                frontend.take_over(&self.guarded(overlay), id, mark, reactors, deadline)
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use super::{
     api::types::{AddDevice, DeviceInfo},
     blocking::{blocking, device_work},
-    daemon::{Fate, OpenedDevice, Served, fate},
+    daemon::{Fate, OpenedDevice, Served, check_same, fate},
     failure::{Failure, FailureClass, full_text},
     port::Port,
     result_file,
@@ -86,13 +86,14 @@ impl Foreground {
         let record = left.stored.record.as_ref().map_err(|error| {
             Failure::new(FailureClass::Conflict, format!("the record of device {id}: {}", full_text(error)))
         })?;
+        check_same(record, known.as_ref())?;
         if fate != Fate::TakeOver {
             let text = format!("device {id} does not wait for a server");
             return Err(Failure::new(FailureClass::Conflict, text));
         }
         let record = record.clone().in_phase(Phase::Live);
         let opened = OpenedDevice::open(service, &record.request).await?;
-        let attachment = opened.take_over(&port, id).await?;
+        let attachment = opened.take_over(&port, &record).await?;
         // Only now: where it fails, it is as if nobody had tried.
         let (records, lock) = on_disk(move || left.into_foreground(&dir)).await?;
         let begun = Begun { id, record: KeptRecord::found(&records, record), lock };
@@ -152,7 +153,7 @@ impl Begun {
     async fn at(records: &ForegroundRecords, request: &AddDevice, id: u32) -> Result<Self, Failure> {
         let locking = records.clone();
         let lock = on_disk(move || locking.lock(id)).await?;
-        let record = Record::new(id, AddDevice { id: Some(id), ..request.clone() });
+        let record = Record::new(id, AddDevice { id: Some(id), ..request.clone() }).marked();
         let record = KeptRecord::create(records.records(), record).await?;
         Ok(Self { id, record, lock })
     }
@@ -178,7 +179,7 @@ impl Begun {
         loop {
             let pinned = opened.pinned_request(self.id);
             self.record.change(|record| record.request = pinned).await?;
-            match opened.attach(port, Some(self.id)).await {
+            match opened.attach(port, &self.record.get().await).await {
                 Err(failure) if failure.class() == FailureClass::Conflict && request.id.is_none() => {
                     // Another process has it. What is noted of files goes along.
                     others.insert(self.id);

@@ -12,7 +12,7 @@ use super::{
     failure::{Failure, FailureClass},
 };
 use crate::{
-    frontend::{AttachRequest, Attachment, Detached, FrontendError},
+    frontend::{AttachRequest, Attachment, Detached, FrontendError, Mark},
     reactor::ReactorHandle,
 };
 
@@ -44,6 +44,7 @@ pub trait Port: Send + Sync + 'static {
         &self,
         device: &Device,
         id: u32,
+        mark: Option<Mark>,
         reactors: &[ReactorHandle],
         deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError>;
@@ -105,6 +106,8 @@ pub struct KnownDevice {
     pub recoverable: bool,
     /// Has no server and waits for the next, which may take it over.
     pub waits: bool,
+    /// What it was made with, to be known again.
+    pub mark: Option<Mark>,
 }
 
 /// The way to a driver that is not there or not allowed.
@@ -122,6 +125,7 @@ pub fn failure_of_frontend(context: &str, error: FrontendError) -> Failure {
         FrontendError::IdTaken(_)
         | FrontendError::NotRecoverable(_)
         | FrontendError::NotWaiting(_)
+        | FrontendError::AnotherMark { .. }
         | FrontendError::StillServed { .. }
         | FrontendError::Mismatch { .. } => FailureClass::Conflict,
         FrontendError::NoSuchDevice(_) => FailureClass::NotFound,

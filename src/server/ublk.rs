@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     frontend::{
-        AttachRequest, Attachment, Detached, FrontendError,
+        AttachRequest, Attachment, Detached, FrontendError, Mark,
         ublk::{self, DeviceState, Ublk},
     },
     reactor::ReactorHandle,
@@ -87,10 +87,11 @@ impl Port for UblkPort {
         &self,
         device: &Device,
         id: u32,
+        mark: Option<Mark>,
         reactors: &[ReactorHandle],
         deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError> {
-        device.take_over_with(&self.0, id, reactors, deadline)
+        device.take_over_with(&self.0, id, mark, reactors, deadline)
     }
 
     fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
@@ -158,6 +159,7 @@ fn known(device: ublk::DeviceInfo) -> KnownDevice {
         is_unstarted: device.state == DeviceState::Dead,
         recoverable,
         waits,
+        mark: device.mark,
     }
 }
 

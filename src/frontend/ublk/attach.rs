@@ -14,7 +14,7 @@ use super::{
 use crate::{
     block::{BlockDevice, Geometry},
     crash_point::CrashPoint,
-    frontend::{AttachRequest, Attachment, Frontend, FrontendError},
+    frontend::{AttachRequest, Attachment, Frontend, FrontendError, Mark},
     reactor::ReactorHandle,
 };
 
@@ -69,10 +69,11 @@ impl Frontend for Ublk {
         &self,
         device: &Arc<D>,
         id: u32,
+        mark: Option<Mark>,
         reactors: &[ReactorHandle],
         deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError> {
-        recovery::take_over(device, id, reactors, deadline)
+        recovery::take_over(device, id, mark, reactors, deadline)
     }
 }
 
@@ -102,6 +103,8 @@ impl Ublk {
             dev_id: request.id.unwrap_or(u32::MAX),
             ublksrv_pid: i32::try_from(std::process::id()).expect("process ids are positive ints"),
             flags: wanted.bits(),
+            // The driver's own are above; it keeps these for its user.
+            ublksrv_flags: Mark::bits(request.mark),
             ..abi::ublksrv_ctrl_dev_info::default()
         };
         let reply = control.run(Command::add(request.id, &wanted), deadline.remaining())?;

@@ -22,7 +22,7 @@ use super::{
     node,
     params::{self, Shape},
 };
-use crate::frontend::{CLOSE_PATIENCE, Detached, FrontendError};
+use crate::frontend::{CLOSE_PATIENCE, Detached, FrontendError, Mark};
 
 /// How long the driver may take to answer what needs no waiting.
 const QUERY_DEADLINE: Duration = Duration::from_secs(10);
@@ -64,6 +64,8 @@ pub struct DeviceInfo {
     pub depth: u16,
     /// Largest request in bytes.
     pub max_io_bytes: u32,
+    /// What it was made with, to be known again.
+    pub mark: Option<Mark>,
     /// Process that serves it, or did.
     pub server_pid: i32,
     /// User who made it.
@@ -206,6 +208,7 @@ fn device(control: &Control, id: u32) -> Result<DeviceInfo, FrontendError> {
         queues: info.nr_hw_queues,
         depth: info.queue_depth,
         max_io_bytes: info.max_io_buf_bytes,
+        mark: Mark::of_bits(info.ublksrv_flags),
         server_pid: info.ublksrv_pid,
         owner_uid: info.owner_uid,
         owner_gid: info.owner_gid,

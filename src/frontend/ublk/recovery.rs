@@ -22,7 +22,7 @@ use super::{
 use crate::{
     block::{BlockDevice, Geometry, SECTOR_BYTES},
     crash_point::CrashPoint,
-    frontend::{Attachment, FrontendError},
+    frontend::{Attachment, FrontendError, Mark},
     reactor::ReactorHandle,
 };
 
@@ -36,6 +36,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 pub(super) fn take_over<D: BlockDevice>(
     device: &Arc<D>,
     id: u32,
+    mark: Option<Mark>,
     reactors: &[ReactorHandle],
     limit: Duration,
 ) -> Result<Box<dyn Attachment>, FrontendError> {
@@ -48,7 +49,7 @@ pub(super) fn take_over<D: BlockDevice>(
     let deadline = Deadline::after(limit);
     let (control, driver) = inventory::connect(&deadline)?;
     let granted = inventory::information(&control, id)?;
-    check_granted(id, &granted)?;
+    check_granted(id, mark, &granted)?;
     let room = Command::get_params(id, params::room());
     let shape = params::decode(&control.run(room, deadline.remaining())?.payload);
     let shape = shape.ok_or(FrontendError::NotWaiting(id))?;
@@ -71,9 +72,17 @@ pub(super) fn take_over<D: BlockDevice>(
 }
 
 /// Checks what the device was granted when it was made, maybe by another program.
-fn check_granted(id: u32, granted: &abi::ublksrv_ctrl_dev_info) -> Result<(), FrontendError> {
+fn check_granted(
+    id: u32,
+    mark: Option<Mark>,
+    granted: &abi::ublksrv_ctrl_dev_info,
+) -> Result<(), FrontendError> {
     let features = Features::new(granted.flags);
     let wrong = |what| Err(FrontendError::Answer { command: "GET_DEV_INFO", what });
+    let found = Mark::of_bits(granted.ublksrv_flags);
+    if found != mark {
+        return Err(FrontendError::AnotherMark { id, found, expected: mark });
+    }
     if !features.recovers() {
         return Err(FrontendError::NotRecoverable(id));
     }
@@ -187,11 +196,18 @@ mod tests {
             state: live,
             ..abi::ublksrv_ctrl_dev_info::default()
         };
-        check_granted(1, &good).unwrap();
+        check_granted(1, None, &good).unwrap();
         let mortal = abi::ublksrv_ctrl_dev_info { flags: 0, ..good };
-        assert!(matches!(check_granted(1, &mortal), Err(FrontendError::NotRecoverable(1))));
+        assert!(matches!(check_granted(1, None, &mortal), Err(FrontendError::NotRecoverable(1))));
+        let mark = Mark::draw();
+        let marked = abi::ublksrv_ctrl_dev_info { ublksrv_flags: Mark::bits(Some(mark)), ..good };
+        check_granted(1, Some(mark), &marked).unwrap();
+        for (expected, found) in [(None, &marked), (Some(Mark::draw()), &marked), (Some(mark), &good)] {
+            let error = check_granted(1, expected, found).unwrap_err();
+            assert!(matches!(error, FrontendError::AnotherMark { .. }), "{error}");
+        }
         let dead = abi::ublksrv_ctrl_dev_info { state: 0, ..good };
-        assert!(matches!(check_granted(1, &dead), Err(FrontendError::NotWaiting(1))));
+        assert!(matches!(check_granted(1, None, &dead), Err(FrontendError::NotWaiting(1))));
         for wrong in [
             abi::ublksrv_ctrl_dev_info { flags: recovery | u64::from(abi::UBLK_F_ZONED), ..good },
             abi::ublksrv_ctrl_dev_info { nr_hw_queues: 0, ..good },
@@ -201,7 +217,7 @@ mod tests {
             abi::ublksrv_ctrl_dev_info { max_io_buf_bytes: 0, ..good },
             abi::ublksrv_ctrl_dev_info { max_io_buf_bytes: 1 << 30, ..good },
         ] {
-            assert!(matches!(check_granted(1, &wrong), Err(FrontendError::Answer { .. })));
+            assert!(matches!(check_granted(1, None, &wrong), Err(FrontendError::Answer { .. })));
         }
     }
 }

@@ -1,8 +1,12 @@
 //! What is to be done with a device that another process has left: it follows from its record and from what the kernel has.
 
-use crate::server::{
-    port::KnownDevice,
-    state::{Phase, Record, RecordError},
+use crate::{
+    frontend::FrontendError,
+    server::{
+        failure::{Failure, FailureClass},
+        port::KnownDevice,
+        state::{Phase, Record, RecordError},
+    },
 };
 
 /// What is to be done.
@@ -47,7 +51,7 @@ impl Kept {
 /// What is to be done with the device that has this record, where the kernel has `known` of its number.
 pub(in crate::server) fn fate(record: &Result<Record, RecordError>, known: Option<&KnownDevice>) -> Fate {
     let Ok(record) = record else { return Fate::LeaveAlone };
-    match (record.phase, Kept::of(known)) {
+    match (record.phase, Kept::of(of_record(record, known))) {
         (_, Kept::Served) => Fate::LeaveAlone,
         // A removal that has begun wins, over a recovery too.
         (Phase::Leaving, _) => Fate::Remove,
@@ -56,6 +60,27 @@ pub(in crate::server) fn fate(record: &Result<Record, RecordError>, known: Optio
         (Phase::Making, Kept::Nothing | Kept::Unstarted | Kept::Abandoned) => Fate::Remove,
         (Phase::Live, Kept::Nothing | Kept::Unstarted | Kept::Abandoned) => Fate::Remake,
     }
+}
+
+/// What the kernel has of the device of `record`, which is nothing where `known` is another device of the same number.
+pub(super) fn of_record<'a>(record: &Record, known: Option<&'a KnownDevice>) -> Option<&'a KnownDevice> {
+    known.filter(|known| known.mark == record.mark)
+}
+
+/// Refuses what the kernel has of the number of `record` where that is another device.
+///
+/// # Errors
+/// [`FailureClass::Conflict`] with the marks of both.
+pub(in crate::server) fn check_same(record: &Record, known: Option<&KnownDevice>) -> Result<(), Failure> {
+    let Some(other) = known.filter(|known| known.mark != record.mark) else { return Ok(()) };
+    let (id, expected) = (other.id, record.mark);
+    let server = match other.server_pid {
+        Some(pid) => format!("process {pid} serves it"),
+        None => "no process serves it".to_owned(),
+    };
+    let source = FrontendError::AnotherMark { id, found: other.mark, expected };
+    let text = format!("its number is taken, and {server}");
+    Err(Failure::with_source(FailureClass::Conflict, text, source))
 }
 
 #[cfg(test)]
@@ -76,6 +101,7 @@ mod tests {
             is_unstarted,
             recoverable: waits,
             waits,
+            mark: None,
         }
     }
 
@@ -100,6 +126,21 @@ mod tests {
             for (known, expected) in kernel.iter().zip(fates) {
                 assert_eq!(fate(&Ok(record.clone()), known.as_ref()), expected, "{phase:?} {known:?}");
             }
+        }
+        let marked = Record::new(3, AddDevice::of(ImageSpec::Reference("r/a:b".into()))).marked();
+        for known in kernel.iter().flatten() {
+            let live = marked.clone().in_phase(Phase::Live);
+            assert_eq!(
+                fate(&Ok(live.clone()), Some(known)),
+                Remake,
+                "another device has its number: {known:?}"
+            );
+            assert!(check_same(&live, Some(known)).is_err() && check_same(&live, None).is_ok());
+            let same = KnownDevice { mark: live.mark, ..known.clone() };
+            assert!(check_same(&live, Some(&same)).is_ok());
+            let mut unmarked = live;
+            unmarked.mark = None;
+            assert_eq!(fate(&Ok(unmarked), Some(&same)), Remake, "it was made by a later version: {same:?}");
         }
         for known in &kernel {
             for unknown in [RecordError::Newer { version: 3, readable_by: 3 }, RecordError::Misplaced(4)] {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Daemon,
-    fate::{Fate, fate},
+    fate::{Fate, check_same, fate, of_record},
     waiting::WaitingDevice,
 };
 use crate::server::{
@@ -35,9 +35,13 @@ impl Daemon {
         }));
         for (stored, is_own) in alone.iter().map(|it| (it, false)).chain(stored.iter().map(|it| (it, true))) {
             let known = known.get(&stored.id);
-            let info = match known {
+            let own = match &stored.record {
+                Ok(record) => of_record(record, known),
+                Err(_) => known,
+            };
+            let info = match own {
                 Some(known) => of_kernel(known.clone(), Some(stored)),
-                None => of_record(stored),
+                None => recorded(stored),
             };
             let unserved = match info.state {
                 // Of a process that lives.
@@ -67,7 +71,7 @@ impl Daemon {
 }
 
 /// A device that only a record knows.
-pub(super) fn of_record(stored: &Stored) -> DeviceInfo {
+pub(super) fn recorded(stored: &Stored) -> DeviceInfo {
     let info = DeviceInfo::without_server(stored.id, state_of(Some(stored), false));
     let Ok(record) = &stored.record else { return info };
     let granted = record.granted.as_ref();
@@ -127,7 +131,13 @@ fn unserved(
 ) -> Unserved {
     let said = |way, why: &str| Unserved { way, why: why.to_owned() };
     let phase = match record {
-        Ok(record) => record.phase,
+        Ok(record) => {
+            if let Err(another) = check_same(record, known) {
+                let way = if is_own { Way::Daemon } else { Way::Delete };
+                return said(way, &another.full_text());
+            }
+            record.phase
+        }
         Err(error) if error.is_of_another() => return said(Way::Other, &full_text(error)),
         Err(error) => return said(Way::Delete, &format!("its record says nothing: {}", full_text(error))),
     };
@@ -158,7 +168,7 @@ mod tests {
         let record =
             Record::new(3, AddDevice::of(ImageSpec::Reference("r/a:b".into()))).in_phase(Phase::Live);
         let leaving: Result<_, RecordError> = Ok(record.clone().in_phase(Phase::Leaving));
-        let live = Ok(record);
+        let live = Ok(record.clone());
         let waits = KnownDevice {
             id: 3,
             path: "/dev/ublkb3".into(),
@@ -171,7 +181,9 @@ mod tests {
             is_unstarted: false,
             recoverable: true,
             waits: true,
+            mark: None,
         };
+        let marked: Result<_, RecordError> = Ok(record.clone().marked());
         let tried = WaitingDevice { id: 3, reason: "no image".to_owned(), next_try: Duration::from_secs(4) };
         let newer = Err(RecordError::Newer { version: 9, readable_by: 9 });
         let torn = Err(RecordError::Misplaced(4));
@@ -180,6 +192,8 @@ mod tests {
             (&live, None, true, None, Way::Daemon, "its turn"),
             (&live, Some(&waits), false, None, Way::Recover, "has died"),
             (&live, None, false, None, Way::Delete, "nothing of it"),
+            (&marked, Some(&waits), true, None, Way::Daemon, "has it with no mark, its record with mark"),
+            (&marked, Some(&waits), false, None, Way::Delete, "has it with no mark, its record with mark"),
             (&leaving, Some(&waits), true, None, Way::Delete, "removal was cut off"),
             (&newer, Some(&waits), true, None, Way::Other, "version 9"),
             (&torn, Some(&waits), true, None, Way::Delete, "damaged"),

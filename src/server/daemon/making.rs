@@ -68,7 +68,7 @@ impl Daemon {
         let record = record.in_phase(Phase::Live);
         self.remove_unfinished(&record).await?;
         place.begin()?;
-        let attachment = opened.take_over(&self.port, id).await?;
+        let attachment = opened.take_over(&self.port, &record).await?;
         let record = KeptRecord::found(self.state.records(), record);
         let making = Making { daemon: self, place, record, may_move: false };
         self.appear(making, opened, attachment, Made::default()).await.map(drop)
@@ -84,10 +84,13 @@ impl Daemon {
         let (place, record) = match request.id {
             Some(id) => {
                 let place = self.table.reserve(id, request)?;
-                let record = KeptRecord::create(self.state.records(), Record::new(id, request.clone()));
+                let record =
+                    KeptRecord::create(self.state.records(), Record::new(id, request.clone()).marked());
                 (place, record.await?)
             }
-            None => self.begin_anywhere(Record::new(0, request.clone()), &mut BTreeSet::new()).await?,
+            None => {
+                self.begin_anywhere(Record::new(0, request.clone()).marked(), &mut BTreeSet::new()).await?
+            }
         };
         CrashPoint::AddRecorded.reach();
         Ok(Making { daemon: self, place, record, may_move: request.id.is_none() })
@@ -214,7 +217,7 @@ impl Making<'_> {
         let mut others = BTreeSet::new();
         for _ in 0..NUMBER_ATTEMPTS {
             self.place.begin()?;
-            match opened.attach(&daemon.port, Some(self.place.id)).await {
+            match opened.attach(&daemon.port, &self.record.get().await).await {
                 Err(failure) if failure.class() == FailureClass::Conflict && self.may_move => {
                     // Another process has it, or a program holds what was there before, which no list shows.
                     others.insert(self.place.id);

@@ -25,7 +25,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::task;
 
-pub(super) use fate::{Fate, fate};
+pub(super) use fate::{Fate, check_same, fate};
 pub use life::{Beginning, DaemonParts, End, run};
 pub(super) use opened::OpenedDevice;
 use served::NotRemoved;

@@ -19,7 +19,7 @@ use crate::{
         failure::{Failure, FailureClass},
         port::{Port, failure_of_frontend},
         service::Service,
-        state::{FrontendKind, Granted, KeptRecord},
+        state::{FrontendKind, Granted, KeptRecord, Record},
         upper_folder::{Made, Placed, configuration},
     },
 };
@@ -78,17 +78,18 @@ impl OpenedDevice {
         AddDevice { id: Some(id), image: self.pinned.clone(), ..self.request.clone() }
     }
 
-    /// Makes the device, with the number `id`, or the lowest that is free.
+    /// Makes the device, with the number and mark of `record`.
     ///
     /// # Errors
     /// When it cannot be made; then nothing is left of it. [`FailureClass::Conflict`] where the driver has that number already.
     pub(in crate::server) async fn attach(
         &self,
         port: &Arc<dyn Port>,
-        id: Option<u32>,
+        record: &Record,
     ) -> Result<Box<dyn Attachment>, Failure> {
         let (attaching, device) = (Arc::clone(port), Arc::clone(&self.device));
-        let (wanted, reactors) = (AttachRequest { id, ..self.wanted.clone() }, self.reactors.clone());
+        let wanted = AttachRequest { id: Some(record.id), mark: record.mark, ..self.wanted.clone() };
+        let reactors = self.reactors.clone();
         let attachment = device_work(move || {
             let attached = attaching.attach(&device, &wanted, &reactors);
             attached.map_err(|error| failure_of_frontend("cannot make a device", error))
@@ -98,20 +99,21 @@ impl OpenedDevice {
         Ok(attachment)
     }
 
-    /// Serves device `id`, which waits for its next server.
+    /// Serves the device of `record`, which waits for its next server.
     ///
     /// # Errors
     /// When it cannot be taken over; then it waits as before.
     pub(in crate::server) async fn take_over(
         &self,
         port: &Arc<dyn Port>,
-        id: u32,
+        record: &Record,
     ) -> Result<Box<dyn Attachment>, Failure> {
+        let (id, mark) = (record.id, record.mark);
         self.device.overdue().set_device(id);
         let (port, device) = (Arc::clone(port), Arc::clone(&self.device));
         let (reactors, limit) = (self.reactors.clone(), self.wanted.deadline);
         device_work(move || {
-            let taken = port.take_over(&device, id, &reactors, limit);
+            let taken = port.take_over(&device, id, mark, &reactors, limit);
             taken.map_err(|error| failure_of_frontend("cannot take over the device", error))
         })
         .await

@@ -4,7 +4,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     Daemon, device_work,
-    list::{of_kernel, of_record},
+    fate::of_record,
+    list::{of_kernel, recorded},
 };
 use crate::frontend::Detached;
 use crate::server::{
@@ -27,6 +28,8 @@ struct Orphan {
     /// Its record, if it was served by a process of its own.
     left: Option<LeftRecord>,
     is_unstarted: bool,
+    /// Whether the kernel may have something of it.
+    is_in_kernel: bool,
 }
 
 impl Daemon {
@@ -42,10 +45,13 @@ impl Daemon {
         let _cleared = self.table.clear(id)?;
         // Its lock is given back, for to be taken again.
         drop(seen.left);
-        let Orphan { info, record, left, .. } = self.orphan(id).await?;
+        let Orphan { info, record, left, is_in_kernel, .. } = self.orphan(id).await?;
         let port = Arc::clone(&self.port);
         let timeout = Duration::from_millis(self.config().device.detach_timeout_ms);
-        let removed = device_work(move || port.remove_orphan(id, timeout)).await?;
+        let removed = match is_in_kernel {
+            true => device_work(move || port.remove_orphan(id, timeout)).await?,
+            false => Detached::Complete,
+        };
         if let Some(record) = record {
             self.remove_unfinished(&record).await?;
         }
@@ -107,7 +113,7 @@ impl Daemon {
             Some(_) => None,
             None => self.left_alone(id).await?,
         };
-        let known = self.find(id).await?;
+        let mut known = self.find(id).await?;
         if let Some(Stored { record: Err(error), .. }) = &stored
             && error.is_of_another()
         {
@@ -116,9 +122,16 @@ impl Daemon {
         }
         let is_unstarted = known.as_ref().is_some_and(|known| known.is_unstarted);
         let own = stored.as_ref().or(left.as_ref().map(|left| &left.stored));
+        let record = own.and_then(|own| own.record.as_ref().ok()).cloned();
+        // Of another device that has its number nothing is touched.
+        let is_in_kernel = match &record {
+            Some(record) => of_record(record, known.as_ref()).is_some() || known.is_none(),
+            None => true,
+        };
+        known = known.filter(|_| is_in_kernel);
         let info = match (known, own) {
             (Some(known), own) => of_kernel(known, own),
-            (None, Some(own)) => of_record(own),
+            (None, Some(own)) => recorded(own),
             (None, None) => {
                 return Err(Failure::new(FailureClass::NotFound, format!("there is no device {id}")));
             }
@@ -128,8 +141,7 @@ impl Daemon {
             let text = format!("device {id} is served by another process ({pid}): end that one");
             return Err(Failure::new(FailureClass::Conflict, text));
         }
-        let record = own.and_then(|own| own.record.as_ref().ok()).cloned();
-        Ok(Orphan { info, record, left, is_unstarted })
+        Ok(Orphan { info, record, left, is_unstarted, is_in_kernel })
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, task};
 
 use super::{
     Daemon, check_absolute, detached,
-    fate::{Fate, fate},
+    fate::{Fate, check_same, fate},
 };
 use crate::server::{
     api::types::{DeviceInfo, RecoverDevice},
@@ -55,6 +55,9 @@ impl Daemon {
         };
         let left = on_disk(move || LeftRecord::find(&dir, id, is_own)).await?.ok_or_else(none)?;
         let known = self.find(id).await?;
+        if let Ok(record) = &left.stored.record {
+            check_same(record, known.as_ref())?;
+        }
         if fate(&left.stored.record, known.as_ref()) != Fate::TakeOver {
             let text = format!("device {id} does not wait for a server: \"list\" says what becomes of it");
             return Err(Failure::new(FailureClass::Conflict, text));

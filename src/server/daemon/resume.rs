@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     Daemon, device_work,
-    fate::{Fate, fate},
+    fate::{Fate, check_same, fate, of_record},
     waiting::{FIRST_PAUSE, longer},
 };
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     server::{
         failure::{Failure, FailureClass, full_text},
         port::KnownDevice,
+        state::Record,
     },
 };
 
@@ -115,17 +116,20 @@ impl Daemon {
 
     /// Does with device `id` what follows from its record, as it is by now. One that has none any more is nobody's.
     pub(super) async fn try_to_bring_back(&self, id: u32) -> Result<(), Failure> {
-        let known = self.left_behind(id).await?;
         let Some(stored) = self.stored_of(id).await? else { return Ok(()) };
-        let fate = fate(&stored.record, known.as_ref());
-        let record = match stored.record {
-            Ok(record) => record,
+        let record = match &stored.record {
+            Ok(record) => record.clone(),
             Err(error) => {
-                tracing::warn!(id, error = full_text(&error), "the record of this device is left alone");
+                tracing::warn!(id, error = full_text(error), "the record of this device is left alone");
                 return Ok(());
             }
         };
-        match fate {
+        let known = self.left_behind(&record).await?;
+        let another = check_same(&record, known.as_ref());
+        match fate(&stored.record, known.as_ref()) {
+            // Nothing of that one is touched.
+            Fate::Remake if another.is_err() => another,
+            Fate::Remove if another.is_err() => self.finish_removal(record).await,
             Fate::TakeOver => self.take_over(record).await,
             Fate::Remake => {
                 self.clear(id).await?;
@@ -142,12 +146,13 @@ impl Daemon {
         }
     }
 
-    /// What the kernel has of `id`, when the process that served it, if it was this one's forerunner, has ended.
-    async fn left_behind(&self, id: u32) -> Result<Option<KnownDevice>, Failure> {
-        let began = Instant::now();
+    /// What the kernel has of the number of `record`, when the process that served the device, if it was this one's forerunner, has
+    /// ended.
+    async fn left_behind(&self, record: &Record) -> Result<Option<KnownDevice>, Failure> {
+        let (id, began) = (record.id, Instant::now());
         loop {
             let known = self.find(id).await?;
-            let Some(device) = &known else { return Ok(None) };
+            let Some(device) = of_record(record, known.as_ref()) else { return Ok(known) };
             let Some(pid) = device.server_pid.filter(|_| device.recoverable) else { return Ok(known) };
             // Who served it may have had the number that this process has now.
             if i32::try_from(std::process::id()) == Ok(pid) {

@@ -21,7 +21,7 @@ use std::{
 
 use super::{served::Presence, *};
 use crate::{
-    frontend::{AttachRequest, Attachment, Detached, FrontendError, NullFrontend, Stage},
+    frontend::{AttachRequest, Attachment, Detached, FrontendError, Mark, NullFrontend, Stage},
     reactor::ReactorHandle,
     server::{
         api::types::ImageSpec,
@@ -90,15 +90,21 @@ impl Port for TestPort {
         &self,
         device: &Device,
         id: u32,
+        mark: Option<Mark>,
         reactors: &[ReactorHandle],
         deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError> {
-        device.take_over_with(&self.frontend, id, reactors, deadline)
+        device.take_over_with(&self.frontend, id, mark, reactors, deadline)
     }
 
     fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
         let waiting = self.frontend.waiting().into_iter();
-        let waiting = waiting.map(|id| KnownDevice { recoverable: true, waits: true, ..known(id, None) });
+        let waiting = waiting.map(|id| KnownDevice {
+            recoverable: true,
+            waits: true,
+            mark: self.frontend.mark(id),
+            ..known(id, None)
+        });
         Ok(self.others.lock().unwrap().iter().cloned().chain(waiting).collect())
     }
 
@@ -138,6 +144,7 @@ fn known(id: u32, server_pid: Option<i32>) -> KnownDevice {
         is_unstarted: false,
         recoverable: false,
         waits: false,
+        mark: None,
     }
 }
 
@@ -364,8 +371,13 @@ async fn the_next_daemon_attaches_what_the_last_one_had_unless_another_process_s
     for id in [1, 2, 5] {
         first.add(request(Some(id))).await.unwrap();
     }
+    let marked = |device: KnownDevice| {
+        let stored = first.state.records().one(device.id).unwrap();
+        KnownDevice { mark: stored.record.unwrap().mark, ..device }
+    };
+    let others = vec![marked(known(2, Some(1))), marked(known(5, None))];
     drop(first);
-    let next = daemon(dir.path(), NullFrontend::new(), vec![known(2, Some(1)), known(5, None)]);
+    let next = daemon(dir.path(), NullFrontend::new(), others);
     next.reattach().await.unwrap();
     let expected = [(1, DeviceState::Live), (2, DeviceState::Foreign), (5, DeviceState::Live)];
     assert_eq!(states(&next).await, expected);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::server::api::types::AddDevice;
+use crate::{frontend::Mark, server::api::types::AddDevice};
 
 /// The version of the records that are written here. The first one had no phase, and was written when the device was there.
 const VERSION: u32 = 2;
@@ -24,6 +24,9 @@ pub struct Record {
     readable_by: u32,
     /// The number of the device.
     pub id: u32,
+    /// What the kernel is told to know it by. One of before there were marks has none, and so has its device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Mark>,
     /// How far it has come.
     pub phase: Phase,
     /// What it is made of: what was asked for, with the image by its digest from the moment when that is known.
@@ -145,11 +148,18 @@ impl Record {
             version,
             readable_by,
             id,
+            mark: None,
             phase: Phase::Making,
             request,
             granted: None,
             unfinished: Vec::new(),
         }
+    }
+
+    /// The same with a mark that no other device has.
+    #[must_use]
+    pub fn marked(self) -> Self {
+        Self { mark: Some(Mark::draw()), ..self }
     }
 
     /// The same in another phase.
@@ -214,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_record_comes_back_as_it_was_written() {
-        for written in [record(), record().in_phase(Phase::Live), whole()] {
+        for written in [record(), record().in_phase(Phase::Live), record().marked(), whole()] {
             assert_eq!(decode(&json!(written)).unwrap(), written);
         }
         assert_eq!(

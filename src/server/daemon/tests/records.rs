@@ -3,7 +3,7 @@
 use std::{fs, num::NonZeroU64};
 
 use super::*;
-use crate::server::api::types::SetDevice;
+use crate::server::api::types::{SetDevice, Way};
 
 fn path_of(dir: &Path, id: u32) -> PathBuf {
     dir.join(format!("devices/{id}.json"))
@@ -106,6 +106,41 @@ async fn the_device_of_a_newer_daemon_is_neither_attached_nor_removed_nor_is_its
     assert_eq!(daemon.add(request(None)).await.unwrap().id, 3);
     daemon.remove(2, true).await.unwrap();
     assert_eq!(fs::read_to_string(path_of(dir.path(), 1)).unwrap(), newer.to_string());
+}
+
+/// A reboot, or a driver that was loaded anew, gives numbers away again, and two daemons may have one in their records.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_with_another_mark_is_neither_taken_over_nor_removed_and_holds_the_number_until_it_has_gone()
+{
+    let dir = tempfile::tempdir().unwrap();
+    let records = [
+        Record::new(1, request(Some(1))).marked().in_phase(Phase::Live),
+        Record::new(2, request(Some(2))).marked(),
+        Record::new(3, request(Some(3))).marked().in_phase(Phase::Live),
+    ];
+    let others = [1, 2, 3].map(|id| KnownDevice { recoverable: true, waits: true, ..known(id, None) });
+    let port = Arc::new(TestPort::new(NullFrontend::new(), others.to_vec()));
+    let daemon = with_port(dir.path(), Arc::clone(&port));
+    records.iter().for_each(|record| daemon.state.records().save(record).unwrap());
+    daemon.reattach().await.unwrap();
+    let shown = daemon.info(1).await.unwrap();
+    let unserved = shown.unserved.unwrap();
+    let marks = format!(
+        "device 1 is another one: the kernel has it with no mark, its record with mark {}",
+        records[0].mark.unwrap()
+    );
+    assert!(unserved.way == Way::Daemon && unserved.why.contains(&marks), "{unserved:?}");
+    assert!(!path_of(dir.path(), 2).exists(), "it was half made, and nothing of it is there");
+    daemon.remove(1, true).await.unwrap();
+    assert!(!path_of(dir.path(), 1).exists());
+    assert_eq!(*port.others.lock().unwrap(), others, "they are as they were");
+    port.others.lock().unwrap().clear();
+    let began = Instant::now();
+    while states(&daemon).await != [(3, DeviceState::Live)] {
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", daemon.waiting.all());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(record(dir.path(), 3).mark, records[2].mark);
 }
 
 #[tokio::test(flavor = "multi_thread")]
