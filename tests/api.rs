@@ -22,7 +22,7 @@ use registry::{Registry, Serving, push_image};
 use serde_json::{Value, json};
 use stratabd::{
     block::{BlockDevice, BlockQueue},
-    frontend::{AttachRequest, Attachment, Detached, FrontendError, NullFrontend, Stage},
+    frontend::{AttachRequest, Attachment, Detached, FrontendError, Mark, NullFrontend, Stage},
     image::Image,
     offline::{CreateOptions, Upper, create},
     reactor::ReactorHandle,
@@ -73,10 +73,11 @@ impl Port for NullPort {
         &self,
         device: &Device,
         id: u32,
+        mark: Option<Mark>,
         reactors: &[ReactorHandle],
         deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError> {
-        device.take_over_with(&self.0, id, reactors, deadline)
+        device.take_over_with(&self.0, id, mark, reactors, deadline)
     }
 
     fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
