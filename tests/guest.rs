@@ -21,6 +21,8 @@ mod daemon;
 mod devices;
 #[path = "guest/direct.rs"]
 mod direct;
+#[path = "guest/disk.rs"]
+mod disk;
 #[path = "guest/exerciser.rs"]
 mod exerciser;
 #[path = "guest/file_systems.rs"]

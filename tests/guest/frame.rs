@@ -1,10 +1,14 @@
-//! What every guest test begins with.
+//! What every guest test begins with, and waits with.
 
 use std::{
     env, io,
     io::Write,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
+
+/// How long something may take that is sure to come: an emulated guest on a busy machine is slow.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether this is the guest; if not, says how to get there, past libtest's capture. Call it first in each test:
 /// `if !in_guest() { return; }`.
@@ -31,4 +35,17 @@ pub(crate) fn output_of(program: &str, arguments: &[&str]) -> String {
         [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     assert!(output.status.success(), "{program} {arguments:?} ended with {}: {said}", output.status);
     said
+}
+
+/// Waits until `is_so`, which `what` says.
+///
+/// # Panics
+/// When it is not so for a minute.
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "never: {what}");
+        #[expect(clippy::disallowed_methods, reason = "a test waits for other processes")]
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

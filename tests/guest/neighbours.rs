@@ -3,10 +3,9 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
     sync::{Arc, mpsc},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::configure_io_flusher_behavior;
@@ -22,21 +21,13 @@ use stratabd::{
 use crate::{
     daemon::start,
     devices::{Direct, Reactors, faulty, memory, pattern},
-    frame::{in_guest, output_of},
+    disk::Disk,
+    frame::{in_guest, wait_until},
     support::daemon::Daemon,
     writable::{MIB, config_with_upper, text},
 };
 
 const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Waits until `is_so`.
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < DEADLINE, "{what}");
-        thread::yield_now();
-    }
-}
 
 #[test]
 fn writes_that_hang_leave_a_neighbour_on_the_same_thread_its_buffers() {
@@ -58,7 +49,7 @@ fn writes_that_hang_leave_a_neighbour_on_the_same_thread_its_buffers() {
         })
         .collect();
     // Half of the pool, where 32 would be all of it.
-    wait_until("the writes did not arrive", || plan.met() >= 16);
+    wait_until("the writes arrive", || plan.met() >= 16);
     let node = Direct::open(neighbour.path(), true);
     for _ in 0..20 {
         assert!(node.read(0, 1 << 20).unwrap() == pattern(1 << 20, 1));
@@ -123,50 +114,6 @@ fn every_thread_of_the_daemon_may_be_waited_for_by_writeback() {
     daemon.finish();
 }
 
-/// A disk that can be stopped.
-struct Disk {
-    loop_device: String,
-    point: PathBuf,
-}
-
-impl Disk {
-    const NODE: &str = "/dev/mapper/hung";
-
-    fn new(dir: &Path) -> Self {
-        const SIZE_BYTES: u64 = 64 * MIB;
-        let file = dir.join("disk");
-        fs::File::create(&file).unwrap().set_len(SIZE_BYTES).unwrap();
-        let loop_device = output_of("losetup", &["-f", "--show", text(&file)]).trim().to_owned();
-        let table = format!("0 {} linear {loop_device} 0", SIZE_BYTES / 512);
-        output_of("dmsetup", &["create", "hung", "--noudevsync", "--table", &table]);
-        output_of("dmsetup", &["mknodes"]);
-        output_of("mkfs.ext4", &["-q", Self::NODE]);
-        let disk = Self { loop_device, point: dir.join("disk-mount") };
-        fs::create_dir(&disk.point).unwrap();
-        output_of("mount", &["-t", "ext4", Self::NODE, text(&disk.point)]);
-        disk
-    }
-
-    fn stop(&self) {
-        output_of("dmsetup", &["suspend", "--nolockfs", "--noflush", "hung"]);
-    }
-
-    fn go_on(&self) {
-        output_of("dmsetup", &["resume", "--noudevsync", "hung"]);
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        self.go_on();
-        wait_until("somebody still uses the disk", || {
-            Command::new("umount").arg(&self.point).status().unwrap().success()
-        });
-        output_of("dmsetup", &["remove", "--retry", "--noudevsync", "hung"]);
-        output_of("losetup", &["-d", &self.loop_device]);
-    }
-}
-
 #[test]
 fn a_disk_that_hangs_leaves_the_others_of_a_thread_their_workers() {
     // The kernel's own limit is four workers for each processor, of which the guest has two at most.
@@ -192,7 +139,7 @@ fn a_disk_that_hangs_leaves_the_others_of_a_thread_their_workers() {
             thread::spawn(move || node.write(0, &[1; 4096]).and_then(|_| node.file().sync_all()))
         })
         .collect();
-    wait_until("the flushes did not arrive", || {
+    wait_until("the flushes arrive", || {
         let threads = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
         let comms = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok());
         comms.filter(|comm| comm.starts_with("iou-wrk-")).count() >= 8

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    frame::in_guest,
+    frame::{in_guest, wait_until},
     support::{
         daemon::{Daemon, plain_http},
         device::Attached,
@@ -31,7 +31,6 @@ const JOBS: u64 = 8;
 const DEPTH: u64 = 4;
 /// Requests in an outage at most: all tries of all reads in flight, each of which may lie in two fetches.
 const OUTAGE_REQUESTS_MAX: u64 = TRIES * JOBS * DEPTH * 2;
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes that fio can verify by themselves: each block of 4 KiB says where it belongs and has a checksum.
 fn verifiable_bytes() -> Vec<u8> {
@@ -290,14 +289,6 @@ fn a_cold_attach_of_ten_layers_takes_few_ranged_requests_and_at_most_three_round
     // The number is the same for any count of layers, since they are asked for side by side: one after the other, nine more
     // layers would be nine trips more at the least. A slow machine may answer some late and so spread one trip over two.
     assert!(trips[1] <= trips[0] + 3, "round trips for one and for ten layers: {trips:?}");
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        pause(Duration::from_millis(5));
-    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the test waits for other processes")]

@@ -5,13 +5,13 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::{
     daemon::{config, start},
     devices::{Direct, pattern},
-    frame::{in_guest, output_of},
+    frame::{in_guest, output_of, wait_until},
     support::{
         daemon::{Daemon, plain_http},
         device::Attached,
@@ -21,8 +21,6 @@ use crate::{
         registry::{Registry, Serving, push_image},
     },
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The file system of a device, until it is dropped.
 struct Mount(PathBuf);
@@ -47,14 +45,6 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         output_of("umount", &[self.0.to_str().unwrap()]);
-    }
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::yield_now();
     }
 }
 
