@@ -148,6 +148,18 @@ fn value(metrics: &str, name: &str) -> u64 {
     line.unwrap_or_else(|| panic!("{name} is not in\n{metrics}")).parse().unwrap()
 }
 
+/// What the operators' guide has to say of metrics, in the first column of its table.
+fn guided_families() -> Vec<&'static str> {
+    let guide = include_str!("../docs/operations.md");
+    let (_, section) = guide.split_once("## Metrics").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let names = section.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('|')?.0));
+    let families: Vec<_> =
+        names.flat_map(|cell| cell.split('`').step_by(2)).filter(|name| name.contains('_')).collect();
+    assert!(families.len() > 5, "{families:?}");
+    families
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_count_reads_by_source_and_what_was_fetched_for_them() {
     let dir = tempfile::tempdir().unwrap();
@@ -204,6 +216,10 @@ async fn metrics_count_reads_by_source_and_what_was_fetched_for_them() {
     assert_eq!(daemon.info(5).await.unwrap().layers[0].fetched, None, "a file of this machine");
     assert_eq!(value(&metrics, "stratabd_registry_retries_total"), 0);
     assert_eq!(value(&metrics, "stratabd_errors_total"), 0);
+    for family in guided_families() {
+        let name = family.trim_end_matches("_total");
+        assert!(metrics.contains(&format!("# TYPE stratabd_{name} ")), "{family} is not in\n{metrics}");
+    }
     let reads = daemon.info(5).await.unwrap().reads;
     assert!(reads.iter().any(|reads| (reads.source.as_str(), reads.requests) == ("local", 2)), "{reads:?}");
 }
