@@ -10,7 +10,7 @@
 //! their deadlines.
 //!
 //! A device may outlive its server, where the driver can do that: after [`Attachment::leave`], or when the process has died,
-//! its requests wait, and the next process serves them from [`Frontend::take_over`] on.
+//! its requests wait, and the next process takes it by [`Frontend::take_over`] and serves them from [`Attachment::resume`] on.
 
 mod error;
 mod mark;
@@ -44,11 +44,11 @@ pub trait Frontend {
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError>;
 
-    /// Serves device `id` from now on, whose server has died or left it, and returns when its requests are served again. Those that
-    /// were at the former server come once more, and `device` must show what the former one showed. `mark` is the one that the
-    /// device was made with.
+    /// Takes device `id`, whose server has died or left it, and opens its queues. Its requests come from [`Attachment::resume`] on,
+    /// those that were at the former server once more, and `device` must show what the former one showed. `mark` is the one that
+    /// the device was made with.
     ///
-    /// A failure leaves the device as it was, waiting.
+    /// A failure leaves the device as it was, waiting, and so does dropping what is returned before it is told to resume.
     ///
     /// # Errors
     /// [`FrontendError::NotRecoverable`], [`FrontendError::NotWaiting`], [`FrontendError::StillServed`],
@@ -79,6 +79,13 @@ pub trait Attachment: Send {
 
     /// What the driver granted, by its own names.
     fn features(&self) -> Vec<String>;
+
+    /// Lets the requests come of a device that was taken over, and returns when they are served; of any other it does nothing.
+    ///
+    /// # Errors
+    /// What the kernel does not do, or not before the deadline. Nobody else can have the device then before this process ends: it
+    /// may be called again, and goes on where it has failed.
+    fn resume(&mut self, deadline: Duration) -> Result<(), FrontendError>;
 
     /// Whether the device has ended without [`Attachment::detach`], for example because another program deleted it.
     fn has_ended(&self) -> bool;

@@ -25,6 +25,8 @@ pub enum Stage {
     Attach,
     /// [`Frontend::take_over`], before anything has happened.
     TakeOver,
+    /// [`Attachment::resume`].
+    Resume,
     /// [`Attachment::resize`].
     Resize,
     /// [`Attachment::detach`], before anything has happened.
@@ -49,6 +51,8 @@ struct Left {
     info: AttachmentInfo,
     mark: Option<Mark>,
     size_bytes: u64,
+    /// Another server has it, and has not got its requests.
+    is_taken: bool,
 }
 
 struct NullAttachment {
@@ -58,7 +62,7 @@ struct NullAttachment {
     info: AttachmentInfo,
     mark: Option<Mark>,
     size_bytes: u64,
-    /// It has been left, and keeps its number.
+    /// It has been left, or its requests do not come yet: it keeps its number.
     stays: bool,
     /// Dropped to let the queues go.
     holding: Vec<oneshot::Sender<Infallible>>,
@@ -135,7 +139,7 @@ impl NullFrontend {
         mark: Option<Mark>,
         reactors: &[ReactorHandle],
         deadline: Duration,
-    ) -> Result<Box<dyn Attachment>, FrontendError> {
+    ) -> Result<NullAttachment, FrontendError> {
         let (serving_sender, serving) = mpsc::channel();
         let mut attachment = NullAttachment {
             frontend: self.clone(),
@@ -177,7 +181,7 @@ impl NullFrontend {
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Err(FrontendError::NoReactor { queue }),
             }
         }
-        Ok(Box::new(attachment))
+        Ok(attachment)
     }
 }
 
@@ -197,7 +201,7 @@ impl Frontend for NullFrontend {
             max_io_bytes: request.max_io_bytes,
             recoverable: request.recovery,
         };
-        self.serve(device, id, info, request.mark, reactors, request.deadline)
+        Ok(Box::new(self.serve(device, id, info, request.mark, reactors, request.deadline)?))
     }
 
     fn take_over<D: BlockDevice>(
@@ -209,18 +213,27 @@ impl Frontend for NullFrontend {
         deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError> {
         self.fail_at(Stage::TakeOver, "take over")?;
-        let found = self.left().get(&id).ok_or(FrontendError::NotWaiting(id))?.mark;
+        let (info, found, expected_bytes, is_taken) = match self.left().get(&id) {
+            Some(left) => (left.info, left.mark, left.size_bytes, left.is_taken),
+            None => return Err(FrontendError::NotWaiting(id)),
+        };
         if found != mark {
             return Err(FrontendError::AnotherMark { id, found, expected: mark });
         }
-        let left = self.left().remove(&id).ok_or(FrontendError::NotWaiting(id))?;
-        let found = device.geometry().size_bytes;
-        if left.size_bytes != found {
-            let (path, expected) = (path_of(id), left.size_bytes);
-            self.left().insert(id, left);
-            return Err(FrontendError::Mismatch { what: "the size in bytes", path, expected, found });
+        if is_taken {
+            return Err(FrontendError::Command {
+                command: "take over",
+                source: io::ErrorKind::ResourceBusy.into(),
+            });
         }
-        self.serve(device, id, left.info, mark, reactors, deadline)
+        let (path, found) = (path_of(id), device.geometry().size_bytes);
+        if found != expected_bytes {
+            let what = "the size in bytes";
+            return Err(FrontendError::Mismatch { what, path, expected: expected_bytes, found });
+        }
+        let mut attachment = self.serve(device, id, info, mark, reactors, deadline)?;
+        attachment.stays = true;
+        Ok(Box::new(attachment))
     }
 }
 
@@ -243,6 +256,16 @@ impl Attachment for NullAttachment {
 
     fn features(&self) -> Vec<String> {
         vec!["NULL".to_owned()]
+    }
+
+    fn resume(&mut self, _deadline: Duration) -> Result<(), FrontendError> {
+        let mut waiting = self.frontend.left();
+        let Some(left) = waiting.get_mut(&self.id) else { return Ok(()) };
+        left.is_taken = true;
+        self.frontend.fail_at(Stage::Resume, "resume")?;
+        waiting.remove(&self.id);
+        self.stays = false;
+        Ok(())
     }
 
     fn has_ended(&self) -> bool {
@@ -274,7 +297,8 @@ impl Attachment for NullAttachment {
         self.stays = true;
         self.holding.clear();
         let gone = self.serving.recv_timeout(deadline);
-        let left = Left { info: self.info, mark: self.mark, size_bytes: self.size_bytes };
+        let (info, mark, size_bytes) = (self.info, self.mark, self.size_bytes);
+        let left = Left { info, mark, size_bytes, is_taken: false };
         self.frontend.left().insert(self.id, left);
         match gone {
             Err(mpsc::RecvTimeoutError::Timeout) => {
@@ -345,7 +369,9 @@ mod tests {
         assert!(matches!(take_over(1, &device).err(), Some(FrontendError::NotWaiting(1))));
         let other = Arc::new(NullDevice::new(Geometry::read_only(2 << 20, 4096)).unwrap());
         assert!(matches!(take_over(0, &other).err(), Some(FrontendError::Mismatch { .. })));
-        let taken = take_over(0, &device).unwrap();
+        let mut taken = take_over(0, &device).unwrap();
+        assert_eq!(frontend.waiting(), [0], "its requests do not come yet");
+        taken.resume(DEADLINE).unwrap();
         assert_eq!((taken.id(), taken.info().queues, frontend.waiting().len()), (0, 2, 0));
         drop(taken);
         let mortal = AttachRequest { recovery: false, ..request };

@@ -93,7 +93,8 @@ impl Foreground {
         }
         let record = record.clone().in_phase(Phase::Live);
         let opened = OpenedDevice::open(service, &record.request).await?;
-        let attachment = opened.take_over(&port, &record).await?;
+        let resumed = opened.take_over(&port, &record).await?.resume().await;
+        let (opened, attachment) = resumed.map_err(|not_resumed| not_resumed.failure)?;
         // Only now: where it fails, it is as if nobody had tried.
         let (records, lock) = on_disk(move || left.into_foreground(&dir)).await?;
         let begun = Begun { id, record: KeptRecord::found(&records, record), lock };

@@ -36,7 +36,7 @@ pub trait Port: Send + Sync + 'static {
         reactors: &[ReactorHandle],
     ) -> Result<Box<dyn Attachment>, FrontendError>;
 
-    /// Serves device `id`, which waits for its next server, as [`crate::frontend::Frontend::take_over`] says.
+    /// Takes device `id`, which waits for its next server, as [`crate::frontend::Frontend::take_over`] says.
     ///
     /// # Errors
     /// When it cannot be taken over; then it waits as before.

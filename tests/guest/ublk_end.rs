@@ -255,3 +255,35 @@ fn a_device_whose_server_is_killed_under_full_load_can_be_removed() {
     assert!(!Path::new(&format!("/dev/ublkc{id}")).exists());
     assert_eq!(Ublk::new().list().unwrap(), []);
 }
+
+/// What has fetched can be given back to nobody, so that a take-over goes on until it is done.
+#[test]
+fn a_take_over_that_is_late_goes_on_where_it_has_stopped() {
+    if !in_guest() {
+        return;
+    }
+    let ublk = Ublk::new();
+    if !ublk.features().unwrap().names().iter().any(|name| name == "QUIESCE") {
+        // A driver that gives a device back only when its process has ended.
+        return;
+    }
+    let (reactors, device) = (Reactors::start(1), Arc::new(memory(MIB, 1)));
+    let attachment = ublk.attach(&device, &AttachRequest::default(), &reactors.handles()).unwrap();
+    let id = attachment.id();
+    attachment.leave(DEADLINE).unwrap();
+    let take_over = || ublk.take_over(&device, id, None, &reactors.handles(), DEADLINE).unwrap();
+    // One that was not told to resume holds nothing.
+    drop(take_over());
+    let mut taken = take_over();
+    let (began, mut late) = (Instant::now(), 0);
+    while let Err(error) = taken.resume(Duration::ZERO) {
+        assert!(matches!(error, FrontendError::Deadline { .. }), "{error}");
+        assert!(began.elapsed() < DEADLINE, "{error}");
+        late += 1;
+        thread::yield_now();
+    }
+    assert!(late > 0, "no step was late");
+    assert!(Direct::open(taken.path(), false).read(0, MIB).unwrap() == pattern(MIB, 1));
+    assert_eq!(taken.detach(DEADLINE).unwrap(), Detached::Complete);
+    assert_eq!(Arc::strong_count(&device), 1, "a queue has outlived its device");
+}

@@ -19,6 +19,7 @@ use super::{
     inventory, node, params,
     queue::{Common, QueuePlan},
     queues::Queues,
+    recovery::Resumption,
 };
 use crate::{
     block::{BlockDevice, Geometry, SECTOR_BYTES},
@@ -50,6 +51,8 @@ pub(super) struct UblkAttachment {
     /// Of the device, as its queues take it.
     size_bytes: Arc<AtomicU64>,
     started: bool,
+    /// Of a device that was taken over and whose requests do not come yet.
+    resumption: Option<Resumption>,
     /// It is not to be removed when this is dropped: somebody has asked for its removal before, and knows how that went, or it is
     /// the next server's, or still the former one's.
     stays: bool,
@@ -75,12 +78,13 @@ impl UblkAttachment {
             abort: Arc::default(),
             size_bytes: Arc::new(AtomicU64::new(size_bytes)),
             started: false,
+            resumption: None,
             stays: false,
         }
     }
 
-    /// A device of `size_bytes` that another process has made, as it was granted. Until it [has come](Self::has_come) it is not this
-    /// process's to remove.
+    /// A device of `size_bytes` that another process has made, as it was granted. Until its requests come it is not this process's to
+    /// remove.
     pub(super) fn of_former_server(
         control: Control,
         granted: &abi::ublksrv_ctrl_dev_info,
@@ -88,12 +92,8 @@ impl UblkAttachment {
     ) -> Self {
         let mut attachment = Self::new(control, granted, size_bytes);
         (attachment.started, attachment.stays) = (true, true);
+        attachment.resumption = Some(Resumption::default());
         attachment
-    }
-
-    /// It is this process's from now on.
-    pub(super) fn has_come(&mut self) {
-        self.stays = false;
     }
 
     /// Has every queue opened by its reactor.
@@ -218,6 +218,20 @@ impl Attachment for UblkAttachment {
 
     fn features(&self) -> Vec<String> {
         self.features.names()
+    }
+
+    fn resume(&mut self, limit: Duration) -> Result<(), FrontendError> {
+        let Some(mut resumption) = self.resumption.take() else { return Ok(()) };
+        let deadline = Deadline::after(limit);
+        let resumed = self.fetch(&deadline).and_then(|()| {
+            CrashPoint::TakeOverFetching.reach();
+            resumption.end(&self.control, self.id, &deadline)
+        });
+        match resumed {
+            Ok(()) => self.stays = false,
+            Err(_) => self.resumption = Some(resumption),
+        }
+        resumed
     }
 
     fn has_ended(&self) -> bool {

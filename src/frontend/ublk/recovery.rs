@@ -12,7 +12,7 @@ use super::{
     abi,
     attachment::UblkAttachment,
     command::Command,
-    control::Control,
+    control::{Control, Pending},
     deadline::Deadline,
     features::Features,
     inventory::{self, DeviceState},
@@ -32,7 +32,7 @@ const SERVER_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is tried whether the former server has gone.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Serves device `id` with `device`; see [`crate::frontend::Frontend::take_over`].
+/// Takes device `id` for `device`; see [`crate::frontend::Frontend::take_over`].
 pub(super) fn take_over<D: BlockDevice>(
     device: &Arc<D>,
     id: u32,
@@ -63,12 +63,47 @@ pub(super) fn take_over<D: BlockDevice>(
         attachment.run(Command::update_size(id, geometry.size_bytes / SECTOR_BYTES), &deadline)?;
     }
     attachment.open_queues(device, geometry, reactors, &deadline)?;
-    attachment.fetch(&deadline)?;
-    CrashPoint::TakeOverFetching.reach();
-    attachment.run(Command::end_recovery(id, std::process::id().into()), &deadline)?;
-    CrashPoint::TakeOverEnded.reach();
-    attachment.has_come();
     Ok(Box::new(attachment))
+}
+
+/// The last step, which is tried until the driver has done it: what has fetched cannot be given back.
+#[derive(Default)]
+pub(super) struct Resumption {
+    /// The command, if it was sent and its answer has not come in time.
+    unanswered: Option<Pending>,
+}
+
+impl Resumption {
+    /// Has the requests of device `id` come, of which all tags are fetched.
+    pub(super) fn end(
+        &mut self,
+        control: &Control,
+        id: u32,
+        deadline: &Deadline,
+    ) -> Result<(), FrontendError> {
+        let pid = std::process::id();
+        let command = match self.unanswered.take() {
+            Some(command) => command,
+            None => control.start(Command::end_recovery(id, pid.into()))?,
+        };
+        match command.wait(deadline.remaining()) {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                // The answer to one that was sent before may have been lost.
+                let info = inventory::information(control, id)?;
+                let is_ours = i32::try_from(pid) == Ok(info.ublksrv_pid);
+                if inventory::state(info.state) != DeviceState::Live || !is_ours {
+                    return Err(error);
+                }
+            }
+            Err(command) => {
+                self.unanswered = Some(command);
+                return Err(FrontendError::Deadline { step: "END_USER_RECOVERY", after: deadline.limit() });
+            }
+        }
+        CrashPoint::TakeOverEnded.reach();
+        Ok(())
+    }
 }
 
 /// Checks what the device was granted when it was made, maybe by another program.

@@ -112,6 +112,7 @@ fn state_of(stored: Option<&Stored>, waits: bool) -> DeviceState {
     match stored.map(|stored| &stored.record) {
         Some(Err(error)) if error.is_of_another() => DeviceState::Waiting,
         Some(Ok(record)) if waits && record.phase != Phase::Leaving => DeviceState::Waiting,
+        Some(Err(_)) if waits => DeviceState::Waiting,
         _ => DeviceState::Orphan,
     }
 }
@@ -139,6 +140,13 @@ fn unserved(
             record.phase
         }
         Err(error) if error.is_of_another() => return said(Way::Other, &full_text(error)),
+        Err(error) if is_own && known.is_some_and(|known| known.waits) => {
+            let why = format!(
+                "its record says nothing: {}; it is read again when it is tried again",
+                full_text(error)
+            );
+            return said(Way::Daemon, &why);
+        }
         Err(error) => return said(Way::Delete, &format!("its record says nothing: {}", full_text(error))),
     };
     match (fate(record, known), tried) {
@@ -196,7 +204,9 @@ mod tests {
             (&marked, Some(&waits), false, None, Way::Delete, "has it with no mark, its record with mark"),
             (&leaving, Some(&waits), true, None, Way::Delete, "removal was cut off"),
             (&newer, Some(&waits), true, None, Way::Other, "version 9"),
-            (&torn, Some(&waits), true, None, Way::Delete, "damaged"),
+            (&torn, Some(&waits), true, None, Way::Daemon, "damaged"),
+            (&torn, None, true, None, Way::Delete, "damaged"),
+            (&torn, Some(&waits), false, None, Way::Delete, "damaged"),
         ] {
             let said = unserved(record, known, is_own, tried);
             assert!(said.way == way && said.why.contains(words), "{said:?}");

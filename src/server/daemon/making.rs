@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Daemon, OpenedDevice, device_work, table::Reserved};
+use super::{Daemon, OpenedDevice, device_work, table::Reserved, taken::Taken};
 use crate::{
     crash_point::CrashPoint,
     frontend::Attachment,
@@ -62,16 +62,26 @@ impl Daemon {
     pub(super) async fn take_over(&self, record: Record) -> Result<(), Failure> {
         let (id, request) = (record.id, record.request.clone());
         let place = self.table.reserve(id, &request)?;
-        self.reserve.check_room()?;
-        let opened = OpenedDevice::open(&self.service, &request).await.map_err(explained)?;
         // It was started, whoever was told of that.
         let record = record.in_phase(Phase::Live);
-        self.remove_unfinished(&record).await?;
+        let taken = match self.taken.remove(id) {
+            Some(taken) => taken,
+            None => self.take(&record).await?,
+        };
         place.begin()?;
-        let attachment = opened.take_over(&self.port, &record).await?;
+        let resumed = taken.resume().await;
+        let (opened, attachment) = resumed.map_err(|not_resumed| self.taken.keep(id, *not_resumed))?;
         let record = KeptRecord::found(self.state.records(), record);
         let making = Making { daemon: self, place, record, may_move: false };
         self.appear(making, opened, attachment, Made::default()).await.map(drop)
+    }
+
+    /// Has the device of `record` be this process's, without its requests.
+    async fn take(&self, record: &Record) -> Result<Taken, Failure> {
+        self.reserve.check_room()?;
+        let opened = OpenedDevice::open(&self.service, &record.request).await.map_err(explained)?;
+        self.remove_unfinished(record).await?;
+        opened.take_over(&self.port, record).await
     }
 
     /// Takes a place for a device of `request`, and writes its record.

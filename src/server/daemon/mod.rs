@@ -17,6 +17,7 @@ mod served;
 mod settings;
 mod snapshot;
 mod table;
+mod taken;
 mod upgrade;
 mod waiting;
 mod watchdog;
@@ -32,6 +33,7 @@ use served::NotRemoved;
 pub(super) use served::Served;
 pub use snapshot::SnapshotTarget;
 use table::Table;
+use taken::AllTaken;
 use upgrade::Upgrades;
 use waiting::Waiting;
 
@@ -56,6 +58,8 @@ pub struct Daemon {
     table: Table,
     /// What a former daemon has left and has not come back yet.
     waiting: Waiting,
+    /// What of these is this process's already.
+    taken: AllTaken,
     upgrades: Upgrades,
     /// Held while the table and the record of a device change together.
     changing: tokio::sync::Mutex<()>,
@@ -75,6 +79,7 @@ impl Daemon {
             state: Arc::new(state),
             table: Table::default(),
             waiting: Waiting::default(),
+            taken: AllTaken::default(),
             upgrades: Upgrades::default(),
             changing: tokio::sync::Mutex::default(),
             retired: Retired::default(),

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Served, check_absolute, merge::Merging, served::Presence};
+use super::{Served, check_absolute, merge::Merging, served::Presence, taken::Taken};
 use crate::{
     frontend::{AttachRequest, Attachment},
     limit::Rates,
@@ -99,24 +99,30 @@ impl OpenedDevice {
         Ok(attachment)
     }
 
-    /// Serves the device of `record`, which waits for its next server.
+    /// Takes the device of `record`, which waits for its next server.
     ///
     /// # Errors
     /// When it cannot be taken over; then it waits as before.
     pub(in crate::server) async fn take_over(
-        &self,
+        self,
         port: &Arc<dyn Port>,
         record: &Record,
-    ) -> Result<Box<dyn Attachment>, Failure> {
+    ) -> Result<Taken, Failure> {
         let (id, mark) = (record.id, record.mark);
         self.device.overdue().set_device(id);
         let (port, device) = (Arc::clone(port), Arc::clone(&self.device));
         let (reactors, limit) = (self.reactors.clone(), self.wanted.deadline);
-        device_work(move || {
+        let attachment = device_work(move || {
             let taken = port.take_over(&device, id, mark, &reactors, limit);
             taken.map_err(|error| failure_of_frontend("cannot take over the device", error))
         })
-        .await
+        .await?;
+        Ok(Taken::new(self, attachment))
+    }
+
+    /// How long the driver may take.
+    pub(super) fn limit(&self) -> Duration {
+        self.wanted.deadline
     }
 
     /// What the device was granted.

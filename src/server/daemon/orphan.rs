@@ -46,6 +46,8 @@ impl Daemon {
         // Its lock is given back, for to be taken again.
         drop(seen.left);
         let Orphan { info, record, left, is_in_kernel, .. } = self.orphan(id).await?;
+        // What this process has of it would hold it.
+        drop(self.taken.remove(id));
         let port = Arc::clone(&self.port);
         let timeout = Duration::from_millis(self.config().device.detach_timeout_ms);
         let removed = match is_in_kernel {

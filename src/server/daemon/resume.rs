@@ -20,7 +20,7 @@ use crate::{
     server::{
         failure::{Failure, FailureClass, full_text},
         port::KnownDevice,
-        state::Record,
+        state::{Record, RecordError},
     },
 };
 
@@ -119,11 +119,12 @@ impl Daemon {
         let Some(stored) = self.stored_of(id).await? else { return Ok(()) };
         let record = match &stored.record {
             Ok(record) => record.clone(),
-            Err(error) => {
-                tracing::warn!(id, error = full_text(error), "the record of this device is left alone");
-                return Ok(());
-            }
+            Err(error) => return self.leave_alone(id, error).await,
         };
+        if self.taken.has(id) {
+            // Whatever the kernel says of it, it is this process that holds it.
+            return self.take_over(record).await;
+        }
         let known = self.left_behind(&record).await?;
         let another = check_same(&record, known.as_ref());
         match fate(&stored.record, known.as_ref()) {
@@ -144,6 +145,17 @@ impl Daemon {
                 Ok(())
             }
         }
+    }
+
+    /// Does nothing with device `id`, whose record says nothing here. One that waits is looked at again, if its record is nobody else's:
+    /// whoever repairs that gets the device back.
+    async fn leave_alone(&self, id: u32, error: &RecordError) -> Result<(), Failure> {
+        let text = format!("its record says nothing: {}", full_text(error));
+        if !error.is_of_another() && self.find(id).await?.is_some_and(|known| known.waits) {
+            return Err(Failure::new(FailureClass::Conflict, text));
+        }
+        tracing::warn!(id, error = text, "the record of this device is left alone");
+        Ok(())
     }
 
     /// What the kernel has of the number of `record`, when the process that served the device, if it was this one's forerunner, has

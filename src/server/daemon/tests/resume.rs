@@ -1,7 +1,7 @@
 //! Devices outlive their daemon, come back to the next one, and are tried again where they cannot.
 
 use super::*;
-use crate::server::api::types::Way;
+use crate::server::api::types::{RecoverDevice, Way};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -63,6 +63,63 @@ async fn a_device_that_cannot_be_taken_over_waits_with_its_reason_holds_up_no_ot
     while !next.waiting.all().is_empty() {
         task::yield_now().await;
     }
+}
+
+/// What has fetched cannot be given back, and its layer cannot be opened twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_whose_take_over_has_not_ended_is_held_until_it_does() {
+    let (dir, frontend) = (tempfile::tempdir().unwrap(), NullFrontend::new());
+    let state = dir.path().join("state");
+    let first = daemon(&state, frontend.clone(), Vec::new());
+    first.add(AddDevice { id: Some(1), ..writable::writable(dir.path()) }).await.unwrap();
+    first.drain(LIMIT).await.unwrap();
+    drop(first);
+    let failing = frontend.failing_from_now_on(Stage::Resume, 2);
+    let next = daemon(&state, failing, Vec::new());
+    next.reattach().await.unwrap();
+    let waiting = next.info(1).await.unwrap();
+    assert!(waiting.unserved.unwrap().why.contains("refused resume"));
+    assert_eq!(waiting.state, DeviceState::Waiting);
+    // A second try that somebody asks for, and a third by itself.
+    next.recover(1, RecoverDevice::default()).await.unwrap_err();
+    until(&next, &[(1, DeviceState::Live)]).await;
+    next.remove(1, true).await.unwrap();
+    assert!(states(&next).await.is_empty() && frontend.waiting().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_whose_take_over_has_not_ended_can_be_removed() {
+    let (dir, frontend) = (tempfile::tempdir().unwrap(), NullFrontend::new());
+    let state = dir.path().join("state");
+    let first = daemon(&state, frontend.clone(), Vec::new());
+    let writable = writable::writable(dir.path());
+    first.add(AddDevice { id: Some(1), ..writable.clone() }).await.unwrap();
+    first.drain(LIMIT).await.unwrap();
+    drop(first);
+    let next = daemon(&state, frontend.failing_from_now_on(Stage::Resume, 1000), Vec::new());
+    next.reattach().await.unwrap();
+    next.remove(1, true).await.unwrap();
+    // Nothing of the layer is open any more.
+    next.add(AddDevice { id: Some(2), ..writable }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_keeps_its_device_waiting_until_it_is_repaired() {
+    let (dir, frontend) = (tempfile::tempdir().unwrap(), NullFrontend::new());
+    let first = daemon(dir.path(), frontend.clone(), Vec::new());
+    first.add(request(Some(1))).await.unwrap();
+    first.drain(LIMIT).await.unwrap();
+    drop(first);
+    let path = dir.path().join("devices/1.json");
+    let record = std::fs::read(&path).unwrap();
+    std::fs::write(&path, "torn").unwrap();
+    let next = daemon(dir.path(), frontend, Vec::new());
+    next.reattach().await.unwrap();
+    let waiting = next.info(1).await.unwrap();
+    assert_eq!(waiting.state, DeviceState::Waiting);
+    assert!(waiting.unserved.unwrap().why.contains("its record says nothing: it is damaged"));
+    std::fs::write(&path, record).unwrap();
+    until(&next, &[(1, DeviceState::Live)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
