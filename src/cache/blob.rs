@@ -334,7 +334,10 @@ impl BlobSource for CachedBlob {
 
     fn invalidate(&self, range: ByteRange) -> bool {
         self.entry.shared.metrics.invalidations.inc();
-        self.entry.forget(range.intersect(ByteRange::between(0, self.entry.size_bytes)))
+        let range = range.intersect(ByteRange::between(0, self.entry.size_bytes));
+        self.entry.forget(range);
+        // Also where another request was the first to forget it, or nothing can be kept: there is an origin.
+        !range.is_empty()
     }
 
     fn watch(&self, refutation: &Arc<Refutation>) {

@@ -190,20 +190,17 @@ impl Entry {
     }
 
     /// Forgets `range`, in memory at once and on disk soon.
-    pub(super) fn forget(self: &Arc<Self>, range: ByteRange) -> bool {
+    pub(super) fn forget(self: &Arc<Self>, range: ByteRange) {
         let grains = grains_of(range);
-        let in_flight = {
+        {
             let mut flights = lock(&self.flights);
-            let over = flights.over(&grains);
-            for flight in &over {
+            for flight in flights.over(&grains) {
                 flight.refute();
-                flights.remove(flight);
+                flights.remove(&flight);
             }
-            !over.is_empty()
-        };
-        let forgotten = self.ledger.refute(&grains) > 0;
+        }
+        self.ledger.refute(&grains);
         self.settle_soon();
-        forgotten || in_flight
     }
 
     /// Has `refutation` raised whenever the digest refutes what was read since.

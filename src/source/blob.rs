@@ -92,7 +92,7 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     fn fetch<'a>(&'a self, ranges: &'a [ByteRange]) -> LocalFuture<'a, Result<(), SourceError>>;
 
     /// Forgets remembered bytes of `range` that a checksum has refuted, so that the next read asks the origin again.
-    /// Returns whether there was anything to forget: if not, reading again cannot help.
+    /// Returns whether reading again may bring other bytes; whoever asks often enough gives up by himself.
     fn invalidate(&self, range: ByteRange) -> bool;
 
     /// Has `refutation` raised whenever it turns out that bytes that were read since are not those of the blob's digest. To be

@@ -8,6 +8,7 @@ mod blobs;
 mod content_digest;
 #[path = "../support/fixtures.rs"]
 mod fixtures;
+mod flaky;
 mod large;
 #[path = "../support/layer_writer.rs"]
 #[expect(dead_code, unreachable_pub, reason = "each test binary uses a part of the support")]
