@@ -30,6 +30,8 @@ pub enum FailureClass {
     Daemon,
     /// It did not end in the time it was given.
     TimedOut,
+    /// Who had asked for it has ended it by a signal.
+    Interrupted,
 }
 
 impl FailureClass {
@@ -46,6 +48,8 @@ impl FailureClass {
             Self::Conflict => 7,
             Self::Daemon => 8,
             Self::TimedOut => 9,
+            // What a shell makes of a program that SIGINT has ended.
+            Self::Interrupted => 130,
         }
     }
 
@@ -53,7 +57,7 @@ impl FailureClass {
     #[must_use]
     pub fn http_status(self) -> u16 {
         match self {
-            Self::Internal | Self::Daemon => 500,
+            Self::Internal | Self::Daemon | Self::Interrupted => 500,
             Self::Usage => 400,
             Self::NotFound => 404,
             Self::Driver => 503,
@@ -175,6 +179,7 @@ impl From<OfflineError> for Failure {
             | OfflineError::Amplified { .. }
             | OfflineError::TooManySegments
             | OfflineError::Unplaced { .. } => FailureClass::Image,
+            OfflineError::Cancelled => FailureClass::Interrupted,
             _ => FailureClass::Internal,
         };
         Self::with_source(class, error.to_string(), error)
@@ -200,7 +205,8 @@ mod tests {
     #[test]
     fn every_class_has_an_exit_code_of_its_own() {
         use FailureClass::*;
-        let classes = [Internal, Usage, NotFound, Driver, Image, Registry, Conflict, Daemon, TimedOut];
+        let classes =
+            [Internal, Usage, NotFound, Driver, Image, Registry, Conflict, Daemon, TimedOut, Interrupted];
         let codes: std::collections::BTreeSet<u8> = classes.iter().map(|class| class.exit_code()).collect();
         assert_eq!(codes.len(), classes.len());
         assert!(!codes.contains(&0));

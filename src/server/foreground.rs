@@ -175,7 +175,7 @@ impl Begun {
         }
         let opened = tokio::select! {
             opened = OpenedDevice::open(service, request) => opened?,
-            () = given_up => return Err(Failure::new(FailureClass::Internal, "interrupted")),
+            () = given_up => return Err(Failure::new(FailureClass::Interrupted, "interrupted")),
         };
         loop {
             let pinned = opened.pinned_request(self.id);

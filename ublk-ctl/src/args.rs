@@ -1,12 +1,15 @@
 //! What the user typed: options that all commands share, and how images and registries are named.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use clap::{ArgMatches, Args, FromArgMatches, Parser, builder::NonEmptyStringValueParser};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, builder::NonEmptyStringValueParser, value_parser};
 use stratabd::{
     registry::HostName,
     server::{
-        api::types::ImageSpec,
+        api::{Client, PATIENCE, types::ImageSpec},
         config::Config,
         failure::{Failure, FailureClass},
         settings::{self, Log},
@@ -26,7 +29,8 @@ Exit codes:
   6  a registry or the network failed
   7  it exists already, or is in use
   8  the daemon cannot be reached
-  9  it did not end in time";
+  9  it did not end in time
+  130  interrupted";
 
 const TOUR: &str = r#"From an image to its next version:
   ublk-ctl add registry.example.com/app:v1-obd --upper /srv/box
@@ -66,6 +70,9 @@ pub(crate) struct GlobalArgs {
     /// Set one key of the settings, such as cache.size_mib=1024; may be repeated
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    /// How long to wait for a daemon that says nothing, in seconds
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = PATIENCE.as_secs(), value_parser = value_parser!(u64).range(1..))]
+    patience: u64,
     /// Log more to standard error; twice for everything
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -84,6 +91,12 @@ impl GlobalArgs {
             _ => "debug",
         };
         settings::start_log(filter, Default::default()).map(Some)
+    }
+
+    /// A client of the daemon.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        let patience = Duration::from_secs(self.patience);
+        Ok(Client::new(self.config()?.daemon.socket).with_patience(patience))
     }
 
     /// The settings with what the command line says.
@@ -192,7 +205,10 @@ impl RegistryArgs {
     }
 
     /// Puts them into `config`.
-    pub(crate) fn apply(&self, config: &mut Config) {
+    ///
+    /// # Errors
+    /// Where a file that was named cannot be read: without it the registry would be asked by nobody, and refuse.
+    pub(crate) fn apply(&self, config: &mut Config) -> Result<(), Failure> {
         for host in &self.plain_http {
             config.registry.hosts.entry(host.clone()).or_default().plain_http = true;
         }
@@ -200,11 +216,13 @@ impl RegistryArgs {
             config.registry.ca_file.clone_from(file);
         }
         if let Some(file) = &self.authfile {
+            settings::read_document(file)?;
             config.registry.authfile.clone_from(file);
         }
         if let Some(dir) = &self.cache_dir {
             config.cache.dir.clone_from(dir);
         }
         config.cache.enabled &= !self.no_cache;
+        Ok(())
     }
 }

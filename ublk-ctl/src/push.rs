@@ -26,7 +26,7 @@ pub(crate) async fn follow<T>(
     loop {
         tokio::select! {
             pushed = &mut pushing => return pushed,
-            () = interrupt.wait() => return Err(Failure::new(FailureClass::Internal, "interrupted")),
+            () = interrupt.wait() => return Err(Failure::new(FailureClass::Interrupted, "interrupted")),
             () = tokio::time::sleep(TICK) => {
                 bar.set_total(progress.total_bytes());
                 bar.set(progress.done_bytes());

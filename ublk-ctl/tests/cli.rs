@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
+    iter,
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -60,6 +61,17 @@ fn each_kind_of_failure_has_its_exit_code_and_says_what_is_wrong() {
         (&["recover"], 2, "required"),
         (&["recover", "3", "--foreground", "--from", "/nowhere"], 3, "no record of a device 3"),
         (&["set", "3"], 2, "required"),
+        (&["list", "--output", "size,colour"], 2, "colour"),
+        (
+            &["add", "--foreground", "--layer", &layer, "--authfile", "/nowhere/auth.json"],
+            3,
+            "/nowhere/auth.json: cannot read it",
+        ),
+        (
+            &["add", "--foreground", "a", "--plain-http", "http://a/v2/"],
+            2,
+            "a host is named as HOST or HOST:PORT",
+        ),
         (&["image", "export", "--config", &empty], 2, "required"),
         (&["image", "export", "--config", &empty, "--sha256", "--force"], 2, "--output"),
         (&["info", "/dev/sda"], 2, "neither the number nor the path"),
@@ -120,7 +132,9 @@ fn scripted_daemon(socket: &Path, count: usize) -> JoinHandle<Vec<String>> {
             write!(stream, "HTTP/1.1 {status} x\r\nContent-Length: {len}\r\n\r\n{body}").unwrap();
             asked
         };
-        (0..count).map(|_| answer(listener.accept().unwrap().0)).collect()
+        let asked = iter::repeat_with(|| answer(listener.accept().unwrap().0));
+        // Each command greets first.
+        asked.filter(|line| !line.starts_with("GET /v1/daemon ")).take(count).collect()
     })
 }
 
@@ -236,9 +250,22 @@ fn the_manual_shows_the_tour_that_readme_shows() {
     }
 }
 
+/// What the last of `words` can become, as fish is told.
+fn completed(words: &[&str]) -> String {
+    let asked =
+        Command::new(PROGRAM).arg("--").arg("ublk-ctl").args(words).env("COMPLETE", "fish").output().unwrap();
+    assert!(asked.status.success(), "{asked:?}");
+    String::from_utf8(asked.stdout).unwrap()
+}
+
 #[test]
 fn completions_and_manual_pages_know_every_command() {
-    let script = run(&["completions", "bash"]).out;
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(run(&["completions", shell]).out.contains("ublk-ctl"), "{shell}");
+    }
+    let script = [completed(&[""]), completed(&["layer", ""]), completed(&["image", ""])].concat();
+    assert!(completed(&["list", "--output", "de"]).contains("device\t"));
+    assert!(!completed(&["info", ""]).contains("add"), "where there is no daemon there are no devices");
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(run(&["man", dir.path().to_str().unwrap()]).code, 0);
     for command in [
@@ -308,4 +335,40 @@ fn a_command_that_may_not_have_its_threads_ends_and_says_so() {
             }
         }
     }
+}
+
+#[test]
+fn help_is_a_command_as_well() {
+    for (command, option) in
+        [(&["help"][..], &["--help"][..]), (&["help", "layer", "commit"], &["layer", "commit", "--help"])]
+    {
+        let (asked, given) = (run(command), run(option));
+        assert_eq!((asked.code, given.code), (0, 0), "{}", asked.err);
+        assert_eq!(asked.out, given.out);
+    }
+}
+
+#[test]
+fn a_wrong_use_is_json_where_json_is_asked_for() {
+    for arguments in [&["--json", "frobnicate"][..], &["list", "--bogus", "--json"]] {
+        let ended = run(arguments);
+        let answer: Value = serde_json::from_str(&ended.err).expect(&ended.err);
+        assert_eq!((ended.code, answer["error"]["class"].as_str()), (2, Some("usage")), "{}", ended.err);
+    }
+    assert!(run(&["add", "a", "--", "--json"]).err.starts_with("error: "));
+}
+
+#[test]
+fn a_daemon_that_says_nothing_is_not_waited_for_longer_than_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("silent.sock");
+    // The kernel takes connections in its name.
+    let _silent = UnixListener::bind(&socket).unwrap();
+    let began = std::time::Instant::now();
+    for arguments in [&["list"][..], &["add", "a"], &["del", "3"]] {
+        let ended = run(&[arguments, &["--patience", "1", "--socket", socket.to_str().unwrap()]].concat());
+        assert_eq!(ended.code, 8, "{}", ended.err);
+        assert!(ended.err.contains("has said nothing in 1s"), "{}", ended.err);
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(60));
 }

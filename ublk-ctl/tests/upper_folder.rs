@@ -29,7 +29,7 @@ use registry::{Registry, Serving};
 use serde_json::{Value, json};
 use stratabd::{
     format::lsmt::Segment,
-    frontend::{AttachRequest, Attachment, Detached, FrontendError, NullFrontend},
+    frontend::{AttachRequest, Attachment, Detached, FrontendError, Mark, NullFrontend},
     reactor::ReactorHandle,
     server::{
         api::types::{AddDevice, DeviceState, FeatureList, ForkDevice, ImageSpec},
@@ -64,10 +64,11 @@ impl Port for NullPort {
         &self,
         device: &Device,
         id: u32,
+        mark: Option<Mark>,
         reactors: &[ReactorHandle],
         deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError> {
-        device.take_over_with(&self.0, id, reactors, deadline)
+        device.take_over_with(&self.0, id, mark, reactors, deadline)
     }
 
     fn known(&self) -> Result<Vec<KnownDevice>, Failure> {

@@ -231,7 +231,10 @@ fn wrong_bytes_are_forgotten_in_memory_and_on_disk_and_fetched_again() {
         bench.settle(&blob);
         bench.sync();
         assert!(blob.invalidate(ByteRange::between(8192, 12_288)));
-        assert!(blob.invalidate(ByteRange::between(8192, 12_288)), "whoever was not the first may read again");
+        assert!(
+            blob.invalidate(ByteRange::between(8192, 12_288)),
+            "whoever was not the first may read again"
+        );
         bench.sync();
     }
     origin.set(Mood::Good);

@@ -13,23 +13,30 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::{exchange::ask, types::ErrorAnswer};
 use crate::server::failure::{Failure, FailureClass};
 
-/// Connecting to a socket of this machine takes no time unless the daemon hangs.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a daemon is waited for that does not say a word, unless the caller has more patience.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The daemon bounds its own work; this bounds a daemon that does not answer at all.
+/// The daemon bounds its own work; this bounds a daemon that hangs in the midst of it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Talks to one daemon.
 #[derive(Debug)]
 pub struct Client {
     socket: PathBuf,
+    patience: Duration,
 }
 
 impl Client {
     /// A client of the daemon that listens at the path `socket`. Nothing is asked yet.
     #[must_use]
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket }
+        Self { socket, patience: PATIENCE }
+    }
+
+    /// The same, which waits for so long for a daemon that does not say a word.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Asks for `path` and returns the JSON of the answer.
@@ -62,17 +69,19 @@ impl Client {
     }
 
     fn exchange<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, Failure> {
+        self.greet()?;
         let mut stream = self.connect()?;
-        let answer = ask(&mut stream, method, path, body, ANSWER_TIMEOUT).map_err(|error| {
-            let socket = self.socket.display();
-            match error.kind() {
+        let answer =
+            ask(&mut stream, method, path, body, ANSWER_TIMEOUT).map_err(|error| match error.kind() {
                 ErrorKind::TimedOut => {
-                    Failure::new(FailureClass::TimedOut, format!("stratabd at {socket} does not answer"))
+                    let text = format!(
+                        "stratabd at {} has not done it in {ANSWER_TIMEOUT:?}",
+                        self.socket.display()
+                    );
+                    Failure::new(FailureClass::TimedOut, text)
                 }
-                ErrorKind::InvalidData => self.broken("cannot read the answer", error),
-                _ => self.broken("the connection broke off", error),
-            }
-        })?;
+                _ => self.unread(error),
+            })?;
         if (200..300).contains(&answer.status) {
             return serde_json::from_slice(&answer.body)
                 .map_err(|error| self.broken("cannot understand the answer", error));
@@ -83,6 +92,30 @@ impl Client {
                 let text = format!("stratabd at {} answered {}", self.socket.display(), answer.status);
                 Err(Failure::new(FailureClass::Daemon, text))
             }
+        }
+    }
+
+    /// Finds out whether the daemon answers at all, by what costs it nothing: the kernel takes connections for one that hangs, and what
+    /// is asked for may take minutes.
+    fn greet(&self) -> Result<(), Failure> {
+        let asked = ask(&mut self.connect()?, "GET", "/v1/daemon", &[], self.patience);
+        asked.map(drop).map_err(|error| match error.kind() {
+            ErrorKind::TimedOut => {
+                let text = format!(
+                    "stratabd at {} has said nothing in {:?}: it hangs, or is stopped",
+                    self.socket.display(),
+                    self.patience
+                );
+                Failure::new(FailureClass::Daemon, text)
+            }
+            _ => self.unread(error),
+        })
+    }
+
+    fn unread(&self, error: io::Error) -> Failure {
+        match error.kind() {
+            ErrorKind::InvalidData => self.broken("cannot read the answer", error),
+            _ => self.broken("the connection broke off", error),
         }
     }
 
@@ -106,7 +139,7 @@ impl Client {
     /// The standard library connects without a limit of time.
     fn open(&self) -> io::Result<UnixStream> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+        socket.set_write_timeout(Some(self.patience))?;
         socket.connect(&SockAddr::unix(&self.socket)?)?;
         Ok(OwnedFd::from(socket).into())
     }

@@ -7,6 +7,6 @@ mod route;
 pub mod types;
 mod upstream;
 
-pub use client::Client;
+pub use client::{Client, PATIENCE};
 pub use exchange::AnswerHead;
 pub use listen::{ApiLimits, ApiListener, ListenError};

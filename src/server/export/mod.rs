@@ -161,7 +161,7 @@ async fn read_all<D: BlockDevice>(
         let sending = pin!(send_pieces(&reactor, &*device, size_bytes, &sender));
         match select(sending, cancel).await {
             Either::Left((sent, _)) => sent,
-            Either::Right(_) => Err(Failure::new(FailureClass::Internal, "interrupted")),
+            Either::Right(_) => Err(Failure::new(FailureClass::Interrupted, "interrupted")),
         }
     };
     if let Err(failure) = ended {

@@ -6,10 +6,7 @@ use clap::{Args, value_parser};
 use stratabd::{
     format::oci::Platform,
     server::{
-        api::{
-            Client,
-            types::{AddDevice, DeviceInfo, ImageSpec},
-        },
+        api::types::{AddDevice, DeviceInfo, ImageSpec},
         failure::{Failure, FailureClass},
         foreground::Foreground,
         interrupt::Interrupt,
@@ -114,7 +111,7 @@ impl AddArgs {
             let text = "options for registry and cache need --foreground; the daemon has its own settings";
             return Err(Failure::new(FailureClass::Usage, text));
         }
-        let client = Client::new(global.config()?.daemon.socket);
+        let client = global.client()?;
         if let Some(file) = &self.from {
             return add_many::add(&client, &add_many::read(file, &request)?, output);
         }
@@ -130,7 +127,7 @@ impl AddArgs {
 
     fn serve(&self, global: &GlobalArgs, output: &Output, request: AddDevice) -> Result<(), Failure> {
         let mut config = global.config()?;
-        self.registry.apply(&mut config);
+        self.registry.apply(&mut config)?;
         let drain = Duration::from_millis(config.daemon.drain_timeout_ms);
         let queues = request.queues.unwrap_or(config.device.queues);
         Engine::for_serving(config, queues)?.run(|service| async move {

@@ -10,13 +10,13 @@ use stratabd::server::{
     failure::Failure,
 };
 
-use super::info::device_number;
+use super::{completions::devices, info::device_number};
 use crate::{args::GlobalArgs, output::Output, parallel};
 
 #[derive(Debug, Args)]
 pub(crate) struct DelArgs {
     /// Numbers or paths of the devices
-    #[arg(value_name = "DEVICE", required_unless_present_any = ["all", "orphans"])]
+    #[arg(value_name = "DEVICE", add = devices(), required_unless_present_any = ["all", "orphans"])]
     devices: Vec<String>,
     /// Every device that the daemon serves
     #[arg(long, conflicts_with = "devices")]
@@ -49,7 +49,7 @@ struct Failed {
 
 impl DelArgs {
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
-        let client = Client::new(global.config()?.daemon.socket);
+        let client = global.client()?;
         let wanted: Vec<u32> =
             self.devices.iter().map(|device| device_number(device)).collect::<Result<_, _>>()?;
         let removals = self.remove(&client, wanted)?;

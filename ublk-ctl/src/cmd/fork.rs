@@ -4,14 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use stratabd::server::{
-    api::{
-        Client,
-        types::{DeviceInfo, ForkDevice},
-    },
+    api::types::{DeviceInfo, ForkDevice},
     failure::Failure,
 };
 
-use super::info::device_number;
+use super::{completions::devices, info::device_number};
 use crate::{
     args::{GlobalArgs, absolute},
     output::Output,
@@ -21,7 +18,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct ForkArgs {
     /// Number or path of the device
-    #[arg(value_name = "DEVICE")]
+    #[arg(value_name = "DEVICE", add = devices())]
     device: String,
     /// Name of the folder that is made for the files of the new device
     #[arg(long, value_name = "NAME")]
@@ -36,7 +33,7 @@ pub(crate) struct ForkArgs {
 
 impl ForkArgs {
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
-        let client = Client::new(global.config()?.daemon.socket);
+        let client = global.client()?;
         let path = format!("/v1/devices/{}/fork", device_number(&self.device)?);
         let to = self.to.as_deref().map(absolute).transpose()?;
         let waiting = Progress::waiting("forking");

@@ -44,7 +44,7 @@ pub(crate) struct ExportArgs {
 impl ExportArgs {
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
         let mut config = global.config()?;
-        self.registry.apply(&mut config);
+        self.registry.apply(&mut config)?;
         let spec = self.image.spec()?;
         let engine = Engine::for_reading(config)?;
         let options = ExportOptions { output: self.target()?, sha256: self.sha256 };
@@ -52,7 +52,7 @@ impl ExportArgs {
             let mut interrupt = Interrupt::catch()?;
             let (device, _) = tokio::select! {
                 opened = result_file::record(&spec, service.open(&spec)) => opened?,
-                () = interrupt.wait() => return Err(Failure::new(FailureClass::Internal, "interrupted")),
+                () = interrupt.wait() => return Err(Failure::new(FailureClass::Interrupted, "interrupted")),
             };
             let (held, cancel) = oneshot::channel();
             let reactor = service.reactors().one();

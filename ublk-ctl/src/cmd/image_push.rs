@@ -41,7 +41,7 @@ pub(crate) struct PushArgs {
 impl PushArgs {
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
         let mut config = global.config()?;
-        self.registry.apply(&mut config);
+        self.registry.apply(&mut config)?;
         let options = PushOptions {
             layer: self.layer.clone(),
             base: self.base.clone(),

@@ -69,11 +69,9 @@ pub(crate) enum Command {
     /// Work with single layer files
     #[command(subcommand)]
     Layer(Deferred<LayerCommand>),
-    /// Print completions for a shell
-    #[command(hide = true)]
+    /// Print completions for a shell: source them from its start-up file
     Completions(Deferred<completions::CompletionsArgs>),
     /// Write the manual pages
-    #[command(hide = true)]
     Man(Deferred<man::ManArgs>),
 }
 

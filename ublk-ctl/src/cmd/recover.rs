@@ -5,17 +5,14 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use serde::Serialize;
 use stratabd::server::{
-    api::{
-        Client,
-        types::{DeviceInfo, DeviceList, ErrorBody, RecoverDevice, Unserved, Way},
-    },
+    api::types::{DeviceInfo, DeviceList, ErrorBody, RecoverDevice, Unserved, Way},
     failure::{Failure, FailureClass},
     foreground::Foreground,
     interrupt::Interrupt,
     ublk,
 };
 
-use super::{add::serve_until_told, info::device_number};
+use super::{add::serve_until_told, completions::devices, info::device_number};
 use crate::{
     args::{GlobalArgs, absolute},
     engine::Engine,
@@ -27,7 +24,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
     /// Numbers or paths of the devices
-    #[arg(value_name = "DEVICE", required_unless_present = "all")]
+    #[arg(value_name = "DEVICE", add = devices(), required_unless_present = "all")]
     devices: Vec<String>,
     /// Every device that a process has left which served it alone, and that the daemon can serve on
     #[arg(long, conflicts_with_all = ["devices", "foreground", "from"])]
@@ -69,7 +66,7 @@ impl RecoverArgs {
                 _ => Err(Failure::new(FailureClass::Usage, "--foreground serves one device")),
             };
         }
-        let client = Client::new(global.config()?.daemon.socket);
+        let client = global.client()?;
         if self.all {
             let list: DeviceList = client.get("/v1/devices")?;
             let is_left =

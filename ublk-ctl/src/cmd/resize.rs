@@ -2,14 +2,11 @@
 
 use clap::Args;
 use stratabd::server::{
-    api::{
-        Client,
-        types::{DeviceInfo, ResizeDevice},
-    },
+    api::types::{DeviceInfo, ResizeDevice},
     failure::Failure,
 };
 
-use super::{info::device_number, layer_size::parse_size};
+use super::{completions::devices, info::device_number, layer_size::parse_size};
 use crate::{
     args::GlobalArgs,
     output::{Output, size},
@@ -18,7 +15,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct ResizeArgs {
     /// Number or path of the device
-    #[arg(value_name = "DEVICE")]
+    #[arg(value_name = "DEVICE", add = devices())]
     device: String,
     /// New size, not less than now: bytes, or a number with KiB, MiB, GiB or TiB. The file system on it stays as it is
     #[arg(long, value_parser = parse_size)]
@@ -27,7 +24,7 @@ pub(crate) struct ResizeArgs {
 
 impl ResizeArgs {
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
-        let client = Client::new(global.config()?.daemon.socket);
+        let client = global.client()?;
         let path = format!("/v1/devices/{}/resize", device_number(&self.device)?);
         let info: DeviceInfo = client.post(&path, &ResizeDevice { size_bytes: self.size })?;
         output.print(&info, |info| format!("{}: {}", info.path.display(), size(info.size_bytes)))

@@ -2,20 +2,17 @@
 
 use clap::Args;
 use stratabd::server::{
-    api::{
-        Client,
-        types::{DeviceInfo, SetDevice},
-    },
+    api::types::{DeviceInfo, SetDevice},
     failure::Failure,
 };
 
-use super::{info::device_number, layer_size::parse_size};
+use super::{completions::devices, info::device_number, layer_size::parse_size};
 use crate::{args::GlobalArgs, output::Output};
 
 #[derive(Debug, Args)]
 pub(crate) struct SetArgs {
     /// Number or path of the device
-    #[arg(value_name = "DEVICE")]
+    #[arg(value_name = "DEVICE", add = devices())]
     device: String,
     /// Reads, writes, flushes and discards that it begins in a second at most; 0 for as many as come
     #[arg(long, value_name = "N", required_unless_present = "bandwidth")]
@@ -27,7 +24,7 @@ pub(crate) struct SetArgs {
 
 impl SetArgs {
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
-        let client = Client::new(global.config()?.daemon.socket);
+        let client = global.client()?;
         let path = format!("/v1/devices/{}/set", device_number(&self.device)?);
         let wanted = SetDevice { iops: self.iops, bytes_per_second: self.bandwidth };
         let info: DeviceInfo = client.post(&path, &wanted)?;

@@ -4,14 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use stratabd::server::{
-    api::{
-        Client,
-        types::{SnapshotDevice, SnapshotTaken},
-    },
+    api::types::{SnapshotDevice, SnapshotTaken},
     failure::Failure,
 };
 
-use super::info::device_number;
+use super::{completions::devices, info::device_number};
 use crate::{
     args::{GlobalArgs, absolute},
     output::Output,
@@ -21,7 +18,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct SnapshotArgs {
     /// Number or path of the device
-    #[arg(value_name = "DEVICE")]
+    #[arg(value_name = "DEVICE", add = devices())]
     device: String,
     /// Folder in which the files of the next writable layer are made, and which is made if it is not there
     #[arg(long, value_name = "DIR")]
@@ -30,7 +27,7 @@ pub(crate) struct SnapshotArgs {
 
 impl SnapshotArgs {
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
-        let client = Client::new(global.config()?.daemon.socket);
+        let client = global.client()?;
         let path = format!("/v1/devices/{}/snapshot", device_number(&self.device)?);
         let waiting = Progress::waiting("sealing");
         let request = SnapshotDevice { to: absolute(&self.to)? };

@@ -7,10 +7,7 @@ use std::{
 
 use clap::Args;
 use stratabd::server::{
-    api::{
-        Client,
-        types::{DaemonInfo, UpgradeDaemon, UpgradeStarted},
-    },
+    api::types::{DaemonInfo, UpgradeDaemon, UpgradeStarted},
     failure::{Failure, FailureClass},
 };
 
@@ -37,7 +34,7 @@ pub(crate) struct UpgradeArgs {
 
 impl UpgradeArgs {
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
-        let client = Client::new(global.config()?.daemon.socket);
+        let client = global.client()?;
         let timeout = Duration::from_secs(self.timeout);
         let timeout_ms = u64::try_from(timeout.as_millis()).ok();
         let binary = self.binary.as_ref().map(std::path::absolute).transpose().map_err(|source| {
