@@ -95,6 +95,8 @@ struct Change {
 #[derive(Debug, Clone, Default)]
 struct Before {
     offset: usize,
+    /// Where what changed it ends.
+    end: usize,
     bytes: Vec<u8>,
     size: usize,
     /// The blocks that the file kept.
@@ -287,7 +289,14 @@ impl Content {
     fn before(&self, unit: u64, offset: u64, len: u64) -> Before {
         let range = (offset as usize).min(self.bytes.len())..((offset + len) as usize).min(self.bytes.len());
         let kept = self.kept.range(offset / unit..(offset + len).div_ceil(unit)).copied().collect();
-        Before { offset: offset as usize, bytes: self.bytes[range].to_vec(), size: self.bytes.len(), kept }
+        let end = (offset + len) as usize;
+        Before {
+            offset: offset as usize,
+            end,
+            bytes: self.bytes[range].to_vec(),
+            size: self.bytes.len(),
+            kept,
+        }
     }
 
     fn put(&mut self, unit: u64, number: u64, bytes: &[u8]) {
@@ -360,7 +369,7 @@ impl Change {
     fn end_early(&mut self, cached: &mut Content, system: FileSystem, random: &mut fastrand::Rng) {
         self.ended = true;
         let unit = system.block_bytes;
-        let Before { offset, bytes, size, kept } = &self.before;
+        let Before { offset, end: last, bytes, size, kept } = &self.before;
         let mut restore = |from: usize, to: usize| {
             for at in from..to.min(cached.bytes.len()) {
                 cached.bytes[at] = bytes.get(at - offset).copied().unwrap_or(0);
@@ -384,7 +393,8 @@ impl Change {
                 if left == whole {
                     return;
                 }
-                let written = (self.size as usize).min(offset + whole * SECTOR as usize);
+                // The header's size is less than a sector.
+                let written = (self.size as usize).min(*last);
                 let end = offset + left * SECTOR as usize;
                 restore(end, written);
                 sectors.truncate(left);

@@ -38,13 +38,13 @@ struct Setting<'a> {
 }
 
 /// What was done until a process died.
-struct Life<'a> {
-    base: &'a [Writer],
+pub(super) struct Life<'a> {
+    pub(super) base: &'a [Writer],
     /// Whether a loss of power leaves that at least.
-    is_durable: bool,
-    record: &'a Record,
+    pub(super) is_durable: bool,
+    pub(super) record: &'a Record,
     /// After so many events of the disk.
-    events: usize,
+    pub(super) events: usize,
 }
 
 impl Life<'_> {
@@ -64,7 +64,7 @@ impl Life<'_> {
     }
 
     /// Whether nothing that has completed is missing: each sector is as it made it, or as something made it that was under way.
-    fn check(&self, found: &[Writer]) {
+    pub(super) fn check(&self, found: &[Writer]) {
         let under_way = self.under_way();
         for (sector, (found, completed)) in found.iter().zip(self.completed()).enumerate() {
             let may_be =
@@ -87,8 +87,13 @@ fn the_death_of_the_process_takes_nothing_of_a_sparse_layer_that_has_completed()
     die_at_every_boundary(Kind::Sparse);
 }
 
+/// One boundary of so many is tried.
+pub(super) fn boundary_of() -> usize {
+    if std::env::var_os(CRASHES).is_some() { 1 } else { BOUNDARY_OF }
+}
+
 fn die_at_every_boundary(kind: Kind) {
-    let boundary_of = if std::env::var_os(CRASHES).is_some() { 1 } else { BOUNDARY_OF };
+    let boundary_of = boundary_of();
     let reactor = reactor();
     for seed in seeds_of_workloads() {
         println!("seed {seed}");

@@ -9,6 +9,7 @@ use super::{
     content::{self, Device, Writer, ZERO, bytes_of},
     crash::prefix_of,
     crash_image::{CrashImage, SECTOR},
+    death::{Life, boundary_of},
     disk::SimulatedDisk,
     fresh_disk, fresh_disk_of, identity, open, reactor, seeds_of_workloads,
     workload::Workload,
@@ -38,9 +39,10 @@ fn sectors_of(device: &Device) -> u64 {
     device.geometry().size_bytes / SECTOR
 }
 
-/// After so many events the device had its new size, and then what was written to the new sectors was durable.
+/// After so many events the device had its new size, then what was written to the new sectors was there, and then durable.
 struct Grown {
     resized: usize,
+    written: usize,
     durable: usize,
 }
 
@@ -57,8 +59,9 @@ async fn grow_at_work(
         device.resize(reactor, GROWN * SECTOR).await.unwrap();
         let resized = disk.events();
         work.queues[1].write(NEW.start * SECTOR, &bytes_of(WRITER, NEW)).await.unwrap();
+        let written = disk.events();
         work.queues[1].flush().await.unwrap();
-        Grown { resized, durable: disk.events() }
+        Grown { resized, written, durable: disk.events() }
     };
     futures_util::join!(growing, work.run(250)).0
 }
@@ -139,6 +142,60 @@ fn a_crash_at_any_boundary_leaves_the_old_size_or_the_new_one_and_loses_nothing(
         (old, new) = (old + found.0, new + found.1);
     }
     assert!(old > 0 && new > 0);
+}
+
+/// The process dies at every boundary, and the kernel does not.
+async fn die_at_every_boundary(reactor: &Reactor, seed: u64, kind: Kind) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let disk = fresh_disk_of(reactor, kind, seed).await;
+    let mut image = disk.image();
+    disk.take_events();
+    disk.memory(|memory| memory.watch());
+    let device = open(reactor, &disk).await;
+    let base = content::model(SECTORS, BELOW_SECTORS);
+    let work = Workload::new(reactor, &disk, &device, base, random.u64(..));
+    work.run(60).await;
+    let begun = disk.events();
+    let grown = grow_at_work(reactor, &disk, &device, &work).await;
+    let (record, events) = (work.record.take(), disk.take_events());
+    let history = disk.memory(|memory| memory.take_history());
+    let mut sizes = [0, 0];
+    for (count, files) in history.iter().enumerate() {
+        if random.usize(0..boundary_of()) > 0 {
+            events.get(count).into_iter().for_each(|event| image.apply(event));
+            continue;
+        }
+        let left = SimulatedDisk::new(image.die(&mut random), random.u64(..)).with_memory(files);
+        let device = open(reactor, &left).await;
+        let mut found = content::read_all(&device, &device.open_queue(reactor).unwrap()).await;
+        let is_grown = found.len() as u64 == GROWN;
+        sizes[usize::from(is_grown)] += usize::from(count > begun && count < grown.resized);
+        assert!(is_grown || found.len() as u64 == SECTORS, "{} sectors after event {count}", found.len());
+        assert!(is_grown == (count >= grown.resized) || (begun..grown.resized).contains(&count));
+        if count >= grown.written {
+            assert!(
+                is_written(&found[SECTORS as usize..]),
+                "seed {seed}: a write is lost after event {count}"
+            );
+        }
+        found.truncate(SECTORS as usize);
+        Life { base: &work.base, is_durable: true, record: &record, events: count }.check(&found);
+        device.resize(reactor, (GROWN + 8) * SECTOR).await.unwrap();
+        if let Some(event) = events.get(count) {
+            image.apply(event);
+        }
+    }
+    println!("{kind:?}, seed {seed}: {sizes:?} times the old and the new size in the middle");
+}
+
+#[test]
+fn the_death_of_the_process_leaves_the_old_size_or_the_new_one_and_takes_nothing_that_has_completed() {
+    let reactor = reactor();
+    for seed in seeds_of_workloads() {
+        for kind in Kind::ALL {
+            reactor.block_on(die_at_every_boundary(&reactor, seed, kind)).unwrap();
+        }
+    }
 }
 
 #[test]
