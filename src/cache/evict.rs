@@ -20,7 +20,7 @@ use super::{
     holdings::Holdings,
     key::BlobKey,
 };
-use crate::reactor::Reactor;
+use crate::{crash_point::CrashPoint, reactor::Reactor};
 
 /// A pass frees down to this share of the limit, so that passes are rare.
 const LOW_TENTHS: u64 = 9;
@@ -78,6 +78,7 @@ pub(super) async fn pass(shared: &Arc<Holdings>, reactor: &Reactor) {
                 break;
             }
             total -= remove(shared, entry).await;
+            CrashPoint::EvictionDiscarded.reach();
             empty_trash(shared, reactor).await;
         }
         if total > low {

@@ -31,7 +31,7 @@ use super::{
     presence::{Generation, Presence},
     writes::Writes,
 };
-use crate::block::ByteRange;
+use crate::{block::ByteRange, crash_point::CrashPoint};
 
 /// Largest write at once; as for reads, small beside the pool of buffers.
 const WRITE_BYTES: usize = 256 << 10;
@@ -326,6 +326,7 @@ impl Ledger {
             return Err(io::Error::other("the presence map cannot be changed"));
         }
         medium.sync_map(MapKind::Durable).await?;
+        CrashPoint::EvictionForgotten.reach();
         let mut punched = 0;
         for run in runs {
             // Grains that have come back, or are about to, keep their room: no await lies between this and the hole.
@@ -334,6 +335,7 @@ impl Ledger {
             }
             let range = bytes_of(run, self.size_bytes);
             medium.punch_data(range)?;
+            CrashPoint::EvictionPunched.reach();
             punched += range.len();
         }
         Ok(punched)

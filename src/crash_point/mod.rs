@@ -33,6 +33,26 @@ pub enum CrashPoint {
     SnapshotNamed,
     /// The folder of a fork is there, and no device.
     ForkPrepared,
+    /// The mark of a merged layer is there, and no file.
+    MergeBegun,
+    /// The file is whole, and nobody names it.
+    MergeFolded,
+    /// The configuration names it, its mark is still there, and the device does not read it yet.
+    MergeNamed,
+    /// It has taken the place of the layers of which it was made, which are still there.
+    MergeUnmarked,
+    /// What was read for the compaction of a log is written again, and the log does not count it.
+    CompactionWritten,
+    /// The log counts it.
+    CompactionCounted,
+    /// An entry of the cache is where nobody looks, and not removed.
+    EvictionDiscarded,
+    /// The cache has durably forgotten some regions of a blob, and has them on the disk.
+    EvictionForgotten,
+    /// The first of them is a hole.
+    EvictionPunched,
+    /// The image of a device that waits is open, and nothing else has happened.
+    TakeOverOpened,
     /// A device that waited is this process's.
     TakeOverBegun,
     /// All of its queues have been told to fetch.

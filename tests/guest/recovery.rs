@@ -385,6 +385,7 @@ fn a_daemon_that_dies_while_it_takes_a_device_over_leaves_it_to_the_next_one() {
     }
     let kept = Kept::new();
     let points = [
+        "TakeOverOpened",
         "TakeOverBegun",
         "QueuesOpen",
         "QueueFetches",

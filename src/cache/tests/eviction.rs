@@ -7,7 +7,7 @@ fn small(dir: &Path, limit_bytes: usize) -> CacheConfig {
     CacheConfig { limit_bytes: limit_bytes as u64, sync_interval: Duration::from_millis(20), ..config(dir) }
 }
 
-fn on_disk(dir: &Path) -> u64 {
+pub(super) fn on_disk(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     let size = |entry: std::fs::DirEntry| match entry.metadata() {

@@ -1,11 +1,16 @@
 //! Several real processes on one folder: shared fetches, and kills.
 
-use std::process::{Child, Command, Stdio};
+use std::{
+    os::unix::process::ExitStatusExt,
+    process::{Child, Command, Stdio},
+};
 
-use super::{origin::Mood, *};
+use super::{eviction::on_disk, origin::Mood, *};
 
 /// Set for a child: the folder of the cache.
 const CHILD_DIR: &str = "STRATABD_TEST_CACHE_DIR";
+/// Set for a child whose cache is small.
+const EVICTING_DIR: &str = "STRATABD_TEST_EVICTING_DIR";
 const SIZE: usize = 6 * MIB + 100;
 const SEED: u64 = 70;
 
@@ -102,6 +107,65 @@ fn a_peer_that_was_stopped_is_not_waited_for_beyond_the_bound() {
     origin.set(Mood::Fails);
     assert!(other.read(&theirs, 0, 4096).unwrap() == origin.content[..4096]);
     assert_eq!(other.cache.metrics().spared_by_peers.get(), 1);
+}
+
+/// Blobs whose eviction a child begins: two that it closes again, and one that is larger than the limit.
+const EVICTED: [(usize, u64); 3] = [(MIB, 80), (MIB, 81), (4 * MIB, 82)];
+
+fn limited(dir: &Path) -> CacheConfig {
+    CacheConfig { limit_bytes: 2 * MIB as u64, sync_interval: Duration::from_millis(10), ..config(dir) }
+}
+
+/// Not a test by itself: the body of a child process, which reads more than its cache may have until it dies.
+#[test]
+fn child_reads_more_than_it_may_keep() {
+    let Some(dir) = std::env::var_os(EVICTING_DIR) else { return };
+    let bench = Bench::new(limited(Path::new(&dir)));
+    for (size, seed) in EVICTED {
+        let origin = TestOrigin::new(size, seed, Duration::ZERO);
+        let blob = bench.blob(&origin);
+        let mut rounds = 0;
+        while rounds == 0 || (size == 4 * MIB && rounds < 100) {
+            for offset in (0..size).step_by(128 << 10) {
+                bench.read(&blob, offset, 128 << 10).unwrap();
+                bench.reactor.block_on(bench.reactor.sleep(Duration::from_millis(2))).unwrap();
+            }
+            rounds += 1;
+        }
+        bench.settle(&blob);
+    }
+}
+
+#[test]
+fn an_eviction_that_the_death_of_the_process_cuts_off_leaves_true_marks_and_nothing_behind() {
+    for point in ["EvictionDiscarded", "EvictionForgotten", "EvictionPunched"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "cache::tests::processes::child_reads_more_than_it_may_keep"]);
+        child.env(EVICTING_DIR, dir.path()).env("STRATABD_DIE_AT", point);
+        let child = child.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+        assert_eq!(child.signal(), Some(9), "{point} is not reached");
+        let bench = Bench::new(limited(dir.path()));
+        for (size, seed) in EVICTED {
+            let origin = TestOrigin::new(size, seed, Duration::ZERO);
+            origin.set(Mood::Fails);
+            let blob = bench.blob(&origin);
+            let present = blob.entry().ledger.presence().present(&(0..(size / 4096) as u64));
+            for grain in present.into_iter().flatten() {
+                let offset = usize::try_from(grain).unwrap() * 4096;
+                let read = bench.read(&blob, offset, 4096);
+                // It may go meanwhile: then the origin is asked, which fails.
+                assert!(read.is_err() || read.unwrap() == origin.content[offset..offset + 4096], "{point}");
+            }
+        }
+        let trash = dir.path().join("trash");
+        bench.until("the trash is empty", || std::fs::read_dir(&trash).unwrap().count() == 0);
+        let (size, seed) = EVICTED[2];
+        let origin = TestOrigin::new(size, seed, Duration::ZERO);
+        let blob = bench.blob(&origin);
+        assert!(bench.read(&blob, 0, size).unwrap() == origin.content, "{point}: other bytes");
+        bench.until("the limit is kept", || on_disk(dir.path()) <= 3 * MIB as u64);
+    }
 }
 
 /// Two digests whose locks lie in one window.

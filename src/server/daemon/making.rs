@@ -80,6 +80,7 @@ impl Daemon {
     async fn take(&self, record: &Record) -> Result<Taken, Failure> {
         self.reserve.check_room()?;
         let opened = OpenedDevice::open(&self.service, &record.request).await.map_err(explained)?;
+        CrashPoint::TakeOverOpened.reach();
         self.remove_unfinished(record).await?;
         opened.take_over(&self.port, record).await
     }

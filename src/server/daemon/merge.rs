@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{Served, blocking, pace::Pace};
 use crate::{
+    crash_point::CrashPoint,
     offline::{OfflineError, Watch, fold},
     server::{
         api::types::ImageSpec,
@@ -189,12 +190,14 @@ async fn merge_layers(served: &Arc<Served>, config: &Path, inputs: OwnLayers) ->
     let folded = blocking(move || {
         let _slot = slot;
         let file = MergedFile::begin(&path)?;
+        CrashPoint::MergeBegun.reach();
         let folded = fold(&files, file.data(), &folding.merging.watch);
         if let (Err(OfflineError::Unplaced { .. }), Some(lowest)) = (&folded, files.first()) {
             folding.merging.known().final_layers.push(lowest.clone());
         }
         folded?;
         keep_private(&files, file.data())?;
+        CrashPoint::MergeFolded.reach();
         let data = LayerFile::open(file.data()).map_err(failure_of_upper)?;
         Ok((file, data))
     });
@@ -243,11 +246,13 @@ fn put_in_place(
             return Err(failure);
         }
     }
+    CrashPoint::MergeNamed.reach();
     served.device.put_merged(overlay, merged, inputs.numbers.clone());
     let count = inputs.files.len();
     tracing::info!(id = served.info.id, layers = count, merged = %data.display(), "merged layers");
     // With its mark it is never merged, which is what could go wrong with it.
     file.unmark()?;
+    CrashPoint::MergeUnmarked.reach();
     remove_superseded(served, inputs, data);
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Devices come, are listed and go, with a frontend that needs no driver.
 
 #[expect(clippy::cast_possible_truncation, reason = "tests run where usize has 64 bits")]
+mod deaths;
+#[expect(clippy::cast_possible_truncation, reason = "tests run where usize has 64 bits")]
 mod merges;
 mod private;
 mod records;

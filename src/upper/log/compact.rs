@@ -8,6 +8,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use super::{LogLayer, entries_of, lacks_room};
 use crate::{
     block::{BlockError, BlockQueue, SECTOR_BYTES},
+    crash_point::CrashPoint,
     format::lsmt::SEGMENT_LENGTH_LIMIT,
     reactor::Reactor,
     upper::{UpperError, extents::Extent, gate::Gate, medium::Medium, view::View},
@@ -159,13 +160,16 @@ impl<M: Medium> LogLayer<M> {
         let mut rooms = Vec::with_capacity(1);
         let written = self.put(reactor, &bytes, &mut rooms).await;
         let written = written.map_err(|error| self.unwritten(sectors.start, length, error));
+        CrashPoint::CompactionWritten.reach();
         let kept = match written {
             Ok(()) => self.ledger_with_room(reactor, entries_of(&rooms)).await,
             Err(error) => Err(error),
         };
         match kept {
             Ok(mut ledger) if ledger.map.pieces(sectors.clone()) == pieces => {
-                self.take_in(&mut ledger, sectors.start, rooms)
+                let taken = self.take_in(&mut ledger, sectors.start, rooms);
+                CrashPoint::CompactionCounted.reach();
+                taken
             }
             kept => {
                 let torn = kept.map(drop);

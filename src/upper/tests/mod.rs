@@ -13,6 +13,7 @@ mod disk;
 mod full;
 mod index_file;
 mod journal;
+mod killed;
 mod memory;
 mod model;
 mod neighbours;

@@ -14,9 +14,9 @@ use crate::{
     server::{api::types::ForkDevice, own_layers::OwnLayers},
 };
 
-const SECTOR: usize = 512;
+pub(super) const SECTOR: usize = 512;
 /// Sectors of the device. The upper half is written all the time, the lower one between snapshots.
-const SECTORS: u64 = 2048;
+pub(super) const SECTORS: u64 = 2048;
 /// Most layers that a device may have above those of its image.
 const LAYERS_AT_MOST: usize = 16;
 
@@ -25,12 +25,12 @@ fn snapshots() -> u32 {
     std::env::var("STRATABD_SNAPSHOTS").map_or(40, |count| count.parse().unwrap())
 }
 
-fn layers_of(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn layers_of(dir: &Path) -> Vec<PathBuf> {
     let lowers = configuration(dir)["lowers"].as_array().cloned().unwrap_or_default();
     lowers.iter().map(|lower| lower["file"].as_str().unwrap().into()).collect()
 }
 
-async fn read_all(served: &Served) -> Vec<u8> {
+pub(super) async fn read_all(served: &Served) -> Vec<u8> {
     let Shown::Overlay(overlay) = served.device.shown().clone() else { panic!("it takes no writes") };
     let reading = served.sealer.call(move |reactor| async move {
         let mut bytes = vec![0; SECTORS as usize * SECTOR];
@@ -52,7 +52,7 @@ async fn write_all(served: &Served, writes: Vec<(u64, Vec<u8>)>) {
 }
 
 /// Writes some sectors of the lower half of the device and of `model`.
-async fn change(served: &Served, model: &mut [u8], random: &mut fastrand::Rng) {
+pub(super) async fn change(served: &Served, model: &mut [u8], random: &mut fastrand::Rng) {
     let mut writes = Vec::new();
     for _ in 0..4 {
         let start = random.u64(0..SECTORS / 2 - 16);
@@ -81,12 +81,12 @@ fn keep_writing(served: &Served, ends: Arc<AtomicBool>) -> task::JoinHandle<Vec<
     task::spawn(async move { writing.await.unwrap() })
 }
 
-async fn snapshot_beside(daemon: &Arc<Daemon>) -> u64 {
+pub(super) async fn snapshot_beside(daemon: &Arc<Daemon>) -> u64 {
     daemon.snapshot(0, SnapshotTarget::Beside).await.unwrap().stalled_us
 }
 
 /// Waits until nothing is left to be merged.
-async fn wait_for_merges(dir: &Path) {
+pub(super) async fn wait_for_merges(dir: &Path) {
     let began = Instant::now();
     let marks = || {
         let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
