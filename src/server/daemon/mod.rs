@@ -100,15 +100,22 @@ impl Daemon {
         detached(async move { daemon.make_new(request).await }).await
     }
 
-    /// Refuses a device of this process that somebody has mounted; to be asked before [`Daemon::remove`], which does not.
+    /// Refuses a device that somebody has mounted, also one that waits for its server; to be asked before [`Daemon::remove`], which
+    /// does not.
     ///
     /// # Errors
     /// [`FailureClass::Conflict`] for one in use, and [`FailureClass::TimedOut`] where the kernel does not say.
     pub async fn refuse_in_use(&self, id: u32) -> Result<(), Failure> {
-        let Some((info, _)) = self.table.info(id) else { return Ok(()) };
         let _room = self.reserve.lend(FOR_AN_OPERATION);
+        let path = match self.table.info(id) {
+            Some((info, Some(_))) => info.path,
+            _ => match self.find(id).await? {
+                Some(known) => known.path,
+                None => return Ok(()),
+            },
+        };
         let port = Arc::clone(&self.port);
-        let asked = device_work(move || Ok(port.is_claimed(&info.path)));
+        let asked = device_work(move || Ok(port.is_claimed(&path)));
         let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
         match tokio::time::timeout(limit, asked).await {
             Ok(Ok(false)) => Ok(()),
@@ -133,6 +140,7 @@ impl Daemon {
     /// # Errors
     /// When there is no such device, it is another process's, or it cannot be removed in time.
     pub async fn remove(self: &Arc<Self>, id: u32, wait: bool) -> Result<DeviceInfo, Failure> {
+        self.let_try_end(id).await;
         let Some(served) = self.table.begin_removal(id)? else {
             let daemon = Arc::clone(self);
             return detached(async move { daemon.remove_orphan(id).await }).await;

@@ -20,7 +20,7 @@ use crate::{
     server::{
         failure::{Failure, FailureClass, full_text},
         port::KnownDevice,
-        state::{Record, RecordError},
+        state::{Phase, Record, RecordError},
     },
 };
 
@@ -86,6 +86,22 @@ impl Daemon {
             pause = longer(pause);
         }
         self.waiting.forget(id);
+    }
+
+    /// Waits while it is tried to bring device `id` back, for as long as a try may take: whoever removes it then finds it served, or waiting.
+    pub(super) async fn let_try_end(&self, id: u32) {
+        let device = &self.config().device;
+        let limit = Duration::from_millis(device.attach_timeout_ms.saturating_add(device.detach_timeout_ms));
+        let began = Instant::now();
+        while self.table.is_coming(id) && self.was_there(id).await && began.elapsed() < limit {
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Whether device `id` is no new one.
+    async fn was_there(&self, id: u32) -> bool {
+        let stored = self.stored_of(id).await.ok().flatten();
+        stored.is_some_and(|stored| stored.record.is_ok_and(|record| record.phase == Phase::Live))
     }
 
     /// How long device `id` waits for this daemon, if not for as long as it takes.

@@ -106,6 +106,11 @@ impl Table {
         Ok(())
     }
 
+    /// Whether somebody has taken the place of `id` for a device that is to come.
+    pub(super) fn is_coming(&self, id: u32) -> bool {
+        matches!(self.lock().by_id.get(&id), Some(Place::Opening(_) | Place::Making(_)))
+    }
+
     /// Begins to remove `id`, also when an earlier attempt has failed; `None` where there is no such device here.
     pub(super) fn begin_removal(&self, id: u32) -> Result<Option<Arc<Served>>, Failure> {
         let mut places = self.lock();

@@ -168,3 +168,26 @@ async fn a_device_that_has_waited_for_as_long_as_it_may_is_removed() {
         task::yield_now().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_just_tried_is_removed_after_the_try() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = Arc::new(TestPort::new(NullFrontend::new(), Vec::new()));
+    let (sender, gate) = mpsc::channel();
+    *port.gate.lock().unwrap() = Some(gate);
+    let daemon = with_port(dir.path(), Arc::clone(&port));
+    daemon.state.records().save(&Record::new(6, request(Some(6))).in_phase(Phase::Live)).unwrap();
+    let trying = Arc::clone(&daemon);
+    let trying = task::spawn(async move { trying.reattach().await });
+    while port.others.lock().unwrap().is_empty() {
+        task::yield_now().await;
+    }
+    let removing = Arc::clone(&daemon);
+    let removing = task::spawn(async move { removing.remove(6, true).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!removing.is_finished(), "{:?}", removing.await);
+    sender.send(()).unwrap();
+    trying.await.unwrap().unwrap();
+    removing.await.unwrap().unwrap();
+    assert!(states(&daemon).await.is_empty());
+}
