@@ -78,6 +78,8 @@ fn main() -> ExitCode {
 
 impl Cli {
     fn run(self, log: &mut Option<Log>) -> Result<(), Failure> {
+        // One that an upgrade has executed would be shown as the file that it was executed from, such as "exe".
+        let _ = rustix::thread::set_name(c"stratabd");
         let Some(beginning) = self.begin()? else { return Ok(()) };
         let config = self.plan()?;
         // Before the log, which has a thread.

@@ -1,6 +1,7 @@
 //! The socket between the old process and the new one: a line of JSON for each message.
 
 use std::{
+    fs::File,
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     os::{fd::OwnedFd, unix::net::UnixStream},
     time::{Duration, Instant},
@@ -39,13 +40,15 @@ impl Channel {
         Ok((Self::over(own.into()), other.into()))
     }
 
-    /// The end that this process was started with.
+    /// The end that this process was started with, which it has alone from now on.
     ///
     /// # Errors
     /// Where its standard input cannot be had.
     pub fn inherited() -> io::Result<Self> {
         let stdin = rustix::stdio::stdin();
-        Ok(Self::over(rustix::io::fcntl_dupfd_cloexec(stdin, 3)?))
+        let own = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
+        rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+        Ok(Self::over(own))
     }
 
     pub(super) fn over(socket: OwnedFd) -> Self {
