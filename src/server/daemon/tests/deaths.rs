@@ -1,6 +1,6 @@
 //! The process dies in the steps of work that goes on behind a device: what was written is there, and nothing half made is left.
 
-use std::{env, os::unix::process::ExitStatusExt, process};
+use std::{env, io::Read, os::unix::process::ExitStatusExt, process};
 
 use super::{
     merges::{SECTOR, SECTORS, change, layers_of, read_all, snapshot_beside, wait_for_merges},
@@ -50,7 +50,8 @@ async fn a_merge_that_the_death_of_the_process_cuts_off_loses_no_byte_and_leaves
         let next = daemon(&dir.path().join("state"), NullFrontend::new(), Vec::new());
         next.reattach().await.unwrap();
         assert_eq!(states(&next).await, [(0, DeviceState::Live)], "{point}");
-        let model = std::fs::read(dir.path().join("model")).unwrap();
+        let mut model = vec![0; SECTORS as usize * SECTOR];
+        std::fs::File::open(dir.path().join("model")).unwrap().read_exact(&mut model).unwrap();
         assert!(read_all(&only(&next)).await == model, "{point}: the device has other bytes");
         crate::upper::check_parents(only(&next).device.links()).unwrap();
         let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());

@@ -111,7 +111,7 @@ async fn a_damaged_record_keeps_its_device_waiting_until_it_is_repaired() {
     first.drain(LIMIT).await.unwrap();
     drop(first);
     let path = dir.path().join("devices/1.json");
-    let record = std::fs::read(&path).unwrap();
+    let record = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, "torn").unwrap();
     let next = daemon(dir.path(), frontend, Vec::new());
     next.reattach().await.unwrap();
