@@ -41,6 +41,8 @@ mod reattach;
 mod recovery;
 #[path = "guest/recovery_of_many.rs"]
 mod recovery_of_many;
+#[path = "guest/recovery_of_sick.rs"]
+mod recovery_of_sick;
 #[path = "guest/registry.rs"]
 mod registry;
 #[path = "guest/registry_faults.rs"]
