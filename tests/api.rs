@@ -320,6 +320,7 @@ async fn a_device_lives_its_life_through_the_socket() {
     assert_eq!(info["reads"][1], json!({"source": "decoded", "requests": 0, "bytes": 0}), "{body}");
     let (_, body) = ask(&socket, "GET", "/v1/features", &Value::Null).await;
     assert!(body.contains("URING_CMD_COMP_IN_TASK"), "{body}");
+    assert_eq!(ask(&socket, "GET", "/healthz", &Value::Null).await, (200, r#"{"status":"ok"}"#.to_owned()));
     let (_, metrics) = ask(&socket, "GET", "/metrics", &Value::Null).await;
     for line in [
         "stratabd_devices 1",

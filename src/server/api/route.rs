@@ -49,6 +49,7 @@ pub(super) async fn answer(
         Surface::Metrics if method == Method::GET && path == "/metrics" => {
             metrics(daemon, request.uri().query().unwrap_or_default()).await
         }
+        Surface::Metrics if method == Method::GET && path == "/healthz" => health(daemon).await,
         Surface::Metrics => Err(unknown(&path)),
         Surface::Control => route(daemon, request, limits).await,
     };
@@ -72,6 +73,7 @@ async fn route(
     let names: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (method.as_str(), names.as_slice()) {
         ("GET", ["metrics"]) => metrics(daemon, &query).await,
+        ("GET", ["healthz"]) => health(daemon).await,
         ("GET", ["v1", "features"]) => Ok(json(StatusCode::OK, &daemon.features().await?)),
         ("GET", ["v1", "daemon"]) => Ok(json(StatusCode::OK, &daemon.describe())),
         ("POST", ["v1", "upgrade"]) => {
@@ -128,7 +130,7 @@ fn methods(names: &[&str]) -> Option<&'static str> {
         ["v1", "devices", _] => "GET, DELETE",
         ["v1", "devices", _, "snapshot" | "fork" | "resize" | "set" | "recover"] => "POST",
         ["v1", "upgrade"] => "POST",
-        ["metrics"] | ["v1", "features" | "daemon"] => "GET",
+        ["metrics" | "healthz"] | ["v1", "features" | "daemon"] => "GET",
         _ => return None,
     })
 }
@@ -145,6 +147,11 @@ fn no_method(method: &Method, path: &str, allowed: &'static str) -> Answer {
 /// Whether the query has this pair.
 fn says(query: &str, wanted: &str) -> bool {
     query.split('&').any(|pair| pair == wanted)
+}
+
+/// For whoever restarts what does not serve: Kubernetes, and load balancers.
+async fn health(daemon: &Arc<Daemon>) -> Result<Answer, Failure> {
+    daemon.check_health().await.map(|()| json(StatusCode::OK, &serde_json::json!({"status": "ok"})))
 }
 
 async fn metrics(daemon: &Arc<Daemon>, query: &str) -> Result<Answer, Failure> {

@@ -1,6 +1,6 @@
 //! The daemon from start to end: lock, devices of its forerunner, socket, signals, and the way out.
 
-use std::{sync::Arc, time::Duration};
+use std::{future, sync::Arc, time::Duration};
 
 use sd_notify::NotifyState;
 
@@ -103,22 +103,18 @@ async fn serve(
     let listener = ApiListener::bind(&config.daemon.socket, mode, metrics).await.map_err(|source| {
         Failure::with_source(FailureClass::Internal, "cannot offer the control API", source)
     })?;
+    let answering = async { match listener.serve(Arc::clone(&daemon), ApiLimits::default()).await {} };
     let serving = async {
-        if config.daemon.reattach {
-            daemon.reattach().await?;
+        if succeeding.is_some() {
+            // What a process makes that may not come to serve would be lost with it.
+            begin(&daemon, succeeding).await?;
+            return answering.await;
         }
-        if let Some((successor, devices)) = succeeding {
-            let served = daemon.check_all_serve(&devices);
-            if served.is_ok() {
-                // Before the former process ends, which is the service's main one to the service manager until then.
-                notify(&[NotifyState::MainPid(std::process::id())]);
-            }
-            successor.tell(&served);
-            served?;
+        // Devices of the former daemon may wait for a registry: who asks meanwhile is answered.
+        tokio::select! {
+            never = answering => never,
+            failed = async { begin(&daemon, None).await?; future::pending().await } => failed,
         }
-        notify(&[NotifyState::Ready]);
-        tracing::info!(socket = %config.daemon.socket.display(), "ready");
-        match listener.serve(Arc::clone(&daemon), ApiLimits::default()).await {}
     };
     let until_told = async {
         tokio::select! {
@@ -141,6 +137,25 @@ async fn serve(
         }
         Some(succession) => hand_over(&daemon, succession).await.map(End::Standby),
     }
+}
+
+/// Brings back what the former daemon has left, and tells those who wait for this one that it serves.
+async fn begin(daemon: &Arc<Daemon>, succeeding: Option<(Successor, Vec<u32>)>) -> Result<(), Failure> {
+    if daemon.config().daemon.reattach {
+        daemon.reattach().await?;
+    }
+    if let Some((successor, devices)) = succeeding {
+        let served = daemon.check_all_serve(&devices);
+        if served.is_ok() {
+            // Before the former process ends, which is the service's main one to the service manager until then.
+            notify(&[NotifyState::MainPid(std::process::id())]);
+        }
+        successor.tell(&served);
+        served?;
+    }
+    notify(&[NotifyState::Ready]);
+    tracing::info!(socket = %daemon.config().daemon.socket.display(), "ready");
+    Ok(())
 }
 
 /// Leaves all devices to the new process.

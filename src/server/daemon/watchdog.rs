@@ -4,10 +4,13 @@
 use std::{convert::Infallible, time::Duration};
 
 use sd_notify::NotifyState;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::life::notify;
-use crate::server::reactors::Reactors;
+use super::{Daemon, life::notify};
+use crate::server::{
+    failure::{Failure, FailureClass},
+    reactors::Reactors,
+};
 
 /// Part of its interval after which the manager is told again: one that comes late does no harm.
 const PART: u32 = 3;
@@ -18,6 +21,21 @@ pub(super) async fn tell(reactors: &Reactors) -> Infallible {
         return std::future::pending().await;
     };
     tell_every(interval / PART, reactors, || notify(&[NotifyState::Watchdog])).await
+}
+
+/// How long the threads that serve devices may take to answer somebody who asks whether all is well.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+impl Daemon {
+    /// Whether all threads that serve devices answer.
+    ///
+    /// # Errors
+    /// [`FailureClass::TimedOut`] where one does not.
+    pub async fn check_health(&self) -> Result<(), Failure> {
+        let answered = timeout(ANSWER_LIMIT, self.service.reactors().answer()).await;
+        let hangs = |_| Failure::new(FailureClass::TimedOut, "a thread that serves devices does not answer");
+        answered.map_err(hangs)
+    }
 }
 
 async fn tell_every(pause: Duration, reactors: &Reactors, mut tell: impl FnMut()) -> Infallible {
@@ -46,7 +64,7 @@ mod tests {
         let began = Instant::now();
         while told.get() < goal {
             assert!(began.elapsed() < Duration::from_secs(20), "{} of {goal}", told.get());
-            let _ = tokio::time::timeout(Duration::from_millis(5), telling.as_mut()).await;
+            let _ = timeout(Duration::from_millis(5), telling.as_mut()).await;
         }
     }
 
@@ -66,7 +84,7 @@ mod tests {
         has_hung.recv_timeout(Duration::from_secs(20)).unwrap();
         // One question may have been answered before.
         let most = told.get() + 1;
-        let _ = tokio::time::timeout(Duration::from_millis(50), telling.as_mut()).await;
+        let _ = timeout(Duration::from_millis(50), telling.as_mut()).await;
         assert!(told.get() <= most, "it is told that a thread serves that hangs");
         drop(hold);
         until(telling.as_mut(), &told, most + 2).await;
