@@ -12,7 +12,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 
 use crate::{
-    frame::{in_guest, output_of},
+    frame::{in_guest, output_of, pause},
     registry::RANDOM,
     support::{
         daemon::{Daemon, plain_http},
@@ -130,7 +130,7 @@ fn threads_do_not_grow_with_devices() {
     let deadline = Instant::now() + PATIENCE;
     while threads() > before + 4 {
         assert!(Instant::now() < deadline, "{before} threads without a device, {} with 24", threads());
-        std::thread::yield_now();
+        pause();
     }
     daemon.finish();
 }

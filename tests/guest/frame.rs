@@ -21,6 +21,13 @@ pub(crate) fn in_guest() -> bool {
     inside
 }
 
+/// A moment of a loop that waits for something. One without it takes a processor from what it waits for, and under emulation a good
+/// part of the machine.
+#[expect(clippy::disallowed_methods, reason = "the tests wait for other processes")]
+pub(crate) fn pause() {
+    std::thread::sleep(Duration::from_millis(2));
+}
+
 /// Runs a program to its end and returns what it printed on both outputs.
 ///
 /// # Panics
@@ -45,7 +52,6 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < PATIENCE, "never: {what}");
-        #[expect(clippy::disallowed_methods, reason = "a test waits for other processes")]
-        std::thread::sleep(Duration::from_millis(5));
+        pause();
     }
 }

@@ -17,7 +17,7 @@ use stratabd::format::lsmt::JOURNAL_FOLDER;
 
 use crate::{
     daemon::start,
-    frame::{in_guest, output_of},
+    frame::{in_guest, output_of, pause},
     support::{
         file_system::{BTRFS, EXT4, FileSystem, XFS, unmount},
         records::{self, Durable},
@@ -67,7 +67,7 @@ impl Disk {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !Command::new("umount").arg(&self.point).stderr(Stdio::null()).status().unwrap().success() {
             assert!(Instant::now() < deadline, "somebody still uses the disk");
-            std::thread::yield_now();
+            pause();
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 use crate::{
     daemon::config,
     devices::{Direct, pattern},
-    frame::in_guest,
+    frame::{in_guest, pause},
     support::{
         daemon::{Daemon, program},
         file_system::{EXT4, unmount},
@@ -56,7 +56,7 @@ impl Load {
         let (before, began): (Vec<u64>, _) = (now(), Instant::now());
         while now().iter().zip(&before).any(|(now, before)| *now < before + more) {
             assert!(began.elapsed() < PATIENCE, "a program has stopped: {before:?} {:?}", now());
-            std::thread::yield_now();
+            pause();
         }
     }
 
@@ -171,7 +171,7 @@ fn start_and_kill(dir: &Path, after_ms: u64) {
     let mut daemon = program(dir, &SETTINGS).stderr(Stdio::null()).spawn().unwrap();
     let began = Instant::now();
     while began.elapsed() < Duration::from_millis(after_ms) {
-        std::thread::yield_now();
+        pause();
     }
     process::signal(&daemon, "-KILL");
     process::ended(&mut daemon);

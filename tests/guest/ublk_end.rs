@@ -21,7 +21,7 @@ use stratabd::{
 
 use crate::{
     devices::{Direct, Reactors, faulty, memory, pattern},
-    frame::in_guest,
+    frame::{in_guest, pause},
 };
 
 const MIB: usize = 1 << 20;
@@ -51,7 +51,7 @@ fn threads_without_commands() -> Vec<String> {
             return names;
         }
         assert!(began.elapsed() < DEADLINE, "a command does not end");
-        thread::yield_now();
+        pause();
     }
 }
 
@@ -100,7 +100,7 @@ fn fifty_devices_come_and_go_and_leave_nothing() {
     together(50);
     let began = Instant::now();
     while holdings() != before && began.elapsed() < DEADLINE {
-        thread::yield_now();
+        pause();
     }
     assert_eq!(holdings(), before, "files, threads, mappings, nodes, devices");
 }
@@ -143,7 +143,7 @@ fn an_open_descriptor_does_not_hinder_the_removal() {
     let began = Instant::now();
     while !Ublk::new().list().unwrap().is_empty() {
         assert!(began.elapsed() < DEADLINE, "the kernel keeps the device");
-        thread::yield_now();
+        pause();
     }
 }
 
@@ -193,7 +193,7 @@ fn a_device_that_another_removes_is_seen_to_have_ended() {
     let began = Instant::now();
     while !attachment.has_ended() {
         assert!(began.elapsed() < DEADLINE, "the owner did not notice");
-        thread::yield_now();
+        pause();
     }
     assert_eq!(attachment.detach(DEADLINE).unwrap(), Detached::Complete);
     assert_eq!(Ublk::new().list().unwrap(), []);
@@ -213,7 +213,7 @@ fn serve_until_killed() -> ! {
     println!("\nserving {}", attachment.id());
     // All tags that the kernel may use: one is spared where it must be.
     while plan.met() < 7 {
-        thread::yield_now();
+        pause();
     }
     println!("full");
     loop {
@@ -280,7 +280,7 @@ fn a_take_over_that_is_late_goes_on_where_it_has_stopped() {
         assert!(matches!(error, FrontendError::Deadline { .. }), "{error}");
         assert!(began.elapsed() < DEADLINE, "{error}");
         late += 1;
-        thread::yield_now();
+        pause();
     }
     assert!(late > 0, "no step was late");
     assert!(Direct::open(taken.path(), false).read(0, MIB).unwrap() == pattern(MIB, 1));

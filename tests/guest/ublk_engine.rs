@@ -22,7 +22,7 @@ use stratabd::{
 
 use crate::{
     devices::{Direct, NotingDevice, Reactors, faulty, memory, pattern},
-    frame::in_guest,
+    frame::{in_guest, pause},
 };
 
 const MIB: usize = 1 << 20;
@@ -93,7 +93,7 @@ fn requests_that_hang_hold_up_no_others() {
     let began = Instant::now();
     while plan.met() < 3 {
         assert!(began.elapsed() < DEADLINE, "the hanging requests did not arrive");
-        thread::yield_now();
+        pause();
     }
     let node = Direct::open(attachment.path(), false);
     let expected = pattern(MIB, 1);
@@ -130,7 +130,7 @@ fn removing_a_device_fails_the_requests_that_hang_and_ends() {
         let began = Instant::now();
         while plan.met() < 7 {
             assert!(began.elapsed() < DEADLINE, "the requests did not arrive");
-            thread::yield_now();
+            pause();
         }
         let began = Instant::now();
         assert_eq!(attachment.detach(Duration::from_secs(6)).unwrap(), Detached::Complete);
