@@ -36,7 +36,7 @@ const FILES: u64 = 2;
 /// Works on the files of the mounted file system, and has a snapshot taken and all that is free discarded under way.
 /// Returns the files with what must be in them.
 fn exercise(point: &Path, snapshot: impl FnOnce()) -> Vec<(PathBuf, Vec<u8>)> {
-    let quarter = setting("STRATABD_EXERCISE_OPERATIONS", 1000).div_ceil(4);
+    let quarter = setting("STRATABD_EXERCISE_OPERATIONS", 400).div_ceil(4);
     let seed = setting("STRATABD_EXERCISE_SEED", 1);
     let (reached, quarters) = mpsc::channel();
     let work = |number: u64, reached: mpsc::Sender<()>| {

@@ -181,7 +181,7 @@ fn devices_that_share_a_reactor_verify_under_load_while_others_come_and_go() {
                 .args([
                     "--verify=crc32c",
                     "--verify_fatal=1",
-                    "--size=16m",
+                    "--size=8m",
                     "--loops=2",
                     "--output-format=terse",
                 ])

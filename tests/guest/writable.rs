@@ -19,7 +19,7 @@ use stratabd::format::{
 use crate::{
     daemon::{config, fixtures, start},
     devices::{Direct, content, pattern},
-    frame::{in_guest, output_of},
+    frame::{in_guest, output_of, pause},
     tree,
 };
 
@@ -69,7 +69,7 @@ fn fio(device: &Path, mode: &str) {
             "--iodepth=16",
         ])
         .args([
-            "--size=24m",
+            "--size=8m",
             "--verify=crc32c",
             "--verify_fatal=1",
             "--fsync=97",
@@ -199,7 +199,7 @@ impl Recorder {
     /// Waits until that many writes are durable.
     pub(crate) fn wait_for(&self, count: usize) {
         while *self.durable.lock().unwrap() < count {
-            std::thread::yield_now();
+            pause();
         }
     }
 
@@ -207,7 +207,7 @@ impl Recorder {
     pub(crate) fn wait_for_writes(&self, count: usize) {
         let before = self.written.lock().unwrap().len();
         while self.written.lock().unwrap().len() < before + count {
-            std::thread::yield_now();
+            pause();
         }
     }
 
