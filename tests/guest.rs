@@ -9,6 +9,8 @@
     reason = "what fails while a test is set up fails the test"
 )]
 
+#[path = "guest/acknowledged.rs"]
+mod acknowledged;
 #[path = "guest/cache.rs"]
 mod cache;
 #[path = "support/cache_exercise.rs"]

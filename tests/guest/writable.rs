@@ -20,6 +20,7 @@ use crate::{
     daemon::{config, fixtures, start},
     devices::{Direct, content, pattern},
     frame::{in_guest, output_of, pause},
+    support::daemon::Daemon,
     tree,
 };
 
@@ -41,6 +42,15 @@ pub(crate) fn config_with_upper(dir: &Path, lowers: Option<&str>, size_bytes: u6
     let path = dir.join("writable.json");
     fs::write(&path, config.to_string()).unwrap();
     path.to_str().unwrap().to_owned()
+}
+
+/// As [`config_with_upper`], of a sparse layer.
+pub(crate) fn config_with_sparse(daemon: &Daemon, dir: &Path, size_bytes: u64) -> String {
+    let (data, config) = (dir.join("upper.data"), dir.join("writable.json"));
+    daemon.json(&["layer", "create", text(&data), "--sparse", "--size", &size_bytes.to_string()]);
+    let upper = serde_json::json!({"upper": {"data": data, "index": dir.join("none")}});
+    fs::write(&config, upper.to_string()).unwrap();
+    text(&config).to_owned()
 }
 
 pub(crate) fn text(path: &Path) -> &str {
