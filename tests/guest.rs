@@ -31,10 +31,14 @@ mod exerciser;
 mod file_systems;
 #[path = "guest/frame.rs"]
 mod frame;
+#[path = "guest/holdings.rs"]
+mod holdings;
 #[path = "guest/large.rs"]
 mod large;
 #[path = "guest/neighbours.rs"]
 mod neighbours;
+#[path = "guest/pauses.rs"]
+mod pauses;
 #[path = "guest/power_cut.rs"]
 mod power_cut;
 #[path = "guest/reattach.rs"]

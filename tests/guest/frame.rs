@@ -8,7 +8,7 @@ use std::{
 };
 
 /// How long something may take that is sure to come: an emulated guest on a busy machine is slow.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether this is the guest; if not, says how to get there, past libtest's capture. Call it first in each test:
 /// `if !in_guest() { return; }`.
@@ -54,4 +54,10 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(began.elapsed() < PATIENCE, "never: {what}");
         pause();
     }
+}
+
+/// Lets other processes work for a moment.
+#[expect(clippy::disallowed_methods, reason = "tests wait for other processes")]
+pub(crate) fn pause() {
+    std::thread::sleep(Duration::from_millis(5));
 }

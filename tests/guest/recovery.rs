@@ -4,7 +4,10 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -12,17 +15,19 @@ use crate::{
     daemon::config,
     devices::{Direct, pattern},
     frame::{in_guest, pause},
+    holdings::Holdings,
+    pauses::Pauses,
     support::{
         daemon::{Daemon, program},
         file_system::{EXT4, unmount},
         process,
     },
-    writable::{MIB, config_with_upper, text},
+    writable::{MIB, config_with_sparse, config_with_upper, text},
 };
 
 /// Of the daemon. It has no mount namespace of its own: nothing that is unmounted in this guest is unmounted in others, and one that
 /// starts later than a mount would keep it.
-const SETTINGS: [&str; 1] = ["cache.enabled=false"];
+pub(crate) const SETTINGS: [&str; 1] = ["cache.enabled=false"];
 const PATIENCE: Duration = Duration::from_secs(120);
 const CHUNK: usize = 64 << 10;
 /// Of the device that is only read: all of it takes an emulated machine a minute.
@@ -33,7 +38,7 @@ pub(crate) fn start(dir: &Path) -> Daemon {
 }
 
 /// How often the daemon is killed in one test.
-fn kills() -> u64 {
+pub(crate) fn kills() -> u64 {
     env::var("STRATABD_KILLS").map_or(6, |text| text.parse().unwrap())
 }
 
@@ -42,11 +47,16 @@ fn kills() -> u64 {
 pub(crate) struct Load {
     is_over: AtomicBool,
     done: [AtomicU64; 3],
+    /// When each has done something last, and the longest that it took since somebody asked.
+    pauses: Mutex<[(Option<Instant>, Duration); 3]>,
 }
 
 impl Load {
     fn goes_on(&self, program: usize) -> bool {
         self.done[program].fetch_add(1, Ordering::Relaxed);
+        let (last, longest) = &mut self.pauses.lock().unwrap_or_else(PoisonError::into_inner)[program];
+        let now = Instant::now();
+        *longest = last.replace(now).map_or(Duration::ZERO, |last| now - last).max(*longest);
         !self.is_over.load(Ordering::Relaxed)
     }
 
@@ -58,6 +68,12 @@ impl Load {
             assert!(began.elapsed() < PATIENCE, "a program has stopped: {before:?} {:?}", now());
             pause();
         }
+    }
+
+    /// The longest that the first two programs were kept waiting since the last call.
+    fn take_pauses(&self) -> [Duration; 2] {
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        [0, 1].map(|program| std::mem::take(&mut pauses[program].1))
     }
 
     /// Reads the beginning of a device again and again.
@@ -119,11 +135,8 @@ impl Devices {
         let [sparse, log] = ["sparse", "log"].map(|name| dir.join(name));
         fs::create_dir(&sparse).unwrap();
         fs::create_dir(&log).unwrap();
-        let data = sparse.join("upper.data");
-        daemon.json(&["layer", "create", text(&data), "--sparse", "--size", &(64 * MIB).to_string()]);
-        let upper = serde_json::json!({"upper": {"data": data, "index": sparse.join("none")}});
-        fs::write(sparse.join("config.json"), upper.to_string()).unwrap();
-        let mounted = daemon.add(&["--config", text(&sparse.join("config.json")), "--id", "2"]);
+        let config_of_sparse = config_with_sparse(daemon, &sparse, 64 * MIB);
+        let mounted = daemon.add(&["--config", &config_of_sparse, "--id", "2"]);
         EXT4.make(&mounted);
         let point = EXT4.mount(&mounted, dir);
         let raw =
@@ -186,26 +199,24 @@ fn programs_see_a_pause_and_nothing_else_when_their_daemon_is_killed() {
     let daemon = start(dir.path());
     let devices = Devices::new(&daemon, dir.path());
     let mut random = fastrand::Rng::with_seed(3);
-    let mut pauses = Vec::new();
+    let (mut held, mut pauses) = (None, <[Pauses; 3]>::default());
     let daemon = devices.under_load(daemon, |mut daemon, load| {
         for _ in 0..kills() {
             load.wait_for(2, random.u64(1..40));
+            load.take_pauses();
             let began = Instant::now();
             daemon.end("-KILL");
             daemon = start(dir.path());
-            pauses.push(began.elapsed());
+            let ready = began.elapsed();
+            load.wait_for(2, 1);
+            let [reader, writer] = load.take_pauses();
+            pauses.iter_mut().zip([ready, reader, writer]).for_each(|(pauses, pause)| pauses.add(pause));
+            held.get_or_insert_with(|| Holdings::of(&daemon, dir.path())).check(&daemon, dir.path());
         }
         daemon
     });
-    pauses.sort_unstable();
-    let (least, median, most) = (pauses[0], pauses[pauses.len() / 2], pauses[pauses.len() - 1]);
-    println!(
-        "{} kills; ms from kill to ready: {} / {} / {}",
-        pauses.len(),
-        least.as_millis(),
-        median.as_millis(),
-        most.as_millis()
-    );
+    let [ready, reader, writer] = pauses;
+    println!("kill to ready: {ready}\nseen by a reader: {reader}\nseen by a writer: {writer}");
     devices.end(daemon);
 }
 
@@ -218,6 +229,7 @@ fn a_daemon_that_is_killed_while_it_takes_over_hinders_the_next_one_as_little() 
     let daemon = start(dir.path());
     let devices = Devices::new(&daemon, dir.path());
     let mut random = fastrand::Rng::with_seed(5);
+    let mut held = None;
     let daemon = devices.under_load(daemon, |mut daemon, load| {
         for _ in 0..kills().div_ceil(2) {
             load.wait_for(2, random.u64(1..40));
@@ -226,6 +238,7 @@ fn a_daemon_that_is_killed_while_it_takes_over_hinders_the_next_one_as_little() 
                 start_and_kill(dir.path(), random.u64(..1000));
             }
             daemon = start(dir.path());
+            held.get_or_insert_with(|| Holdings::of(&daemon, dir.path())).check(&daemon, dir.path());
         }
         daemon
     });
@@ -240,11 +253,13 @@ fn a_restart_of_the_daemon_is_a_pause_as_well() {
     let dir = tempfile::tempdir_in("/var").unwrap();
     let daemon = start(dir.path());
     let devices = Devices::new(&daemon, dir.path());
+    let mut held = None;
     let daemon = devices.under_load(daemon, |mut daemon, load| {
         for round in 1..=kills().div_ceil(2) {
-            load.wait_for(2, round * 7);
+            load.wait_for(2, 1 + round * 7 % 40);
             assert_eq!(daemon.end("-TERM"), Some(0));
             daemon = start(dir.path());
+            held.get_or_insert_with(|| Holdings::of(&daemon, dir.path())).check(&daemon, dir.path());
         }
         daemon
     });

@@ -4,6 +4,8 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Instant};
 
 use crate::{
     frame::in_guest,
+    holdings::Holdings,
+    pauses::Pauses,
     recovery::{Devices, start},
     support::daemon::Daemon,
 };
@@ -26,6 +28,7 @@ fn programs_see_a_pause_and_nothing_else_when_their_daemon_is_upgraded() {
     let dir = tempfile::tempdir_in("/var").unwrap();
     let daemon = start(dir.path());
     let devices = Devices::new(&daemon, dir.path());
+    let (mut held, mut pauses) = (None, Pauses::default());
     let wrapped = program(dir.path(), "next", "exec stratabd \"$@\"");
     let daemon = devices.under_load(daemon, |mut daemon, load| {
         for round in 0..UPGRADES {
@@ -34,10 +37,12 @@ fn programs_see_a_pause_and_nothing_else_when_their_daemon_is_upgraded() {
             let binary: &[&str] = if round % 2 == 0 { &[] } else { &["--binary", &wrapped] };
             daemon.upgrade(&[binary, &["--timeout", "120"]].concat()).unwrap();
             assert_ne!(daemon.pid(), before);
-            println!("upgraded within {} ms", began.elapsed().as_millis());
+            pauses.add(began.elapsed());
+            held.get_or_insert_with(|| Holdings::of(&daemon, dir.path())).check(&daemon, dir.path());
         }
         daemon
     });
+    println!("upgrades: {pauses}");
     devices.end(daemon);
 }
 
