@@ -27,6 +27,8 @@ mod direct;
 mod disk;
 #[path = "guest/exerciser.rs"]
 mod exerciser;
+#[path = "guest/fence.rs"]
+mod fence;
 #[path = "guest/file_systems.rs"]
 mod file_systems;
 #[path = "guest/frame.rs"]
