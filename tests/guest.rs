@@ -37,6 +37,8 @@ mod frame;
 mod holdings;
 #[path = "guest/large.rs"]
 mod large;
+#[path = "guest/long_lived.rs"]
+mod long_lived;
 #[path = "guest/neighbours.rs"]
 mod neighbours;
 #[path = "guest/pauses.rs"]
