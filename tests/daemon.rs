@@ -336,3 +336,50 @@ fn a_daemon_without_descriptors_still_lists_and_removes_and_ends() {
     assert_eq!(daemon.terminate().code(), Some(0));
     drop(silent);
 }
+
+/// The records of daemons before and after this one, as they come to it by an upgrade or by the way back, of devices whose image is
+/// not to be had at the moment. The first three have the form that builds of their days wrote.
+#[test]
+fn records_of_other_versions_are_understood_or_left_alone_and_never_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = dir.path().join("state/devices");
+    std::fs::create_dir_all(&records).unwrap();
+    let record = |head: &str| format!(r#"{{{head},"request":{{"image":{{"config":"/none/config.json"}}}}}}"#);
+    let understood = [
+        record(r#""version":1,"id":0"#),
+        record(r#""version":2,"readable_by":2,"id":1,"phase":"live""#),
+        record(r#""version":2,"readable_by":2,"id":2,"mark":81985529216486895,"phase":"live""#),
+        record(r#""version":3,"readable_by":2,"id":3,"phase":"live""#),
+    ];
+    let of_another = [
+        record(r#""version":3,"readable_by":3,"id":4,"phase":"live""#),
+        record(r#""version":2,"readable_by":2,"id":5,"phase":"live","zones":4"#),
+        record(r#""version":3,"readable_by":2,"id":6,"phase":"moving""#),
+    ];
+    let all: Vec<&String> = understood.iter().chain(&of_another).collect();
+    let path = |id: usize| records.join(format!("{id}.json"));
+    for (id, record) in all.iter().enumerate() {
+        std::fs::write(path(id), record).unwrap();
+    }
+    for life in 0..2 {
+        let daemon = Daemon::start(dir.path(), &[]);
+        let (_, list) = daemon.get("/v1/devices");
+        let list: Value = serde_json::from_str(&list).unwrap();
+        for (id, listed) in list["devices"].as_array().unwrap().iter().enumerate() {
+            let way = if id < understood.len() { "daemon" } else { "other" };
+            assert_eq!(
+                (&listed["id"], &listed["unserved"]["way"]),
+                (&id.into(), &way.into()),
+                "{life}: {listed}"
+            );
+        }
+        assert_eq!(list["devices"].as_array().unwrap().len(), all.len());
+        let (status, answer) =
+            daemon.ask("DELETE /v1/devices/4 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        assert!(status >= 400, "what another version knows is not for this one to remove: {answer}");
+        assert!(daemon.terminate().success());
+        for (id, record) in all.iter().enumerate() {
+            assert_eq!(&std::fs::read_to_string(path(id)).unwrap(), *record, "{life}");
+        }
+    }
+}
