@@ -55,13 +55,19 @@ fn the_old_program_goes_on_where_the_new_one_cannot() {
     let daemon = start(dir.path());
     let devices = Devices::new(&daemon, dir.path());
     let no_program = dir.path().join("missing").to_str().unwrap().to_owned();
+    // One that says nothing is given up after that time, while the programs of the load take both processors. Others end by themselves.
+    let (short, long) = ("4", "60");
     let broken = [
-        (no_program, "cannot start it"),
-        (program(dir.path(), "ends", "exit 3"), "it has ended"),
-        (program(dir.path(), "hangs", "exec sleep 1000"), "not prepared within"),
+        (no_program, "cannot start it", long),
+        (program(dir.path(), "ends", "exit 3"), "it has ended", long),
+        (program(dir.path(), "hangs", "exec sleep 1000"), "not prepared within", short),
         // It says that it is prepared, takes what it is told, and then neither serves nor ends.
-        (program(dir.path(), "lies", "echo '\"prepared\"' >&0; exec sleep 1000"), "did not serve within"),
-        (program(dir.path(), "dies", "echo '\"prepared\"' >&0; read line <&0"), "it has ended"),
+        (
+            program(dir.path(), "lies", "echo '\"prepared\"' >&0; exec sleep 1000"),
+            "did not serve within",
+            short,
+        ),
+        (program(dir.path(), "dies", "echo '\"prepared\"' >&0; read line <&0"), "it has ended", long),
         (
             program(
                 dir.path(),
@@ -69,13 +75,14 @@ fn the_old_program_goes_on_where_the_new_one_cannot() {
                 "echo '\"prepared\"' >&0; read line <&0; echo '{\"failed\":\"sorry\"}' >&0",
             ),
             "sorry",
+            long,
         ),
     ];
     let daemon = devices.under_load(daemon, |mut daemon: Daemon, load| {
-        for (binary, why) in &broken {
+        for (binary, why, timeout) in &broken {
             load.wait_for(2, 3);
             let before = daemon.pid();
-            let said = daemon.upgrade(&["--binary", binary, "--timeout", "10"]).unwrap_err();
+            let said = daemon.upgrade(&["--binary", binary, "--timeout", timeout]).unwrap_err();
             assert!(said.contains(why), "{binary}: {said}");
             assert_eq!(daemon.json(&["list"])["devices"].as_array().unwrap().len(), 3);
             assert_eq!(daemon.pid(), before);
