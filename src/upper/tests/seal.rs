@@ -7,8 +7,11 @@ use super::{
     content::{self, Device, Writer},
     crash::reopened,
     crash_image::{CrashImage, SECTOR},
+    death::{Life, boundary_of},
     disk::SimulatedDisk,
-    fresh_disk, identity, open, reactor,
+    fresh_disk, identity,
+    memory::Files,
+    open, reactor,
     workload::Workload,
 };
 use crate::{
@@ -60,10 +63,9 @@ async fn seal_at_work(
     stacked_at
 }
 
-/// What the sealed layer of `image` and the one over it hold.
-async fn stacked(reactor: &Reactor, image: CrashImage, seed: u64) -> Vec<Writer> {
-    let below = content::below(BELOW_SECTORS, 512).under(&image, "data");
-    let disk = SimulatedDisk::new(image, seed);
+/// What the sealed layer of `disk` and the one over it hold.
+async fn stacked(reactor: &Reactor, disk: &SimulatedDisk) -> Vec<Writer> {
+    let below = content::below(BELOW_SECTORS, 512).under(&disk.image(), "data");
     let device: Device = Overlay::open(reactor, disk.files_named("next"), Some(below), LIMITS).await.unwrap();
     let queue = device.open_queue(reactor).unwrap();
     content::read_all(&device, &queue).await
@@ -90,7 +92,7 @@ async fn crash_at_every_boundary(reactor: &Reactor, seed: u64, kind: Kind, next:
         for _ in 0..SURVIVALS {
             let left = image.crash(&mut random);
             let found = if next.is_some() && count >= stacked_at {
-                stacked(reactor, left, random.u64(..)).await
+                stacked(reactor, &SimulatedDisk::new(left, random.u64(..))).await
             } else {
                 reopened(reactor, &SimulatedDisk::new(left, random.u64(..))).await
             };
@@ -100,6 +102,49 @@ async fn crash_at_every_boundary(reactor: &Reactor, seed: u64, kind: Kind, next:
         }
         if let Some(event) = events.get(count) {
             image.apply(event);
+        }
+    }
+}
+
+/// The process dies at boundaries around a snapshot, and the kernel does not.
+async fn die_around_a_snapshot(reactor: &Reactor, seed: u64, kind: Kind, next: Option<Kind>) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    // A log can do with less than a sparse file.
+    let system = if next == Some(Kind::Sparse) { Kind::Sparse } else { kind }.file_system(&mut random);
+    let disk = SimulatedDisk::new(CrashImage::on(system), seed).with_memory(&Files::new());
+    disk.layer_files().format(reactor, &kind.identity(SECTORS * SECTOR)).await.unwrap();
+    let mut image = disk.image();
+    disk.take_events();
+    disk.memory(|memory| memory.watch());
+    let device = open(reactor, &disk).await;
+    let base = content::model(SECTORS, BELOW_SECTORS);
+    let work = Workload::new(reactor, &disk, &device, base, random.u64(..));
+    work.run(60).await;
+    let stacked_at = seal_at_work(reactor, &disk, &device, &work, next).await;
+    let (record, events) = (work.record.take(), disk.take_events());
+    let history = disk.memory(|memory| memory.take_history());
+    for (count, files) in history.iter().enumerate() {
+        if random.usize(0..boundary_of()) == 0 {
+            let left = SimulatedDisk::new(image.die(&mut random), random.u64(..)).with_memory(files);
+            let found = match next.is_some() && count >= stacked_at {
+                true => stacked(reactor, &left).await,
+                false => reopened(reactor, &left).await,
+            };
+            println!("after event {count} of seed {seed}, stacked after {stacked_at}");
+            Life { base: &work.base, is_durable: true, record: &record, events: count }.check(&found);
+        }
+        if let Some(event) = events.get(count) {
+            image.apply(event);
+        }
+    }
+}
+
+#[test]
+fn the_death_of_the_process_around_a_snapshot_takes_nothing_that_has_completed() {
+    let reactor = reactor();
+    for (seed, kind) in (1..).zip(Kind::ALL) {
+        for next in [None, Some(Kind::Log), Some(Kind::Sparse)] {
+            reactor.block_on(die_around_a_snapshot(&reactor, seed, kind, next)).unwrap();
         }
     }
 }
