@@ -3,6 +3,7 @@
 //!
 //! Reads of 4 KiB of a null device, where nothing else is to be seen, and of a file in the page cache, which is the least that a
 //! request of an image costs. `cargo bench --bench guards`.
+#![expect(clippy::cast_possible_truncation, reason = "a bench runs where usize has 64 bits")]
 
 mod support;
 
@@ -34,7 +35,7 @@ fn main() {
     println!("of zeroes: bare {bare:.0}, guarded {guarded:.0}");
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(&vec![1; (PAGES << 12) as usize]).expect("room for a file");
-    let device = FileDevice::open(file.path()).expect("a device");
+    let device = FileDevice::open(file.path(), true).expect("a device");
     let [bare, guarded] = measure(&reactor, device);
     let ratio = guarded / bare;
     println!(

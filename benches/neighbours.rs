@@ -22,7 +22,7 @@ mod silent_registry;
 #[expect(dead_code, reason = "its layers are made by the other writer")]
 mod synthetic;
 
-use std::{error::Error, path::Path, sync::Arc, time::Duration};
+use std::{error::Error, path::Path, time::Duration};
 
 use layer_writer::{Algorithm, lsmt_of, zfile};
 use load::{Load, Work};
@@ -69,17 +69,11 @@ fn main() -> Result<(), Failure> {
         street.run(home, Work::All)?.times()?;
     }
     silent.fall_silent();
+    let neighbours = [None, Some((&flood_home, 128 << 10)), Some((&silent_home, 4 << 10))];
     let mut all: [Vec<Duration>; 3] = Default::default();
     for _ in 0..ROUNDS {
-        for (times, neighbour) in all.iter_mut().zip([None, Some(&flood_home), Some(&silent_home)]) {
-            let beside = neighbour.map(|home| {
-                let work = if std::ptr::eq(home, &flood_home) {
-                    Work::Flood(128 << 10)
-                } else {
-                    Work::Flood(4 << 10)
-                };
-                street.run(home, work)
-            });
+        for (times, neighbour) in all.iter_mut().zip(neighbours) {
+            let beside = neighbour.map(|(home, bytes)| street.run(home, Work::Flood(bytes)));
             let _beside = beside.transpose()?;
             times.push(percentile(street.run(&quiet_home, Work::Now)?.times()?, 99));
         }
@@ -156,8 +150,8 @@ impl Street {
         );
         let path = self.dir.join(format!("{}.json", address.port()));
         std::fs::write(&path, text)?;
-        let opening = self.factory.open(&self.reactor(), &ImageSpec::Config(path));
-        let opened = self.runtime.block_on(opening)?;
+        let (reactor, spec) = (self.reactor(), ImageSpec::Config(path));
+        let opened = self.runtime.block_on(self.factory.open(&reactor, &spec))?;
         let image = opened.image.ok_or("an image has layers")?;
         Ok(Device::read_only(image, Duration::from_secs(30)))
     }

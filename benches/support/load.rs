@@ -13,7 +13,7 @@ use futures_channel::oneshot;
 use futures_util::future::{join_all, select};
 use stratabd::{
     block::{BlockDevice, BlockQueue},
-    frontend::{AttachRequest, Attachment, Frontend, FrontendError, null::NullFrontend},
+    frontend::{AttachRequest, Attachment, Frontend, FrontendError, Mark, NullFrontend},
     reactor::{Reactor, ReactorHandle},
 };
 
@@ -87,6 +87,7 @@ impl Frontend for Load {
         &self,
         _device: &Arc<D>,
         id: u32,
+        _mark: Option<Mark>,
         _reactors: &[ReactorHandle],
         _deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError> {
