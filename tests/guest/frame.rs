@@ -55,9 +55,3 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
         pause();
     }
 }
-
-/// Lets other processes work for a moment.
-#[expect(clippy::disallowed_methods, reason = "tests wait for other processes")]
-pub(crate) fn pause() {
-    std::thread::sleep(Duration::from_millis(5));
-}
