@@ -32,6 +32,7 @@ pub(crate) struct InfoArgs {
 }
 
 impl InfoArgs {
+    #[expect(clippy::disallowed_methods, reason = "this thread serves nobody")]
     pub(crate) fn run(&self, global: &GlobalArgs, output: &Output) -> Result<(), Failure> {
         let client = global.client()?;
         let id = device_number(&self.device)?;
