@@ -61,17 +61,6 @@ fn each_kind_of_failure_has_its_exit_code_and_says_what_is_wrong() {
         (&["recover"], 2, "required"),
         (&["recover", "3", "--foreground", "--from", "/nowhere"], 3, "no record of a device 3"),
         (&["set", "3"], 2, "required"),
-        (&["list", "--output", "size,colour"], 2, "colour"),
-        (
-            &["add", "--foreground", "--layer", &layer, "--authfile", "/nowhere/auth.json"],
-            3,
-            "/nowhere/auth.json: cannot read it",
-        ),
-        (
-            &["add", "--foreground", "a", "--plain-http", "http://a/v2/"],
-            2,
-            "a host is named as HOST or HOST:PORT",
-        ),
         (&["image", "export", "--config", &empty], 2, "required"),
         (&["image", "export", "--config", &empty, "--sha256", "--force"], 2, "--output"),
         (&["info", "/dev/sda"], 2, "neither the number nor the path"),
@@ -334,6 +323,29 @@ fn a_command_that_may_not_have_its_threads_ends_and_says_so() {
                 let _ = fs::remove_file(made);
             }
         }
+    }
+}
+
+#[test]
+fn what_an_option_names_is_looked_at_before_anything_is_done() {
+    let layer = fixture("lsmt/tiny.lsmt").to_str().unwrap().to_owned();
+    let cases: [(&[&str], i32, &str); 3] = [
+        (&["list", "--output", "size,colour"], 2, "colour"),
+        (
+            &["add", "--foreground", "--layer", &layer, "--authfile", "/nowhere/auth.json"],
+            3,
+            "/nowhere/auth.json: cannot read it",
+        ),
+        (
+            &["add", "--foreground", "a", "--plain-http", "http://a/v2/"],
+            2,
+            "a host is named as HOST or HOST:PORT",
+        ),
+    ];
+    for (arguments, code, part) in cases {
+        let ended = run(arguments);
+        assert_eq!(ended.code, code, "{arguments:?}: {}", ended.err);
+        assert!(ended.err.contains(part), "{arguments:?}: {}", ended.err);
     }
 }
 
