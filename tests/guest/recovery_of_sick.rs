@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     daemon::{SETTINGS, config, fixtures},
     devices::{Direct, pattern},
-    frame::in_guest,
+    frame::{in_guest, pause},
     registry::RANDOM,
     support::{
         daemon::{Daemon, plain_http},
@@ -44,7 +44,7 @@ fn wait_for(daemon: &Daemon, id: u32, state: &str, why: &str) {
             return;
         }
         assert!(began.elapsed() < PATIENCE, "device {id} is {now:?}, and never {state} with {why}");
-        thread::yield_now();
+        pause();
     }
 }
 
