@@ -57,6 +57,8 @@ mod recovery_of_sick;
 mod registry;
 #[path = "guest/registry_faults.rs"]
 mod registry_faults;
+#[path = "guest/removal.rs"]
+mod removal;
 #[path = "guest/resize.rs"]
 mod resize;
 #[path = "guest/smoke.rs"]

@@ -19,7 +19,7 @@ use crate::{
     writable::{MIB, config_with_sparse, config_with_upper, text},
 };
 
-const LINES: u64 = 40;
+const LINES: u64 = 25;
 
 /// A daemon is killed after each round of lines, and nobody but `sync` has made them durable.
 fn every_line_is_there(configure: impl FnOnce(&Daemon, &Path) -> String, options: &[&str]) {

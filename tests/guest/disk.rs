@@ -55,3 +55,10 @@ impl Drop for Disk {
         output_of("losetup", &["-d", &self.loop_device]);
     }
 }
+
+/// Whether a thread of the process waits for a disk, which no signal ends.
+pub(crate) fn waits_for_disk(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stats = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+    stats.into_iter().any(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D')))
+}

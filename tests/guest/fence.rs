@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     daemon::config,
     devices::{Direct, pattern},
-    disk::Disk,
+    disk::{Disk, waits_for_disk},
     frame::{in_guest, wait_until},
     recovery::{SETTINGS, start},
     support::{
@@ -95,13 +95,6 @@ fn a_read_is_waited_for(configure: Configure) {
     wait_until("the device has come back", || Devices::hung_one(&daemon)["state"] == "live");
     assert!(reader.join().unwrap().unwrap() == pattern(BYTES, 1));
     daemon.finish();
-}
-
-/// Whether a thread of the process waits for a disk, which no signal ends.
-fn waits_for_disk(pid: u32) -> bool {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let stats = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("stat")).ok());
-    stats.into_iter().any(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D')))
 }
 
 /// A daemon dies while a flush hangs. The kernel's worker that flushes is a thread of the process, which ends with it and not before.
