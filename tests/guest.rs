@@ -61,6 +61,8 @@ mod registry_faults;
 mod removal;
 #[path = "guest/resize.rs"]
 mod resize;
+#[path = "guest/service.rs"]
+mod service;
 #[path = "guest/smoke.rs"]
 mod smoke;
 #[path = "guest/snapshot.rs"]
