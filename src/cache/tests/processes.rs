@@ -1,6 +1,7 @@
 //! Several real processes on one folder: shared fetches, and kills.
 
 use std::{
+    io::{BufRead, BufReader},
     os::unix::process::ExitStatusExt,
     process::{Child, Command, Stdio},
 };
@@ -25,6 +26,7 @@ fn child_reads_the_whole_blob() {
     let mut random = fastrand::Rng::new();
     let mut offsets: Vec<usize> = (0..SIZE).step_by(16 << 10).collect();
     random.shuffle(&mut offsets);
+    println!("\nbegun");
     for offset in offsets {
         let len = (16 << 10).min(SIZE - offset);
         assert!(bench.read(&blob, offset, len).unwrap() == origin.content[offset..offset + len]);
@@ -68,11 +70,13 @@ fn whatever_is_present_after_a_process_was_killed_has_the_right_bytes() {
     let mut most = 0;
     for _ in 0..12 {
         let mut child = child(dir.path());
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert!(said.any(|line| line == "begun"), "it dies before its start");
         #[expect(
             clippy::disallowed_methods,
             reason = "a test may block, and the moment of the kill is the point"
         )]
-        std::thread::sleep(Duration::from_millis(random.u64(150..1200)));
+        std::thread::sleep(Duration::from_millis(random.u64(0..800)));
         child.kill().unwrap();
         child.wait().unwrap();
         let bench = Bench::new(config(dir.path()));
