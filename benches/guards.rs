@@ -24,7 +24,7 @@ const PAGES: u64 = 4096;
 /// Reads of one round.
 const READS: u64 = 64 << 10;
 
-/// Most nanoseconds that both may cost a read: a hundredth of what a request costs with its way through the driver.
+/// Most nanoseconds that both may cost a read: little beside the microseconds that its way through the driver takes.
 const MOST_NS: f64 = 60.0;
 
 fn main() {
