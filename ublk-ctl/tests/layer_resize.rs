@@ -93,7 +93,7 @@ fn a_growth_that_is_ended_changes_nothing_and_is_done_again() {
         wait_for(&started);
         assert!(Command::new("kill").args([signal, &growing.id().to_string()]).status().unwrap().success());
         let ended = growing.wait().unwrap();
-        let expected = if signal == "-KILL" { (None, Some(9)) } else { (Some(1), None) };
+        let expected = if signal == "-KILL" { (None, Some(9)) } else { (Some(130), None) };
         assert_eq!((ended.code(), ended.signal()), expected);
         fs::remove_dir_all(bench.path("bin")).unwrap();
         fs::remove_file(started).unwrap();
