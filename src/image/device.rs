@@ -10,8 +10,8 @@ use super::{
     index::Index,
     layer::{ATTEMPTS, Layer, LayerDescription},
     metrics::{ImageMetrics, ReadMetrics},
+    open_image::OpenImage,
     read::Reader,
-    stack::Stack,
     standing::Standing,
     superblock,
 };
@@ -54,7 +54,7 @@ impl Default for ImageOptions {
 /// cache.
 #[derive(Debug, Clone)]
 pub struct Image {
-    stack: Arc<Stack>,
+    open: Arc<OpenImage>,
     geometry: Geometry,
     reads: Arc<ReadMetrics>,
 }
@@ -106,20 +106,20 @@ impl Image {
         let index = Index::merge(&segments, size_bytes);
         drop(segments);
         layers.reverse();
-        let stack = Arc::new(Stack {
+        let open = Arc::new(OpenImage {
             layers: layers.into_boxed_slice(),
             index,
             decoded: DecodedBlocks::new(options.decoded_cache_bytes),
             metrics: ImageMetrics::default(),
             standing,
         });
-        let geometry = geometry(reactor, &stack).await?;
-        Ok(Self { stack, geometry, reads: Arc::default() })
+        let geometry = geometry(reactor, &open).await?;
+        Ok(Self { open, geometry, reads: Arc::default() })
     }
 
     /// What the layers say of themselves, the lowest first.
     pub fn layers(&self) -> impl DoubleEndedIterator<Item = &LayerDescription> {
-        self.stack.layers.iter().rev().map(Layer::description)
+        self.open.layers.iter().rev().map(Layer::description)
     }
 
     /// Another handle to the same image that counts its reads by itself: one for each device.
@@ -137,45 +137,45 @@ impl Image {
     /// Counters of all devices of the image.
     #[must_use]
     pub fn metrics(&self) -> &ImageMetrics {
-        &self.stack.metrics
+        &self.open.metrics
     }
 
     /// Whether the layers are what they were when the image was opened, as far as is known. Where a digest has refuted the bytes
     /// of one since, the next read finds out.
     #[must_use]
     pub fn stands(&self) -> bool {
-        self.stack.stands()
+        self.open.stands()
     }
 
     /// The name of a layer that was another blob than that of its digest, if one was found to be: then all reads fail.
     #[must_use]
     pub fn refuted(&self) -> Option<&str> {
-        self.stack.standing.fallen()
+        self.open.standing.fallen()
     }
 
     /// Segments of the merged index.
     #[must_use]
     pub fn segments(&self) -> usize {
-        self.stack.index.segments()
+        self.open.index.segments()
     }
 
     /// Memory of the merged index in bytes.
     #[must_use]
     pub fn index_bytes(&self) -> usize {
-        self.stack.index.memory_bytes()
+        self.open.index.memory_bytes()
     }
 
     /// Memory of the tables of compressed blocks in bytes.
     #[must_use]
     pub fn tables_bytes(&self) -> usize {
-        let tables = self.stack.layers.iter().filter_map(|layer| layer.content.blocks.as_ref());
+        let tables = self.open.layers.iter().filter_map(|layer| layer.content.blocks.as_ref());
         tables.map(|table| table.memory_bytes()).sum()
     }
 
     /// Bytes of decoded blocks that are kept now.
     #[must_use]
     pub fn decoded_bytes(&self) -> u64 {
-        self.stack.decoded.as_ref().map_or(0, DecodedBlocks::bytes)
+        self.open.decoded.as_ref().map_or(0, DecodedBlocks::bytes)
     }
 }
 
@@ -187,16 +187,16 @@ impl BlockDevice for Image {
     }
 
     fn reach_bytes(&self) -> u64 {
-        self.stack.index.reach_bytes()
+        self.open.index.reach_bytes()
     }
 
     fn reads_to_slots(&self) -> bool {
-        self.stack.layers.iter().any(|layer| layer.content.blocks.is_none() && layer.source.file().is_some())
+        self.open.layers.iter().any(|layer| layer.content.blocks.is_none() && layer.source.file().is_some())
     }
 
     fn open_queue(&self, reactor: &Reactor) -> Result<ImageQueue, BlockError> {
         Ok(ImageQueue {
-            reader: Reader::new(Arc::clone(&self.stack), Arc::clone(&self.reads), reactor.clone()),
+            reader: Reader::new(Arc::clone(&self.open), Arc::clone(&self.reads), reactor.clone()),
         })
     }
 }
@@ -263,11 +263,11 @@ async fn open_all(
 }
 
 /// Pages as blocks where size and file system allow it, sectors otherwise.
-async fn geometry(reactor: &Reactor, stack: &Arc<Stack>) -> Result<Geometry, ImageError> {
-    let size_bytes = stack.index.size_bytes();
+async fn geometry(reactor: &Reactor, open: &Arc<OpenImage>) -> Result<Geometry, ImageError> {
+    let size_bytes = open.index.size_bytes();
     let mut logical = 512;
     if size_bytes.is_multiple_of(u64::from(PAGE_BYTES)) {
-        let reader = Reader::new(Arc::clone(stack), Arc::default(), reactor.clone());
+        let reader = Reader::new(Arc::clone(open), Arc::default(), reactor.clone());
         let mut head = [0; superblock::HEAD_BYTES];
         reader.read(0, &mut head).await?;
         let mut block_bytes = superblock::block_bytes(&head);

@@ -11,8 +11,8 @@ mod error;
 pub mod index;
 mod layer;
 mod metrics;
+mod open_image;
 mod read;
-mod stack;
 mod standing;
 pub mod superblock;
 

@@ -12,7 +12,7 @@ use std::sync::{
 use futures_channel::oneshot;
 use futures_util::future::{FutureExt, Shared};
 
-use super::{ImageError, stack::Stack};
+use super::{ImageError, open_image::OpenImage};
 use crate::{
     block::{BlockError, ErrorKind},
     reactor::Reactor,
@@ -46,7 +46,7 @@ impl Standing {
     }
 }
 
-impl Stack {
+impl OpenImage {
     /// Finds out whether what was made of the layers may be used.
     ///
     /// # Errors
@@ -76,9 +76,9 @@ impl Stack {
         let (sender, receiver) = oneshot::channel();
         let look = receiver.shared();
         *current = Some(look.clone());
-        let (stack, on) = (Arc::clone(self), reactor.clone());
+        let (image, on) = (Arc::clone(self), reactor.clone());
         reactor.spawn(async move {
-            let looked = stack.look_at_layers(&on).await;
+            let looked = image.look_at_layers(&on).await;
             // Nobody may wait for it any more.
             let _ = sender.send(looked);
         });

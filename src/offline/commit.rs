@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OfflineError, PackOptions, Watch, hold::Hold, output::Output, pack::pack, source::Source};
+use super::{OfflineError, PackOptions, Watch, lock::LockMode, output::Output, pack::pack, source::Source};
 use crate::format::{
     lsmt::{LayerIdentity, Packing, UserTag},
     uuid::Uuid,
@@ -46,7 +46,7 @@ pub fn commit<P: Fn(u64, u64) + Sync>(
     options: &PackOptions,
     watch: &Watch<P>,
 ) -> Result<Committed, OfflineError> {
-    let source = Source::open(data, index, Hold::Shared)?;
+    let source = Source::open(data, index, LockMode::Shared)?;
     source.require_whole(options.allow_torn)?;
     let identity = naming.of(&source.identity, options.packing);
     let output = Output::create(output, options.tar, options.overwrite)?;

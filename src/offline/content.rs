@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     OfflineError,
-    hold::{Held, Hold},
+    lock::{LockMode, LockedFile},
     patient::open_at_once,
 };
 use crate::{
@@ -28,7 +28,7 @@ pub(super) struct Content {
     path: Arc<PathBuf>,
     file: Arc<File>,
     /// What keeps others from it.
-    held: Option<Arc<Held>>,
+    held: Option<Arc<LockedFile>>,
     /// The LSMT file, or the ZFile around it.
     payload: ByteRange,
     table: Option<Arc<JumpTable>>,
@@ -120,10 +120,10 @@ impl Content {
         self.table.is_none() && self.payload.start() == 0
     }
 
-    /// Keeps others from using it as `hold` says for as long as a clone of this lives, and has the size that it has from now on.
+    /// Keeps others from using it as `mode` says for as long as a clone of this lives, and has the size that it has from now on.
     /// Only for one that is bare.
-    pub(super) fn held(self, hold: Hold) -> Result<Self, OfflineError> {
-        let held = Some(Arc::new(hold.take(&self.file, &self.path)?));
+    pub(super) fn locked(self, mode: LockMode) -> Result<Self, OfflineError> {
+        let held = Some(Arc::new(mode.take(&self.file, &self.path)?));
         let size = self.file.metadata().map_err(OfflineError::io(&self.path, "open it"))?.size();
         Ok(Self { held, payload: ByteRange::between(0, size), ..self })
     }
@@ -133,7 +133,7 @@ impl Content {
     pub(super) fn unwritten(self) -> Result<Self, OfflineError> {
         let may_be_written =
             self.held.is_none() && self.is_bare() && lsmt::decode_data_header(&self.head()?).is_ok();
-        if may_be_written { self.held(Hold::Shared) } else { Ok(self) }
+        if may_be_written { self.locked(LockMode::Shared) } else { Ok(self) }
     }
 
     /// The first `size_bytes` of it, or all of less. Only for one that is bare.

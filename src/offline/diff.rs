@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     OfflineError, Stack, Watch,
     content::Content,
-    hold::Hold,
+    lock::LockMode,
     pipeline::{in_order, workers},
     place::SECTOR,
     source::Source,
@@ -49,7 +49,7 @@ pub fn diff<P: Fn(u64, u64) + Sync>(
     watch: &Watch<P>,
 ) -> Result<Compared, OfflineError> {
     compare_sources(
-        &[Source::open_stack(left, Hold::Shared)?, Source::open_stack(right, Hold::Shared)?],
+        &[Source::open_stack(left, LockMode::Shared)?, Source::open_stack(right, LockMode::Shared)?],
         threads,
         watch,
     )

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    OfflineError, PackOptions, Stack, Watch, hold::Hold, output::Output, pack::pack, source::Source,
+    OfflineError, PackOptions, Stack, Watch, lock::LockMode, output::Output, pack::pack, source::Source,
 };
 use crate::format::lsmt::Packing;
 
@@ -21,7 +21,7 @@ pub fn fold<P: Fn(u64, u64) + Sync>(
     output: &Path,
     watch: &Watch<P>,
 ) -> Result<u64, OfflineError> {
-    let source = Source::open_stack(&Stack { lowers: layers.to_vec(), upper: None }, Hold::Shared)?;
+    let source = Source::open_stack(&Stack { lowers: layers.to_vec(), upper: None }, LockMode::Shared)?;
     let options = PackOptions {
         packing: Packing::Aligned,
         compression: None,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    Committed, Naming, OfflineError, PackOptions, Stack, Watch, hold::Hold, output::Output, pack::pack,
+    Committed, Naming, OfflineError, PackOptions, Stack, Watch, lock::LockMode, output::Output, pack::pack,
     source::Source,
 };
 use crate::format::lsmt::Packing;
@@ -25,7 +25,7 @@ pub fn merge<P: Fn(u64, u64) + Sync>(
     options: &PackOptions,
     watch: &Watch<P>,
 ) -> Result<Committed, OfflineError> {
-    let mut source = Source::open_stack(stack, Hold::Shared)?;
+    let mut source = Source::open_stack(stack, LockMode::Shared)?;
     source.require_whole(options.allow_torn)?;
     if options.packing == Packing::AsUpstream {
         source.identity.parent_uuid = source.last_parent_uuid;

@@ -21,7 +21,7 @@ use rustix::{
 
 use super::{
     OfflineError,
-    hold::{Held, Hold},
+    lock::{LockMode, LockedFile},
     patient::open_at_once,
 };
 use crate::format::lsmt::{self, SLOT_BYTES};
@@ -51,7 +51,7 @@ pub struct PartFile {
     /// Bytes of the file that were written since the disk was last told to begin.
     unsent: Range<u64>,
     /// What is to be replaced; held, so that no device is made of it meanwhile, which would go on writing to what has no name.
-    replaced: Option<Held>,
+    replaced: Option<LockedFile>,
 }
 
 impl PartFile {
@@ -98,7 +98,7 @@ impl PartFile {
         };
         // One that cannot be read is no device's here.
         let replaced = found.as_ref().and_then(|_| open_at_once(path).ok()).map(Arc::new);
-        let replaced = replaced.map(|file| Hold::Shared.take(&file, path)).transpose()?;
+        let replaced = replaced.map(|file| LockMode::Shared.take(&file, path)).transpose()?;
         let index =
             replaced.as_ref().and_then(|held| lsmt::decode_index_header(&slot_of(held.file()).ok()?).ok());
         if index.is_some_and(|header| !may_replace_index(&header)) {

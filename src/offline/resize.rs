@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Difference, OfflineError, Upper,
     create::check_size,
-    hold::Hold,
+    lock::LockMode,
     log_index::{next_index, put_index},
     source::{Kind, Source},
     window::Side,
@@ -49,7 +49,7 @@ pub fn resize(
 ) -> Result<Resized, OfflineError> {
     let path = upper.data.as_path();
     check_size(path, after_bytes)?;
-    let mut device = Source::open(path, upper.index.as_deref(), Hold::Exclusive)?;
+    let mut device = Source::open(path, upper.index.as_deref(), LockMode::Exclusive)?;
     let own_bytes = device.identity.virtual_size_bytes;
     if own_bytes == 0 || !own_bytes.is_multiple_of(BLOCK_BYTES) {
         device = Source::over(lowers, Some(device))?;

@@ -21,7 +21,7 @@ use super::{
     create::check_size,
     diff::compare_sources,
     e2fs, flat,
-    hold::Hold,
+    lock::LockMode,
     resize::{rest_of_last_block, set_size},
     source::{Kind, Source},
     window::Side,
@@ -73,7 +73,7 @@ pub fn resize_ext4<P: Fn(u64, u64) + Sync>(
     let path = upper.data.as_path();
     check_size(path, after_bytes)?;
     let stack = Stack { lowers: lowers.to_vec(), upper: Some(upper.clone()) };
-    let mut device = Source::open_stack(&stack, Hold::Exclusive)?;
+    let mut device = Source::open_stack(&stack, LockMode::Exclusive)?;
     if device.kind == Kind::Sealed {
         return Err(OfflineError::Sealed(path.to_owned()));
     }

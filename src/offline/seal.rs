@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     OfflineError,
     content::Content,
-    hold::Hold,
+    lock::LockMode,
     source::{Kind, Source, has_its_trailer, sparse_end, writable},
 };
 use crate::{block::SECTOR_BYTES, format::lsmt};
@@ -38,7 +38,7 @@ pub fn require_sealed(data: &Path) -> Result<(), OfflineError> {
 /// # Errors
 /// [`OfflineError`]; then the file is as it was.
 pub fn seal(data: &Path, index: Option<&Path>, allow_torn: bool) -> Result<SealedLayer, OfflineError> {
-    let source = Source::open(data, index, Hold::Exclusive)?;
+    let source = Source::open(data, index, LockMode::Exclusive)?;
     let sealed = || OfflineError::Sealed(data.to_owned());
     let content = source.files.first().filter(|_| source.kind != Kind::Sealed).ok_or_else(sealed)?;
     source.require_whole(allow_torn)?;

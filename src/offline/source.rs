@@ -13,8 +13,8 @@ use rustix::{
 use super::{
     OfflineError,
     content::{Bench, Content},
-    hold::Hold,
     journal::require_no_journal,
+    lock::LockMode,
 };
 use crate::{
     block::SECTOR_BYTES,
@@ -84,10 +84,10 @@ impl Source {
     /// Opens the layer whose data, or all of it, is in the file `data`. The data file of a log-structured writable layer needs
     /// its `index`; of a sparse one that is not looked at, and with another it is refused. One that may be written is held, as long as this lives, and is refused
     /// where a device has it.
-    pub(super) fn open(data: &Path, index: Option<&Path>, hold: Hold) -> Result<Self, OfflineError> {
+    pub(super) fn open(data: &Path, index: Option<&Path>, mode: LockMode) -> Result<Self, OfflineError> {
         let mut content = Content::open(data)?;
         if writable(&content, index)?.is_some() {
-            content = content.held(hold)?;
+            content = content.locked(mode)?;
         }
         // Looked at once more: until it was held it could change.
         match writable(&content, index)? {
@@ -111,9 +111,9 @@ impl Source {
     /// Opens a stack: sealed layers, the lowest first, under one that may be written. What is seen of it from above is its segments.
     /// The files are numbered from the top, and the one that may be written has the last number, as upstream has it.
     /// It is held as long as this lives.
-    pub(super) fn open_stack(stack: &Stack, hold: Hold) -> Result<Self, OfflineError> {
+    pub(super) fn open_stack(stack: &Stack, mode: LockMode) -> Result<Self, OfflineError> {
         let upper = match &stack.upper {
-            Some(Upper { data, index }) => Some(Self::open(data, index.as_deref(), hold)?),
+            Some(Upper { data, index }) => Some(Self::open(data, index.as_deref(), mode)?),
             None => None,
         };
         Self::over(&stack.lowers, upper)

@@ -15,7 +15,7 @@ use io_uring::types::Timespec;
 use super::{Buffer, BufferSlot, ring::Ring};
 
 /// What the kernel may touch while an operation is in flight, and so must stay until its completion.
-pub(super) enum Held {
+pub(super) enum Resources {
     /// Memory and the file that it moves to or from.
     Transfer(Buffer, Arc<OwnedFd>),
     /// A file without memory.
@@ -33,7 +33,7 @@ pub(super) enum Held {
     Gone,
 }
 
-impl Held {
+impl Resources {
     /// Whether the kernel may touch memory of it, and can be made to end soon: a command that waits in a driver cannot.
     pub(super) fn is_awaited(&self) -> bool {
         matches!(self, Self::Transfer(..) | Self::Time(_))
@@ -53,7 +53,7 @@ impl Held {
 
 /// An operation between its submission and the end of its future; its place in the slab is its user data.
 pub(super) struct Operation {
-    pub(super) held: Held,
+    pub(super) held: Resources,
     pub(super) state: State,
 }
 
@@ -85,7 +85,7 @@ impl Completion {
 }
 
 impl Future for Completion {
-    type Output = (io::Result<u32>, Held);
+    type Output = (io::Result<u32>, Resources);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let index = self.index.expect("not polled after it was ready");

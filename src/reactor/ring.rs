@@ -17,7 +17,7 @@ use slab::Slab;
 use super::{
     config::ReactorConfig,
     inbox::Inbox,
-    operation::{Completion, Held, Operation, State},
+    operation::{Completion, Operation, Resources, State},
 };
 
 /// User data of the poll on the inbox's eventfd.
@@ -78,7 +78,7 @@ impl Ring {
     /// # Safety
     /// Everything that `entry` points to lies in `held`, at an address that does not change when `held` moves,
     /// and nothing else uses it until the completion has been taken.
-    pub(super) unsafe fn start(self: &Rc<Self>, entry: squeue::Entry, held: Held) -> Completion {
+    pub(super) unsafe fn start(self: &Rc<Self>, entry: squeue::Entry, held: Resources) -> Completion {
         let index = self.operations.borrow_mut().insert(Operation { held, state: State::Waiting(None) });
         // SAFETY: the caller's promise; `held` stays in the slab until the completion has been reaped, or is leaked.
         unsafe { self.push(entry.user_data(index as u64)) };
@@ -199,7 +199,7 @@ impl Ring {
     pub(super) fn abandon(&self, index: usize) {
         let mut operations = self.operations.borrow_mut();
         let Some(operation) = operations.get_mut(index) else { return };
-        let is_timer = matches!(operation.held, Held::Time(_));
+        let is_timer = matches!(operation.held, Resources::Time(_));
         match std::mem::replace(&mut operation.state, State::Abandoned) {
             State::Done(_) => {
                 let operation = operations.remove(index);
@@ -255,14 +255,14 @@ impl Ring {
         for (_, operation) in self.operations.borrow_mut().iter_mut() {
             if operation.is_in_flight() {
                 leaked += u32::from(operation.held.is_awaited());
-                gone.push(std::mem::replace(&mut operation.held, Held::Gone));
+                gone.push(std::mem::replace(&mut operation.held, Resources::Gone));
             }
         }
         if leaked > 0 {
             tracing::error!(operations = leaked, "the kernel did not end these; their memory is leaked");
         }
         // Only now: what is dropped may come back here.
-        gone.into_iter().for_each(Held::let_go);
+        gone.into_iter().for_each(Resources::let_go);
     }
 }
 

@@ -27,7 +27,7 @@ use super::{
     contain::contain,
     executor::{Executor, is_own_thread},
     inbox::{Inbox, Message},
-    operation::{Completion, Held},
+    operation::{Completion, Resources},
     pace::Stretch,
     ring::Ring,
     share::Share,
@@ -151,7 +151,7 @@ impl Reactor {
             .build();
         // SAFETY: the pointer leads into the buffer's heap memory, which does not move with the buffer and is held
         // until the completion; the length is the buffer's.
-        let started = unsafe { self.inner.ring.start(entry, Held::Transfer(buffer, Arc::clone(file))) };
+        let started = unsafe { self.inner.ring.start(entry, Resources::Transfer(buffer, Arc::clone(file))) };
         finish_transfer(started).await
     }
 
@@ -179,7 +179,8 @@ impl Reactor {
             .build();
         // SAFETY: the entry points to no memory of this program: only drivers put buffers into the table, and theirs are the
         // kernel's own pages. The place is held, so that it becomes no other request's before the read has been submitted.
-        let started = unsafe { self.inner.ring.start(entry, Held::Slot(Arc::clone(file), Rc::clone(slot))) };
+        let started =
+            unsafe { self.inner.ring.start(entry, Resources::Slot(Arc::clone(file), Rc::clone(slot))) };
         started.await.0.map(|count| count as usize)
     }
 
@@ -221,7 +222,7 @@ impl Reactor {
             .rw_flags(flags.bits().cast_signed())
             .build();
         // SAFETY: as for reading; the kernel only reads the memory.
-        let started = unsafe { self.inner.ring.start(entry, Held::Transfer(buffer, Arc::clone(file))) };
+        let started = unsafe { self.inner.ring.start(entry, Resources::Transfer(buffer, Arc::clone(file))) };
         finish_transfer(started).await
     }
 
@@ -233,7 +234,7 @@ impl Reactor {
         let entry =
             opcode::Fsync::new(types::Fd(file.as_raw_fd())).flags(types::FsyncFlags::DATASYNC).build();
         // SAFETY: the entry points to no memory.
-        let started = unsafe { self.inner.ring.start(entry, Held::File(Arc::clone(file))) };
+        let started = unsafe { self.inner.ring.start(entry, Resources::File(Arc::clone(file))) };
         started.await.0.map(drop)
     }
 
@@ -244,7 +245,7 @@ impl Reactor {
     pub async fn sync_all(&self, file: &Arc<OwnedFd>) -> io::Result<()> {
         let entry = opcode::Fsync::new(types::Fd(file.as_raw_fd())).build();
         // SAFETY: the entry points to no memory.
-        let started = unsafe { self.inner.ring.start(entry, Held::File(Arc::clone(file))) };
+        let started = unsafe { self.inner.ring.start(entry, Resources::File(Arc::clone(file))) };
         started.await.0.map(drop)
     }
 
@@ -264,7 +265,7 @@ impl Reactor {
         let entry =
             opcode::Fallocate::new(types::Fd(file.as_raw_fd()), len).offset(offset).mode(mode).build();
         // SAFETY: the entry points to no memory.
-        let started = unsafe { self.inner.ring.start(entry, Held::File(Arc::clone(file))) };
+        let started = unsafe { self.inner.ring.start(entry, Resources::File(Arc::clone(file))) };
         started.await.0.map(drop)
     }
 
@@ -273,7 +274,7 @@ impl Reactor {
         let time = Rc::new(types::Timespec::from(duration.min(LONGEST_SLEEP)));
         let entry = opcode::Timeout::new(Rc::as_ptr(&time)).build();
         // SAFETY: the time is on the heap and is held until the completion.
-        let started = unsafe { self.inner.ring.start(entry, Held::Time(time)) };
+        let started = unsafe { self.inner.ring.start(entry, Resources::Time(time)) };
         // Ends with ETIME, which is what was asked for.
         let _ = started.await;
     }
@@ -317,7 +318,7 @@ impl Reactor {
             .cmd(argument)
             .addr(Some(address))
             .build();
-        let held = Held::Command(Arc::clone(file), memory.map(Rc::clone));
+        let held = Resources::Command(Arc::clone(file), memory.map(Rc::clone));
         // SAFETY: the argument is copied into the entry; what it points to is held, by the caller's promise.
         let started = unsafe { self.inner.ring.start(entry, held) };
         started.await.0
@@ -430,7 +431,7 @@ impl Wake for MainWake {
 
 async fn finish_transfer(started: Completion) -> (io::Result<usize>, Buffer) {
     let (result, held) = started.await;
-    let Held::Transfer(buffer, _) = held else { unreachable!("a transfer holds its buffer") };
+    let Resources::Transfer(buffer, _) = held else { unreachable!("a transfer holds its buffer") };
     (result.map(|count| count as usize), buffer)
 }
 

@@ -37,7 +37,7 @@ pub(super) enum Layer<M> {
 /// What keeps bytes of a layer as they were found until it is dropped.
 #[derive(Debug)]
 #[expect(dead_code, reason = "they are held, not looked at")]
-pub(super) enum Held<'a> {
+pub(super) enum ReadGuard<'a> {
     /// Nothing is punched out of a log.
     Room(Pin<'a>),
     /// Nothing is written over blocks of a sparse file.
@@ -98,15 +98,15 @@ impl<M: Medium> Layer<M> {
 
     /// Looks up sectors of the device for somebody who reads what was found, which stays as it is until what comes with it is
     /// dropped.
-    pub(super) async fn look(&self, sectors: Range<u64>) -> (Vec<Piece>, Held<'_>) {
+    pub(super) async fn look(&self, sectors: Range<u64>) -> (Vec<Piece>, ReadGuard<'_>) {
         match self {
             Self::Log(layer) => {
                 let (pieces, pin) = layer.find(sectors);
-                (pieces, Held::Room(pin))
+                (pieces, ReadGuard::Room(pin))
             }
             Self::Sparse(layer) => {
                 let claim = layer.still(sectors.clone()).await;
-                (layer.pieces(sectors), Held::Blocks(claim))
+                (layer.pieces(sectors), ReadGuard::Blocks(claim))
             }
         }
     }

@@ -17,7 +17,7 @@ use super::{
     LayerFiles, LayerLink, LogLimits, MergedLayer, UpperError, WriteMetrics, check_parents,
     extents::Piece,
     gate::{Closed, Gate},
-    layer::{Held, Layer},
+    layer::{Layer, ReadGuard},
     medium::Medium,
     merged::Below,
     view::{Reader, View},
@@ -52,7 +52,7 @@ pub(super) struct Layers<M> {
 pub(super) struct Found<'a, M> {
     pub(super) parts: Vec<Part<'a, M>>,
     /// Keeps the bytes in the file of the layer that takes writes; nothing happens to the others.
-    pub(super) held: Option<Held<'a>>,
+    pub(super) held: Option<ReadGuard<'a>>,
 }
 
 /// A part of a range.

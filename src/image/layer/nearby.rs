@@ -24,12 +24,12 @@ const TAIL_MOST_BYTES: u64 = 4 << 20;
 pub(super) struct Nearby<'a> {
     source: &'a dyn BlobSource,
     reactor: &'a Reactor,
-    held: Vec<Held>,
+    held: Vec<Fetched>,
     /// What was asked for.
-    used: Vec<Held>,
+    used: Vec<Fetched>,
 }
 
-struct Held {
+struct Fetched {
     range: ByteRange,
     bytes: Bytes,
 }
@@ -58,7 +58,7 @@ impl<'a> Nearby<'a> {
         let reads = ranges.iter().map(|range| async move {
             let mut bytes = vec![0; in_memory(range.len())];
             source.read(reactor, range.start(), &mut bytes).await?;
-            Ok(Held { range: *range, bytes: bytes.into() })
+            Ok(Fetched { range: *range, bytes: bytes.into() })
         });
         self.held.extend(try_join_all(reads).await?);
         Ok(())
@@ -67,7 +67,7 @@ impl<'a> Nearby<'a> {
     /// The bytes of `range`, of which only those are read that are not held yet. What is made of the blob follows from them.
     pub(super) async fn get(&mut self, range: ByteRange) -> Result<Bytes, SourceError> {
         let bytes = self.bring(range).await?;
-        self.used.push(Held { range, bytes: bytes.clone() });
+        self.used.push(Fetched { range, bytes: bytes.clone() });
         Ok(bytes)
     }
 
@@ -91,7 +91,7 @@ impl<'a> Nearby<'a> {
             whole.extend_from_slice(&self.find(part).unwrap_or_default());
         }
         let bytes = Bytes::from(whole);
-        self.held.push(Held { range, bytes: bytes.clone() });
+        self.held.push(Fetched { range, bytes: bytes.clone() });
         Ok(bytes)
     }
 

@@ -1,14 +1,14 @@
 //! Runs of neighbouring compressed blocks, and decoding them.
 
 use super::{
+    block_part::{BlockPart, outside},
     damage::Damaged,
-    piece::{Piece, outside},
     scratch::Workbench,
 };
 use crate::{
     block::ByteRange,
     format::zfile::{Block, Decoder, JumpTable},
-    image::{LayerError, decoded::BlockKey, layer::Layer, stack::Stack},
+    image::{LayerError, decoded::BlockKey, layer::Layer, open_image::OpenImage},
 };
 
 /// Neighbouring blocks of one layer.
@@ -57,11 +57,11 @@ impl BlockRun {
         (self.last - self.first.block) as usize + 1
     }
 
-    /// The pieces that lie in its blocks, of some sorted ones.
-    pub(super) fn trim<'p>(&self, pieces: &'p [Piece]) -> &'p [Piece] {
-        let end = pieces.partition_point(|piece| piece.key.block <= self.last);
-        let start = pieces.partition_point(|piece| piece.key.block < self.first.block);
-        pieces.get(start..end).unwrap_or_default()
+    /// The parts that lie in its blocks, of some sorted ones.
+    pub(super) fn trim<'p>(&self, parts: &'p [BlockPart]) -> &'p [BlockPart] {
+        let end = parts.partition_point(|part| part.key.block <= self.last);
+        let start = parts.partition_point(|part| part.key.block < self.first.block);
+        parts.get(start..end).unwrap_or_default()
     }
 }
 
@@ -70,15 +70,15 @@ pub(super) struct Decoded<'p> {
     /// Bytes that were decoded, damaged blocks included.
     pub(super) bytes: usize,
     /// Pieces of blocks that were not looked at.
-    pub(super) rest: &'p [Piece],
-    /// Blocks that are wrong, and the pieces of each.
-    pub(super) damaged: Vec<(Damaged, &'p [Piece])>,
+    pub(super) rest: &'p [BlockPart],
+    /// Blocks that are wrong, and the parts of each.
+    pub(super) damaged: Vec<(Damaged, &'p [BlockPart])>,
 }
 
 /// The compressed layer whose blocks are decoded.
 #[derive(Clone, Copy)]
 pub(super) struct Blocks<'a> {
-    pub(super) stack: &'a Stack,
+    pub(super) image: &'a OpenImage,
     pub(super) layer: &'a Layer,
     pub(super) table: &'a JumpTable,
     /// Blocks that are used whole go into the cache too.
@@ -86,29 +86,29 @@ pub(super) struct Blocks<'a> {
 }
 
 impl<'a> Blocks<'a> {
-    pub(super) fn new(stack: &'a Stack, rank: u8, keep_whole: bool) -> Option<Self> {
-        let layer = stack.layer(rank)?;
-        Some(Self { stack, layer, table: layer.content.blocks.as_ref()?, keep_whole })
+    pub(super) fn new(image: &'a OpenImage, rank: u8, keep_whole: bool) -> Option<Self> {
+        let layer = image.layer(rank)?;
+        Some(Self { image, layer, table: layer.content.blocks.as_ref()?, keep_whole })
     }
 
     /// Counts blocks that were decoded.
     pub(super) fn count(&self, blocks: usize) {
-        self.stack.metrics.decoded_blocks.inc_by(blocks as u64);
+        self.image.metrics.decoded_blocks.inc_by(blocks as u64);
     }
 
-    /// Decodes the blocks of `run` that `pieces` are of, one after the other, until so many bytes are decoded.
+    /// Decodes the blocks of `run` that `parts` are of, one after the other, until so many bytes are decoded.
     pub(super) fn decode_some<'p>(
         &self,
         run: &BlockRun,
         encoded: &[u8],
-        pieces: &'p [Piece],
+        parts: &'p [BlockPart],
         workbench: &mut Workbench,
         dest: &mut [u8],
         limit: usize,
     ) -> Result<Decoded<'p>, LayerError> {
-        let mut decoded = Decoded { bytes: 0, rest: pieces, damaged: Vec::new() };
+        let mut decoded = Decoded { bytes: 0, rest: parts, damaged: Vec::new() };
         let mut count = 0;
-        for of_block in pieces.chunk_by(|a, b| a.key.block == b.key.block) {
+        for of_block in parts.chunk_by(|a, b| a.key.block == b.key.block) {
             if decoded.bytes >= limit {
                 break;
             }
@@ -123,38 +123,38 @@ impl<'a> Blocks<'a> {
         Ok(decoded)
     }
 
-    /// Checks and decodes the block that all of `pieces` are of and fills their parts of `dest`. `encoded` has the
+    /// Checks and decodes the block that all of `parts` are of and fills their parts of `dest`. `encoded` has the
     /// bytes of `run`. Returns the damage, if there is any; then nothing of `dest` is to be relied on.
     pub(super) fn decode(
         &self,
         run: &BlockRun,
         encoded: &[u8],
-        pieces: &[Piece],
+        parts: &[BlockPart],
         workbench: &mut Workbench,
         dest: &mut [u8],
     ) -> Result<Option<Damaged>, LayerError> {
-        let key = pieces.first().ok_or_else(outside)?.key;
+        let key = parts.first().ok_or_else(outside)?.key;
         let block = self.table.block(key.block).ok_or_else(outside)?;
         let size = usize::try_from(block.content.len()).map_err(|_| outside())?;
-        let whole = match pieces {
-            [piece] if piece.within == 0 && piece.len as usize == size => Some(piece),
+        let whole = match parts {
+            [part] if part.within == 0 && part.len as usize == size => Some(part),
             _ => None,
         };
         let Workbench { decoder, block: room } = workbench;
         let target = match whole {
-            Some(piece) => piece.place(dest),
+            Some(part) => part.place(dest),
             None => room.get_mut(..size),
         };
         let target = target.ok_or_else(outside)?;
         if let Some(damaged) = self.decode_to(key, &block, run, encoded, decoder, target)? {
             return Ok(Some(damaged));
         }
-        if let Some(decoded) = self.stack.decoded.as_ref().filter(|_| whole.is_none() || self.keep_whole) {
+        if let Some(decoded) = self.image.decoded.as_ref().filter(|_| whole.is_none() || self.keep_whole) {
             decoded.insert(key, target);
         }
         if whole.is_none() {
             let decoded = room.get(..size).ok_or_else(outside)?;
-            pieces.iter().try_for_each(|piece| piece.copy(decoded, dest)).ok_or_else(outside)?;
+            parts.iter().try_for_each(|part| part.copy(decoded, dest)).ok_or_else(outside)?;
         }
         Ok(None)
     }
@@ -174,7 +174,7 @@ impl<'a> Blocks<'a> {
         let damaged = self.decode_to(key, &block, run, encoded, decoder, target)?;
         if damaged.is_none() {
             self.count(1);
-            if let Some(decoded) = &self.stack.decoded {
+            if let Some(decoded) = &self.image.decoded {
                 decoded.insert(key, target);
             }
         }
@@ -193,7 +193,7 @@ impl<'a> Blocks<'a> {
     ) -> Result<Option<Damaged>, LayerError> {
         let encoded = part_of(run, block, encoded).ok_or_else(outside)?;
         let Err(error) = decoder.decode(self.table.layout(), block, encoded, target) else { return Ok(None) };
-        self.stack.metrics.damaged_blocks.inc();
+        self.image.metrics.damaged_blocks.inc();
         let run = BlockRun { first: key, last: key.block, encoded: block.encoded };
         Ok(Some(Damaged { key, run, error }))
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{
     Failure,
+    block_part::outside,
     blocks::{BlockRun, Blocks},
-    piece::outside,
     scratch::with_scratch,
 };
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
         LayerError,
         decoded::BlockKey,
         layer::{ATTEMPTS, Layer},
-        stack::Stack,
+        open_image::OpenImage,
     },
     source::Readiness,
 };
@@ -62,10 +62,10 @@ impl Damages {
     ///
     /// # Errors
     /// As of [`Damages::note`], and those of the sources.
-    pub(super) async fn mend(&mut self, stack: &Stack) -> Result<(), Failure> {
+    pub(super) async fn mend(&mut self, image: &OpenImage) -> Result<(), Failure> {
         while let Some(Damaged { key, run, .. }) = self.forgotten.pop() {
             let failed = |error| Failure { layer: key.layer, error };
-            let blocks = Blocks::new(stack, key.layer, true).ok_or_else(|| failed(outside()))?;
+            let blocks = Blocks::new(image, key.layer, true).ok_or_else(|| failed(outside()))?;
             if let Some(damaged) = check(&blocks, &run).map_err(failed)? {
                 self.note(blocks.layer, damaged).map_err(failed)?;
                 let range = blocks.layer.content.in_blob(run.encoded);

@@ -6,9 +6,9 @@
 //! others have their turn. A read into a pool's buffer gives it back while it waits for the fetch, and then begins again with
 //! everything near.
 
+mod block_part;
 mod blocks;
 mod damage;
-mod piece;
 mod scratch;
 mod short;
 mod step;
@@ -22,7 +22,7 @@ use super::{
     LayerError,
     index::Cursor,
     metrics::{ReadMetrics, SourceClass},
-    stack::Stack,
+    open_image::OpenImage,
 };
 use crate::{
     block::{BlockError, ByteRange, ErrorKind, acquire},
@@ -36,7 +36,7 @@ use wait::Fetch;
 /// Bytes of a request that are served together; the block layer's requests end at 1 MiB.
 const STEP_BYTES: u64 = 1 << 20;
 
-/// Extents of a request that are served together. With [`STEP_BYTES`] it bounds the pieces of a step: an extent begins or
+/// Extents of a request that are served together. With [`STEP_BYTES`] it bounds the parts of a step: an extent begins or
 /// ends in at most two blocks that others share, and the rest of 1 MiB has 256 blocks of 4 KiB.
 const STEP_EXTENTS: usize = 256;
 
@@ -58,7 +58,7 @@ const FAR_ROUNDS: u32 = 64;
 /// Reads one image on one reactor.
 #[derive(Debug)]
 pub(super) struct Reader {
-    stack: Arc<Stack>,
+    image: Arc<OpenImage>,
     metrics: Arc<ReadMetrics>,
     reactor: Reactor,
     cursor: Cell<Cursor>,
@@ -67,8 +67,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(stack: Arc<Stack>, metrics: Arc<ReadMetrics>, reactor: Reactor) -> Self {
-        Self { stack, metrics, reactor, cursor: Cell::default(), ended: Cell::default() }
+    pub(super) fn new(image: Arc<OpenImage>, metrics: Arc<ReadMetrics>, reactor: Reactor) -> Self {
+        Self { image, metrics, reactor, cursor: Cell::default(), ended: Cell::default() }
     }
 
     /// Fills `dest` with the bytes at `offset` of the device.
@@ -111,19 +111,19 @@ impl Reader {
                 }
                 Progress::Far(fetch) => {
                     drop(dest);
-                    let near = fetch.and_then(|()| damages.mend(&self.stack));
-                    near.await.map_err(|failure| failure.into_block_error(&self.stack))?;
+                    let near = fetch.and_then(|()| damages.mend(&self.image));
+                    near.await.map_err(|failure| failure.into_block_error(&self.image))?;
                 }
             }
             far_rounds += 1;
         }
     }
 
-    /// See [`Stack::make_sure`].
+    /// See [`OpenImage::make_sure`].
     #[inline]
     async fn make_sure(&self) -> Result<(), BlockError> {
         // Boxed, as what is hardly ever done.
-        if self.stack.stands() { Ok(()) } else { Box::pin(self.stack.make_sure(&self.reactor)).await }
+        if self.image.stands() { Ok(()) } else { Box::pin(self.image.make_sure(&self.reactor)).await }
     }
 
     /// When a read that starts now began. What starts after another read of the same turn was there before that turn, and has
@@ -161,7 +161,7 @@ impl Reader {
 
     /// See [`crate::block::BlockQueue::next_data`].
     pub(super) fn next_data(&self, range: ByteRange) -> ByteRange {
-        if self.stack.stands() { self.stack.index.next_data(range) } else { range }
+        if self.image.stands() { self.image.index.next_data(range) } else { range }
     }
 
     /// Counts a request that failed.
@@ -180,7 +180,7 @@ impl Reader {
         let len = dest.len() as u64;
         let range = ByteRange::new(offset, len)
             .ok()
-            .filter(|range| range.end() <= self.stack.index.reach_bytes())
+            .filter(|range| range.end() <= self.image.index.reach_bytes())
             .ok_or_else(|| BlockError::new(ErrorKind::Invalid, "a read past the end of the layers"))?;
         self.reactor.stretch().await;
         self.make_sure().await?;
@@ -192,26 +192,26 @@ impl Reader {
         let (mut at, mut rest) = (range.start(), dest);
         while !rest.is_empty() {
             let step_range = ByteRange::between(at, range.end().min(at + STEP_BYTES));
-            let mut step = Step::new(&self.stack, damages, keep_whole);
+            let mut step = Step::new(&self.image, damages, keep_whole);
             let mut cursor = self.cursor.take();
             let begun = with_scratch(|scratch| step.begin(scratch, &mut cursor, step_range, rest));
             self.cursor.set(cursor);
-            let served = begun.map_err(|failure| failure.into_block_error(&self.stack))?;
+            let served = begun.map_err(|failure| failure.into_block_error(&self.image))?;
             let (part, left) = rest.split_at_mut_checked(served).unwrap_or_default();
             if part.is_empty() {
                 return Err(no_progress());
             }
             self.reactor.copied(served);
-            while step.has_pieces() {
+            while step.has_parts() {
                 let limit = self.reactor.stretch().await;
                 let decoded = with_scratch(|scratch| step.decode(scratch, part, limit));
-                self.reactor.decoded(decoded.map_err(|failure| failure.into_block_error(&self.stack))?);
+                self.reactor.decoded(decoded.map_err(|failure| failure.into_block_error(&self.image))?);
             }
             if step.has_missing() {
                 // Boxed, so that the future of a read that never waits stays small.
                 let left = Box::pin(step.wait(&self.reactor, part, leave))
                     .await
-                    .map_err(|failure| failure.into_block_error(&self.stack))?;
+                    .map_err(|failure| failure.into_block_error(&self.image))?;
                 if let Some(fetch) = left {
                     return Ok(Progress::Far(fetch));
                 }
@@ -246,8 +246,8 @@ struct Failure {
 }
 
 impl Failure {
-    fn into_block_error(self, stack: &Stack) -> BlockError {
-        let name = stack.layer(self.layer).map_or("", |layer| layer.source.name());
+    fn into_block_error(self, image: &OpenImage) -> BlockError {
+        let name = image.layer(self.layer).map_or("", |layer| layer.source.name());
         self.error.in_blob(name)
     }
 }

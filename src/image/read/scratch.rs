@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use super::piece::Piece;
+use super::block_part::BlockPart;
 use crate::format::zfile::{BLOCK_SIZE_MAX, Decoder};
 
 /// The largest run: the largest block is longer than `RUN_BYTES` and has 65,861 bytes.
@@ -13,7 +13,7 @@ const ENCODED_BYTES: usize = 68 << 10;
 
 pub(super) struct Scratch {
     /// Pieces of the step at hand.
-    pub(super) pieces: Vec<Piece>,
+    pub(super) parts: Vec<BlockPart>,
     /// Compressed bytes of one run.
     pub(super) encoded: Box<[u8]>,
     pub(super) workbench: Workbench,
@@ -42,7 +42,7 @@ pub(super) fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
 impl Scratch {
     fn new() -> Self {
         Self {
-            pieces: Vec::new(),
+            parts: Vec::new(),
             encoded: vec![0; ENCODED_BYTES].into_boxed_slice(),
             workbench: Workbench {
                 decoder: Decoder::new(),

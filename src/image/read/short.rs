@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use super::{
     Reader,
+    block_part::BlockPart,
     blocks::{BlockRun, Blocks},
-    piece::Piece,
     scratch::{Scratch, with_scratch},
 };
 use crate::{
@@ -39,7 +39,7 @@ impl Reader {
     pub(in crate::image) async fn read_to_slot(&self, offset: u64, len: u32, slot: &Rc<BufferSlot>) -> bool {
         let Some((source, range)) = self.locate(offset, len) else { return false };
         let (Some(file), Some(mark)) = (source.file(), source.begin_direct(range)) else { return false };
-        if !self.stack.stands() {
+        if !self.image.stands() {
             return false;
         }
         let began = self.begin();
@@ -66,11 +66,11 @@ impl Reader {
     #[inline]
     fn one_extent(&self, range: ByteRange) -> Option<(&Layer, u8, u64)> {
         let mut cursor = self.cursor.get();
-        let extent = self.stack.index.resolve(range, &mut cursor).next();
+        let extent = self.image.index.resolve(range, &mut cursor).next();
         self.cursor.set(cursor);
         match extent {
             Some(Extent::Data { layer: rank, offset, len }) if len == range.len() => {
-                Some((self.stack.layer(rank)?, rank, offset))
+                Some((self.image.layer(rank)?, rank, offset))
             }
             _ => None,
         }
@@ -89,9 +89,9 @@ impl Reader {
         let key = BlockKey::new(rank, layer, u32::try_from(offset >> size.trailing_zeros()).ok()?);
         let within = u32::try_from(offset & u64::from(size - 1)).ok()?;
         let len = u32::try_from(dest.len()).ok().filter(|len| *len <= size - within)?;
-        let piece = Piece { key, within, len, dest: 0 };
-        if let Some(block) = self.stack.decoded.as_ref().and_then(|decoded| decoded.get(key)) {
-            return piece.copy(&block, dest).map(|()| SourceClass::Decoded);
+        let part = BlockPart { key, within, len, dest: 0 };
+        if let Some(block) = self.image.decoded.as_ref().and_then(|decoded| decoded.get(key)) {
+            return part.copy(&block, dest).map(|()| SourceClass::Decoded);
         }
         let run = BlockRun::of(table, key)?;
         with_scratch(|Scratch { encoded, workbench, .. }| {
@@ -99,8 +99,8 @@ impl Reader {
             if !ready(layer, layer.content.in_blob(run.encoded).start(), encoded) {
                 return None;
             }
-            let blocks = Blocks { stack: &self.stack, layer, table, keep_whole: true };
-            let decoded = blocks.decode(&run, encoded, &[piece], workbench, dest);
+            let blocks = Blocks { image: &self.image, layer, table, keep_whole: true };
+            let decoded = blocks.decode(&run, encoded, &[part], workbench, dest);
             self.reactor.decoded(size as usize);
             matches!(decoded, Ok(None)).then(|| {
                 blocks.count(1);

@@ -10,14 +10,14 @@ use futures_util::{
 
 use super::{
     Failure,
+    block_part::outside,
     blocks::Blocks,
-    piece::outside,
     scratch::with_scratch,
     step::{Missing, Step},
 };
 use crate::{
     block::ByteRange,
-    image::{LayerError, layer::Layer, metrics::SourceClass, stack::Stack},
+    image::{LayerError, layer::Layer, metrics::SourceClass, open_image::OpenImage},
     reactor::{Buffer, Reactor},
     source::LocalFuture,
 };
@@ -65,11 +65,11 @@ impl<'a> Step<'a, '_> {
                     fetch.await?;
                 }
             }
-            let (missing, stack) = (std::mem::take(&mut self.missing), self.stack);
+            let (missing, image) = (std::mem::take(&mut self.missing), self.image);
             // Whoever holds a buffer here waits for none that was asked for later, and a share serves in order, so steps
             // that have the same cannot lock one another out.
             let mut reads = pin!(
-                stream::iter(missing).map(|missing| read(reactor, stack, missing)).buffered(READS_AT_ONCE)
+                stream::iter(missing).map(|missing| read(reactor, image, missing)).buffered(READS_AT_ONCE)
             );
             while let Some((missing, bytes)) = reads.try_next().await? {
                 let layer = missing.layer();
@@ -80,11 +80,11 @@ impl<'a> Step<'a, '_> {
     }
 
     fn fetch(&self) -> Fetch<'a> {
-        let stack = self.stack;
+        let image = self.image;
         let mut wanted: Vec<(u8, Vec<ByteRange>)> = Vec::new();
         for missing in &self.missing {
             let rank = missing.layer();
-            let Some(layer) = stack.layer(rank) else { continue };
+            let Some(layer) = image.layer(rank) else { continue };
             let range = missing.range_in_blob(layer);
             match wanted.iter_mut().find(|(other, _)| *other == rank) {
                 Some((_, ranges)) => add(ranges, range),
@@ -93,7 +93,7 @@ impl<'a> Step<'a, '_> {
         }
         Box::pin(async move {
             let fetches = wanted.iter().filter_map(|(rank, ranges)| {
-                let fetched = stack.layer(*rank)?.source.fetch(ranges);
+                let fetched = image.layer(*rank)?.source.fetch(ranges);
                 Some(fetched.map_err(|error| Failure { layer: *rank, error: error.into() }))
             });
             try_join_all(fetches).await.map(drop)
@@ -112,9 +112,9 @@ impl<'a> Step<'a, '_> {
             Missing::Raw { dest: start, .. } => {
                 dest.get_mut(start..start + bytes.len()).ok_or_else(outside)?.copy_from_slice(bytes);
             }
-            Missing::Blocks { run, pieces } => {
-                let blocks = Blocks::new(self.stack, run.first.layer, self.keep_whole).ok_or_else(outside)?;
-                let mut rest = &*pieces;
+            Missing::Blocks { run, parts } => {
+                let blocks = Blocks::new(self.image, run.first.layer, self.keep_whole).ok_or_else(outside)?;
+                let mut rest = &*parts;
                 while !rest.is_empty() {
                     let limit = reactor.stretch().await;
                     let decoded = with_scratch(|scratch| {
@@ -131,10 +131,10 @@ impl<'a> Step<'a, '_> {
 }
 
 /// Reads what is missing.
-async fn read(reactor: &Reactor, stack: &Stack, missing: Missing) -> Result<(Missing, Buffer), Failure> {
+async fn read(reactor: &Reactor, image: &OpenImage, missing: Missing) -> Result<(Missing, Buffer), Failure> {
     let rank = missing.layer();
     let failed = |error| Failure { layer: rank, error };
-    let layer = stack.layer(rank).ok_or_else(|| failed(outside()))?;
+    let layer = image.layer(rank).ok_or_else(|| failed(outside()))?;
     let bytes = read_range(reactor, layer, missing.range_in_blob(layer)).await.map_err(failed)?;
     Ok((missing, bytes))
 }

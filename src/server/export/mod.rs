@@ -69,7 +69,7 @@ pub struct Exported {
 
 /// A part of the device.
 #[derive(Debug)]
-enum Piece {
+enum Chunk {
     Data(Vec<u8>),
     /// So many zeroes, which nobody has read.
     Zeroes(u64),
@@ -78,7 +78,7 @@ enum Piece {
 /// Bytes of zeroes that a hash or a stream is given at once.
 static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
 
-impl Piece {
+impl Chunk {
     fn len(&self) -> u64 {
         match self {
             Self::Data(bytes) => bytes.len() as u64,
@@ -127,18 +127,18 @@ pub fn export<D: BlockDevice>(
     let source = Arc::clone(device);
     reactor.spawn(move |reactor| read_all(reactor.clone(), source, size_bytes, sender, cancel));
     let mut done_bytes = 0_u64;
-    while let Some(piece) = receiver.blocking_recv() {
-        let piece = piece?;
+    while let Some(chunk) = receiver.blocking_recv() {
+        let chunk = chunk?;
         if let Some(hash) = &mut hash {
-            piece.each(|bytes| {
+            chunk.each(|bytes| {
                 hash.update(bytes);
                 Ok(())
             })?;
         }
         if let Some(sink) = &mut sink {
-            sink.put(done_bytes, &piece)?;
+            sink.put(done_bytes, &chunk)?;
         }
-        done_bytes = done_bytes.saturating_add(piece.len());
+        done_bytes = done_bytes.saturating_add(chunk.len());
         progress(done_bytes);
     }
     if done_bytes != size_bytes {
@@ -154,11 +154,11 @@ async fn read_all<D: BlockDevice>(
     reactor: Reactor,
     device: Arc<D>,
     size_bytes: u64,
-    sender: mpsc::Sender<Result<Piece, Failure>>,
+    sender: mpsc::Sender<Result<Chunk, Failure>>,
     cancel: oneshot::Receiver<Infallible>,
 ) {
     let ended = {
-        let sending = pin!(send_pieces(&reactor, &*device, size_bytes, &sender));
+        let sending = pin!(send_chunks(&reactor, &*device, size_bytes, &sender));
         match select(sending, cancel).await {
             Either::Left((sent, _)) => sent,
             Either::Right(_) => Err(Failure::new(FailureClass::Interrupted, "interrupted")),
@@ -170,25 +170,25 @@ async fn read_all<D: BlockDevice>(
     }
 }
 
-async fn send_pieces<D: BlockDevice>(
+async fn send_chunks<D: BlockDevice>(
     reactor: &Reactor,
     device: &D,
     size_bytes: u64,
-    sender: &mpsc::Sender<Result<Piece, Failure>>,
+    sender: &mpsc::Sender<Result<Chunk, Failure>>,
 ) -> Result<(), Failure> {
     let queue = &device.open_queue(reactor).map_err(unreadable)?;
     let block_bytes = device.geometry().logical_block_bytes.into();
-    let mut pieces = stream::iter(Ranges { queue, size_bytes, block_bytes, at: 0 })
+    let mut chunks = stream::iter(Ranges { queue, size_bytes, block_bytes, at: 0 })
         .map(|(range, is_data)| async move {
             if !is_data {
-                return Ok(Piece::Zeroes(range.len()));
+                return Ok(Chunk::Zeroes(range.len()));
             }
             let mut bytes = vec![0; usize::try_from(range.len()).unwrap_or(0)];
-            queue.read(range.start(), &mut bytes).await.map(|()| Piece::Data(bytes))
+            queue.read(range.start(), &mut bytes).await.map(|()| Chunk::Data(bytes))
         })
         .buffered(CHUNKS_IN_FLIGHT);
-    while let Some(piece) = pieces.next().await {
-        if sender.send(Ok(piece.map_err(unreadable)?)).await.is_err() {
+    while let Some(chunk) = chunks.next().await {
+        if sender.send(Ok(chunk.map_err(unreadable)?)).await.is_err() {
             break;
         }
     }

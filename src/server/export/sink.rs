@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use super::{ExportOutput, Piece};
+use super::{Chunk, ExportOutput};
 use crate::{
     offline::PartFile,
     server::failure::{Failure, FailureClass},
@@ -38,12 +38,12 @@ impl Sink {
         }
     }
 
-    /// Takes `piece`, which belongs at `offset`, where the one before it has ended.
-    pub(super) fn put(&mut self, offset: u64, piece: &Piece) -> Result<(), Failure> {
-        match (self, piece) {
-            (Self::Sparse(_), Piece::Zeroes(_)) => Ok(()),
-            (Self::Sparse(file), Piece::Data(bytes)) => file.write_at(offset, bytes),
-            (Self::Stream(file), piece) => piece.each(|bytes| {
+    /// Takes `chunk`, which belongs at `offset`, where the one before it has ended.
+    pub(super) fn put(&mut self, offset: u64, chunk: &Chunk) -> Result<(), Failure> {
+        match (self, chunk) {
+            (Self::Sparse(_), Chunk::Zeroes(_)) => Ok(()),
+            (Self::Sparse(file), Chunk::Data(bytes)) => file.write_at(offset, bytes),
+            (Self::Stream(file), chunk) => chunk.each(|bytes| {
                 file.write_all(bytes).map_err(|source| {
                     Failure::with_source(FailureClass::Internal, "cannot write the device", source)
                 })

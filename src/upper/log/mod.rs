@@ -103,9 +103,9 @@ pub(super) struct LogLayer<M> {
     rounds: Rounds<Tail<M>>,
     /// Entries of the index file.
     index_entries: AtomicU64,
-    /// Held by a discard over many extents.
+    /// ReadGuard by a discard over many extents.
     zeroing: Mutex<()>,
-    /// Held by whoever punches holes.
+    /// ReadGuard by whoever punches holes.
     punching: Mutex<()>,
     relief: Relief,
     metrics: Arc<WriteMetrics>,

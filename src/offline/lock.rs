@@ -14,27 +14,27 @@ use super::OfflineError;
 
 /// What a tool does with a file that a device may be writing to. Whoever serves the device holds the lock of its data file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hold {
+pub(super) enum LockMode {
     /// Reads it: so may others.
     Shared,
     /// Changes it.
     Exclusive,
 }
 
-/// A file that is kept from others as a [`Hold`] says, for as long as this lives.
+/// A file that is kept from others as a [`LockMode`] says, for as long as this lives.
 #[derive(Debug)]
-pub(super) struct Held(Arc<File>);
+pub(super) struct LockedFile(Arc<File>);
 
-impl Hold {
+impl LockMode {
     /// Locks `file`, whose name is `path`.
-    pub(super) fn take(self, file: &Arc<File>, path: &Path) -> Result<Held, OfflineError> {
+    pub(super) fn take(self, file: &Arc<File>, path: &Path) -> Result<LockedFile, OfflineError> {
         let locked = match self {
             Self::Shared => file.try_lock_shared(),
             Self::Exclusive => file.try_lock(),
         };
         match locked {
             Ok(()) => {
-                let held = Held(Arc::clone(file));
+                let held = LockedFile(Arc::clone(file));
                 // Whoever had it may have put another in its place, which then is the one to lock.
                 held.require_name(path)?;
                 Ok(held)
@@ -42,14 +42,14 @@ impl Hold {
             Err(TryLockError::WouldBlock) => Err(OfflineError::Busy(path.to_owned())),
             // Where the file system has no locks no device has one, and reading harms nobody.
             Err(TryLockError::Error(source)) if self == Self::Shared && has_no_locks(&source) => {
-                Ok(Held(Arc::clone(file)))
+                Ok(LockedFile(Arc::clone(file)))
             }
             Err(TryLockError::Error(source)) => Err(OfflineError::io(path, "lock it")(source)),
         }
     }
 }
 
-impl Held {
+impl LockedFile {
     /// The file.
     pub(super) fn file(&self) -> &File {
         &self.0
@@ -63,7 +63,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for LockedFile {
     /// Closing the file would end the lock too, but not while a program that another thread is just starting still has the files of
     /// this one.
     fn drop(&mut self) {
@@ -88,13 +88,15 @@ mod tests {
         fs::write(&path, b"layer").unwrap();
         let file = Arc::new(File::open(&path).unwrap());
         let other = Arc::new(File::open(&path).unwrap());
-        let held = Hold::Exclusive.take(&file, &path).unwrap();
+        let held = LockMode::Exclusive.take(&file, &path).unwrap();
         // What a child has between fork and exec: another descriptor of the same opening.
         let inherited = file.try_clone().unwrap();
         drop(file);
-        assert!(matches!(Hold::Shared.take(&other, &path), Err(OfflineError::Busy(busy)) if busy == path));
+        assert!(
+            matches!(LockMode::Shared.take(&other, &path), Err(OfflineError::Busy(busy)) if busy == path)
+        );
         drop(held);
-        let _held = Hold::Exclusive.take(&other, &path).unwrap();
+        let _held = LockMode::Exclusive.take(&other, &path).unwrap();
         drop(inherited);
     }
 
@@ -107,7 +109,7 @@ mod tests {
         let file = Arc::new(File::open(&path).unwrap());
         let inherited = file.try_clone().unwrap();
         fs::rename(&next, &path).unwrap();
-        assert!(matches!(Hold::Shared.take(&file, &path), Err(OfflineError::Busy(_))));
+        assert!(matches!(LockMode::Shared.take(&file, &path), Err(OfflineError::Busy(_))));
         inherited.try_lock().unwrap();
     }
 }

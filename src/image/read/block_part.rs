@@ -4,7 +4,7 @@ use crate::image::{LayerError, decoded::BlockKey, layer::Layer};
 
 /// Some bytes of one block and where they go.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Piece {
+pub(super) struct BlockPart {
     /// The block.
     pub(super) key: BlockKey,
     /// Start in the decoded block, in bytes.
@@ -15,7 +15,7 @@ pub(super) struct Piece {
     pub(super) dest: u32,
 }
 
-impl Piece {
+impl BlockPart {
     /// Its part of the destination.
     pub(super) fn place<'a>(&self, dest: &'a mut [u8]) -> Option<&'a mut [u8]> {
         let start = self.dest as usize;
@@ -30,14 +30,14 @@ impl Piece {
     }
 }
 
-/// The error of a piece that lies outside its layer, which opening the layer has ruled out.
+/// The error of a part that lies outside its layer, which opening the layer has ruled out.
 pub(super) fn outside() -> LayerError {
     LayerError::Inconsistent
 }
 
-/// Cuts `len` bytes at `offset` of the LSMT file of the layer of this rank, which go to `dest`, into pieces of single blocks.
+/// Cuts `len` bytes at `offset` of the LSMT file of the layer of this rank, which go to `dest`, into parts of single blocks.
 pub(super) fn cut(
-    pieces: &mut Vec<Piece>,
+    parts: &mut Vec<BlockPart>,
     (rank, layer): (u8, &Layer),
     block_bytes: u32,
     (offset, len, dest): (u64, usize, usize),
@@ -49,7 +49,7 @@ pub(super) fn cut(
     let (mut left, mut at) = (u32::try_from(len).ok()?, u32::try_from(dest).ok()?);
     while left > 0 {
         let part = left.min(block_bytes - within);
-        pieces.push(Piece { key: BlockKey { block: number, ..first }, within, len: part, dest: at });
+        parts.push(BlockPart { key: BlockKey { block: number, ..first }, within, len: part, dest: at });
         left -= part;
         at += part;
         number = number.checked_add(1)?;
