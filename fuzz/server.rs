@@ -78,8 +78,7 @@ pub fn server_overlaybd_config(input: &[u8]) {
 pub fn server_record(input: &[u8]) {
     match Record::decode(input) {
         Ok(record) => {
-            let again = serde_json::to_vec(&record);
-            let again = Record::decode(&again.expect("a record can be written"));
+            let again = Record::decode(&record.encode().expect("a record can be written"));
             assert_eq!(again.expect("what was written can be read"), record);
         }
         Err(error) => check_message(&error),

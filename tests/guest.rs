@@ -80,6 +80,8 @@ mod ublk_end;
 mod ublk_engine;
 #[path = "guest/upgrade.rs"]
 mod upgrade;
+#[path = "guest/versions.rs"]
+mod versions;
 #[path = "guest/ways_out.rs"]
 mod ways_out;
 #[path = "guest/writable.rs"]

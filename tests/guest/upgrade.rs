@@ -13,7 +13,7 @@ use crate::{
 const UPGRADES: u64 = 3;
 
 /// A program below `dir` that does this.
-fn program(dir: &Path, name: &str, script: &str) -> String {
+pub(crate) fn program(dir: &Path, name: &str, script: &str) -> String {
     let path = dir.join(name);
     fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();

@@ -38,8 +38,13 @@ impl Daemon {
 
     /// As [`Daemon::start`], one that dies at the crash point of this name.
     pub fn start_doomed(dir: &Path, settings: &[&str], point: &str) -> Self {
+        Self::start_with(dir, settings, ("STRATABD_DIE_AT", point))
+    }
+
+    /// As [`Daemon::start`], with a variable of its environment.
+    pub fn start_with(dir: &Path, settings: &[&str], (name, value): (&str, &str)) -> Self {
         let mut command = program(dir, settings);
-        command.env("STRATABD_DIE_AT", point);
+        command.env(name, value);
         Self::ready(dir, command)
     }
 

@@ -2,17 +2,18 @@
 
 use std::{future, sync::Arc, time::Duration};
 
+use rustix::process::{Pid, getppid};
 use sd_notify::NotifyState;
 
 use super::{Daemon, blocking, device_work, watchdog};
 use crate::server::{
     api::{ApiLimits, ApiListener},
     blocking::blocking_while_busy,
-    failure::{Failure, FailureClass},
+    failure::{Failure, FailureClass, full_text},
     interrupt::Interrupt,
     port::Port,
     service::Service,
-    state::StateDir,
+    state::{StateDir, on_disk},
     upgrade::{Standby, Succession, Successor},
 };
 
@@ -62,7 +63,11 @@ pub async fn run(parts: DaemonParts, beginning: Beginning) -> Result<End, Failur
             serve(daemon, &mut signals, None).await
         }
         Beginning::Succeeding(mut successor) => {
-            check(&parts).await?;
+            let checked = check(&parts).await;
+            if checked.is_err() {
+                successor.tell(&checked);
+            }
+            checked?;
             let waiting = blocking(move || successor.wait_for_devices().map(|devices| (successor, devices)));
             let (successor, devices) = tokio::select! {
                 begun = waiting => begun?,
@@ -85,10 +90,24 @@ async fn open_state(parts: &DaemonParts, patience: Duration) -> Result<StateDir,
     blocking_while_busy(&place, patience, open).await
 }
 
-/// Finds what would keep this process from taking devices over, while another one still serves them.
+/// Finds what would keep this process from taking devices over, while its parent still serves them.
 async fn check(parts: &DaemonParts) -> Result<(), Failure> {
-    let port = Arc::clone(&parts.port);
-    device_work(move || port.features()).await.map(drop)
+    let (port, dir) = (Arc::clone(&parts.port), parts.service.config().daemon.state_dir.clone());
+    let known = device_work(move || {
+        port.features()?;
+        port.known()
+    });
+    let (known, records) = (known.await?, on_disk(move || StateDir::look(&dir)).await?);
+    let parent = getppid().map(Pid::as_raw_pid);
+    let served = |id| known.iter().any(|device| device.id == id && device.server_pid == parent);
+    let refused = records.iter().find_map(|stored| Some((stored.id, stored.record.as_ref().err()?)));
+    match refused.filter(|(id, _)| served(*id)) {
+        Some((id, error)) => {
+            let text = format!("the record of device {id}: {}", full_text(error));
+            Err(Failure::new(FailureClass::Conflict, text))
+        }
+        None => Ok(()),
+    }
 }
 
 async fn serve(

@@ -10,7 +10,7 @@ use super::{
     fate::{Fate, check_same, fate},
 };
 use crate::server::{
-    api::types::{DeviceInfo, RecoverDevice},
+    api::types::{DeviceInfo, DeviceState, RecoverDevice},
     failure::{Failure, FailureClass},
     state::{LeftRecord, on_disk},
 };
@@ -39,7 +39,12 @@ impl Daemon {
             } else {
                 daemon.try_to_bring_back(id).await?;
             }
-            daemon.info(id).await
+            let info = daemon.info(id).await?;
+            if info.state == DeviceState::Live {
+                return Ok(info);
+            }
+            let why = info.unserved.map_or_else(|| "another process serves it".to_owned(), |it| it.why);
+            Err(Failure::new(FailureClass::Conflict, format!("device {id} is left alone: {why}")))
         })
         .await
     }

@@ -2,6 +2,8 @@
 
 mod foreground;
 mod kept;
+#[cfg(debug_assertions)]
+mod later;
 mod record;
 mod records;
 
@@ -90,6 +92,14 @@ impl StateDir {
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::Locked { path }),
             Err(errno) => Err(StateError::Io { path, action: "take the lock", source: errno.into() }),
         }
+    }
+
+    /// The records in `dir`, which another process may have: each is there whole.
+    ///
+    /// # Errors
+    /// When the directory cannot be used.
+    pub(in crate::server) fn look(dir: &Path) -> Result<Vec<Stored>, StateError> {
+        Records::open(dir.join("devices"))?.all()
     }
 
     /// Where it is.

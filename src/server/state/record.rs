@@ -8,13 +8,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(debug_assertions)]
+use super::later::Later;
 use crate::{frontend::Mark, server::api::types::AddDevice};
 
 /// The version of the records that are written here. The first one had no phase, and was written when the device was there.
-const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 2;
 
 /// The least version of a reader of what is written here: without the phase it would make a device that is to go.
-const READABLE_BY: u32 = 2;
+pub(super) const READABLE_BY: u32 = 2;
 
 /// What is remembered of one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,11 +170,31 @@ impl Record {
         Self { phase, ..self }
     }
 
+    /// The record as it is saved.
+    ///
+    /// # Errors
+    /// Where a path in it is no text.
+    pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+        #[cfg(debug_assertions)]
+        if let Some(later) = Later::wanted() {
+            return serde_json::to_vec(&later.of_own(serde_json::to_value(self)?));
+        }
+        serde_json::to_vec(self)
+    }
+
     /// Reads a record as it was saved.
     ///
     /// # Errors
     /// When it is none, or one that is not understood here.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        #[cfg(debug_assertions)]
+        if Later::wanted().is_some() {
+            return Self::decode_own(&Later::to_own(bytes).map_err(RecordError::Damaged)?);
+        }
+        Self::decode_own(bytes)
+    }
+
+    fn decode_own(bytes: &[u8]) -> Result<Self, RecordError> {
         let head: Head = serde_json::from_slice(bytes).map_err(RecordError::Damaged)?;
         let version = head.version;
         let readable_by = head.readable_by.unwrap_or(version);
@@ -276,6 +298,19 @@ mod tests {
         for (place, value) in [("/phase", "moving"), ("/granted/frontend", "vhost_user_blk")] {
             let change = |record: &mut Value| *record.pointer_mut(place).unwrap() = json!(value);
             assert!(newer(&change).unwrap_err().is_of_another(), "{place}");
+        }
+    }
+
+    /// What the guest tests take for the next version.
+    #[test]
+    fn a_later_program_reads_the_records_of_both_and_this_one_those_that_are_for_it() {
+        let text = |value: Value| serde_json::to_vec(&value).unwrap();
+        let readable = text(Later::Readable.of_own(json!(whole())));
+        let unreadable = text(Later::Unreadable.of_own(json!(whole())));
+        assert_eq!(Record::decode(&readable).unwrap(), whole());
+        assert!(Record::decode(&unreadable).unwrap_err().is_of_another());
+        for theirs in [readable, unreadable, text(json!(whole()))] {
+            assert_eq!(Record::decode(&Later::to_own(&theirs).unwrap()).unwrap(), whole());
         }
     }
 

@@ -70,7 +70,7 @@ impl Records {
     ) -> Result<(), StateError> {
         let path = self.path(record.id);
         let hidden = path.with_extension("new");
-        let written = serde_json::to_vec(record).map_err(io::Error::from).and_then(|bytes| {
+        let written = record.encode().map_err(io::Error::from).and_then(|bytes| {
             let mut options = OpenOptions::new();
             let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&hidden)?;
             file.write_all(&bytes)?;

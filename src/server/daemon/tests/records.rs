@@ -3,7 +3,7 @@
 use std::{fs, num::NonZeroU64};
 
 use super::*;
-use crate::server::api::types::{SetDevice, Way};
+use crate::server::api::types::{RecoverDevice, SetDevice, Way};
 
 fn path_of(dir: &Path, id: u32) -> PathBuf {
     dir.join(format!("devices/{id}.json"))
@@ -102,6 +102,8 @@ async fn the_device_of_a_newer_daemon_is_neither_attached_nor_removed_nor_is_its
     for id in [0, 1] {
         assert_eq!(daemon.remove(id, true).await.unwrap_err().class(), FailureClass::Conflict);
         assert_eq!(daemon.add(request(Some(id))).await.unwrap_err().class(), FailureClass::Conflict);
+        let recovered = daemon.recover(id, RecoverDevice::default()).await.unwrap_err();
+        assert!(recovered.full_text().contains("it is a newer stratabd's"), "{recovered:?}");
     }
     assert_eq!(daemon.add(request(None)).await.unwrap().id, 3);
     daemon.remove(2, true).await.unwrap();
