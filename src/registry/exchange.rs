@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::{Response, StatusCode, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
 use url::Url;
 
@@ -69,7 +69,11 @@ impl Exchange {
                 place.learn(Outcome::TimedOut);
             }
         })?;
-        place.heard();
+        match response.status().is_success() && !response.body().is_end_stream() {
+            true => place.heard(),
+            // Nobody waits for more of it.
+            false => place.answered(),
+        }
         tracing::trace!(url = %location::shown(url), status = %response.status(), "answer");
         let answer = Answer { url: url.clone(), response, place };
         if matches!(answer.status().as_u16(), 429 | 503 | 504) {

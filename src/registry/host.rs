@@ -25,6 +25,10 @@ use super::{
 /// Hosts that are remembered while they are not asked; more than a node talks to.
 const MAX_IDLE_HOSTS: usize = 256;
 
+/// For this part of the time after which a silent host is given up an answer counts as begun: long enough for all that a host sends
+/// at once, and short enough for a way so slow that nothing ends on it meanwhile.
+const BEGINNING: u32 = 4;
+
 /// All hosts that were asked.
 pub(super) struct Hosts {
     limits: Limits,
@@ -47,7 +51,7 @@ struct Host {
 struct State {
     limit: AdaptiveLimit,
     pause: Option<Pause>,
-    /// When something last came from it.
+    /// When it last gave an answer, or went on with one.
     heard_at: Option<Instant>,
 }
 
@@ -149,7 +153,7 @@ impl Host {
         }
     }
 
-    /// Waits for a place in line as long as the line moves; `None` when the host has been silent for too long.
+    /// Waits for a place in line as long as the line moves; `None` when the host has answered nobody for too long.
     async fn share_of(&self, call: Call<'_>) -> Option<Permit> {
         let joined_at = Instant::now();
         let mut granted = pin!(self.share.acquire(call.turn()));
@@ -196,9 +200,17 @@ impl Place {
         Self { host, began: Instant::now(), has_learnt: AtomicBool::new(false), _permits: permits }
     }
 
-    /// Something came from the host: those who wait for it go on waiting.
-    pub(super) fn heard(&self) {
+    /// The host has given an answer: those who wait for it go on waiting.
+    pub(super) fn answered(&self) {
         self.host.state().heard_at = Some(Instant::now());
+    }
+
+    /// Something of an answer came. Those who wait go on waiting where the host goes on with one, and not where it begins one: that
+    /// answer may break off as all before it.
+    pub(super) fn heard(&self) {
+        if self.began.elapsed() >= self.host.patience / BEGINNING {
+            self.answered();
+        }
     }
 
     /// The host has answered `status`, and does not want to be asked for a while.
@@ -210,6 +222,9 @@ impl Place {
     pub(super) fn learn(&self, outcome: Outcome) {
         if self.has_learnt.swap(true, Ordering::Relaxed) {
             return;
+        }
+        if outcome != Outcome::TimedOut {
+            self.answered();
         }
         let (in_flight, waiting) = self.host.share.load();
         let limit = {

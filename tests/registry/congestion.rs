@@ -16,7 +16,7 @@ use stratabd::{
     source::{BlobSource, RegistryOrigin},
 };
 
-use crate::script::{Server, Step, blob, client, config, partial, pattern, range, reply, repository};
+use crate::script::{After, Server, Step, blob, client, config, partial, pattern, range, reply, repository};
 
 const SIZE: usize = 100_000;
 
@@ -163,6 +163,44 @@ async fn those_who_wait_for_a_registry_that_is_silent_give_up_together() {
     assert!(errors.iter().filter(silent).count() > READS as usize / 2, "{errors:?}");
 }
 
+/// Each of its answers begins at once, and those to three requests not together: so something comes from it all the time.
+#[tokio::test]
+async fn those_who_wait_for_a_registry_whose_answers_all_break_off_give_up_together() {
+    const READS: u64 = 40;
+    let data = pattern(SIZE);
+    let server = Server::start(move |seen, number| {
+        let whole = partial(&data, seen);
+        match number {
+            0 => whole,
+            _ => {
+                let half = whole.bytes.len() - 500;
+                Step { bytes: whole.bytes[..half].to_vec(), after: After::Stall, ..whole }
+            }
+        }
+    })
+    .await;
+    let mut config = config(&[server.address]);
+    let deadline = Duration::from_millis(500);
+    config.limits.concurrent_requests = 3;
+    config.limits.stall_timeout_ms = 60_000;
+    config.limits.request_deadline_ms = deadline.as_millis() as u64;
+    let client = client(&config);
+    let blob = blob(&client, &server, SIZE);
+    blob.read_range(range(0, 1), Priority::Demand).await.unwrap();
+    let begun = Instant::now();
+    let mut reads = Vec::new();
+    for _ in 0..READS {
+        reads.push(blob.read_range(range(0, 1000), Priority::Demand));
+        if reads.len() < 3 {
+            tokio::time::sleep(deadline / 4).await;
+        }
+    }
+    let reads = join_all(reads).await;
+    assert!(begun.elapsed() < deadline * 8, "one after another: {:?}", begun.elapsed());
+    let errors: Vec<RegistryError> = reads.into_iter().map(Result::unwrap_err).collect();
+    assert!(errors.iter().all(RegistryError::is_timeout), "{errors:?}");
+}
+
 #[tokio::test]
 async fn what_waits_too_long_for_its_turn_ends_and_names_the_setting() {
     let server = slow_server(Duration::from_millis(20)).await;
@@ -184,14 +222,17 @@ async fn a_body_that_comes_slowly_is_not_asked_for_again() {
     let server = Server::start(move |seen, _| partial(&data, seen)).await;
     let slow = slow_way(server.address).await;
     let mut config = config(&[slow]);
+    config.limits.concurrent_requests = 1;
     config.limits.request_deadline_ms = 300;
     let client = client(&config);
     let repository = stratabd::registry::Repository::new(&slow.to_string(), "team/app", true).unwrap();
     let blob = client.blob(&repository, crate::script::digest(), SIZE as u64);
     let begun = Instant::now();
-    blob.read_range(range(0, 60_000), Priority::Demand).await.unwrap();
-    assert!(begun.elapsed() > Duration::from_millis(300), "the way is not slow");
-    assert_eq!(server.count(), 1);
+    // Who waits for it sees that it comes.
+    let reads = join_all((0..3).map(|_| blob.read_range(range(0, 60_000), Priority::Demand))).await;
+    assert!(reads.iter().all(Result::is_ok), "{reads:?}");
+    assert!(begun.elapsed() > Duration::from_millis(3 * 300), "the way is not slow");
+    assert_eq!(server.count(), 3);
 }
 
 /// Passes on what comes, the answers in pieces of 2 KB and 20 ms.
