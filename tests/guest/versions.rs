@@ -61,9 +61,8 @@ fn programs_see_a_pause_and_nothing_else_when_daemons_of_two_versions_follow_eac
     let own = program(dir, "own", &format!("unset {LATER}; exec stratabd \"$@\""));
     let [readable, unreadable] = ["readable", "unreadable"]
         .map(|kind| program(dir, kind, &format!("export {LATER}={kind}; exec stratabd \"$@\"")));
-    let upgrade = |daemon: &mut Daemon, binary: &str| {
-        daemon.upgrade(&["--binary", binary, "--timeout", "120"])
-    };
+    let upgrade =
+        |daemon: &mut Daemon, binary: &str| daemon.upgrade(&["--binary", binary, "--timeout", "120"]);
     let daemon = devices.under_load(daemon, |mut daemon, load| {
         // To a later version and back, as far as its records are for this one.
         upgrade(&mut daemon, &readable).unwrap();

@@ -55,7 +55,16 @@ impl Daemon {
             };
             infos.insert(stored.id, DeviceInfo { unserved, state, ..info });
         }
-        infos.extend(self.table.infos());
+        for (id, shown) in self.table.infos() {
+            let shown = match infos.remove(&id) {
+                // Of one that comes back the kernel and its record know more than what was asked for.
+                Some(known) if shown.state == DeviceState::Attaching => {
+                    DeviceInfo { state: shown.state, unserved: None, ..known }
+                }
+                _ => shown,
+            };
+            infos.insert(id, shown);
+        }
         Ok(infos.into_values().collect())
     }
 

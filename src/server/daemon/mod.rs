@@ -211,13 +211,9 @@ impl Daemon {
     /// # Errors
     /// When there is none of that number.
     pub async fn info(&self, id: u32) -> Result<DeviceInfo, Failure> {
-        match self.table.info(id) {
-            None => {}
-            Some((info, None)) => return Ok(info),
-            Some((info, Some(served))) => {
-                let port = Arc::clone(&self.port);
-                return file_work(move || Ok(served.full_info(&*port, info))).await;
-            }
+        if let Some((info, Some(served))) = self.table.info(id) {
+            let port = Arc::clone(&self.port);
+            return file_work(move || Ok(served.full_info(&*port, info))).await;
         }
         let found = self.list().await?.into_iter().find(|info| info.id == id);
         found.ok_or_else(|| Failure::new(FailureClass::NotFound, format!("there is no device {id}")))

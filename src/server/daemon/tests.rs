@@ -37,7 +37,7 @@ use crate::{
 struct TestPort {
     frontend: NullFrontend,
     others: Mutex<Vec<KnownDevice>>,
-    /// Makes the next attach wait, with its device known to the kernel as number 0.
+    /// Makes the next attach wait, with its device known to the kernel as number 0, or the next take-over.
     gate: Mutex<Option<mpsc::Receiver<()>>>,
     /// How often an orphan is found to be held open.
     held: Mutex<u32>,
@@ -96,6 +96,7 @@ impl Port for TestPort {
         reactors: &[ReactorHandle],
         deadline: Duration,
     ) -> Result<Box<dyn Attachment>, FrontendError> {
+        hang(&self.gate);
         device.take_over_with(&self.frontend, id, mark, reactors, deadline)
     }
 

@@ -191,3 +191,30 @@ async fn a_device_that_is_just_tried_is_removed_after_the_try() {
     removing.await.unwrap().unwrap();
     assert!(states(&daemon).await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_just_being_taken_over_is_shown_with_what_is_known_of_it() {
+    let (dir, frontend) = (tempfile::tempdir().unwrap(), NullFrontend::new());
+    let state = dir.path().join("state");
+    let first = daemon(&state, frontend.clone(), Vec::new());
+    let wanted = AddDevice { id: Some(1), ..writable::writable(dir.path()) };
+    let image = first.add(wanted).await.unwrap().image;
+    first.drain(LIMIT).await.unwrap();
+    drop(first);
+    let port = Arc::new(TestPort::new(frontend, Vec::new()));
+    let (go_on, gate) = mpsc::channel();
+    *port.gate.lock().unwrap() = Some(gate);
+    let next = with_port(&state, port);
+    let coming = task::spawn({
+        let next = Arc::clone(&next);
+        async move { next.reattach().await }
+    });
+    until(&next, &[(1, DeviceState::Attaching)]).await;
+    let listed = next.list().await.unwrap().remove(0);
+    assert_eq!((&listed.path, listed.size_bytes), (&PathBuf::from("/dev/ublkb1"), 4096));
+    assert_eq!((&listed.image, &listed.unserved), (&image, &None));
+    assert_eq!(next.info(1).await.unwrap(), listed);
+    go_on.send(()).unwrap();
+    coming.await.unwrap().unwrap();
+    until(&next, &[(1, DeviceState::Live)]).await;
+}
