@@ -7,6 +7,8 @@
     reason = "a test panics where something is not as expected, reads its own files, and uses a part of the support"
 )]
 
+#[path = "api/metrics.rs"]
+mod metrics;
 #[path = "support/registry.rs"]
 mod registry;
 #[path = "support/secure.rs"]
@@ -18,7 +20,6 @@ use std::{
     time::Duration,
 };
 
-use registry::{Registry, Serving, push_image};
 use serde_json::{Value, json};
 use stratabd::{
     block::{BlockDevice, BlockQueue},
@@ -31,11 +32,10 @@ use stratabd::{
             ApiLimits, ApiListener,
             types::{AddDevice, FeatureList, ImageSpec},
         },
-        config::{Config, HostSection},
+        config::Config,
         daemon::{Daemon, DaemonParts},
         device::{Device, Shown},
         failure::Failure,
-        metrics::MetricsDetail,
         port::{KnownDevice, Port},
         service::Service,
         state::StateDir,
@@ -142,88 +142,6 @@ async fn read_some(service: &Service, port: &NullPort) {
     read.await.unwrap();
 }
 
-/// The value of the line of `metrics` that begins with `name`, labels included.
-fn value(metrics: &str, name: &str) -> u64 {
-    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("{name} is not in\n{metrics}")).parse().unwrap()
-}
-
-/// What the operators' guide has to say of metrics, in the first column of its table.
-fn guided_families() -> Vec<&'static str> {
-    let guide = include_str!("../docs/operations.md");
-    let (_, section) = guide.split_once("## Metrics").unwrap();
-    let (section, _) = section.split_once("\n## ").unwrap();
-    let names = section.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('|')?.0));
-    let families: Vec<_> =
-        names.flat_map(|cell| cell.split('`').step_by(2)).filter(|name| name.contains('_')).collect();
-    assert!(families.len() > 5, "{families:?}");
-    families
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn metrics_count_reads_by_source_and_what_was_fetched_for_them() {
-    let dir = tempfile::tempdir().unwrap();
-    let registry = Registry::start(dir.path(), &Serving::default());
-    let host = registry.address().to_string();
-    push_image(
-        registry.address(),
-        "sample/ext4",
-        "latest",
-        &[std::fs::read(fixture("ext4/L0.zt4k")).unwrap()],
-    );
-    let mut config = Config::default();
-    config.cache.dir = dir.path().join("cache");
-    config.image.decoded_cache_mib = 0;
-    config
-        .registry
-        .hosts
-        .insert(host.parse().unwrap(), HostSection { plain_http: true, ..HostSection::default() });
-    let (daemon, service, port) = start(dir.path(), config);
-    let local = ImageSpec::Layers(vec![fixture("ext4/L0.z4k")]);
-    let remote = ImageSpec::Reference(format!("{host}/sample/ext4:latest"));
-    for (id, image) in [(5, local), (6, remote)] {
-        daemon.add(AddDevice { id: Some(id), ..AddDevice::of(image) }).await.unwrap();
-        read_some(&service, &port).await;
-        read_some(&service, &port).await;
-    }
-    let metrics = daemon.metrics(MetricsDetail::Devices).await.unwrap();
-    let count = |name: &str, id: u32, source: &str| {
-        value(&metrics, &format!("stratabd_device_read{name}{{device=\"{id}\",source=\"{source}\"}}"))
-    };
-    assert_eq!((count("s_total", 5, "local"), count("s_total", 5, "cache")), (2, 0));
-    assert_eq!(count("_bytes_total", 5, "local"), 2 * READ_BYTES as u64);
-    assert_eq!(count("_duration_seconds_count", 5, "local"), 2);
-    assert_eq!(count("s_total", 6, "cache") + count("s_total", 6, "registry"), 2);
-    assert!(count("s_total", 6, "cache") > 0, "the second read is near");
-    assert!(count("_bytes_total", 6, "cache") > 0);
-    for name in
-        ["cache_hits", "cache_fetches", "cache_fetched_bytes", "registry_requests", "registry_received_bytes"]
-    {
-        assert!(value(&metrics, &format!("stratabd_{name}_total")) > 0, "{name}");
-    }
-    let info = daemon.info(6).await.unwrap();
-    let fetched = info.layers[0].fetched.unwrap();
-    assert!(fetched.fetches > 0 && fetched.bytes > 0, "{fetched:?}");
-    assert_eq!((fetched.retries, fetched.failures), (0, 0));
-    assert_eq!(fetched.fetches, value(&metrics, "stratabd_cache_fetches_total"), "nothing else was fetched");
-    let image = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("stratabd_device_image{device=\"6\",image=")?.strip_suffix("} 1"));
-    let of_image =
-        |name: &str| value(&metrics, &format!("stratabd_image_{name}_total{{image={}}}", image.unwrap()));
-    assert_eq!((of_image("fetches"), of_image("fetched_bytes")), (fetched.fetches, fetched.bytes));
-    assert_eq!((of_image("fetch_retries"), of_image("failed_fetches")), (0, 0));
-    assert_eq!(daemon.info(5).await.unwrap().layers[0].fetched, None, "a file of this machine");
-    assert_eq!(value(&metrics, "stratabd_registry_retries_total"), 0);
-    assert_eq!(value(&metrics, "stratabd_errors_total"), 0);
-    for family in guided_families() {
-        let name = family.trim_end_matches("_total");
-        assert!(metrics.contains(&format!("# TYPE stratabd_{name} ")), "{family} is not in\n{metrics}");
-    }
-    let reads = daemon.info(5).await.unwrap().reads;
-    assert!(reads.iter().any(|reads| (reads.source.as_str(), reads.requests) == ("local", 2)), "{reads:?}");
-}
-
 /// Long enough for a machine under load.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -320,7 +238,10 @@ async fn a_device_lives_its_life_through_the_socket() {
     assert_eq!(info["reads"][1], json!({"source": "decoded", "requests": 0, "bytes": 0}), "{body}");
     let (_, body) = ask(&socket, "GET", "/v1/features", &Value::Null).await;
     assert!(body.contains("URING_CMD_COMP_IN_TASK"), "{body}");
-    assert_eq!(ask(&socket, "GET", "/healthz", &Value::Null).await, (200, r#"{"status":"ok"}"#.to_owned()));
+    for path in ["/healthz", "/readyz"] {
+        let answer = ask(&socket, "GET", path, &Value::Null).await;
+        assert_eq!(answer, (200, r#"{"status":"ok","devices":1,"waiting":0}"#.to_owned()), "{path}");
+    }
     let (_, metrics) = ask(&socket, "GET", "/metrics", &Value::Null).await;
     for line in [
         "stratabd_devices 1",

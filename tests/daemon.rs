@@ -111,6 +111,9 @@ fn every_answer_has_a_status_and_a_body_that_programs_can_read() {
     assert_eq!((status, list.as_str()), (200, r#"{"devices":[]}"#));
     let (status, metrics) = daemon.get("/metrics");
     assert_eq!(status, 200);
+    assert!(metrics.contains("stratabd_devices 0\n") && !metrics.contains("EOF"), "{metrics}");
+    let (_, metrics) =
+        daemon.ask("GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text\r\n\r\n");
     assert!(metrics.contains("stratabd_devices 0\n") && metrics.ends_with("# EOF\n"), "{metrics}");
     for (path, code) in [("/", 404), ("/v2/devices", 404), ("/v1/devices/7", 404), ("/v1/devices/x", 404)] {
         let (status, body) = daemon.get(path);
@@ -193,7 +196,7 @@ fn tcp_shows_metrics_and_nothing_else() {
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let set = format!("daemon.metrics_listen={address}");
     let _daemon = Daemon::start(dir.path(), &["--set", &set]);
-    for (path, status) in [("/metrics", "200"), ("/v1/devices", "404")] {
+    for (path, status) in [("/metrics", "200"), ("/healthz", "200"), ("/v1/devices", "404")] {
         let mut stream = std::net::TcpStream::connect(address).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();

@@ -19,7 +19,7 @@ pub(super) fn contain<T>(what: &'static str, act: impl FnOnce() -> T) -> Option<
                 .copied()
                 .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
                 .unwrap_or("no message");
-            tracing::error!(what, message, "a panic on a reactor; only this task ends");
+            tracing::error!(what, panic = message, "a panic on a reactor; only this task ends");
             None
         }
     }

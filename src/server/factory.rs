@@ -33,8 +33,10 @@ use crate::{
 /// An image that is open, shared by all devices made of the same layers.
 #[derive(Debug)]
 pub struct OpenImage {
-    /// A short name that follows from the layers, for metrics.
+    /// What it was named by when it was opened, for metrics.
     pub name: String,
+    /// A short text that follows from the layers, for metrics: other images may have had the same name.
+    pub id: String,
     /// The engine.
     pub image: Image,
     /// Layers, lowest first, with nothing counted.
@@ -153,7 +155,7 @@ impl Factory {
         let Placed { places, upper, pinned } = self.places(spec).await?;
         let image = match places.is_empty() {
             true => None,
-            false => Some(self.open_places(reactor, places).await?),
+            false => Some(self.open_places(reactor, spec, places).await?),
         };
         Ok(Opened { image, upper, pinned })
     }
@@ -235,6 +237,12 @@ impl Factory {
         self.sources.cache_metrics()
     }
 
+    /// Bytes that the cache may have on disk; 0 where there is none.
+    #[must_use]
+    pub fn cache_limit_bytes(&self) -> u64 {
+        self.sources.cache_limit_bytes()
+    }
+
     /// Makes durable what the cache has fetched so far.
     pub async fn sync_cache(&self) {
         self.sources.sync().await;
@@ -243,10 +251,11 @@ impl Factory {
     async fn open_places(
         &self,
         reactor: &ReactorHandle,
+        named: &ImageSpec,
         places: Vec<LayerPlace>,
     ) -> Result<Arc<OpenImage>, Failure> {
         let key: Vec<_> = places.iter().map(LayerPlace::identity).collect();
-        let name = name_of(&key);
+        let id = id_of(&key);
         let shelf = self.shelf(key);
         let mut shelf = shelf.lock().await;
         // One of whose layers a digest has refuted gets no more devices.
@@ -255,7 +264,10 @@ impl Factory {
         }
         let opened = try_join_all(places.iter().map(|place| self.sources.open(place))).await?;
         let (sources, remote) = opened.into_iter().unzip();
-        let open = Arc::new(self.open_image(reactor, name, sources, remote).await?);
+        let image = self.open_image(reactor, sources).await?;
+        let layers = image.layers().map(describe).collect();
+        let (name, retired) = (named.to_string(), Arc::clone(&self.retired));
+        let open = Arc::new(OpenImage { name, id, image, layers, remote, retired });
         *shelf = Arc::downgrade(&open);
         Ok(open)
     }
@@ -263,21 +275,16 @@ impl Factory {
     async fn open_image(
         &self,
         reactor: &ReactorHandle,
-        name: String,
         sources: Vec<Arc<dyn BlobSource>>,
-        remote: Vec<Option<RemoteBlob>>,
-    ) -> Result<OpenImage, Failure> {
+    ) -> Result<Image, Failure> {
         let options = self.options.clone();
         let opened = reactor
             .call(move |reactor| async move { Image::open(&reactor, sources, options).await })
             .await
             .map_err(|_| Failure::new(FailureClass::Internal, "the reactor has stopped"))?;
-        let image = opened.map_err(|error| {
+        opened.map_err(|error| {
             Failure::with_source(class_of_data_error(&error), "cannot open the image", error)
-        })?;
-        let layers = image.layers().map(describe).collect();
-        let retired = Arc::clone(&self.retired);
-        Ok(OpenImage { name, image, layers, remote, retired })
+        })
     }
 
     fn shelf(&self, key: Vec<LayerIdentity>) -> Shelf {
@@ -291,7 +298,7 @@ impl Factory {
 }
 
 /// The first digits of a hash of what tells the layers from others.
-fn name_of(key: &[LayerIdentity]) -> String {
+fn id_of(key: &[LayerIdentity]) -> String {
     let hash = Sha256::digest(format!("{key:?}"));
     hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -35,6 +35,37 @@ pub enum FailureClass {
 }
 
 impl FailureClass {
+    /// Every class.
+    pub const ALL: [Self; 10] = [
+        Self::Internal,
+        Self::Usage,
+        Self::NotFound,
+        Self::Driver,
+        Self::Image,
+        Self::Registry,
+        Self::Conflict,
+        Self::Daemon,
+        Self::TimedOut,
+        Self::Interrupted,
+    ];
+
+    /// Its name in metrics, which is that of the control API.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Internal => "internal",
+            Self::Usage => "usage",
+            Self::NotFound => "not_found",
+            Self::Driver => "driver",
+            Self::Image => "image",
+            Self::Registry => "registry",
+            Self::Conflict => "conflict",
+            Self::Daemon => "daemon",
+            Self::TimedOut => "timed_out",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
     /// The exit code of `ublk-ctl`.
     #[must_use]
     pub fn exit_code(self) -> u8 {
@@ -204,12 +235,13 @@ mod tests {
 
     #[test]
     fn every_class_has_an_exit_code_of_its_own() {
-        use FailureClass::*;
-        let classes =
-            [Internal, Usage, NotFound, Driver, Image, Registry, Conflict, Daemon, TimedOut, Interrupted];
-        let codes: std::collections::BTreeSet<u8> = classes.iter().map(|class| class.exit_code()).collect();
-        assert_eq!(codes.len(), classes.len());
+        let all = FailureClass::ALL;
+        let codes: std::collections::BTreeSet<u8> = all.iter().map(|class| class.exit_code()).collect();
+        assert_eq!(codes.len(), all.len());
         assert!(!codes.contains(&0));
+        for class in all {
+            assert_eq!(serde_json::to_value(class).unwrap(), class.name());
+        }
     }
 
     #[test]

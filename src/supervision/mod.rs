@@ -2,8 +2,8 @@
 //!
 //! [`Supervised`] stands between a frontend and any device, and hands all through. While a queue has requests, it looks at them
 //! from time to time; one that has been there for too long is told in the log, and stands in [`Overdue`], where others read it, until
-//! it ends. A request costs an entry in a table of its own thread: no lock, no look at the clock, and no memory once the table
-//! has grown to what the queue has at once.
+//! it ends. A request costs an entry in a table of its own thread, and a count: no lock, no look at the clock, and no memory once the
+//! table has grown to what the queue has at once.
 
 mod overdue;
 mod requests;

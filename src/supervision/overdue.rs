@@ -1,4 +1,4 @@
-//! Requests of one device that have been under way for too long, for whoever wants to know.
+//! How many requests of one device are under way, and which have been for too long, for whoever wants to know.
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +14,11 @@ use crate::telemetry::Counter;
 /// Requests of a queue that are listed: one with thousands that hang is told by its first.
 const MOST_LISTED: usize = 16;
 
-/// The overdue requests of one device.
+/// The overdue requests of one device, and how many it has in all.
 #[derive(Debug)]
 pub struct Overdue {
     limit: Duration,
+    in_flight: AtomicU64,
     device: OnceLock<u32>,
     next_queue: AtomicU64,
     /// By queue; one without any has no row.
@@ -46,6 +47,7 @@ impl Overdue {
     pub fn new(limit: Duration) -> Self {
         Self {
             limit,
+            in_flight: AtomicU64::new(0),
             device: OnceLock::new(),
             next_queue: AtomicU64::new(0),
             queues: Mutex::default(),
@@ -62,6 +64,22 @@ impl Overdue {
     #[must_use]
     pub fn limit(&self) -> Duration {
         self.limit
+    }
+
+    /// Requests that are under way at this moment.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// A request has begun.
+    pub(super) fn begin(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One that had begun has ended.
+    pub(super) fn end(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Those of this moment, those that have been there for the longest first.

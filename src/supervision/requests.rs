@@ -76,6 +76,7 @@ impl Requests {
         let entry =
             Entry { kind, offset, len, waits_for: Rc::clone(&waits_for), seen: None, is_named: false };
         let key = self.entries.borrow_mut().insert(entry);
+        self.overdue.begin();
         if !self.is_looking.replace(true) {
             let looks =
                 look_until_idle(self.reactor.clone(), Rc::downgrade(self), self.overdue.limit() / LOOKS);
@@ -139,6 +140,7 @@ impl Request<'_> {
 impl Drop for Request<'_> {
     fn drop(&mut self) {
         let requests = self.requests;
+        requests.overdue.end();
         let Some(entry) = requests.entries.borrow_mut().try_remove(self.key) else { return };
         if entry.is_named
             && let Some(seen) = entry.seen

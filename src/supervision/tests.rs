@@ -67,14 +67,14 @@ fn a_request_that_hangs_is_told_with_what_it_waits_for_until_it_ends() {
             told.iter().all(|request| request.waits_for.as_deref() == Some("a planned fault")),
             "{told:?}"
         );
-        assert_eq!(overdue.count(), 4);
+        assert_eq!((overdue.count(), overdue.in_flight()), (4, 4));
         plan.clear();
         plan.release();
         let (read, write, flush, discard) = work.await;
         assert!([read, write, flush, discard].iter().all(Result::is_ok));
         assert_eq!(
-            (overdue.list(), overdue.count()),
-            (Vec::new(), 4),
+            (overdue.list(), overdue.count(), overdue.in_flight()),
+            (Vec::new(), 4, 0),
             "what has ended is counted and not listed"
         );
     });
@@ -110,7 +110,7 @@ fn a_queue_that_goes_takes_along_what_was_told_of_it() {
         let queue = device.open_queue(reactor).unwrap();
         until(reactor, queue.flush(), || !overdue.list().is_empty()).await;
         drop(queue);
-        assert_eq!(overdue.list(), []);
+        assert_eq!((overdue.list(), overdue.in_flight()), (Vec::new(), 0));
     });
 }
 

@@ -1,4 +1,4 @@
-//! A latency histogram without a lock; the one of `prometheus-client` takes one for each observation.
+//! A latency histogram without a lock.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

@@ -3,7 +3,8 @@
 //! A module keeps its own [`Counter`]s and [`LatencyHistogram`]s; the server names and renders them. Counting is one
 //! relaxed atomic addition.
 
+mod counter;
 mod histogram;
 
+pub use counter::Counter;
 pub use histogram::{LATENCY_BOUNDS_NS, LatencyHistogram, Snapshot};
-pub use prometheus_client::metrics::counter::Counter;

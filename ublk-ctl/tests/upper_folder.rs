@@ -37,7 +37,7 @@ use stratabd::{
         daemon::{Daemon, DaemonParts, SnapshotTarget},
         device::Device,
         failure::{Failure, FailureClass},
-        metrics::MetricsDetail,
+        metrics::{Exposition, MetricsDetail},
         port::{KnownDevice, Port},
         service::Service,
         state::StateDir,
@@ -323,14 +323,14 @@ async fn of_several_platforms_the_one_that_is_asked_for_is_added_and_no_other_im
     assert!(!root.path().join("none").exists());
 }
 
-/// Names of the images that devices show, and the bytes of the index of each image that is open, from the metrics.
+/// Ids of the images that devices show, and the bytes of the index of each image that is open, from the metrics.
 async fn images(daemon: &Arc<Daemon>) -> (Vec<String>, Vec<u64>) {
-    let metrics = daemon.metrics(MetricsDetail::Totals).await.unwrap();
+    let metrics = daemon.metrics(MetricsDetail::Totals, Exposition::Text).await.unwrap();
     let of = |family: &str| -> Vec<(String, u64)> {
         let lines = metrics.lines().filter(|line| line.starts_with(&format!("stratabd_{family}{{")));
         lines
             .map(|line| {
-                let (_, name) = line.split_once("image=\"").unwrap();
+                let (_, name) = line.split_once("image_id=\"").unwrap();
                 let value = line.rsplit(' ').next().unwrap().parse().unwrap();
                 (name.split('"').next().unwrap().to_owned(), value)
             })

@@ -21,7 +21,7 @@ use super::{
 use crate::server::{
     daemon::{Daemon, SnapshotTarget},
     failure::{Failure, FailureClass},
-    metrics::MetricsDetail,
+    metrics::{Exposition, MetricsDetail},
 };
 
 /// What a socket shows.
@@ -32,8 +32,6 @@ pub(super) enum Surface {
     /// Metrics alone: TCP knows no permission bits.
     Metrics,
 }
-
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
@@ -46,16 +44,15 @@ pub(super) async fn answer(
 ) -> Answer {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let answered = match surface {
-        Surface::Metrics if method == Method::GET && path == "/metrics" => {
-            metrics(daemon, request.uri().query().unwrap_or_default()).await
-        }
+        Surface::Metrics if method == Method::GET && path == "/metrics" => metrics(daemon, &request).await,
         Surface::Metrics if method == Method::GET && path == "/healthz" => health(daemon).await,
+        Surface::Metrics if method == Method::GET && path == "/readyz" => readiness(daemon).await,
         Surface::Metrics => Err(unknown(&path)),
         Surface::Control => route(daemon, request, limits).await,
     };
     answered.unwrap_or_else(|failure| {
         let message = failure.full_text();
-        tracing::info!(%method, path, message, "a request has failed");
+        tracing::info!(%method, path, error = message, "a request has failed");
         let body = ErrorAnswer { error: ErrorBody { class: failure.class(), message } };
         let status =
             StatusCode::from_u16(failure.class().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -72,8 +69,9 @@ async fn route(
     let query = request.uri().query().unwrap_or_default().to_owned();
     let names: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (method.as_str(), names.as_slice()) {
-        ("GET", ["metrics"]) => metrics(daemon, &query).await,
+        ("GET", ["metrics"]) => metrics(daemon, &request).await,
         ("GET", ["healthz"]) => health(daemon).await,
+        ("GET", ["readyz"]) => readiness(daemon).await,
         ("GET", ["v1", "features"]) => Ok(json(StatusCode::OK, &daemon.features().await?)),
         ("GET", ["v1", "daemon"]) => Ok(json(StatusCode::OK, &daemon.describe())),
         ("POST", ["v1", "upgrade"]) => {
@@ -130,7 +128,7 @@ fn methods(names: &[&str]) -> Option<&'static str> {
         ["v1", "devices", _] => "GET, DELETE",
         ["v1", "devices", _, "snapshot" | "fork" | "resize" | "set" | "recover"] => "POST",
         ["v1", "upgrade"] => "POST",
-        ["metrics" | "healthz"] | ["v1", "features" | "daemon"] => "GET",
+        ["metrics" | "healthz" | "readyz"] | ["v1", "features" | "daemon"] => "GET",
         _ => return None,
     })
 }
@@ -149,19 +147,29 @@ fn says(query: &str, wanted: &str) -> bool {
     query.split('&').any(|pair| pair == wanted)
 }
 
-/// For whoever restarts what does not serve: Kubernetes, and load balancers.
+/// For whoever restarts what does not serve. A device that waits for its registry is no reason.
 async fn health(daemon: &Arc<Daemon>) -> Result<Answer, Failure> {
-    daemon.check_health().await.map(|()| json(StatusCode::OK, &serde_json::json!({"status": "ok"})))
+    Ok(json(StatusCode::OK, &daemon.health().await?))
 }
 
-async fn metrics(daemon: &Arc<Daemon>, query: &str) -> Result<Answer, Failure> {
-    let detail = match says(query, "histograms=devices") {
+/// For whoever waits until all devices of the former daemon are there again.
+async fn readiness(daemon: &Arc<Daemon>) -> Result<Answer, Failure> {
+    let health = daemon.health().await?;
+    let status = if health.status == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok(json(status, &health))
+}
+
+async fn metrics(daemon: &Arc<Daemon>, request: &Request<Incoming>) -> Result<Answer, Failure> {
+    let detail = match says(request.uri().query().unwrap_or_default(), "histograms=devices") {
         true => MetricsDetail::Devices,
         false => MetricsDetail::Totals,
     };
-    let text = daemon.metrics(detail).await?;
+    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let exposition = Exposition::accepted(accept.unwrap_or_default());
+    let text = daemon.metrics(detail, exposition).await?;
     let mut answer = Response::new(Full::new(Bytes::from(text)));
-    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(OPENMETRICS));
+    let kind = header::HeaderValue::from_static(exposition.content_type());
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(answer)
 }
 

@@ -453,7 +453,18 @@ pub struct FeatureList {
     pub names: Vec<String>,
 }
 
-/// The body of every answer that is not 2xx.
+/// `GET /healthz` and `GET /readyz`, which answers 503 where devices wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`, or `starting` while devices of the former daemon are still to come.
+    pub status: String,
+    /// Devices that are served.
+    pub devices: usize,
+    /// Devices of the former daemon that have not come back yet.
+    pub waiting: usize,
+}
+
+/// The body of every answer that is not 2xx, but that of `/readyz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorAnswer {
     /// What went wrong.

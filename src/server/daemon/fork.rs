@@ -39,30 +39,39 @@ impl Daemon {
         let daemon = Arc::clone(self);
         detached(async move {
             let folder = folder_of(&served.request.image, &wanted)?;
-            let planned = folder.clone();
-            let planned = file_system_work(&folder, move || Ok(planned_in(&planned))).await?;
-            let Some(config) = planned.last().cloned() else { return Err(taken(&folder)) };
-            let request =
-                AddDevice { image: ImageSpec::Config(config), id: wanted.id, ..served.request_of_now() };
-            let making = daemon.begin(&request).await?;
-            let prepared = async {
-                making.will_make(planned).await?;
-                // Whatever ends this before the device is there, the daemon's end too, takes the folder away again.
-                let made = make(folder.clone()).await?;
-                prepare(&daemon.service, &served, folder, made).await
-            };
-            let made = match prepared.await {
-                Ok((_, made)) => made,
-                Err(failure) => {
-                    making.take_back(Made::default(), &failure).await;
-                    return Err(failure);
-                }
-            };
-            CrashPoint::ForkPrepared.reach();
-            drop(merge::begin(&served));
-            daemon.finish(making, request, made).await
+            let forking = daemon.make_fork(&served, wanted.id, folder.clone());
+            daemon.attaches.count(folder.display(), forking).await
         })
         .await
+    }
+
+    async fn make_fork(
+        &self,
+        served: &Arc<Served>,
+        id: Option<u32>,
+        folder: PathBuf,
+    ) -> Result<DeviceInfo, Failure> {
+        let planned = folder.clone();
+        let planned = file_system_work(&folder, move || Ok(planned_in(&planned))).await?;
+        let Some(config) = planned.last().cloned() else { return Err(taken(&folder)) };
+        let request = AddDevice { image: ImageSpec::Config(config), id, ..served.request_of_now() };
+        let making = self.begin(&request).await?;
+        let prepared = async {
+            making.will_make(planned).await?;
+            // Whatever ends this before the device is there, the daemon's end too, takes the folder away again.
+            let made = make(folder.clone()).await?;
+            prepare(&self.service, served, folder, made).await
+        };
+        let made = match prepared.await {
+            Ok((_, made)) => made,
+            Err(failure) => {
+                making.take_back(Made::default(), &failure).await;
+                return Err(failure);
+            }
+        };
+        CrashPoint::ForkPrepared.reach();
+        drop(merge::begin(served));
+        self.finish(making, request, made).await
     }
 }
 

@@ -122,6 +122,7 @@ async fn serve(
     let listener = ApiListener::bind(&config.daemon.socket, mode, metrics).await.map_err(|source| {
         Failure::with_source(FailureClass::Internal, "cannot offer the control API", source)
     })?;
+    daemon.start.begin();
     let answering = async { match listener.serve(Arc::clone(&daemon), ApiLimits::default()).await {} };
     let serving = async {
         if succeeding.is_some() {
@@ -163,6 +164,7 @@ async fn begin(daemon: &Arc<Daemon>, succeeding: Option<(Successor, Vec<u32>)>) 
     if daemon.config().daemon.reattach {
         daemon.reattach().await?;
     }
+    daemon.start.end();
     if let Some((successor, devices)) = succeeding {
         let served = daemon.check_all_serve(&devices);
         if served.is_ok() {

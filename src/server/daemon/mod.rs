@@ -2,6 +2,7 @@
 
 mod fate;
 mod fork;
+mod health;
 mod leave;
 mod life;
 mod list;
@@ -27,6 +28,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use tokio::task;
 
 pub(super) use fate::{Fate, check_same, fate};
+use health::Start;
 pub use life::{Beginning, DaemonParts, End, run};
 pub(super) use opened::OpenedDevice;
 use served::NotRemoved;
@@ -43,7 +45,7 @@ use super::{
     config::Config,
     descriptors::{FOR_AN_OPERATION, Reserve},
     failure::{Failure, FailureClass},
-    metrics::{self, MetricsDetail, Retired},
+    metrics::{Attaches, Counted, Exposition, MetricsDetail, Retired},
     port::Port,
     service::Service,
     state::{Phase, Record, StateDir, Stored, on_disk},
@@ -56,6 +58,7 @@ pub struct Daemon {
     port: Arc<dyn Port>,
     state: Arc<StateDir>,
     table: Table,
+    start: Start,
     /// What a former daemon has left and has not come back yet.
     waiting: Waiting,
     /// What of these is this process's already.
@@ -65,6 +68,7 @@ pub struct Daemon {
     changing: tokio::sync::Mutex<()>,
     /// What removed devices had counted.
     retired: Retired,
+    attaches: Attaches,
     /// Descriptors for those who list and remove devices.
     pub(super) reserve: Arc<Reserve>,
 }
@@ -78,11 +82,13 @@ impl Daemon {
             port: parts.port,
             state: Arc::new(state),
             table: Table::default(),
+            start: Start::default(),
             waiting: Waiting::default(),
             taken: AllTaken::default(),
             upgrades: Upgrades::default(),
             changing: tokio::sync::Mutex::default(),
             retired: Retired::default(),
+            attaches: Attaches::default(),
             reserve: Reserve::new(),
         })
     }
@@ -97,7 +103,11 @@ impl Daemon {
     /// When the image cannot be opened or the device not made; then nothing is left of it.
     pub async fn add(self: &Arc<Self>, request: AddDevice) -> Result<DeviceInfo, Failure> {
         let daemon = Arc::clone(self);
-        detached(async move { daemon.make_new(request).await }).await
+        detached(async move {
+            let image = request.image.clone();
+            daemon.attaches.count(image, daemon.make_new(request)).await
+        })
+        .await
     }
 
     /// Refuses a device that somebody has mounted, also one that waits for its server; to be asked before [`Daemon::remove`], which
@@ -233,11 +243,21 @@ impl Daemon {
     ///
     /// # Errors
     /// Never in practice: writing to memory does not fail.
-    pub async fn metrics(self: &Arc<Self>, detail: MetricsDetail) -> Result<String, Failure> {
+    pub async fn metrics(
+        self: &Arc<Self>,
+        detail: MetricsDetail,
+        exposition: Exposition,
+    ) -> Result<String, Failure> {
         let daemon = Arc::clone(self);
         blocking(move || {
-            let served = daemon.table.served();
-            metrics::render(&daemon.service, &served, &daemon.retired, detail).map_err(|source| {
+            let counted = Counted {
+                service: &daemon.service,
+                served: &daemon.table.served(),
+                waiting: daemon.waiting.count(),
+                retired: &daemon.retired,
+                attaches: &daemon.attaches,
+            };
+            counted.text(detail, exposition).map_err(|source| {
                 Failure::with_source(FailureClass::Internal, "cannot write the metrics", source)
             })
         })

@@ -48,6 +48,7 @@ impl Daemon {
         }
         let known = self.known().await?;
         ids.sort_by_key(|id| !known.iter().any(|device| device.id == *id && !device.read_only));
+        ids.iter().for_each(|id| self.waiting.begin(*id));
         let first_tries = ids.into_iter().map(|id| {
             let (tried, first_try) = oneshot::channel();
             // A task of its own: it must not be dropped half way when the daemon is told to stop.
@@ -63,6 +64,7 @@ impl Daemon {
 
     /// Tries until device `id` has come or nobody wants it any more. `tried` is dropped after the first time.
     pub(super) async fn bring_back(self: Arc<Self>, id: u32, tried: oneshot::Sender<()>) {
+        self.waiting.begin(id);
         let (mut tried, mut pause, began) = (Some(tried), FIRST_PAUSE, Instant::now());
         loop {
             let turn = TRIES.acquire().await.expect("it is never closed");

@@ -210,13 +210,13 @@ async fn a_device_is_made_listed_and_removed_and_leaves_no_record() {
     assert_eq!(info.layers.len(), 1);
     assert!(dir.path().join("devices/0.json").exists());
     assert_eq!(states(&daemon).await, [(0, DeviceState::Live)]);
-    let totals = daemon.metrics(MetricsDetail::Totals).await.unwrap();
+    let totals = daemon.metrics(MetricsDetail::Totals, Exposition::Text).await.unwrap();
     assert!(
         totals.contains("stratabd_devices 1\n") && totals.contains("stratabd_read_duration_seconds_bucket")
     );
-    let of_one = "stratabd_device_read_duration_seconds_bucket{le=";
+    let of_one = "stratabd_device_read_duration_seconds_bucket{";
     assert!(!totals.contains(of_one), "{totals}");
-    let devices = daemon.metrics(MetricsDetail::Devices).await.unwrap();
+    let devices = daemon.metrics(MetricsDetail::Devices, Exposition::Text).await.unwrap();
     assert!(devices.contains(of_one), "{devices}");
     daemon.remove(0, true).await.unwrap();
     assert!(states(&daemon).await.is_empty());

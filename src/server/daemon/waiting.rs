@@ -21,14 +21,19 @@ pub(super) struct WaitingDevice {
     pub(super) next_try: Duration,
 }
 
-/// All of them. Locked for moments only.
+/// All of them; those that have not failed yet have no reason. Locked for moments only.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(Mutex<BTreeMap<u32, (String, Instant)>>);
+pub(super) struct Waiting(Mutex<BTreeMap<u32, Option<(String, Instant)>>>);
 
 impl Waiting {
+    /// Device `id` is to come.
+    pub(super) fn begin(&self, id: u32) {
+        self.lock().entry(id).or_default();
+    }
+
     /// Device `id` could not be had for that reason, and is tried again after `pause`.
     pub(super) fn note(&self, id: u32, reason: String, pause: Duration) {
-        self.lock().insert(id, (reason, Instant::now() + pause));
+        self.lock().insert(id, Some((reason, Instant::now() + pause)));
     }
 
     /// Device `id` has come, or nobody waits for it any more.
@@ -36,18 +41,23 @@ impl Waiting {
         self.lock().remove(&id);
     }
 
-    /// What is to be shown of each, by number.
-    pub(super) fn all(&self) -> Vec<WaitingDevice> {
-        let now = Instant::now();
-        let shown = |(id, (reason, next)): (&u32, &(String, Instant))| WaitingDevice {
-            id: *id,
-            reason: reason.clone(),
-            next_try: next.saturating_duration_since(now),
-        };
-        self.lock().iter().map(shown).collect()
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, (String, Instant)>> {
+    /// What is to be shown of each that could not be had, by number.
+    pub(super) fn all(&self) -> Vec<WaitingDevice> {
+        let now = Instant::now();
+        let shown = |(id, failed): (&u32, &Option<(String, Instant)>)| {
+            let (reason, next) = failed.as_ref()?;
+            let next_try = next.saturating_duration_since(now);
+            Some(WaitingDevice { id: *id, reason: reason.clone(), next_try })
+        };
+        self.lock().iter().filter_map(shown).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Option<(String, Instant)>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -64,6 +74,8 @@ mod tests {
     #[test]
     fn each_waiting_device_has_its_last_reason_until_it_has_come() {
         let waiting = Waiting::default();
+        waiting.begin(3);
+        assert_eq!((waiting.count(), waiting.all()), (1, Vec::new()), "it has not been tried");
         waiting.note(3, "the registry is down".to_owned(), FIRST_PAUSE);
         waiting.note(1, "busy".to_owned(), LONGEST_PAUSE);
         waiting.note(3, "no such image".to_owned(), Duration::ZERO);
@@ -71,9 +83,10 @@ mod tests {
         assert_eq!(all.iter().map(|device| device.id).collect::<Vec<_>>(), [1, 3]);
         assert!(all[0].next_try > FIRST_PAUSE && all[1].next_try.is_zero());
         assert_eq!(all[1].reason, "no such image");
+        waiting.begin(1);
         waiting.forget(3);
         waiting.forget(3);
-        assert_eq!(waiting.all().len(), 1);
+        assert_eq!((waiting.count(), waiting.all().len()), (1, 1));
     }
 
     #[test]

@@ -4,13 +4,10 @@
 use std::{convert::Infallible, time::Duration};
 
 use sd_notify::NotifyState;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::{Daemon, life::notify};
-use crate::server::{
-    failure::{Failure, FailureClass},
-    reactors::Reactors,
-};
+use super::life::notify;
+use crate::server::reactors::Reactors;
 
 /// Part of its interval after which the manager is told again: one that comes late does no harm.
 const PART: u32 = 3;
@@ -21,21 +18,6 @@ pub(super) async fn tell(reactors: &Reactors) -> Infallible {
         return std::future::pending().await;
     };
     tell_every(interval / PART, reactors, || notify(&[NotifyState::Watchdog])).await
-}
-
-/// How long the threads that serve devices may take to answer somebody who asks whether all is well.
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-
-impl Daemon {
-    /// Whether all threads that serve devices answer.
-    ///
-    /// # Errors
-    /// [`FailureClass::TimedOut`] where one does not.
-    pub async fn check_health(&self) -> Result<(), Failure> {
-        let answered = timeout(ANSWER_LIMIT, self.service.reactors().answer()).await;
-        let hangs = |_| Failure::new(FailureClass::TimedOut, "a thread that serves devices does not answer");
-        answered.map_err(hangs)
-    }
 }
 
 async fn tell_every(pause: Duration, reactors: &Reactors, mut tell: impl FnMut()) -> Infallible {
@@ -55,6 +37,8 @@ mod tests {
         sync::mpsc,
         time::{Duration, Instant},
     };
+
+    use tokio::time::timeout;
 
     use super::*;
     use crate::server::config::ReactorSection;

@@ -17,7 +17,7 @@ pub(super) fn of_devices(served: &[Arc<Served>]) -> Vec<Family> {
     };
     all.push(Family::byte_gauges(
         "device_upper_room",
-        "What the data file of a log takes until it is as large as it may be",
+        "Bytes that the data file of a log-structured writable layer takes until it is as large as it may be",
         served.iter().filter_map(room),
     ));
     all
@@ -65,12 +65,12 @@ fn counts(of: &[(Labels, &WriteMetrics)], names: [&'static str; 4]) -> Vec<Famil
     vec![
         Family::counters(
             requests,
-            "Requests to writable layers by kind",
+            "Requests to writable layers, by kind",
             rows.iter().map(|(labels, counted)| (labels.clone(), counted.requests.get())),
         ),
         Family::byte_counters(
             bytes,
-            "Bytes of them",
+            "Bytes of requests to writable layers, by kind",
             rows.iter().map(|(labels, counted)| (labels.clone(), counted.bytes.get())),
         ),
         Family::counters(
@@ -80,7 +80,7 @@ fn counts(of: &[(Labels, &WriteMetrics)], names: [&'static str; 4]) -> Vec<Famil
         ),
         Family::counters(
             rounds,
-            "Rounds that made writes durable; flushes share them",
+            "Rounds of syncs that made writes to writable layers durable; flushes share them",
             each(|writes| writes.rounds.get()),
         ),
     ]
@@ -88,5 +88,5 @@ fn counts(of: &[(Labels, &WriteMetrics)], names: [&'static str; 4]) -> Vec<Famil
 
 fn durations(of: &[(Labels, &WriteMetrics)], name: &'static str) -> Family {
     let rows = kinds(of).into_iter().map(|(labels, counted)| (labels, counted.latency.snapshot()));
-    Family::durations(name, "How long requests to writable layers took by kind", rows)
+    Family::durations(name, "How long requests to writable layers took, by kind, in seconds", rows)
 }

@@ -63,6 +63,11 @@ impl Sources {
         Some((open.cache.metrics(), open.cache.used_bytes()))
     }
 
+    /// Bytes that the cache may have on disk; 0 where there is none.
+    pub(super) fn cache_limit_bytes(&self) -> u64 {
+        if self.section.enabled { limit_bytes(&self.section) } else { 0 }
+    }
+
     /// Makes durable what was fetched so far.
     pub(super) async fn sync(&self) {
         if let Some(open) = self.cache.get()
@@ -120,17 +125,20 @@ impl Sources {
     }
 }
 
+fn limit_bytes(section: &CacheSection) -> u64 {
+    section.size_mib.saturating_mul(1 << 20)
+}
+
 fn open_cache(section: &CacheSection, limits: &Limits) -> Result<OpenCache, Failure> {
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
         Failure::new(FailureClass::Internal, full_text(error.as_ref()))
     };
     let thread = ReactorThread::start("cache", ReactorConfig::default(), || Ok(()))
         .map_err(|error| failed(Box::new(error)))?;
-    let limit_bytes = section.size_mib.saturating_mul(1 << 20);
     let config = CacheConfig {
         fetch_deadline: limits.total_deadline(),
         lane_patience: 2 * limits.deadline(),
-        ..CacheConfig::new(&section.dir, limit_bytes)
+        ..CacheConfig::new(&section.dir, limit_bytes(section))
     };
     let cache = Cache::open(config, thread.handle()).map_err(|error| failed(Box::new(error)))?;
     Ok(OpenCache { cache, _thread: thread })

@@ -55,6 +55,8 @@ async fn a_device_that_cannot_be_taken_over_waits_with_its_reason_holds_up_no_ot
     next.reattach().await.unwrap();
     let waiting = next.waiting.all();
     assert_eq!(waiting.len(), 1, "one of them fails");
+    let health = next.health().await.unwrap();
+    assert_eq!((health.status.as_str(), health.devices, health.waiting), ("starting", 1, 1));
     assert!(waiting[0].reason.contains("take over"), "{waiting:?}");
     let shown = next.info(waiting[0].id).await.unwrap();
     let unserved = shown.unserved.unwrap();
@@ -63,6 +65,8 @@ async fn a_device_that_cannot_be_taken_over_waits_with_its_reason_holds_up_no_ot
     while !next.waiting.all().is_empty() {
         task::yield_now().await;
     }
+    let health = next.health().await.unwrap();
+    assert_eq!((health.status.as_str(), health.devices, health.waiting), ("ok", 2, 0));
 }
 
 /// What has fetched cannot be given back, and its layer cannot be opened twice.

@@ -229,7 +229,7 @@ async fn a_layer_file_that_hangs_holds_up_only_who_asks_for_it() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     // The runtime's only thread is free, and nobody else asks for the file.
-    daemon.metrics(MetricsDetail::Devices).await.unwrap();
+    daemon.metrics(MetricsDetail::Devices, Exposition::Text).await.unwrap();
     daemon.refuse_in_use(0).await.unwrap();
     let limit = Duration::from_secs(10);
     tokio::time::timeout(limit, daemon.remove(0, true)).await.expect("it waits").unwrap();
