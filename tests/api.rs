@@ -84,8 +84,8 @@ impl Port for NullPort {
         Ok(Vec::new())
     }
 
-    fn is_claimed(&self, path: &Path) -> bool {
-        path == MOUNTED
+    fn user(&self, path: &Path) -> Option<String> {
+        (path == MOUNTED).then(|| "a mount".to_owned())
     }
 
     fn remove_orphan(&self, _id: u32, _timeout: Duration) -> Result<Detached, Failure> {

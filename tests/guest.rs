@@ -70,6 +70,8 @@ mod snapshot;
 #[path = "guest/sparse.rs"]
 mod sparse;
 mod support;
+#[path = "guest/surroundings.rs"]
+mod surroundings;
 #[path = "guest/tree.rs"]
 mod tree;
 #[path = "guest/ublk.rs"]

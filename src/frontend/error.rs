@@ -129,6 +129,12 @@ pub enum FrontendError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// What is no node has the name of one, so that the kernel cannot make it.
+    #[error("{path} is no node of a device: remove what stands in its place", path = .0.display())]
+    Stray(PathBuf),
+    /// The node has not appeared, and does not where this process runs.
+    #[error("{path} does not appear: /dev here is not the kernel's own, as in a container; mount the host's /dev into it", path = .0.display())]
+    NoNode(PathBuf),
     /// The finished device is not the one that was asked for, or the one to be taken over not the one that is to be served.
     #[error("{path} has {what} {found}, and should have {expected}", path = path.display())]
     Mismatch {

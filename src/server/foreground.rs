@@ -107,13 +107,13 @@ impl Foreground {
         &self.served.info
     }
 
-    /// Whether somebody has it mounted.
+    /// Names one of those who use it, if somebody does.
     ///
     /// # Errors
     /// Where the thread that asks has ended.
-    pub async fn is_in_use(&self) -> Result<bool, Failure> {
+    pub async fn user(&self) -> Result<Option<String>, Failure> {
         let (port, path) = (Arc::clone(&self.port), self.info().path.clone());
-        device_work(move || Ok(port.is_claimed(&path))).await
+        device_work(move || Ok(port.user(&path))).await
     }
 
     /// Removes it, whoever uses it.

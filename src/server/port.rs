@@ -63,8 +63,8 @@ pub trait Port: Send + Sync + 'static {
         Ok(self.known()?.into_iter().find(|known| known.id == id))
     }
 
-    /// Whether somebody has the node at `path` for himself alone, as a mounted file system has.
-    fn is_claimed(&self, path: &Path) -> bool;
+    /// Names one of those who use the device at `path`, as a mounted file system and a loop device do.
+    fn user(&self, path: &Path) -> Option<String>;
 
     /// Bytes that the file of a layer takes of its file system, which are fewer than its size where it has holes; 0 where nobody
     /// can say.
@@ -117,7 +117,7 @@ const ADVICE: &str = "load the driver with \"modprobe ublk_drv\" (Linux 6.1 or n
 #[must_use]
 pub fn failure_of_frontend(context: &str, error: FrontendError) -> Failure {
     let class = match &error {
-        FrontendError::Unsupported { .. } => FailureClass::Driver,
+        FrontendError::Unsupported { .. } | FrontendError::NoNode(_) => FailureClass::Driver,
         FrontendError::Unavailable { .. } => {
             let text = format!("{context}: no ublk driver ({ADVICE})");
             return Failure::with_source(FailureClass::Driver, text, error);
@@ -127,6 +127,7 @@ pub fn failure_of_frontend(context: &str, error: FrontendError) -> Failure {
         | FrontendError::NotWaiting(_)
         | FrontendError::AnotherMark { .. }
         | FrontendError::StillServed { .. }
+        | FrontendError::Stray(_)
         | FrontendError::Mismatch { .. } => FailureClass::Conflict,
         FrontendError::NoSuchDevice(_) => FailureClass::NotFound,
         FrontendError::Deadline { .. } => FailureClass::TimedOut,

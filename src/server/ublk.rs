@@ -3,8 +3,6 @@
 use std::{io, path::Path, sync::Arc, time::Duration};
 
 use rustix::{
-    fs::{Mode, OFlags, open},
-    io::Errno,
     mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount},
     thread::UnshareFlags,
 };
@@ -115,11 +113,8 @@ impl Port for UblkPort {
         }
     }
 
-    fn is_claimed(&self, path: &Path) -> bool {
-        // Exclusive for a moment, which the kernel grants unless a mount or another exclusive user is there. Who has just
-        // opened the node, to read it, is not seen.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::EXCL;
-        matches!(open(path, flags, Mode::empty()), Err(Errno::BUSY))
+    fn user(&self, path: &Path) -> Option<String> {
+        self.0.user(path)
     }
 
     fn remove_orphan(&self, id: u32, timeout: Duration) -> Result<Detached, Failure> {

@@ -84,7 +84,7 @@ fn the_foreground_waits_for_an_unmount_and_a_second_signal_does_not() {
         let device = Attached::add(&["--no-cache", "--config", &config]);
         let mount = Mount::new(device.path(), dir.path());
         device.signal("-TERM");
-        device.said().wait_for("the device is in use: unmount it");
+        device.said().wait_for("the device is in use by");
         assert!(mount.is_readable(), "who has it mounted may go on");
         (device, mount)
     };

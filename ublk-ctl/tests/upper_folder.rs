@@ -75,8 +75,8 @@ impl Port for NullPort {
         Ok(Vec::new())
     }
 
-    fn is_claimed(&self, _path: &Path) -> bool {
-        false
+    fn user(&self, _path: &Path) -> Option<String> {
+        None
     }
 
     fn remove_orphan(&self, _id: u32, _timeout: Duration) -> Result<Detached, Failure> {

@@ -27,6 +27,9 @@ mod queues;
 mod recovery;
 mod thread;
 mod transfer;
+mod users;
+
+use std::path::Path;
 
 pub use descriptor::{Descriptor, DescriptorError, Work};
 pub use features::{CopyMode, Features};
@@ -41,6 +44,13 @@ pub struct Ublk {
 }
 
 impl Ublk {
+    /// Names one of those who use the block device at `path`, and would lose what they hold of it in a removal. Who has just opened
+    /// it is not among them.
+    #[must_use]
+    pub fn user(&self, path: &Path) -> Option<String> {
+        users::user(path)
+    }
+
     /// Uses the best way of copying that the driver offers: [`CopyMode::User`] where there is one.
     #[must_use]
     pub fn new() -> Self {

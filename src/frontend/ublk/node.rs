@@ -2,9 +2,9 @@
 #![expect(unsafe_code, reason = "ioctl numbers carry the types that they are used with")]
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, FileType, OpenOptions},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,6 +21,12 @@ use crate::frontend::FrontendError;
 /// How often a node that is not there yet is looked for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
+/// How long a node may take where the kernel itself does not make it.
+const FOREIGN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where nodes are.
+const NODES: &str = "/dev";
+
 /// The node by which the server reaches the driver.
 pub(super) fn character_path(id: u32) -> PathBuf {
     PathBuf::from(format!("/dev/ublkc{id}"))
@@ -31,18 +37,17 @@ pub(super) fn block_path(id: u32) -> PathBuf {
     PathBuf::from(format!("/dev/ublkb{id}"))
 }
 
-/// Opens the character device, waiting for devtmpfs or udev to make the node.
+/// Opens the character device, waiting for devtmpfs or udev to make the node, and for whoever opens each one that appears to close it.
 pub(super) fn open_character(id: u32, deadline: &Deadline) -> Result<File, FrontendError> {
     let mut options = OpenOptions::new();
-    open_when_there(options.read(true).write(true), &character_path(id), deadline)
+    open_when_there(options.read(true).write(true), &character_path(id), FileType::is_char_device, deadline)
 }
 
 /// Whether another process has the character device open, which only one can.
 pub(super) fn is_open_elsewhere(id: u32) -> bool {
     let path = character_path(id);
     let opened = OpenOptions::new().read(true).write(true).open(&path);
-    let busy = |error: io::Error| error.raw_os_error() == Some(Errno::BUSY.raw_os_error());
-    opened.is_err_and(busy) && !is_open_here(&path)
+    opened.is_err_and(|error| is(&error, Errno::BUSY)) && !is_open_here(&path)
 }
 
 fn is_open_here(path: &Path) -> bool {
@@ -56,7 +61,9 @@ pub(super) fn open_block(id: u32, number: (u32, u32), deadline: &Deadline) -> Re
     let path = block_path(id);
     let flags = i32::from_ne_bytes(OFlags::NONBLOCK.bits().to_ne_bytes());
     loop {
-        let file = open_when_there(OpenOptions::new().read(true).custom_flags(flags), &path, deadline)?;
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(flags);
+        let file = open_when_there(&options, &path, FileType::is_block_device, deadline)?;
         let node = |source| FrontendError::Node { what: "stat", path: path.clone(), source };
         let found = file.metadata().map_err(node)?.rdev();
         if (major(found), minor(found)) == number {
@@ -67,25 +74,55 @@ pub(super) fn open_block(id: u32, number: (u32, u32), deadline: &Deadline) -> Re
     }
 }
 
-fn open_when_there(options: &OpenOptions, path: &Path, deadline: &Deadline) -> Result<File, FrontendError> {
+/// Opens the node at `path`, which must be of the kind that `is_node` knows.
+fn open_when_there(
+    options: &OpenOptions,
+    path: &Path,
+    is_node: fn(&FileType) -> bool,
+    deadline: &Deadline,
+) -> Result<File, FrontendError> {
+    let foreign = Deadline::after(FOREIGN_PATIENCE);
     loop {
-        match options.open(path) {
-            Ok(file) => return Ok(file),
-            Err(error) => {
-                let missing = [Errno::NOENT, Errno::NXIO, Errno::ACCESS, Errno::NODEV];
-                let soon =
-                    missing.into_iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
-                if !soon {
-                    return Err(FrontendError::Node {
-                        what: "opening",
-                        path: path.to_owned(),
-                        source: error,
-                    });
-                }
-                pause(path, error, deadline)?;
-            }
+        // The kernel makes no node where something else has its name, a link among them, and opening that might wait for ever.
+        let found = fs::symlink_metadata(path);
+        if found.as_ref().is_ok_and(|found| !is_node(&found.file_type())) {
+            return Err(FrontendError::Stray(path.to_owned()));
         }
+        let error = match found.and_then(|_| options.open(path)) {
+            Ok(file) => return Ok(file),
+            Err(error) => error,
+        };
+        let soon = [Errno::NOENT, Errno::NXIO, Errno::ACCESS, Errno::NODEV, Errno::BUSY];
+        if !soon.into_iter().any(|errno| is(&error, errno)) {
+            return Err(FrontendError::Node { what: "opening", path: path.to_owned(), source: error });
+        }
+        if is(&error, Errno::NOENT) && foreign.has_passed() && !kernel_makes_nodes() {
+            return Err(FrontendError::NoNode(path.to_owned()));
+        }
+        pause(path, error, deadline)?;
     }
+}
+
+/// Whether nodes appear as soon as their devices do. In a container they mostly do not: it has a copy of some.
+fn kernel_makes_nodes() -> bool {
+    let Ok(folder) = fs::metadata(NODES) else { return false };
+    let Ok(mounts) = fs::read("/proc/self/mountinfo") else { return true };
+    is_devtmpfs(&mounts, (major(folder.dev()), minor(folder.dev())))
+}
+
+/// Whether the file system of this number is the kernel's own of nodes.
+fn is_devtmpfs(mounts: &[u8], (major, minor): (u32, u32)) -> bool {
+    let number = format!("{major}:{minor}");
+    mounts.split(|byte| *byte == b'\n').any(|line| {
+        let mut words = line.split(|byte| *byte == b' ');
+        let is_it = words.nth(2) == Some(number.as_bytes());
+        // A word of its own ends the fields of which there may be any number.
+        is_it && words.skip_while(|word| *word != b"-").nth(1) == Some(b"devtmpfs")
+    })
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
 }
 
 /// Waits a little; gives up with `error` when the deadline has passed.
@@ -135,4 +172,37 @@ pub(super) fn spare_a_tag(id: u32, depth: u16) -> Result<(), FrontendError> {
         fs::write(&path, value).map_err(|source| FrontendError::Node { what: "writing", path, source })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_the_name_of_a_node_is_said_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = Deadline::after(Duration::from_secs(600));
+        let mut options = OpenOptions::new();
+        options.read(true);
+        let open = |path: &Path| open_when_there(&options, path, FileType::is_char_device, &long);
+        let (file, link, folder) = (dir.path().join("file"), dir.path().join("link"), dir.path().join("dir"));
+        fs::write(&file, "stray").unwrap();
+        fs::create_dir(&folder).unwrap();
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        for stray in [&file, &link, &folder] {
+            assert!(matches!(open(stray), Err(FrontendError::Stray(path)) if path == *stray));
+        }
+        open(Path::new("/dev/null")).unwrap();
+    }
+
+    #[test]
+    fn a_file_system_of_nodes_is_told_from_a_containers_copy() {
+        let mounts = b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
+            23 22 0:5 / /dev rw,nosuid shared:8 - devtmpfs udev rw\n\
+            24 22 0:61 / /c/dev rw master:8 propagate_from:2 - tmpfs tmpfs rw\nodd\n";
+        assert!(is_devtmpfs(mounts, (0, 5)));
+        for other in [(0, 61), (8, 1), (0, 7)] {
+            assert!(!is_devtmpfs(mounts, other), "{other:?}");
+        }
+    }
 }

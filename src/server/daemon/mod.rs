@@ -110,7 +110,7 @@ impl Daemon {
         .await
     }
 
-    /// Refuses a device that somebody has mounted, also one that waits for its server; to be asked before [`Daemon::remove`], which
+    /// Refuses a device that somebody uses, as by a mount or a loop device, also one that waits for its server; to be asked before [`Daemon::remove`], which
     /// does not.
     ///
     /// # Errors
@@ -125,13 +125,14 @@ impl Daemon {
             },
         };
         let port = Arc::clone(&self.port);
-        let asked = device_work(move || Ok(port.is_claimed(&path)));
+        let asked = device_work(move || Ok(port.user(&path)));
         let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
         match tokio::time::timeout(limit, asked).await {
-            Ok(Ok(false)) => Ok(()),
-            Ok(Ok(true)) => {
-                let text =
-                    format!("device {id} is in use: unmount it first (--force fails all of its users)");
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(user))) => {
+                let text = format!(
+                    "device {id} is in use by {user}: unmount or detach it first (--force fails all of its users)"
+                );
                 Err(Failure::new(FailureClass::Conflict, text))
             }
             Ok(Err(failure)) => Err(failure),

@@ -111,8 +111,8 @@ impl Port for TestPort {
         Ok(self.others.lock().unwrap().iter().cloned().chain(waiting).collect())
     }
 
-    fn is_claimed(&self, _path: &Path) -> bool {
-        false
+    fn user(&self, _path: &Path) -> Option<String> {
+        None
     }
 
     fn stored_bytes(&self, _path: &Path) -> u64 {

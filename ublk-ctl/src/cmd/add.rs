@@ -175,9 +175,12 @@ pub(crate) async fn serve_until_told(
 async fn until_told(device: &Foreground, interrupt: &mut Interrupt, output: &Output) -> Result<(), Failure> {
     interrupt.wait().await;
     let mut told = false;
-    while device.is_in_use().await? {
+    while let Some(user) = device.user().await? {
         if !std::mem::replace(&mut told, true) {
-            output.note("the device is in use: unmount it, or interrupt again to fail all of its users");
+            let text = format!(
+                "the device is in use by {user}: unmount or detach it, or interrupt again to fail all of its users"
+            );
+            output.note(&text);
         }
         tokio::select! {
             () = interrupt.wait() => break,
