@@ -1,5 +1,6 @@
 //! The composition root: from a configuration to running devices, their control API and their state.
 
+mod advice;
 pub mod api;
 mod blocking;
 pub mod config;

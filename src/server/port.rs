@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    advice,
     api::types::FeatureList,
     device::Device,
     failure::{Failure, FailureClass},
@@ -110,16 +111,21 @@ pub struct KnownDevice {
     pub mark: Option<Mark>,
 }
 
-/// The way to a driver that is not there or not allowed.
-const ADVICE: &str = "load the driver with \"modprobe ublk_drv\" (Linux 6.1 or newer) and run as root";
-
 /// What a frontend says, with the class that follows from it.
 #[must_use]
 pub fn failure_of_frontend(context: &str, error: FrontendError) -> Failure {
     let class = match &error {
         FrontendError::Unsupported { .. } | FrontendError::NoNode(_) => FailureClass::Driver,
-        FrontendError::Unavailable { .. } => {
-            let text = format!("{context}: no ublk driver ({ADVICE})");
+        FrontendError::Unavailable { source, .. } => {
+            let text = format!("{context}: no ublk driver ({})", advice::no_driver(source));
+            return Failure::with_source(FailureClass::Driver, text, error);
+        }
+        FrontendError::System(source) if is_refusal(source) => {
+            let text = format!("{context} ({})", advice::IO_URING);
+            return Failure::with_source(FailureClass::Driver, text, error);
+        }
+        FrontendError::Command { source, .. } | FrontendError::Node { source, .. } if is_refusal(source) => {
+            let text = format!("{context} ({})", advice::PRIVILEGE);
             return Failure::with_source(FailureClass::Driver, text, error);
         }
         FrontendError::IdTaken(_)
@@ -134,10 +140,12 @@ pub fn failure_of_frontend(context: &str, error: FrontendError) -> Failure {
         FrontendError::Geometry(_) | FrontendError::Shape(_) => FailureClass::Image,
         FrontendError::Request { .. } => FailureClass::Usage,
         FrontendError::Engine { source, .. } => super::failure::class_of_data_error(source),
-        FrontendError::Command { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            FailureClass::Driver
-        }
         _ => FailureClass::Internal,
     };
     Failure::with_source(class, context, error)
+}
+
+/// Whether the kernel does not let this process do it, whatever it is.
+fn is_refusal(source: &io::Error) -> bool {
+    matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported)
 }

@@ -9,6 +9,7 @@ use std::{
 use futures_util::future::{join_all, select_all};
 
 use super::{
+    advice,
     config::ReactorSection,
     failure::{Failure, FailureClass},
     runtimes::require_threads,
@@ -51,8 +52,7 @@ impl Reactors {
             ..ReactorConfig::default()
         };
         let failed = |source| {
-            let text =
-                "cannot start a reactor (io_uring needs Linux 6.1, and kernel.io_uring_disabled must be 0)";
+            let text = format!("cannot start a reactor ({})", advice::IO_URING);
             Failure::with_source(FailureClass::Driver, text, source)
         };
         let threads = (0..count)
