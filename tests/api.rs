@@ -9,6 +9,8 @@
 
 #[path = "api/metrics.rs"]
 mod metrics;
+#[path = "api/prometheus.rs"]
+mod prometheus;
 #[path = "support/registry.rs"]
 mod registry;
 #[path = "support/secure.rs"]
