@@ -1,5 +1,9 @@
-//! Tar: the [`envelope`] that makes a registry take an overlaybd blob for a layer.
+//! Tar, for two purposes: the [`envelope`] that makes a registry take an overlaybd blob for a layer, and the [`archive`] of
+//! files that an ordinary layer is.
 
+mod block;
+
+pub mod archive;
 pub mod envelope;
 
 pub use envelope::{Envelope, HEAD_BYTES, TarError};

@@ -6,16 +6,16 @@
 
 mod writer;
 
-use super::super::field::Fields;
+use super::{
+    super::field::Fields,
+    block::{BLOCK, BLOCK_BYTES, Block, checksum_matches},
+};
 use crate::block::ByteRange;
 
 /// Bytes from the start of a file that [`Envelope::detect`] wants, or all of a smaller file: the three blocks of the
 /// longer form and the first block of the payload.
 pub const HEAD_BYTES: usize = 2048;
 
-const BLOCK_BYTES: usize = 512;
-const BLOCK: u64 = BLOCK_BYTES as u64;
-const CHECKSUM_PLACE: std::ops::Range<usize> = 148..156;
 const REGULAR: u8 = b'0';
 const REGULAR_OLD: u8 = 0;
 const PAX_LOCAL: u8 = b'x';
@@ -138,7 +138,7 @@ struct Header {
 
 impl Header {
     /// `None` where the block is not a ustar header or fails its checksum.
-    fn decode(block: &[u8; BLOCK_BYTES]) -> Option<Self> {
+    fn decode(block: &Block) -> Option<Self> {
         let mut fields = Fields::new(block);
         let _name_mode_owner: &[u8; 124] = fields.array()?;
         let size: &[u8; 12] = fields.array()?;
@@ -217,15 +217,6 @@ fn number(digits: &[u8], radix: u32) -> Option<u64> {
     } else {
         None
     }
-}
-
-/// Old writers summed the bytes as signed numbers; readers take either sum. The field itself counts as spaces.
-fn checksum_matches(block: &[u8; BLOCK_BYTES], stored: u64) -> bool {
-    let counted = |(at, byte): (usize, &u8)| if CHECKSUM_PLACE.contains(&at) { b' ' } else { *byte };
-    let bytes = || block.iter().enumerate().map(counted);
-    let unsigned: u64 = bytes().map(u64::from).sum();
-    let signed: i64 = bytes().map(|byte| i64::from(byte.cast_signed())).sum();
-    stored == unsigned || i64::try_from(stored) == Ok(signed)
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Makes the envelope: three blocks before the payload and zeroes after it, as upstream writes them byte for byte.
 
-use super::{BLOCK, BLOCK_BYTES, CHECKSUM_PLACE, Envelope, PaxBlocks};
+use super::{
+    super::block::{BLOCK, BLOCK_BYTES, CHECKSUM_PLACE},
+    Envelope, PaxBlocks,
+};
 
 /// Mode of the file inside: a regular one, with the permissions that `overlaybd-commit` makes its output with. Upstream writes what
 /// the umask has left of them; here the same layer is the same bytes, and so has the same digest, whoever makes it where.
