@@ -25,11 +25,14 @@ use stratabd::{
     image::superblock,
 };
 
+#[path = "archive.rs"]
+mod archive;
 #[path = "registry.rs"]
 mod registry;
 #[path = "server.rs"]
 mod server;
 
+pub use archive::tar_archive;
 pub use registry::{
     registry_challenge, registry_content_range, registry_docker_config, registry_location,
     registry_next_image, registry_program_answer, registry_reference, registry_refusal, registry_retry_after,
@@ -44,7 +47,8 @@ pub use server::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 31] = [
+pub const TARGETS: [Target; 32] = [
+    ("tar_archive", tar_archive),
     ("tar_envelope", tar_envelope),
     ("zfile_header", zfile_header),
     ("zfile_jump_table", zfile_jump_table),
