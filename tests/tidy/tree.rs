@@ -3,7 +3,18 @@
 use std::{fs, io, path::Path};
 
 /// Folders whose Rust files are checked, from the root of the repository.
-const FOLDERS: [&str; 7] = ["src", "tests", "benches", "examples", "fuzz", "ublk-ctl/src", "ublk-ctl/tests"];
+const FOLDERS: [&str; 10] = [
+    "src",
+    "tests",
+    "benches",
+    "examples",
+    "fuzz",
+    "convertor/ext4/examples",
+    "convertor/ext4/src",
+    "convertor/ext4/tests",
+    "ublk-ctl/src",
+    "ublk-ctl/tests",
+];
 
 /// One Rust file.
 #[derive(Debug, Clone)]

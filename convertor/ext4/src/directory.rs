@@ -1,0 +1,175 @@
+//! A directory in memory: read from its blocks with every check, changed as a map, and given out as blocks again.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    cache::BLOCK_BYTES,
+    error::Error,
+    field::{low_u16, low_u32, put, put_u8, put_u16, put_u32, u8_at, u16_at, u32_at},
+    inode::FileKind,
+};
+
+/// Bytes of an entry before its name.
+pub(crate) const ENTRY_HEADER_BYTES: usize = 8;
+/// The longest name.
+pub(crate) const NAME_LIMIT: usize = 255;
+
+/// A name's inode.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) inode: u32,
+    pub(crate) kind: FileKind,
+    /// Whether this layer has made it, or something in it: whiteouts spare it.
+    pub(crate) is_made: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    /// The directory that it is in: for the root itself.
+    pub(crate) parent: u32,
+    /// Its name there.
+    pub(crate) name: Box<[u8]>,
+    pub(crate) entries: BTreeMap<Box<[u8]>, Entry>,
+    pub(crate) is_changed: bool,
+    /// Whether all below it was made by this layer, so that no whiteout finds anything here.
+    pub(crate) is_all_made: bool,
+}
+
+impl Directory {
+    /// One that is not on the device yet.
+    pub(crate) fn new(parent: u32, name: &[u8]) -> Self {
+        let name = name.into();
+        Self { parent, name, entries: BTreeMap::new(), is_changed: true, is_all_made: true }
+    }
+
+    /// One that will be read.
+    pub(crate) fn below(parent: u32, name: &[u8]) -> Self {
+        Self { is_changed: false, is_all_made: false, ..Self::new(parent, name) }
+    }
+
+    /// Adds what a block of the directory `number` has. `is_first` is the one that begins with `.` and `..`.
+    pub(crate) fn add_block(&mut self, number: u32, bytes: &[u8], is_first: bool) -> Result<(), Error> {
+        let damaged = |rule| Error::inode(number, rule);
+        let mut rest = bytes;
+        let mut place = 0;
+        while !rest.is_empty() {
+            let length = usize::from(u16_at(rest, 4));
+            let name_length = usize::from(u8_at(rest, 6));
+            if length < ENTRY_HEADER_BYTES + name_length
+                || length < ENTRY_HEADER_BYTES + 4
+                || !length.is_multiple_of(4)
+                || length > rest.len()
+            {
+                return Err(damaged("an entry of the directory does not fit into its block"));
+            }
+            let (inode, name) =
+                (u32_at(rest, 0), rest.get(ENTRY_HEADER_BYTES..ENTRY_HEADER_BYTES + name_length));
+            let (name, kind) = (name.unwrap_or(&[]), u8_at(rest, 7));
+            match (is_first, place) {
+                (true, 0) if name != b"." || inode != number => {
+                    return Err(damaged("the directory does not begin with itself"));
+                }
+                (true, 1) if name != b".." || inode != self.parent => {
+                    return Err(damaged(
+                        "the directory has another parent than the one that it was found in",
+                    ));
+                }
+                (true, 0 | 1) => {}
+                _ if inode == 0 => {}
+                _ => self.add_entry(number, name, inode, kind)?,
+            }
+            place += 1;
+            rest = rest.get(length..).unwrap_or(&[]);
+        }
+        if is_first && place < 2 {
+            return Err(damaged("the directory lacks its parent"));
+        }
+        Ok(())
+    }
+
+    fn add_entry(&mut self, number: u32, name: &[u8], inode: u32, kind: u8) -> Result<(), Error> {
+        let damaged = |rule| Error::inode(number, rule);
+        if name.is_empty()
+            || name == b"."
+            || name == b".."
+            || name.iter().any(|byte| matches!(byte, 0 | b'/'))
+        {
+            return Err(damaged("an entry of the directory has a name that nothing can have"));
+        }
+        let kind =
+            FileKind::of_entry(kind).ok_or(damaged("an entry of the directory is of no kind of file"))?;
+        if self.entries.insert(name.into(), Entry { inode, kind, is_made: false }).is_some() {
+            return Err(damaged("a name is twice in the directory"));
+        }
+        Ok(())
+    }
+
+    /// How many directories are in it.
+    pub(crate) fn subdirectories(&self) -> usize {
+        self.entries.values().filter(|entry| entry.kind == FileKind::Directory).count()
+    }
+
+    /// All of it as one block, unless it needs more.
+    pub(crate) fn encode_single(&self, number: u32) -> Option<Vec<u8>> {
+        let names: usize = self.entries.keys().map(|name| entry_bytes(name)).sum();
+        if names + 2 * entry_bytes(b".") > BLOCK_BYTES {
+            return None;
+        }
+        let mut block = EntryBlock::new();
+        block.push(b".", number, FileKind::Directory);
+        block.push(b"..", self.parent, FileKind::Directory);
+        for (name, entry) in &self.entries {
+            block.push(name, entry.inode, entry.kind);
+        }
+        Some(block.end())
+    }
+}
+
+/// Bytes that an entry needs.
+pub(crate) fn entry_bytes(name: &[u8]) -> usize {
+    (ENTRY_HEADER_BYTES + name.len()).next_multiple_of(4)
+}
+
+/// A block of entries that is being filled.
+#[derive(Debug)]
+pub(crate) struct EntryBlock {
+    bytes: Vec<u8>,
+    last: usize,
+}
+
+impl EntryBlock {
+    pub(crate) fn new() -> Self {
+        Self { bytes: Vec::with_capacity(BLOCK_BYTES), last: 0 }
+    }
+
+    /// Bytes that are taken.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The caller has seen to it that there is room.
+    pub(crate) fn push(&mut self, name: &[u8], inode: u32, kind: FileKind) {
+        self.last = self.bytes.len();
+        let length = entry_bytes(name);
+        self.bytes.resize(self.last + length, 0);
+        let entry = self.bytes.get_mut(self.last..).unwrap_or(&mut []);
+        put_u32(entry, 0, inode);
+        put_u16(entry, 4, low_u16(low_u32(length as u64)));
+        put_u8(entry, 6, u8::try_from(name.len()).unwrap_or(u8::MAX));
+        put_u8(entry, 7, kind as u8);
+        put(entry, ENTRY_HEADER_BYTES, name);
+    }
+
+    /// The block: its last entry has what is left.
+    pub(crate) fn end(mut self) -> Vec<u8> {
+        let length = low_u16(low_u32((BLOCK_BYTES - self.last) as u64));
+        self.bytes.resize(BLOCK_BYTES, 0);
+        put_u16(&mut self.bytes, self.last + 4, length);
+        self.bytes
+    }
+}
