@@ -15,9 +15,10 @@ use url::Url;
 
 use super::{
     Challenge, ChallengeError, Credentials, CredentialsError, Reason, RegistryError, Repository, Secret,
+    Shown,
     call::Call,
     challenge::{authorization, parse_challenge},
-    credentials::CredentialSource,
+    credentials::{CredentialSource, Login},
     draft::Draft,
     exchange::{Answer, Exchange},
     flight::{Flight, Turn},
@@ -50,7 +51,8 @@ struct Access {
     header: Option<HeaderValue>,
     expires: Option<Instant>,
     challenge: Option<Challenge>,
-    /// Why the credential source gave nothing, to be told if strangers are refused.
+    /// What it was made of, and why the credential source gave nothing, to be told if it is refused.
+    shown: Shown,
     lookup: Option<Arc<CredentialsError>>,
 }
 
@@ -115,7 +117,8 @@ impl Authorizer {
                 return match answer.status() {
                     StatusCode::UNAUTHORIZED => {
                         let host = scope.repository.host();
-                        Err(answer.refuse(Reason::Unauthorized { host, lookup: access.lookup }).await)
+                        let Access { shown, lookup, .. } = access;
+                        Err(answer.refuse(Reason::Unauthorized { host, shown, lookup }).await)
                     }
                     _ => answer.into_success().await,
                 };
@@ -157,24 +160,22 @@ impl Authorizer {
         challenge: Challenge,
     ) -> Result<Access, RegistryError> {
         let repository = &scope.repository;
-        let (credentials, lookup) = match self.source.look_up(repository, url).await {
-            Ok(credentials) => (credentials, None),
+        let (login, lookup) = match self.source.look_up(repository, url).await {
+            Ok(login) => (login, None),
             Err(error) => {
                 tracing::warn!(host = repository.host(), %error, "no credentials, trying anonymously");
-                (Credentials::Anonymous, Some(Arc::new(error)))
+                (Login::default(), Some(Arc::new(error)))
             }
         };
-        let refuse = |lookup| {
-            let reason = Reason::Unauthorized { host: repository.host(), lookup };
-            RegistryError::new(location::shown(url), reason)
-        };
+        let (shown, credentials) = (login.shown(), login.credentials);
+        let unauthorized = |shown, lookup| Reason::Unauthorized { host: repository.host(), shown, lookup };
         let mut access = match &challenge {
             Challenge::Bearer { .. } if let Credentials::RegistryToken(token) = &credentials => {
                 self.access(authorization("Bearer", token), None, Some(challenge))
             }
             Challenge::Basic => {
                 let Credentials::Basic { username, password } = credentials else {
-                    return Err(refuse(lookup));
+                    return Err(RegistryError::new(location::shown(url), unauthorized(shown, lookup)));
                 };
                 let pair = BASE64_STANDARD.encode(format!("{username}:{}", password.expose()));
                 self.access(authorization("Basic", &Secret::new(pair)), None, Some(challenge))
@@ -190,8 +191,8 @@ impl Authorizer {
                 let token = match token::fetch(exchange, call, &request, &credentials).await {
                     Ok(token) => token,
                     Err(error) if matches!(error.reason(), Reason::Unauthorized { .. }) => {
-                        let reason = Reason::Unauthorized { host: repository.host(), lookup };
                         let said = error.said().map(str::to_owned);
+                        let reason = unauthorized(shown, lookup);
                         return Err(RegistryError::with_words(error.target(), reason, said));
                     }
                     Err(error) => return Err(error),
@@ -199,7 +200,7 @@ impl Authorizer {
                 self.access(authorization("Bearer", &token.value), Some(token.expires), Some(challenge))
             }
         };
-        access.lookup = lookup;
+        (access.shown, access.lookup) = (shown, lookup);
         Ok(access)
     }
 
@@ -210,7 +211,7 @@ impl Authorizer {
         challenge: Option<Challenge>,
     ) -> Access {
         let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
-        Access { serial, header, expires, challenge, lookup: None }
+        Access { serial, header, expires, challenge, shown: Shown::default(), lookup: None }
     }
 
     fn flight(&self, scope: &Scope) -> Arc<Flight<Access>> {

@@ -73,10 +73,10 @@ pub enum CredentialConfig {
     /// Always anonymous.
     #[default]
     None,
-    /// Docker's `config.json`, with its `credsStore` and `credHelpers` programs.
-    File {
-        /// The file. A missing one means anonymous.
-        path: PathBuf,
+    /// Docker's `config.json` and what else has its form, with its `credsStore` and `credHelpers` programs.
+    Files {
+        /// The files; the first that has a login for the repository counts. Those that are missing have none.
+        paths: Vec<PathBuf>,
         /// Directories to look for `docker-credential-*` in before `PATH`.
         #[serde(default)]
         helper_dirs: Vec<PathBuf>,
@@ -240,7 +240,7 @@ mod tests {
             user_agent = "x/1"
             proxy = "none"
             client_identity = { cert_file = "/c", key_file = "/k" }
-            credentials = { mode = "file", path = "/root/.docker/config.json" }
+            credentials = { mode = "files", paths = ["/root/.docker/config.json"] }
             [limits]
             concurrent_requests = 2
             [hosts."localhost:5000"]
@@ -250,7 +250,7 @@ mod tests {
         assert!(config.hosts["localhost:5000"].plain_http);
         assert_eq!(config.limits.concurrent_requests, 2);
         assert_eq!(config.limits.max_tries, Limits::default().max_tries);
-        assert!(matches!(config.credentials, CredentialConfig::File { .. }));
+        assert!(matches!(config.credentials, CredentialConfig::Files { .. }));
         assert!(toml::from_str::<RegistryConfig>("[hosts.a]\nskip_verfy = true").is_err());
         assert!(toml::from_str::<RegistryConfig>("[credentials]\nmode = \"uds\"\npth = \"/x\"").is_err());
     }

@@ -3,7 +3,7 @@
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use super::{
-    ChallengeError, ContentRangeError, CredentialsError, LocationError, NextImageError, ReferenceError,
+    ChallengeError, ContentRangeError, CredentialsError, LocationError, NextImageError, ReferenceError, Shown,
 };
 use crate::format::oci::{Digest, DigestError, OciError};
 
@@ -59,10 +59,12 @@ type Cause = Box<dyn Error + Send + Sync>;
 #[non_exhaustive]
 pub enum Reason {
     /// 401 although a fresh credential was shown, or there was none to show.
-    #[error("access refused (401): run \"docker login {host}\", or check the configured credential source")]
+    #[error("access to {host} refused (401): {shown}; \"docker login {host}\" makes a new one")]
     Unauthorized {
         /// The registry's host and port.
         host: String,
+        /// What it was shown.
+        shown: Shown,
         /// Why the credential source gave nothing, if that is so.
         #[source]
         lookup: Option<Arc<CredentialsError>>,

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::{
-    Limits, Reason, RegistryConfig, RegistryError, RegistryMetrics,
+    Limits, Reason, RegistryConfig, RegistryError, RegistryMetrics, Shown,
     adaptive_limit::Outcome,
     body,
     call::Call,
@@ -114,7 +114,9 @@ impl Answer {
         let host = || location::authority(&self.url);
         let reason = match self.status() {
             status if wanted.contains(&status) => return Ok(self),
-            StatusCode::UNAUTHORIZED => Reason::Unauthorized { host: host(), lookup: None },
+            StatusCode::UNAUTHORIZED => {
+                Reason::Unauthorized { host: host(), shown: Shown::default(), lookup: None }
+            }
             StatusCode::FORBIDDEN => Reason::Forbidden { host: host() },
             StatusCode::NOT_FOUND => Reason::NotFound,
             StatusCode::RANGE_NOT_SATISFIABLE => Reason::RangeNotSatisfiable,

@@ -49,8 +49,8 @@ pub use config::{ClientIdentity, CredentialConfig, HostConfig, Limits, ProxyConf
 pub use content_range::{ContentRange, ContentRangeError};
 pub use copy::BlobContent;
 pub use credentials::{
-    Credentials, CredentialsError, DockerConfig, KeyHost, MAX_DOCKER_CONFIG_BYTES, parse_helper_answer,
-    parse_service_answer,
+    Credentials, CredentialsError, DockerConfig, KeyHost, MAX_DOCKER_CONFIG_BYTES, Shown,
+    parse_helper_answer, parse_service_answer,
 };
 pub use draft::FileContent;
 pub use error::{Fault, Reason, RegistryError, Retry};

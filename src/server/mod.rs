@@ -16,6 +16,7 @@ pub mod image_config;
 pub mod interrupt;
 pub mod layer_report;
 pub mod layers;
+mod login_files;
 pub mod manifests;
 mod merged_file;
 pub mod metrics;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{
     config::{Config, HostSection, RegistrySection},
     failure::{Failure, FailureClass},
+    login_files,
 };
 use crate::registry::{
     ClientIdentity, CredentialConfig, Fault, HostConfig, Limits, ProxyConfig, Reason, RegistryConfig,
@@ -66,17 +67,8 @@ fn credentials(section: &RegistrySection) -> CredentialConfig {
     if !address.is_empty() {
         return CredentialConfig::Uds { path: address.into(), timeout_ms: service.timeout_ms };
     }
-    match non_empty(&section.authfile).or_else(default_authfile) {
-        Some(path) => CredentialConfig::File { path, helper_dirs: section.credential_helper_dirs.clone() },
-        None => CredentialConfig::None,
-    }
-}
-
-/// Where docker keeps it.
-fn default_authfile() -> Option<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let dir = set("DOCKER_CONFIG").or_else(|| set("HOME").map(|home| home.join(".docker")))?;
-    Some(dir.join("config.json"))
+    let paths = non_empty(&section.authfile).map_or_else(login_files::default_files, |path| vec![path]);
+    CredentialConfig::Files { paths, helper_dirs: section.credential_helper_dirs.clone() }
 }
 
 fn proxy(setting: &str) -> ProxyConfig {

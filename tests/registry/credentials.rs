@@ -100,7 +100,7 @@ async fn a_helper_program_is_asked_for_the_host() {
     let path = home.path().join("config.json");
     std::fs::write(&path, format!(r#"{{"credHelpers":{{"{expected}":"fixed"}}}}"#)).unwrap();
     let helper_dirs = vec![home.path().to_owned()];
-    let config = with(&registry, CredentialConfig::File { path, helper_dirs });
+    let config = with(&registry, CredentialConfig::Files { paths: vec![path], helper_dirs });
     read(&config, &registry).await.unwrap();
 }
 
@@ -109,7 +109,8 @@ async fn a_broken_credential_file_is_named_and_a_missing_one_is_anonymous() {
     let registry = registry().await;
     let home = tempfile::tempdir().unwrap();
     let path: PathBuf = home.path().join("config.json");
-    let config = with(&registry, CredentialConfig::File { path: path.clone(), helper_dirs: Vec::new() });
+    let config =
+        with(&registry, CredentialConfig::Files { paths: vec![path.clone()], helper_dirs: Vec::new() });
     let error = read(&config, &registry).await.unwrap_err();
     assert!(matches!(error.reason(), Reason::Unauthorized { lookup: None, .. }), "{error:?}");
     std::fs::write(&path, "{\"auths\": hunter2").unwrap();
@@ -119,6 +120,56 @@ async fn a_broken_credential_file_is_named_and_a_missing_one_is_anonymous() {
         lookup.to_string().contains("config.json") && !lookup.to_string().contains("hunter2"),
         "{lookup}"
     );
+}
+
+#[tokio::test]
+async fn the_first_file_that_has_a_login_counts_and_a_broken_one_costs_the_others_nothing() {
+    let registry = registry().await;
+    let home = tempfile::tempdir().unwrap();
+    let host = registry.address;
+    let [first, second, missing] = ["auth.json", "config.json", "none"].map(|name| home.path().join(name));
+    let paths = vec![missing, first.clone(), second.clone()];
+    let config = with(&registry, CredentialConfig::Files { paths, helper_dirs: Vec::new() });
+    let of_host = |auth| format!(r#"{{"auths":{{"{host}":{{"auth":"{auth}"}}}}}}"#);
+    // The most specific name wins within a file, as containers-auth.json(5) says.
+    let of_repository =
+        format!(r#"{{"auths":{{"{host}":{{"auth":"eDp5"}},"{host}/team/app":{{"auth":"dTpw"}}}}}}"#);
+    for (one, other) in [
+        (&of_repository, of_host("eDp5")),
+        (&of_host("dTpw"), of_host("eDp5")),
+        (&format!(r#"{{"auths":{{"{host}/team/other":{{"auth":"eDp5"}}}}}}"#), of_host("dTpw")),
+        (&"{broken".to_owned(), of_host("dTpw")),
+    ] {
+        std::fs::write(&first, one).unwrap();
+        std::fs::write(&second, &other).unwrap();
+        read(&config, &registry).await.unwrap_or_else(|error| panic!("{one} {other}: {error:?}"));
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_from_none() {
+    let registry = registry().await;
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("config.json");
+    let config =
+        with(&registry, CredentialConfig::Files { paths: vec![path.clone()], helper_dirs: Vec::new() });
+    let host = registry.address;
+    let none = format!("there is no login for it in {}", path.display());
+    let wrong = format!("the login of \"x\" from {} was refused", path.display());
+    for (key, words) in
+        [(None, &none), (Some("other.example".to_owned()), &none), (Some(host.to_string()), &wrong)]
+    {
+        if let Some(key) = &key {
+            std::fs::write(&path, format!(r#"{{"auths":{{"{key}":{{"auth":"eDpodW50ZXIy"}}}}}}"#)).unwrap();
+        }
+        let error = read(&config, &registry).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(words.as_str()), "{key:?}: {text}");
+        assert!(
+            text.contains(&format!("docker login {host}")) && !format!("{error:?}").contains("hunter2"),
+            "{text}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,7 +49,8 @@ async fn token_registry(expires_in: u64, user: &'static str) -> TokenRegistry {
     let config_file = home.path().join("config.json");
     write_login(&config_file, &server, user);
     let mut config = config(&[server.address]);
-    config.credentials = CredentialConfig::File { path: config_file.clone(), helper_dirs: Vec::new() };
+    config.credentials =
+        CredentialConfig::Files { paths: vec![config_file.clone()], helper_dirs: Vec::new() };
     TokenRegistry { server, valid, _home: home, config, config_file }
 }
 
@@ -155,7 +156,7 @@ async fn wrong_basic_credentials_are_shown_once() {
     let path = home.path().join("config.json");
     write_login(&path, &server, "u");
     let mut config = config(&[server.address]);
-    config.credentials = CredentialConfig::File { path, helper_dirs: Vec::new() };
+    config.credentials = CredentialConfig::Files { paths: vec![path], helper_dirs: Vec::new() };
     let client = client(&config);
     let error = blob(&client, &server, SIZE).read_range(range(0, 1), Priority::Demand).await.unwrap_err();
     assert!(matches!(error.reason(), Reason::Unauthorized { .. }), "{error:?}");
@@ -207,7 +208,7 @@ async fn an_identity_token_is_exchanged_by_a_form_and_never_in_a_url() {
     let login = format!(r#"{{"auths":{{"{}":{{"identitytoken":"secret+identity"}}}}}}"#, server.address);
     std::fs::write(&path, login).unwrap();
     let mut config = config(&[server.address]);
-    config.credentials = CredentialConfig::File { path, helper_dirs: Vec::new() };
+    config.credentials = CredentialConfig::Files { paths: vec![path], helper_dirs: Vec::new() };
     blob(&client(&config), &server, SIZE).read_range(range(0, 1), Priority::Demand).await.unwrap();
 }
 
@@ -270,7 +271,7 @@ async fn a_login_that_has_run_out_is_looked_up_again_after_a_403() {
     };
     login(0);
     let mut config = config(&[server.address]);
-    config.credentials = CredentialConfig::File { path: path.clone(), helper_dirs: Vec::new() };
+    config.credentials = CredentialConfig::Files { paths: vec![path.clone()], helper_dirs: Vec::new() };
     let blob = blob(&client(&config), &server, SIZE);
     blob.read_range(range(0, 1), Priority::Demand).await.unwrap();
     valid.store(1, Ordering::SeqCst);
@@ -300,7 +301,7 @@ async fn a_token_for_the_registry_is_shown_as_it_is() {
     let login = format!(r#"{{"auths":{{"{}":{{"registrytoken":"long-lived"}}}}}}"#, server.address);
     std::fs::write(&path, login).unwrap();
     let mut config = config(&[server.address]);
-    config.credentials = CredentialConfig::File { path, helper_dirs: Vec::new() };
+    config.credentials = CredentialConfig::Files { paths: vec![path], helper_dirs: Vec::new() };
     blob(&client(&config), &server, SIZE).read_range(range(0, 1), Priority::Demand).await.unwrap();
 }
 

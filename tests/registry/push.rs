@@ -171,7 +171,8 @@ fn logged_in(server: &Server, others: &[&Server], dir: &tempfile::TempDir) -> Re
     let login = r#"{"username":"user","password":"secret"}"#;
     std::fs::write(&path, format!(r#"{{"auths":{{"{}":{login}}}}}"#, server.address)).unwrap();
     let mut config = config(&plain);
-    config.credentials = stratabd::registry::CredentialConfig::File { path, helper_dirs: Vec::new() };
+    config.credentials =
+        stratabd::registry::CredentialConfig::Files { paths: vec![path], helper_dirs: Vec::new() };
     config
 }
 

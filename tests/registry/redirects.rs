@@ -61,7 +61,8 @@ async fn no_credential_follows_a_redirect() {
     let path = home.path().join("config.json");
     std::fs::write(&path, format!(r#"{{"auths":{{"{}":{{"auth":"dTpw"}}}}}}"#, registry.address)).unwrap();
     let mut config = config(&[registry.address]);
-    config.credentials = stratabd::registry::CredentialConfig::File { path, helper_dirs: Vec::new() };
+    config.credentials =
+        stratabd::registry::CredentialConfig::Files { paths: vec![path], helper_dirs: Vec::new() };
     let client = client(&config);
     let blob = blob(&client, &registry, SIZE);
     for _ in 0..3 {

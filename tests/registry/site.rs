@@ -62,7 +62,7 @@ impl Site {
         let logins = [self.registry, self.front, self.downgrade].map(login).join(",");
         fs::write(self.path("config.json"), format!(r#"{{"auths":{{{logins}}}}}"#)).unwrap();
         let path = self.path("config.json");
-        config.credentials = CredentialConfig::File { path, helper_dirs: Vec::new() };
+        config.credentials = CredentialConfig::Files { paths: vec![path], helper_dirs: Vec::new() };
         config.limits.stall_timeout_ms = 5_000;
         config.limits.connect_timeout_ms = 5_000;
         config

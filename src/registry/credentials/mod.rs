@@ -1,14 +1,21 @@
 //! Where user names and passwords come from. Nothing is remembered: every 401 asks the source again.
 
 mod docker_config;
+mod login;
 mod program;
 mod service;
 
-use std::{fmt, io, path::PathBuf, time::Duration};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use url::Url;
 
 pub use docker_config::{DockerConfig, KeyHost, MAX_DOCKER_CONFIG_BYTES};
+pub(super) use login::Login;
+pub use login::Shown;
 pub use program::parse_helper_answer;
 use service::CredentialService;
 pub use service::parse_service_answer;
@@ -16,10 +23,11 @@ pub use service::parse_service_answer;
 use super::{CredentialConfig, RegistryError, Repository, Secret, connection::Authorities};
 
 /// What to show to a registry or its token server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Credentials {
     /// Nothing.
+    #[default]
     Anonymous,
     /// User name and password.
     Basic {
@@ -90,7 +98,7 @@ impl CredentialsError {
 /// A configured source of credentials.
 pub(super) enum CredentialSource {
     None,
-    File { path: PathBuf, helper_dirs: Vec<PathBuf> },
+    Files { paths: Vec<PathBuf>, helper_dirs: Vec<PathBuf> },
     Service(CredentialService),
 }
 
@@ -98,8 +106,8 @@ impl CredentialSource {
     pub(super) fn new(config: &CredentialConfig, trusted: &Authorities) -> Result<Self, RegistryError> {
         Ok(match config {
             CredentialConfig::None => Self::None,
-            CredentialConfig::File { path, helper_dirs } => {
-                Self::File { path: path.clone(), helper_dirs: helper_dirs.clone() }
+            CredentialConfig::Files { paths, helper_dirs } => {
+                Self::Files { paths: paths.clone(), helper_dirs: helper_dirs.clone() }
             }
             CredentialConfig::Http { url, timeout_ms } => {
                 Self::Service(CredentialService::http(url, None, Duration::from_millis(*timeout_ms))?)
@@ -119,30 +127,55 @@ impl CredentialSource {
         &self,
         repository: &Repository,
         url: &Url,
-    ) -> Result<Credentials, CredentialsError> {
+    ) -> Result<Login, CredentialsError> {
         let host = repository.host();
         let default_port = if repository.is_plain_http() { 80 } else { 443 };
-        let key_host = KeyHost { host: &host, default_port };
-        let config = match self {
-            Self::None => return Ok(Credentials::Anonymous),
-            Self::File { path, helper_dirs } => {
-                let Some(config) = docker_config::read(path.clone()).await? else {
-                    tracing::debug!(path = %path.display(), "no credential file, going on anonymously");
-                    return Ok(Credentials::Anonymous);
-                };
-                for key in config.odd_keys() {
-                    tracing::warn!(path = %path.display(), key, "what the credential file has for this cannot be used");
-                }
-                if let Some((helper, server)) = config.helper(key_host, repository.name())
-                    && let Some(found) = program::ask(&helper, &server, helper_dirs).await?
-                {
-                    return Ok(found);
-                }
-                config
+        let wanted = Wanted { host: KeyHost { host: &host, default_port }, repository: repository.name() };
+        let (paths, helper_dirs) = match self {
+            Self::None => return Ok(Login::default()),
+            Self::Files { paths, helper_dirs } => (paths, helper_dirs),
+            Self::Service(service) => {
+                let found = service.ask(url).await?.credentials(wanted.host, wanted.repository);
+                return Ok(Login { credentials: found, origin: service.name() });
             }
-            Self::Service(service) => service.ask(url).await?,
         };
-        Ok(config.credentials(key_host, repository.name()))
+        let mut failed = None;
+        for path in paths {
+            match wanted.from_file(path, helper_dirs).await {
+                Ok(Login { credentials: Credentials::Anonymous, .. }) => {}
+                Ok(found) => return Ok(found),
+                // It costs the other files nothing.
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        let places: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        let nothing = Login { credentials: Credentials::Anonymous, origin: places.join(", ") };
+        failed.map_or(Ok(nothing), Err)
+    }
+}
+
+/// What a login is looked for for.
+struct Wanted<'a> {
+    host: KeyHost<'a>,
+    repository: &'a str,
+}
+
+impl Wanted<'_> {
+    async fn from_file(&self, path: &Path, helper_dirs: &[PathBuf]) -> Result<Login, CredentialsError> {
+        let Some(config) = docker_config::read(path.to_owned()).await? else {
+            tracing::debug!(path = %path.display(), "no credential file");
+            return Ok(Login::default());
+        };
+        for key in config.odd_keys() {
+            tracing::warn!(path = %path.display(), key, "what the credential file has for this cannot be used");
+        }
+        if let Some((helper, server)) = config.helper(self.host, self.repository)
+            && let Some(credentials) = program::ask(&helper, &server, helper_dirs).await?
+        {
+            return Ok(Login { credentials, origin: format!("docker-credential-{helper}") });
+        }
+        let credentials = config.credentials(self.host, self.repository);
+        Ok(Login { credentials, origin: path.display().to_string() })
     }
 }
 
@@ -150,7 +183,7 @@ impl fmt::Debug for CredentialSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::None => "CredentialSource::None",
-            Self::File { .. } => "CredentialSource::File",
+            Self::Files { .. } => "CredentialSource::Files",
             Self::Service(_) => "CredentialSource::Service",
         })
     }

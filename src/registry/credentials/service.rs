@@ -143,7 +143,8 @@ impl CredentialService {
         }
     }
 
-    fn name(&self) -> String {
+    /// What messages call it.
+    pub(super) fn name(&self) -> String {
         match &self.transport {
             Transport::Http { url, .. } => shown(url),
             Transport::Unix(path) => path.display().to_string(),

@@ -190,7 +190,7 @@ impl Default for CacheSection {
 pub struct RegistrySection {
     /// What the client calls itself; empty for the name and version of this program.
     pub user_agent: String,
-    /// Docker-style `config.json` with credentials; empty for `$DOCKER_CONFIG/config.json`, then `~/.docker/config.json`.
+    /// Docker-style `config.json` with credentials; empty for where docker and containers-auth.json(5) have them.
     pub authfile: PathBuf,
     /// Directories that are searched for `docker-credential-*` before `PATH`.
     pub credential_helper_dirs: Vec<PathBuf>,
