@@ -270,10 +270,10 @@ impl ArchiveReader {
             ExtensionKind::LongName => self.extensions.long_name = text(&body),
             ExtensionKind::LongLink => self.extensions.long_link = text(&body),
             ExtensionKind::Pax => self.extensions.records = Some(Records::parse(&body)?),
-            ExtensionKind::GlobalPax => match Records::parse(&body)?.decides() {
-                Some(field) => return Err(ArchiveRule::Global(field)),
-                None => {}
-            },
+            ExtensionKind::GlobalPax => {
+                let decides = Records::parse(&body)?.decides();
+                decides.map_or(Ok(()), |field| Err(ArchiveRule::Global(field)))?;
+            }
         }
         Ok(self.go_on(State::Padding { left: padding_bytes(body.len() as u64) }))
     }
