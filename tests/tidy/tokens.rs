@@ -16,7 +16,8 @@ pub(crate) struct RawPath {
 
 /// Refuses the keyword wherever it stands in product code, macros included.
 pub(crate) fn check_unsafe(file: &SourceFile, findings: &mut Vec<Finding>) {
-    let product = file.is_library() || ["ublk-ctl/src/", "convertor/"].iter().any(|folder| file.path.starts_with(folder));
+    let product = file.is_library()
+        || ["ublk-ctl/src/", "convertor/"].iter().any(|folder| file.path.starts_with(folder));
     let module = file.module_path().into_iter().next().unwrap_or_default();
     if !product || (file.is_library() && UNSAFE_MODULES.contains(&module.as_str())) {
         return;

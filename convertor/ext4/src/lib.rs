@@ -36,6 +36,8 @@
 //! [`Error::Damaged`] with its place and the rule that it breaks. Nothing outside the file system is ever touched. Features that
 //! would have to be kept up and are not, as metadata checksums, are refused by name.
 
+#![forbid(unsafe_code)]
+
 mod acl;
 mod bits;
 mod cache;

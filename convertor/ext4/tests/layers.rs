@@ -4,6 +4,7 @@
 //! `STRATABD_EXT4_SEEDS` is how many sequences are tried, 3 by default.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics fails")]
 
+#[expect(dead_code, reason = "one of several users of the support code")]
 mod support;
 
 use fastrand::Rng;

@@ -39,6 +39,10 @@ impl Mounted {
         Some(Self { at })
     }
 
+    pub(crate) fn path(&self, inside: &str) -> PathBuf {
+        self.at.join(inside)
+    }
+
     /// Fails where the two differ.
     pub(crate) fn compare(&self, model: &Model) {
         let mut links: HashMap<usize, u64> = HashMap::new();
