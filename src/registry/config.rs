@@ -14,6 +14,8 @@ pub struct RegistryConfig {
     pub hosts: BTreeMap<HostName, HostConfig>,
     /// PEM file of certificate authorities, trusted besides the system's by every host.
     pub ca_file: Option<PathBuf>,
+    /// Where hosts may have folders with their certificates, as docker's `certs.d`. The first that has one for a host counts.
+    pub certs_dirs: Vec<PathBuf>,
     /// Where user names and passwords come from.
     pub credentials: CredentialConfig,
     /// Client certificate for all registries that have none of their own (upstream's `certConfig`). What a registry leads
@@ -32,6 +34,7 @@ impl Default for RegistryConfig {
         Self {
             hosts: BTreeMap::new(),
             ca_file: None,
+            certs_dirs: Vec::new(),
             credentials: CredentialConfig::default(),
             client_identity: None,
             proxy: ProxyConfig::default(),

@@ -393,6 +393,11 @@ impl RegistryError {
 }
 
 impl Reason {
+    /// Whether the two sides could not agree upon TLS.
+    pub(super) fn is_of_tls(&self) -> bool {
+        matches!(self, Self::UnknownAuthority { .. } | Self::Certificate { .. } | Self::Tls { .. })
+    }
+
     /// Who can mend it.
     #[must_use]
     pub fn fault(&self) -> Fault {

@@ -10,6 +10,12 @@ use super::{HostNameError, Repository, location};
 const HUB_NAMES: [&str; 2] = ["docker.io", "index.docker.io"];
 const HUB: &str = "registry-1.docker.io";
 
+/// All names under which users may know the host that URLs call `host`.
+pub(super) fn names_of(host: &str) -> impl Iterator<Item = &str> {
+    let hub = HUB_NAMES.iter().copied().filter(move |_| host == HUB);
+    std::iter::once(host).chain(hub)
+}
+
 /// `HOST` or `HOST:PORT`, in the form that URLs have: lower case, IPv6 in brackets, other alphabets in punycode. A scheme before it
 /// and a slash after it are taken and mean nothing, since people copy them along.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

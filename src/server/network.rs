@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{
     config::{Config, HostSection, RegistrySection},
     failure::{Failure, FailureClass},
-    login_files,
+    usual_places,
 };
 use crate::registry::{
     ClientIdentity, CredentialConfig, Fault, HostConfig, Limits, ProxyConfig, Reason, RegistryConfig,
@@ -22,6 +22,10 @@ pub(super) fn registry_config(config: &Config) -> RegistryConfig {
     };
     RegistryConfig {
         hosts: section.hosts.iter().map(|(name, host)| (name.clone(), host_config(host))).collect(),
+        certs_dirs: match section.certs_dirs.as_slice() {
+            [] => usual_places::certs_dirs(),
+            dirs => dirs.to_vec(),
+        },
         credentials: credentials(section),
         client_identity: identity(&section.client_cert, &section.client_key),
         proxy: proxy(&section.proxy.0),
@@ -67,7 +71,7 @@ fn credentials(section: &RegistrySection) -> CredentialConfig {
     if !address.is_empty() {
         return CredentialConfig::Uds { path: address.into(), timeout_ms: service.timeout_ms };
     }
-    let paths = non_empty(&section.authfile).map_or_else(login_files::default_files, |path| vec![path]);
+    let paths = non_empty(&section.authfile).map_or_else(usual_places::login_files, |path| vec![path]);
     CredentialConfig::Files { paths, helper_dirs: section.credential_helper_dirs.clone() }
 }
 

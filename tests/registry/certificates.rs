@@ -79,3 +79,49 @@ async fn a_servers_own_certificate_is_trusted_where_it_is_named_for_its_time_and
         assert_eq!(retries, 0, "{what}: {error:?}");
     }
 }
+
+#[tokio::test]
+async fn a_folder_of_the_host_is_trusted_also_one_that_is_made_later() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    let (certificate, key) = self_signed(dir, "127.0.0.1", 2);
+    let serving = Serving { tls: Some((certificate.clone(), key)), ..Serving::default() };
+    let registry = Registry::start(dir, &serving);
+    let mut config = config(&[]);
+    config.certs_dirs = ["none", "certs.d"].map(|name| dir.join(name)).to_vec();
+    let client = client(&config);
+    let reference = format!("{}/team/app:v1", registry.address()).parse().unwrap();
+    let error = client.manifest(&reference, &Platform::host()).await.unwrap_err();
+    assert!(
+        matches!(error.reason(), Reason::UnknownAuthority { .. } | Reason::Certificate { .. }),
+        "{error:?}"
+    );
+
+    let folder = dir.join("certs.d").join(registry.address().to_string());
+    fs::create_dir_all(&folder).unwrap();
+    fs::copy(&certificate, folder.join("ca.crt")).unwrap();
+    let error = client.manifest(&reference, &Platform::host()).await.unwrap_err();
+    assert!(matches!(error.reason(), Reason::NotFound), "past the handshake: {error:?}");
+}
+
+#[tokio::test]
+async fn what_a_folder_cannot_be_used_for_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    let registry =
+        Registry::start(dir, &Serving { tls: Some(self_signed(dir, "127.0.0.1", 2)), ..Serving::default() });
+    let folder = dir.join("certs.d").join(registry.address().to_string());
+    fs::create_dir_all(&folder).unwrap();
+    let mut config = config(&[]);
+    config.certs_dirs = vec![dir.join("certs.d")];
+    let reference = format!("{}/team/app:v1", registry.address()).parse().unwrap();
+    for name in ["ca.crt", "client.cert"] {
+        fs::write(folder.join(name), "no certificate").unwrap();
+        let error = client(&config).manifest(&reference, &Platform::host()).await.unwrap_err();
+        assert!(
+            matches!(error.reason(), Reason::Configuration { .. }) && error.to_string().contains(name),
+            "{error:?}"
+        );
+        fs::remove_file(folder.join(name)).unwrap();
+    }
+}

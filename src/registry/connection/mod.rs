@@ -1,6 +1,7 @@
 //! Pooled connections: HTTP/1.1 with keep-alive, HTTP/2 where the host offers it, one pool for each configured host.
 
 mod authorities;
+mod certs_dir;
 mod egress;
 mod failure;
 mod no_proxy;
@@ -8,7 +9,9 @@ pub(super) mod tls;
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -57,6 +60,9 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 type Pool = legacy::Client<Dialer, Body>;
 
+/// Hosts whose folders of certificates are remembered; storage behind registries may have any number of them.
+const MAX_REMEMBERED_HOSTS: usize = 256;
+
 /// The connections to a host, or to all that are not configured.
 struct Pools {
     /// As a registry: with the client certificate that is shared by all registries.
@@ -65,10 +71,24 @@ struct Pools {
     away: Pool,
 }
 
+/// What connections are made by.
+#[derive(Clone)]
+struct Maker {
+    trusted: Authorities,
+    proxies: Proxies,
+    /// That all registries are shown which have none of their own.
+    shared_identity: Option<ClientIdentity>,
+    limits: Limits,
+}
+
 /// All connections of one client.
 pub(super) struct Connections {
-    by_host: HashMap<HostName, (HostConfig, Pools)>,
-    other: Pools,
+    by_host: HashMap<HostName, (HostConfig, Arc<Pools>)>,
+    other: Arc<Pools>,
+    maker: Maker,
+    certs_dirs: Arc<[PathBuf]>,
+    /// By host and port; `None`: it has no folder of certificates.
+    with_certificates: Mutex<HashMap<String, Option<Arc<Pools>>>>,
     proxies: Proxies,
     user_agent: HeaderValue,
     /// Until the head of an answer is there, connecting included.
@@ -78,23 +98,15 @@ pub(super) struct Connections {
 impl Connections {
     pub(super) fn new(config: &RegistryConfig, trusted: &Authorities) -> Result<Self, RegistryError> {
         let proxies = Proxies::new(&config.proxy)?;
-        let build = |host: &HostConfig, shared: Option<&ClientIdentity>| -> Result<Pool, RegistryError> {
-            let mut to_host = tls::client_config(trusted, host, shared)?;
-            to_host.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-            let to_proxy = tls::client_config(trusted, &HostConfig::default(), None)?;
-            let egress = Egress::new(proxies.clone(), tcp(), to_proxy);
-            let https = HttpsConnector::from((egress, to_host));
-            Ok(pool(Dialer { https, timeout: config.limits.connect_timeout() }, &config.limits))
-        };
-        let both = |host: &HostConfig| -> Result<Pools, RegistryError> {
-            let away = build(host, None)?;
-            let shared = config.client_identity.as_ref().filter(|_| host.client_identity.is_none());
-            let home = if shared.is_some() { build(host, shared)? } else { away.clone() };
-            Ok(Pools { home, away })
+        let maker = Maker {
+            trusted: trusted.clone(),
+            proxies: proxies.clone(),
+            shared_identity: config.client_identity.clone(),
+            limits: config.limits.clone(),
         };
         let mut by_host = HashMap::new();
         for (name, host) in &config.hosts {
-            by_host.insert(name.clone(), (host.clone(), both(host)?));
+            by_host.insert(name.clone(), (host.clone(), Arc::new(maker.pools(host)?)));
         }
         let user_agent = HeaderValue::from_str(&config.user_agent).map_err(|error| {
             let what = "user_agent is not a header value".to_owned();
@@ -102,7 +114,10 @@ impl Connections {
         })?;
         Ok(Self {
             by_host,
-            other: both(&HostConfig::default())?,
+            other: Arc::new(maker.pools(&HostConfig::default())?),
+            maker,
+            certs_dirs: config.certs_dirs.clone().into(),
+            with_certificates: Mutex::default(),
             proxies,
             user_agent,
             head_timeout: config.limits.head_timeout(),
@@ -138,7 +153,7 @@ impl Connections {
             headers.insert(header::PROXY_AUTHORIZATION, authorization);
         }
         *request.uri_mut() = uri;
-        let pools = self.host(url).map_or(&self.other, |(_, pools)| pools);
+        let pools = self.pools(url).await?;
         let pool = if is_home { &pools.home } else { &pools.away };
         let answer = self.while_it_moves(pool.request(request), &draft.content).await;
         let reason = match answer {
@@ -146,6 +161,10 @@ impl Connections {
             Ok(Err(error)) => failure::reason(error, location::authority(url)),
             Err(reason) => reason,
         };
+        if reason.is_of_tls() {
+            // Its folder may have been made or changed since.
+            self.with_certificates().remove(&location::authority(url));
+        }
         Err(fail(draft.content.take_failure().unwrap_or(reason)))
     }
 
@@ -170,10 +189,74 @@ impl Connections {
         }
     }
 
-    fn host(&self, url: &Url) -> Option<&(HostConfig, Pools)> {
+    /// The connections to the host of `url`, whose folder of certificates is looked for with the first.
+    async fn pools(&self, url: &Url) -> Result<Arc<Pools>, RegistryError> {
+        let configured = self.host(url);
+        let usual = configured.map_or(&self.other, |(_, pools)| pools);
+        if self.certs_dirs.is_empty() || url.scheme() != "https" {
+            return Ok(Arc::clone(usual));
+        }
+        let name = location::authority(url);
+        let known = self.with_certificates().get(&name).cloned();
+        let own = match known {
+            Some(own) => own,
+            None => {
+                let host = configured.map(|(host, _)| host.clone()).unwrap_or_default();
+                let (maker, dirs, url) = (self.maker.clone(), Arc::clone(&self.certs_dirs), url.clone());
+                let looking = move || maker.pools_with_certificates(host, &dirs, &url);
+                let own = tokio::task::spawn_blocking(looking).await.unwrap_or(Ok(None))?.map(Arc::new);
+                let mut remembered = self.with_certificates();
+                if remembered.len() >= MAX_REMEMBERED_HOSTS {
+                    remembered.clear();
+                }
+                remembered.insert(name, own.clone());
+                own
+            }
+        };
+        Ok(own.unwrap_or_else(|| Arc::clone(usual)))
+    }
+
+    fn with_certificates(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Pools>>>> {
+        self.with_certificates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn host(&self, url: &Url) -> Option<&(HostConfig, Arc<Pools>)> {
         let name = url.host_str()?;
         let port = url.port_or_known_default()?;
         self.by_host.get(format!("{name}:{port}").as_str()).or_else(|| self.by_host.get(name))
+    }
+}
+
+impl Maker {
+    fn pools(&self, host: &HostConfig) -> Result<Pools, RegistryError> {
+        let away = self.pool(host, None)?;
+        let shared = self.shared_identity.as_ref().filter(|_| host.client_identity.is_none());
+        let home = if shared.is_some() { self.pool(host, shared)? } else { away.clone() };
+        Ok(Pools { home, away })
+    }
+
+    /// As [`Self::pools`], with what a folder has for the host; `None` where there is none.
+    fn pools_with_certificates(
+        mut self,
+        mut host: HostConfig,
+        dirs: &[PathBuf],
+        url: &Url,
+    ) -> Result<Option<Pools>, RegistryError> {
+        let Some(found) = certs_dir::find(dirs, url)? else { return Ok(None) };
+        for file in &found.ca_files {
+            self.trusted = self.trusted.with_file(file)?;
+        }
+        host.client_identity = host.client_identity.or(found.identity());
+        self.pools(&host).map(Some)
+    }
+
+    fn pool(&self, host: &HostConfig, shared: Option<&ClientIdentity>) -> Result<Pool, RegistryError> {
+        let mut to_host = tls::client_config(&self.trusted, host, shared)?;
+        to_host.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let to_proxy = tls::client_config(&self.trusted, &HostConfig::default(), None)?;
+        let egress = Egress::new(self.proxies.clone(), tcp(), to_proxy);
+        let https = HttpsConnector::from((egress, to_host));
+        Ok(pool(Dialer { https, timeout: self.limits.connect_timeout() }, &self.limits))
     }
 }
 

@@ -196,6 +196,9 @@ pub struct RegistrySection {
     pub credential_helper_dirs: Vec<PathBuf>,
     /// An authority that is trusted besides the system's for every registry, PEM; empty for none.
     pub ca_file: PathBuf,
+    /// Folders with one for each host that has certificates of its own, as docker's `certs.d`; empty for those of docker and
+    /// containers-certs.d(5).
+    pub certs_dirs: Vec<PathBuf>,
     /// Client certificate for hosts that have none of their own, PEM; empty for none.
     pub client_cert: PathBuf,
     /// Key of the client certificate, PEM.

@@ -1,4 +1,5 @@
-//! Where logins are kept where the settings name no file: as docker, and the tools of containers-auth.json(5), have them.
+//! Where logins and certificates are kept where the settings name no place: as docker has them, and the tools of containers-auth.json(5)
+//! and containers-certs.d(5).
 
 use std::{ffi::OsString, fs, path::PathBuf};
 
@@ -12,7 +13,7 @@ const UID_FIELD: usize = 2;
 const HOME_FIELD: usize = 5;
 
 /// All files that may have a login, the one that goes first first.
-pub(super) fn default_files() -> Vec<PathBuf> {
+pub(super) fn login_files() -> Vec<PathBuf> {
     let uid = getuid().as_raw();
     files(|name| std::env::var_os(name), uid, || fs::read_to_string(PASSWD).unwrap_or_default())
 }
@@ -39,6 +40,14 @@ fn files(variable: impl Fn(&str) -> Option<OsString>, uid: u32, passwd: impl Fn(
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// Where certificates for single registries lie by containers-certs.d(5) and docker: a folder for each host, of which the first that is
+/// there counts.
+pub(super) fn certs_dirs() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    let own = home.map(|home| home.join(".config/containers/certs.d"));
+    own.into_iter().chain(["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from)).collect()
 }
 
 fn home_of(uid: u32, passwd: &str) -> Option<PathBuf> {
