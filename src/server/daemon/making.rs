@@ -79,7 +79,8 @@ impl Daemon {
     /// Has the device of `record` be this process's, without its requests.
     async fn take(&self, record: &Record) -> Result<Taken, Failure> {
         self.reserve.check_room()?;
-        let opened = OpenedDevice::open(&self.service, &record.request).await.map_err(explained)?;
+        let opening = OpenedDevice::open(&self.service, &record.request);
+        let opened = self.unwanted.unless(record.id, opening).await.map_err(explained)?;
         CrashPoint::TakeOverOpened.reach();
         self.remove_unfinished(record).await?;
         opened.take_over(&self.port, record).await
@@ -211,7 +212,8 @@ impl Making<'_> {
                 let planned = file_system_work(&place, move || Ok(upper_folder::planned(&folder))).await?;
                 self.will_make(planned).await?;
             }
-            let opened = OpenedDevice::open(&daemon.service, request).await?;
+            let opening = OpenedDevice::open(&daemon.service, request);
+            let opened = daemon.unwanted.unless(self.place.id, opening).await?;
             // Also with what has been opened for it.
             daemon.reserve.check_room()?;
             let pinned = opened.pinned_request(self.place.id);

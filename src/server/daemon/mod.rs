@@ -19,6 +19,7 @@ mod settings;
 mod snapshot;
 mod table;
 mod taken;
+mod unwanted;
 mod upgrade;
 mod waiting;
 mod watchdog;
@@ -36,6 +37,7 @@ pub(super) use served::Served;
 pub use snapshot::SnapshotTarget;
 use table::Table;
 use taken::AllTaken;
+use unwanted::Unwanted;
 use upgrade::Upgrades;
 use waiting::Waiting;
 
@@ -63,6 +65,8 @@ pub struct Daemon {
     waiting: Waiting,
     /// What of these is this process's already.
     taken: AllTaken,
+    /// What of them somebody removes while it is tried.
+    unwanted: Unwanted,
     upgrades: Upgrades,
     /// Held while the table and the record of a device change together.
     changing: tokio::sync::Mutex<()>,
@@ -85,6 +89,7 @@ impl Daemon {
             start: Start::default(),
             waiting: Waiting::default(),
             taken: AllTaken::default(),
+            unwanted: Unwanted::default(),
             upgrades: Upgrades::default(),
             changing: tokio::sync::Mutex::default(),
             retired: Retired::default(),

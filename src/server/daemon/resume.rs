@@ -90,12 +90,14 @@ impl Daemon {
         self.waiting.forget(id);
     }
 
-    /// Waits while it is tried to bring device `id` back, for as long as a try may take: whoever removes it then finds it served, or waiting.
+    /// Waits while it is tried to bring device `id` back, for as long as the driver may take, and has a try that is not that far give up:
+    /// whoever removes it then finds it served, or waiting.
     pub(super) async fn let_try_end(&self, id: u32) {
         let device = &self.config().device;
         let limit = Duration::from_millis(device.attach_timeout_ms.saturating_add(device.detach_timeout_ms));
-        let began = Instant::now();
+        let (began, mut giving_up) = (Instant::now(), None);
         while self.table.is_coming(id) && self.was_there(id).await && began.elapsed() < limit {
+            giving_up.get_or_insert_with(|| self.unwanted.give_up(id));
             sleep(LOOK_INTERVAL).await;
         }
     }

@@ -66,8 +66,14 @@ impl Table {
     pub(super) fn reserve(&self, id: u32, request: &AddDevice) -> Result<Reserved<'_>, Failure> {
         let mut places = self.lock();
         places.check_open()?;
-        if places.by_id.contains_key(&id) {
-            return Err(Failure::new(FailureClass::Conflict, format!("device {id} exists already")));
+        let taken = match places.by_id.get(&id) {
+            None => None,
+            Some(Place::Opening(_) | Place::Making(_)) => Some("is being attached"),
+            Some(Place::Live(_) | Place::Detaching(_)) => Some("exists already"),
+            Some(Place::Clearing) => Some("is being removed"),
+        };
+        if let Some(taken) = taken {
+            return Err(Failure::new(FailureClass::Conflict, format!("device {id} {taken}")));
         }
         places.by_id.insert(id, Place::Opening(request.clone()));
         Ok(Reserved { table: self, id })

@@ -197,6 +197,28 @@ async fn a_device_that_is_just_tried_is_removed_after_the_try() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_tried_while_its_registry_hangs_is_removed_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = registry.local_addr().unwrap();
+    let mut config = Config::default();
+    config.registry.limits.connect_timeout_ms = 60_000;
+    let port = Arc::new(TestPort::new(NullFrontend::new(), Vec::new()));
+    let daemon = with_config(dir.path(), port, config);
+    let image = ImageSpec::Reference(format!("{address}/a@sha256:{}", "0".repeat(64)));
+    daemon.state.records().save(&Record::new(6, AddDevice::of(image)).in_phase(Phase::Live)).unwrap();
+    let trying = Arc::clone(&daemon);
+    let trying = task::spawn(async move { trying.reattach().await });
+    let asking = task::spawn_blocking(move || registry.accept().unwrap());
+    let _hanging = asking.await.unwrap();
+    let began = Instant::now();
+    daemon.remove(6, true).await.unwrap();
+    assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
+    trying.await.unwrap().unwrap();
+    assert!(states(&daemon).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_is_just_being_taken_over_is_shown_with_what_is_known_of_it() {
     let (dir, frontend) = (tempfile::tempdir().unwrap(), NullFrontend::new());
     let state = dir.path().join("state");
