@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 /// Folders whose Rust files are checked, from the root of the repository.
-const FOLDERS: [&str; 10] = [
+const FOLDERS: [&str; 12] = [
     "src",
     "tests",
     "benches",
@@ -12,6 +12,8 @@ const FOLDERS: [&str; 10] = [
     "convertor/ext4/examples",
     "convertor/ext4/src",
     "convertor/ext4/tests",
+    "convertor/src",
+    "convertor/tests",
     "ublk-ctl/src",
     "ublk-ctl/tests",
 ];
