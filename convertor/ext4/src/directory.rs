@@ -173,3 +173,72 @@ impl EntryBlock {
         self.bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{dirhash::NameHash, htree};
+
+    fn filled(names: u32) -> Directory {
+        let mut directory = Directory::new(2, b"name");
+        for number in 0..names {
+            let name = format!("name {number}").into_bytes().into_boxed_slice();
+            let kind = if number % 3 == 0 { FileKind::Directory } else { FileKind::Symlink };
+            directory.entries.insert(name, Entry { inode: 100 + number, kind, is_made: true });
+        }
+        directory
+    }
+
+    fn read(number: u32, bytes: &[u8]) -> Result<Directory, Error> {
+        let mut directory = Directory::below(2, b"name");
+        for (at, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
+            directory.add_block(number, block, at == 0)?;
+        }
+        Ok(directory)
+    }
+
+    #[test]
+    fn what_is_given_out_is_read_again() {
+        let hash = NameHash { seed: [1, 2, 3, 4], is_unsigned: true };
+        for names in [0, 1, 200, 5000, 60_000] {
+            let directory = filled(names);
+            let single = directory.encode_single(7);
+            assert_eq!(single.is_some(), names <= 200);
+            let bytes = single.unwrap_or_else(|| htree::encode(7, &directory, hash).unwrap());
+            let again = read(7, &bytes).unwrap();
+            assert_eq!(again.entries.len(), names as usize);
+            assert_eq!(again.subdirectories(), directory.subdirectories());
+            let mut pairs = again.entries.iter().zip(&directory.entries);
+            assert!(pairs.all(|(one, other)| (one.0, one.1.inode) == (other.0, other.1.inode)));
+        }
+    }
+
+    #[test]
+    fn damage_is_found_by_its_rule() {
+        let good = filled(3).encode_single(7).unwrap();
+        let cases: [(usize, &[u8], &str); 11] = [
+            (0, &[8], "begin with itself"),
+            (8, b"x", "begin with itself"),
+            (12, &[9], "another parent"),
+            (20, b"y", "another parent"),
+            (28, &[0, 0], "fit"),
+            (28, &[6, 0], "fit"),
+            (28, &[8, 0], "fit"),
+            (28, &[0xfc, 0xff], "fit"),
+            (31, &[9], "kind"),
+            (32, b"n/m", "name that nothing"),
+            (44, &[8], "fit"),
+        ];
+        for (at, bytes, rule) in cases {
+            let mut damaged = good.clone();
+            put(&mut damaged, at, bytes);
+            let message = read(7, &damaged).unwrap_err().to_string();
+            assert!(message.contains(rule), "{at} {bytes:?}: {message}");
+        }
+        let twice = [&good[..], &good[..]].concat();
+        assert!(read(7, &twice).unwrap_err().to_string().contains("name that nothing"));
+        let mut lone = vec![0; BLOCK_BYTES];
+        put(&mut lone, 0, &[7, 0, 0, 0, 0, 16, 1, 2, b'.']);
+        assert!(read(7, &lone).unwrap_err().to_string().contains("lacks its parent"));
+    }
+}

@@ -75,3 +75,22 @@ fn round(
     }
     *state = [a, b, c, d];
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `dx_hash` of debugfs has them.
+    #[test]
+    fn hashes_are_those_of_debugfs() {
+        let plain = NameHash { seed: [0; 4], is_unsigned: false };
+        assert_eq!(plain.of(b"abc"), (0xd196_a868, 0xc420_eb28));
+        let seeded =
+            NameHash { seed: [0x6172_7473, 0x6462_6174, 0x2074_6820, 0x6465_6573], is_unsigned: false };
+        let long = b"some_longer_name_than_thirty_two_bytes_for_sure_yes";
+        assert_eq!(seeded.of(long), (0x5850_3d84, 0xcb38_aa46));
+        let signed = "grün-ü-name".as_bytes();
+        assert_eq!(seeded.of(signed), (0xc7a5_6c08, 0xce87_5356));
+        assert_ne!(NameHash { is_unsigned: true, ..seeded }.of(signed).0, 0xc7a5_6c08);
+    }
+}

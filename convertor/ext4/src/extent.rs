@@ -224,3 +224,80 @@ fn index_entry(logical: u32, block: u64) -> [u8; ENTRY_BYTES] {
     put_u16(&mut bytes, 8, low_u16(low_u32(block >> 32)));
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Filesystem, FormatOptions, MemoryDevice, Timestamp, field::put, inode::FileKind};
+
+    fn volume() -> Volume<MemoryDevice> {
+        let options = FormatOptions { uuid: [1; 16], hash_seed: [2; 16], time: Timestamp::default() };
+        Filesystem::format(MemoryDevice::new(1 << 30), &options).unwrap().into_volume()
+    }
+
+    /// One block in twenty.
+    fn comb(teeth: u32) -> Vec<Extent> {
+        (0..teeth)
+            .map(|at| Extent { logical: at * 20, physical: 100_000 + u64::from(at % 50_000), length: 1 })
+            .collect()
+    }
+
+    #[test]
+    fn an_extent_goes_on_until_it_is_too_long() {
+        let mut extents = Vec::new();
+        append(&mut extents, Extent { logical: 0, physical: 10, length: 30_000 });
+        append(&mut extents, Extent { logical: 30_000, physical: 30_010, length: 10_000 });
+        append(&mut extents, Extent { logical: 40_000, physical: 90_000, length: 1 });
+        let expected = [(0, 10, 32_768), (32_768, 32_778, 7232), (40_000, 90_000, 1)];
+        assert_eq!(extents, expected.map(|(logical, physical, length)| Extent { logical, physical, length }));
+    }
+
+    #[test]
+    fn what_is_built_is_read_again_at_each_depth() {
+        let mut volume = volume();
+        for (teeth, nodes) in [(0, 0), (4, 0), (5, 1), (340, 1), (1361, 6), (120_000, 353 + 2)] {
+            let mut inode = Inode::new(FileKind::Regular);
+            let extents = comb(teeth);
+            assert_eq!(build(&mut volume, &mut inode, &extents).unwrap(), nodes, "{teeth}");
+            let mapping = Mapping::read(&mut volume, 20, &inode).unwrap();
+            assert!(mapping.extents == extents && mapping.nodes.len() as u64 == nodes);
+            mapping.free_nodes(&mut volume).unwrap();
+        }
+    }
+
+    #[test]
+    fn damage_is_found_by_its_rule() {
+        let mut volume = volume();
+        let mut inode = Inode::new(FileKind::Regular);
+        build(&mut volume, &mut inode, &comb(800)).unwrap();
+        let nodes = Mapping::read(&mut volume, 20, &inode).unwrap().nodes;
+        // Of the root: magic, entries, depth, order, the same child twice, a bitmap as a child, one beyond the end.
+        let cases: [(usize, &[u8], &str); 7] = [
+            (0, &[0], "no header"),
+            (2, &[9], "no header"),
+            (6, &[2], "another depth"),
+            (24, &[0, 0], "out of order"),
+            (28, &u32::try_from(nodes[0]).unwrap().to_le_bytes(), "out of order"),
+            (16, &[2, 0, 0, 0], "is a bitmap"),
+            (20, &[1], "beyond the file system"),
+        ];
+        for (at, bytes, rule) in cases {
+            let mut content = inode.content().to_vec();
+            put(&mut content, at, bytes);
+            let mut damaged = inode.clone();
+            damaged.set_content(&content);
+            let message = Mapping::read(&mut volume, 20, &damaged).unwrap_err().to_string();
+            assert!(message.contains(rule), "{at}: {message}");
+        }
+        // Of a leaf: no entries, a length of 0, blocks of the file that belong to the next leaf.
+        for (at, bytes, rule) in
+            [(2, [0, 0], "is empty"), (16, [0, 0], "an extent is empty"), (4084, [0, 0x60], "goes beyond")]
+        {
+            let good = *volume.cache.read(nodes[0]).unwrap();
+            put(volume.cache.change(nodes[0]).unwrap(), at, &bytes);
+            let message = Mapping::read(&mut volume, 20, &inode).unwrap_err().to_string();
+            assert!(message.contains(rule), "{at}: {message}");
+            *volume.cache.change(nodes[0]).unwrap() = good;
+        }
+    }
+}

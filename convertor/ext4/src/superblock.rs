@@ -300,3 +300,59 @@ pub(crate) fn group_start(group: u32) -> u64 {
 pub(crate) fn group_of(block: u64) -> (u32, usize) {
     (low_u32(block / GROUP_BLOCKS), index(block % GROUP_BLOCKS))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft(block_count: u64) -> Draft {
+        Draft { block_count, inodes_per_group: 8192, uuid: [1; 16], hash_seed: [2; 16], time: 3 }
+    }
+
+    fn bytes() -> [u8; SUPERBLOCK_BYTES] {
+        *Superblock::new(&draft(100_000)).encode(0, (5, 6), 7)
+    }
+
+    #[test]
+    fn copies_lie_in_the_first_group_and_those_of_powers() {
+        let superblock = Superblock::new(&draft(GROUP_BLOCKS * 130));
+        let groups: Vec<u32> = (0..130).filter(|group| superblock.has_copy(*group)).collect();
+        assert_eq!(groups, [0, 1, 3, 5, 7, 9, 25, 27, 49, 81, 125]);
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let read = Superblock::parse(&bytes(), 100_000 * 4096).unwrap();
+        assert_eq!((read.block_count, read.inode_count, read.group_count()), (100_000, 4 * 8192, 4));
+        assert_eq!((read.group_blocks(3), read.descriptor_blocks(), read.overhead_blocks(2)), (1696, 1, 0));
+    }
+
+    #[test]
+    fn what_would_mislead_is_refused() {
+        let cases: [(usize, &[u8], &str); 17] = [
+            (0x38, &[0], "no ext4"),
+            (0x18, &[0], "blocks are not of 4096"),
+            (0x20, &[8], "32768 blocks"),
+            (0x58, &[128, 0], "inodes are not"),
+            (0xfe, &[32], "descriptors are not"),
+            (0x14, &[1], "first data block"),
+            (0x4c, &[0], "revision"),
+            (0x3a, &[0], "unmounted"),
+            (0x3a, &[3], "unmounted"),
+            (0xe8, &[1], "orphaned"),
+            (0, &[1], "another number of inodes"),
+            (0x28, &[0, 0, 0, 0], "do not fill"),
+            (0x28, &[0, 0, 1, 0], "do not fill"),
+            (0x54, &[2], "reserved one"),
+            (4, &[0xff, 0xff, 0xff], "than the device"),
+            (0xce, &[0, 16], "do not fit"),
+            (0x65, &[4], "metadata_csum"),
+        ];
+        for (at, field, rule) in cases {
+            let mut damaged = bytes();
+            put(&mut damaged, at, field);
+            let message = Superblock::parse(&damaged, 100_000 * 4096).unwrap_err().to_string();
+            assert!(message.contains(rule), "{at:#x}: {message}");
+        }
+    }
+}

@@ -332,3 +332,55 @@ impl<D: Device> Volume<D> {
         (self.groups.block(group, INODE_TABLE) + block, at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Filesystem, FormatOptions, MemoryDevice, Timestamp, field::put_u32};
+
+    fn volume(size_bytes: u64) -> Volume<MemoryDevice> {
+        let options = FormatOptions { uuid: [1; 16], hash_seed: [2; 16], time: Timestamp::default() };
+        Filesystem::format(MemoryDevice::new(size_bytes), &options).unwrap().into_volume()
+    }
+
+    #[test]
+    fn all_blocks_are_given_away_once_and_freed_ones_again() {
+        let mut volume = volume(300 << 20);
+        let free = volume.free_blocks;
+        let mut given: Vec<(u64, u64)> = Vec::new();
+        while let Ok((start, count)) = volume.allocate_blocks(5000) {
+            volume.check_range(start, count).unwrap();
+            assert!(given.last().is_none_or(|(last, length)| last + length <= start));
+            given.push((start, count));
+        }
+        assert_eq!(given.iter().map(|(_, count)| count).sum::<u64>(), free);
+        let (start, count) = given[3];
+        volume.free_blocks(start, count).unwrap();
+        assert_eq!(volume.allocate_blocks(u64::MAX).unwrap(), (start, count));
+        volume.free_blocks(start, count).unwrap();
+        let twice = volume.free_blocks(start + 1, 1).unwrap_err().to_string();
+        assert!(twice.contains("belongs to two"), "{twice}");
+    }
+
+    #[test]
+    fn what_is_no_ones_to_free_is_refused() {
+        let mut volume = volume(300 << 20);
+        let bitmap = volume.groups.block(0, BLOCK_BITMAP);
+        for (start, count) in [(0, 1), (bitmap, 1), (bitmap - 1, 2), (76_799, 2), (u64::MAX, 5)] {
+            assert!(matches!(volume.free_blocks(start, count), Err(Error::Damaged { .. })), "{start}");
+        }
+        assert!(volume.free_inode(2, FileKind::Directory).is_err() && volume.read_inode(0).is_err());
+        assert!(volume.read_inode(11).is_err() && volume.read_inode(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn a_bitmap_that_disagrees_with_its_descriptor_is_damage() {
+        let mut low = volume(300 << 20);
+        let bitmap = low.groups.block(0, BLOCK_BITMAP);
+        put_u32(low.cache.change(bitmap).unwrap(), 4092, 1);
+        assert!(low.allocate_blocks(1).unwrap_err().to_string().contains("another number of free blocks"));
+        let mut own = volume(300 << 20);
+        put_u32(own.cache.change(bitmap).unwrap(), 0, 0);
+        assert!(own.allocate_blocks(1).unwrap_err().to_string().contains("own metadata is free"));
+    }
+}

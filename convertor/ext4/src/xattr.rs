@@ -191,3 +191,49 @@ fn split(name: &[u8]) -> Option<(u8, &[u8])> {
         (fits && short.len() <= NAME_LIMIT && !short.contains(&0)).then_some((namespace, short))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_ones_lie_in_the_inode_and_the_others_in_a_block() {
+        let place = |sizes: &[usize]| {
+            let xattrs: Vec<_> =
+                sizes.iter().enumerate().map(|(at, size)| (format!("user.{at}"), vec![1; *size])).collect();
+            Placed::new(&xattrs).map(|placed| (!placed.inside.is_empty(), placed.block.is_some()))
+        };
+        assert_eq!(place(&[]).unwrap(), (false, false));
+        assert_eq!(place(&[68]).unwrap(), (true, false));
+        assert_eq!(place(&[69]).unwrap(), (false, true));
+        assert_eq!(place(&[20, 200]).unwrap(), (true, true));
+        assert_eq!(place(&[4040]).unwrap(), (false, true));
+        assert!(matches!(place(&[4041]), Err(Error::XattrsTooLarge)));
+        assert!(matches!(place(&[5000]), Err(Error::XattrsTooLarge)));
+    }
+
+    #[test]
+    fn of_two_with_one_name_the_last_counts_and_the_order_does_not() {
+        let placed = |xattrs: &[(&str, &str)]| Placed::new(xattrs).unwrap().inside;
+        let once = placed(&[("user.a", "2"), ("security.b", "3")]);
+        assert_eq!(placed(&[("user.a", "1"), ("security.b", "3"), ("user.a", "2")]), once);
+        assert_ne!(placed(&[("user.a", "1"), ("security.b", "3")]), once);
+    }
+
+    #[test]
+    fn names_of_other_namespaces_are_refused() {
+        for (name, is_supported) in [
+            ("user.x", true),
+            ("trusted.overlay.opaque", true),
+            ("security.capability", true),
+            ("system.posix_acl_access", true),
+            ("user.", false),
+            ("system.posix_acl_accessible", false),
+            ("system.other", false),
+            ("com.apple.what", false),
+            ("", false),
+        ] {
+            assert_eq!(xattr_is_supported(name.as_bytes()), is_supported, "{name}");
+        }
+    }
+}

@@ -120,6 +120,12 @@ impl<D: Device> Filesystem<D> {
         Self { volume, directories: HashMap::new(), read_blocks: 0, is_new, is_spoilt: false }
     }
 
+    /// What is below it, for tests of that.
+    #[cfg(test)]
+    pub(crate) fn into_volume(self) -> Volume<D> {
+        self.volume
+    }
+
     /// Refuses to go on with a spoilt layer.
     fn check_usable(&self) -> Result<(), Error> {
         if self.is_spoilt { Err(Error::Spoilt) } else { Ok(()) }

@@ -21,6 +21,8 @@ use super::{
     output,
 };
 
+const UNMOUNT_TRIES: usize = 200;
+
 /// A mount, until it is dropped.
 pub(crate) struct Mounted {
     at: PathBuf,
@@ -71,7 +73,10 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        output("umount", &[self.at.to_str().unwrap()]);
+        // Something that looks at all mounts may hold it for a moment.
+        let is_gone =
+            (0..UNMOUNT_TRIES).any(|_| output("umount", &[self.at.to_str().unwrap()]).status.success());
+        assert!(is_gone || std::thread::panicking(), "{} stays mounted", self.at.display());
     }
 }
 
