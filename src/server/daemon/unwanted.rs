@@ -20,7 +20,7 @@ pub(super) struct GivingUp<'a> {
 impl Unwanted {
     /// Nobody wants device `id` to come back.
     pub(super) fn give_up(&self, id: u32) -> GivingUp<'_> {
-        self.0.send_modify(|ids| drop(ids.insert(id)));
+        self.0.send_if_modified(|ids| ids.insert(id));
         GivingUp { unwanted: self, id }
     }
 
@@ -46,6 +46,6 @@ impl Unwanted {
 
 impl Drop for GivingUp<'_> {
     fn drop(&mut self) {
-        self.unwanted.0.send_modify(|ids| drop(ids.remove(&self.id)));
+        self.unwanted.0.send_if_modified(|ids| ids.remove(&self.id));
     }
 }
