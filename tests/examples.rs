@@ -49,3 +49,18 @@ fn the_service_manager_takes_the_unit() {
     let of_ours: Vec<&str> = said.lines().filter(|line| line.contains("stratabd.service")).collect();
     assert!(of_ours.is_empty(), "{of_ours:#?}");
 }
+
+#[test]
+fn the_unit_exposes_little() {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/stratabd.service");
+    let judge = ["security", "--offline=true", "--no-pager", "--threshold=40", unit];
+    let Ok(judged) = Command::new("systemd-analyze").args(judge).output() else {
+        eprintln!("there is no systemd-analyze here");
+        return;
+    };
+    let said = String::from_utf8_lossy(&judged.stdout);
+    assert!(judged.status.success(), "more than 4.0: {said}");
+    for line in ["LimitCORE=0", "UMask=0077", "Type=notify"] {
+        assert!(include_str!("../examples/stratabd.service").lines().any(|found| found == line), "{line}");
+    }
+}
