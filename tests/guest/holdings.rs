@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -41,12 +42,10 @@ impl Holdings {
                 add(format!("thread {}", name.trim()));
             }
         }
+        (0..cache_pins(dir)).for_each(|_| add("pin of the cache".to_owned()));
         // Programs that use devices have some of the POSIX kind, which this one has not.
-        for lock in fs::read_to_string("/proc/locks").unwrap().lines() {
-            let kind = lock.split_whitespace().nth(1).unwrap_or_default();
-            if kind != "POSIX" {
-                add(format!("lock {kind}"));
-            }
+        for lock in locks().iter().filter(|lock| lock.kind != "POSIX") {
+            add(format!("lock {}", lock.kind));
         }
         let mut folders = vec![dir.join("state"), dir.join("cache")];
         folders.extend(FOLDERS.map(Into::into));
@@ -79,6 +78,30 @@ impl Holdings {
         let more = self.0.iter().filter(|(kind, count)| **count > *other.0.get(*kind).unwrap_or(&0));
         more.map(|(kind, count)| format!("{count} x {kind}")).collect()
     }
+}
+
+/// How many blobs the cache below `dir` may not remove, for a process has them open: each is a range of its lock file that is locked.
+pub(crate) fn cache_pins(dir: &Path) -> usize {
+    let Ok(file) = fs::metadata(dir.join("cache/lock")) else { return 0 };
+    locks().iter().filter(|lock| lock.inode == file.ino()).count()
+}
+
+/// A lock that somebody has.
+struct Lock {
+    kind: String,
+    inode: u64,
+}
+
+fn locks() -> Vec<Lock> {
+    let text = fs::read_to_string("/proc/locks").unwrap();
+    // "1: OFDLCK ADVISORY READ -1 00:2f:1234 0 EOF", and "1: -> ..." of one that is waited for.
+    let lock = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let inode = fields.get(5)?.rsplit(':').next()?.parse().ok()?;
+        let kind = fields.get(1).filter(|kind| **kind != "->")?;
+        Some(Lock { kind: kind.to_string(), inode })
+    };
+    text.lines().filter_map(lock).collect()
 }
 
 fn process(daemon: &Daemon) -> PathBuf {

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::{
-    frame::in_guest,
+    frame::{in_guest, wait_until},
+    holdings::{Holdings, cache_pins},
     registry::{RANDOM, content_of},
     support::{
         daemon::{Daemon, plain_http},
@@ -41,5 +42,43 @@ fn a_cached_image_comes_back_without_its_registry_and_with_its_bytes_after_the_t
     let daemon = start();
     assert_eq!(content_of(device), RANDOM.content, "after the tag has moved");
     assert_ne!(content_of(&daemon.add(&[&image])), RANDOM.content, "the tag has not moved");
+    daemon.finish();
+}
+
+#[test]
+fn kills_and_upgrades_leave_no_blob_pinned_in_the_cache_that_no_device_has() {
+    if !in_guest() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    let registry = Registry::start(dir, &Serving::default());
+    let address = registry.address();
+    let images = [("a", &RANDOM.blobs()[..]), ("b", &RANDOM.blobs()[..2])].map(|(name, blobs)| {
+        push_image(address, name, "v1", blobs);
+        format!("{address}/{name}:v1")
+    });
+    let start = || Daemon::start(dir, &[&plain_http(address)]);
+    let mut daemon = start();
+    for (id, image) in [("1", &images[0]), ("2", &images[0]), ("3", &images[1])] {
+        content_of(&daemon.add(&[image, "--id", id]));
+    }
+    let held = Holdings::of(&daemon, dir);
+    assert!(cache_pins(dir) >= RANDOM.blobs().len(), "{held:?}");
+    for round in 0..4 {
+        match round % 2 {
+            0 => {
+                daemon.end("-KILL");
+                daemon = start();
+            }
+            _ => daemon.upgrade(&["--timeout", "120"]).unwrap(),
+        }
+        assert_eq!(content_of(Path::new("/dev/ublkb2")), RANDOM.content);
+        daemon.json(&["del", "3"]);
+        content_of(&daemon.add(&[&images[1], "--id", "3"]));
+        held.check(&daemon, dir);
+    }
+    daemon.json(&["del", "--all"]);
+    wait_until("no blob is pinned", || cache_pins(dir) == 0);
     daemon.finish();
 }
