@@ -1,4 +1,7 @@
-//! Places at which a test has the process die, as `kill -9` would end it just there. A release build has none of them.
+//! Places at which a test has the process die, as `kill -9` would end it just there, and commands of the driver that it has hang. A
+//! release build has none of them.
+
+use std::{env, sync::LazyLock};
 
 /// Where the process may be told to die, by the name that `STRATABD_DIE_AT` gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +71,14 @@ impl CrashPoint {
         #[cfg(debug_assertions)]
         die::if_wanted(self);
     }
+}
+
+/// Whether the driver is never to answer the command of this name, which is the one that `STRATABD_HANG_AT` names.
+#[inline]
+#[must_use]
+pub fn hangs(command: &str) -> bool {
+    static WANTED: LazyLock<Option<String>> = LazyLock::new(|| env::var("STRATABD_HANG_AT").ok());
+    cfg!(debug_assertions) && WANTED.as_deref() == Some(command)
 }
 
 #[cfg(debug_assertions)]

@@ -18,6 +18,7 @@ use crate::{
     recovery::start,
     support::{
         daemon::Daemon,
+        device::Attached,
         file_system::{EXT4, unmount},
     },
     writable::{MIB, config_with_upper},
@@ -65,6 +66,115 @@ fn a_removal_from_a_daemon_that_is_stopped_ends_and_says_so() {
     daemon.signal("-CONT");
     assert!(path.exists(), "it was not asked to go");
     assert!(del(&daemon, &["1"]).status.success());
+    daemon.finish();
+}
+
+/// With little time for the driver, so that what hangs there is given up soon.
+const HASTY: [&str; 3] =
+    ["cache.enabled=false", "device.attach_timeout_ms=3000", "device.detach_timeout_ms=3000"];
+
+#[test]
+fn a_device_whose_take_over_hangs_in_the_driver_is_removed() {
+    if !in_guest() {
+        return;
+    }
+    for command in ["START_USER_RECOVERY", "END_USER_RECOVERY"] {
+        let dir = tempfile::tempdir_in("/var").unwrap();
+        let daemon = start(dir.path());
+        let path = daemon.add(&["--config", &config_with_upper(dir.path(), None, 16 * MIB), "--id", "1"]);
+        let node = Direct::open(&path, true);
+        daemon.end("-KILL");
+        let writer = thread::spawn(move || node.write(0, &pattern(4096, 1)));
+        let daemon = Daemon::start_with(dir.path(), &HASTY, ("STRATABD_HANG_AT", command));
+        wait_until("the take-over is under way", || state_of(&daemon, 1) == "attaching");
+        refused(&daemon, &["2"], 3, "there is no device 2");
+        let recovered = daemon.ctl(&["recover", "1"]);
+        // It is busy with a try of its own, or tries at once.
+        assert!(matches!(recovered.status.code(), Some(7 | 9)), "{command}: {recovered:?}");
+        let removed = del(&daemon, &["1"]);
+        assert!(removed.status.success(), "{command}: {removed:?}");
+        assert!(writer.join().unwrap().is_err(), "{command}: the device has gone");
+        assert_eq!(state_of(&daemon, 1), "", "{command}");
+        wait_until("its number is free", || !Path::new("/dev/ublkc1").exists());
+        daemon.end("-KILL");
+    }
+}
+
+#[test]
+fn a_device_whose_removal_hangs_in_the_driver_is_the_next_daemons_to_remove() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/var").unwrap();
+    let daemon = Daemon::start_with(dir.path(), &HASTY, ("STRATABD_HANG_AT", "STOP_DEV"));
+    let path = daemon.add(&["--config", &config_with_upper(dir.path(), None, 16 * MIB), "--id", "1"]);
+    refused(&daemon, &["1"], 9, "STOP_DEV");
+    assert!(path.exists());
+    daemon.end("-KILL");
+    let daemon = start(dir.path());
+    wait_until("it has gone", || state_of(&daemon, 1).is_empty() && !path.exists());
+    daemon.finish();
+}
+
+/// Whoever has the character device open keeps the daemon from taking it over.
+#[test]
+fn a_device_whose_take_over_another_program_holds_up_is_removed() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/var").unwrap();
+    let daemon = start(dir.path());
+    daemon.add(&["--config", &config_with_upper(dir.path(), None, 16 * MIB), "--id", "1"]);
+    daemon.end("-KILL");
+    let mut options = File::options();
+    let mut held = None;
+    wait_until("the dead process has let go of it", || {
+        held = options.read(true).write(true).open("/dev/ublkc1").ok();
+        held.is_some()
+    });
+    let daemon = Daemon::start(dir.path(), &HASTY);
+    wait_until("it cannot be had", || state_of(&daemon, 1) != "live");
+    let removed = del(&daemon, &["1"]);
+    assert!(removed.status.success(), "{removed:?}");
+    drop(held);
+    wait_until("its number is free", || !Path::new("/dev/ublkc1").exists());
+    daemon.finish();
+}
+
+#[test]
+fn a_foreground_server_that_is_stopped_holds_up_nobody_who_asks_for_its_device() {
+    if !in_guest() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/var").unwrap();
+    let daemon = start(dir.path());
+    let config = config_with_upper(dir.path(), None, 16 * MIB);
+    let state = format!("daemon.state_dir=\"{}\"", dir.path().join("state").display());
+    let mut stopped = Attached::add(&["--no-cache", "--set", &state, "--config", &config, "--id", "1"]);
+    stopped.signal("-STOP");
+    let ends = |arguments: &[&str]| {
+        let began = Instant::now();
+        let output = daemon.ctl(arguments);
+        assert!(began.elapsed() < BOUND, "{arguments:?} took {:?}", began.elapsed());
+        output
+    };
+    let pid = format!("\"server_pid\":{}", stopped.pid());
+    for arguments in [&["list", "--json"][..], &["info", "1", "--json"]] {
+        let output = ends(arguments);
+        let said = String::from_utf8_lossy(&output.stdout).replace(' ', "");
+        assert!(output.status.success() && said.contains(&pid), "{arguments:?}: {output:?}");
+    }
+    let alone = ["recover", "1", "--foreground", "--set", "cache.enabled=false", "--set", &state];
+    for arguments in [&["del", "1"][..], &["del", "1", "--force"], &["recover", "1"], &alone] {
+        let output = ends(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(7) && said.contains("process"), "{arguments:?}: {output:?}");
+    }
+    assert!(ends(&["recover", "--all"]).status.success(), "there is nothing to be served on");
+    stopped.signal("-CONT");
+    Direct::open(stopped.path(), true).write(0, &pattern(4096, 1)).unwrap();
+    stopped.signal("-TERM");
+    assert_eq!(stopped.ended(), Some(0));
     daemon.finish();
 }
 

@@ -70,6 +70,8 @@ impl Drop for Attached {
             return;
         }
         self.signal("-TERM");
+        // A test that fails may have it stopped.
+        self.signal("-CONT");
         let status = self.server.wait();
         if !std::thread::panicking() {
             assert!(status.unwrap().success(), "the server of {} did not end well", self.path.display());

@@ -21,6 +21,7 @@ use super::{
     command::Command,
     control::Reply,
 };
+use crate::crash_point;
 
 /// The queue that a command names when it is for none.
 const NO_QUEUE: u16 = u16::MAX;
@@ -99,6 +100,9 @@ fn carry(
     };
     let mut next = Some(first);
     while let Some(Job { command, legacy }) = next {
+        while crash_point::hangs(command.name) {
+            thread::park();
+        }
         let added = command.is_add();
         let answer = execute(&mut ring, file, command, legacy);
         // The driver may have the command all the same, and would answer it to the next.
