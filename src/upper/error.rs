@@ -121,6 +121,14 @@ pub enum UpperError {
         /// What is in the way.
         source: BlockError,
     },
+    /// What a dead process has left cannot be made durable.
+    #[error("{name}: what was written last cannot be made durable")]
+    Unsettled {
+        /// The file.
+        name: String,
+        /// What is in the way.
+        source: BlockError,
+    },
     /// Writes that were under way have not ended in time. They go on, and so do later ones.
     #[error("{name}: what is being written has not ended after {} ms: nothing was changed, and writes go on", limit.as_millis())]
     Undrained {

@@ -106,6 +106,18 @@ impl<M: Medium> LayerFiles<M> {
         Ok(())
     }
 
+    /// Makes durable what a dead process has left of the layer, also in its journal, which goes.
+    ///
+    /// # Errors
+    /// Where it cannot be opened, or not be made durable: then it is as it was.
+    pub async fn settle(self, reactor: &Reactor) -> Result<(), UpperError> {
+        let layer = self.load(reactor, LogLimits::default(), Arc::default()).await?;
+        let settled = layer.give_back(reactor).await;
+        settled.map_err(|source| UpperError::Unsettled { name: layer.data().to_string(), source })?;
+        layer.end_journal();
+        Ok(())
+    }
+
     /// Reads what the layer has, and mends what a crash has torn.
     pub(super) async fn load(
         self,

@@ -10,9 +10,11 @@ use super::{
 use crate::frontend::Detached;
 use crate::server::{
     api::types::{DeviceInfo, DeviceState, ImageSpec},
-    blocking::blocking,
+    blocking::{BUSY_PATIENCE, blocking},
     descriptors::FOR_AN_OPERATION,
+    device::{failure_of_upper, open_files},
     failure::{Failure, FailureClass},
+    mounts::file_system_work,
     next_config::upper_of,
     state::{LeftRecord, Phase, Record, Stored, on_disk},
     unfinished,
@@ -55,6 +57,7 @@ impl Daemon {
             false => Detached::Complete,
         };
         if let Some(record) = record {
+            self.settle(&record).await;
             self.remove_unfinished(&record).await?;
         }
         if let Some(left) = left {
@@ -68,11 +71,41 @@ impl Daemon {
 
     /// Forgets a device that is to go, of which the kernel has nothing any more.
     pub(super) async fn finish_removal(&self, record: Record) -> Result<(), Failure> {
+        self.settle(&record).await;
         self.remove_unfinished(&record).await?;
         let records = self.state.records().clone();
         on_disk(move || records.forget(record.id)).await?;
         tracing::info!(id = record.id, "what was left of a device that was half made or removed is gone");
         Ok(())
+    }
+
+    /// Makes durable what was written to the device of `record`, which goes, so that nobody flushes it any more. What cannot be waits in
+    /// the journal of its layer, for whoever attaches that again.
+    async fn settle(&self, record: &Record) {
+        let config = config_of(record.request.image.clone()).filter(|_| record.phase != Phase::Making);
+        let Some(config) = config else { return };
+        let (place, sealer) = (config.clone(), self.service.reactors().sealer());
+        let settling = async {
+            let Some(upper) = file_system_work(&place, move || upper_of(&config)).await? else {
+                return Ok(());
+            };
+            let files = open_files(&upper, BUSY_PATIENCE).await?;
+            let settled = sealer.call(move |reactor| async move { files.settle(&reactor).await }).await;
+            let stopped = |_| Failure::new(FailureClass::Internal, "the reactor has stopped");
+            settled.map_err(stopped)?.map_err(failure_of_upper)
+        };
+        let limit = Duration::from_millis(self.config().device.detach_timeout_ms);
+        let late = |_| Err(Failure::new(FailureClass::TimedOut, "the disk takes too long"));
+        let settled = tokio::time::timeout(limit, settling).await.unwrap_or_else(late);
+        match settled {
+            // It went before its device.
+            Err(failure) if failure.class() == FailureClass::NotFound => {}
+            Err(failure) => {
+                let (id, error) = (record.id, failure.full_text());
+                tracing::warn!(id, error, "the last writes to a device that is removed are not durable yet");
+            }
+            Ok(()) => {}
+        }
     }
 
     /// Removes what was being made for a device when its process ended: all of it where the device goes, and of a device that is
