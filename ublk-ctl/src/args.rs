@@ -12,7 +12,8 @@ use stratabd::{
         api::{Client, PATIENCE, types::ImageSpec},
         config::Config,
         failure::{Failure, FailureClass},
-        settings::{self, Log},
+        log::{self, Log},
+        settings,
     },
 };
 
@@ -82,7 +83,7 @@ impl GlobalArgs {
     /// Starts the log on standard error, of warnings where nothing else is asked for. A command that only asks the daemon does
     /// nothing that warns, so it has a log only where one was asked for.
     pub(crate) fn start_log(&self, command: &Command) -> Result<Option<Log>, Failure> {
-        if command.only_asks() && self.verbose == 0 && !settings::is_log_wanted() {
+        if command.only_asks() && self.verbose == 0 && !log::is_wanted() {
             return Ok(None);
         }
         let filter = match self.verbose {
@@ -90,7 +91,7 @@ impl GlobalArgs {
             1 => "info",
             _ => "debug",
         };
-        settings::start_log(filter, Default::default()).map(Some)
+        log::start(filter, Default::default()).map(Some)
     }
 
     /// A client of the daemon.

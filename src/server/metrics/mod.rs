@@ -10,7 +10,7 @@ mod uppers;
 
 use std::{fmt, sync::Arc};
 
-use super::{daemon::Served, device::Device, service::Service, settings::dropped_log_lines};
+use super::{daemon::Served, device::Device, log::dropped_lines, service::Service};
 use crate::{cache::CacheMetrics, image::ReadMetrics, telemetry::Counter, upper::WriteMetrics};
 pub(super) use attaches::Attaches;
 pub use exposition::Exposition;
@@ -73,7 +73,7 @@ impl Counted<'_> {
             Family::counters(
                 "log_dropped_lines",
                 "Lines of the log that were dropped since nobody took them",
-                [(Vec::new(), dropped_log_lines())],
+                [(Vec::new(), dropped_lines())],
             ),
         ];
         all.extend(attaches.families());
