@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where something is not as expected")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{BufRead, BufReader, Write},
     iter,
@@ -12,6 +13,7 @@ use std::{
 };
 
 use serde_json::Value;
+use stratabd::server::config::Config;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ublk-ctl");
 
@@ -383,4 +385,52 @@ fn a_daemon_that_says_nothing_is_not_waited_for_longer_than_said() {
         assert!(ended.err.contains("has said nothing in 1s"), "{}", ended.err);
     }
     assert!(began.elapsed() < std::time::Duration::from_secs(60));
+}
+
+/// The manual pages, in a folder that is still there.
+fn manual() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(run(&["man", dir.path().to_str().unwrap()]).code, 0);
+    dir
+}
+
+#[test]
+fn the_manual_has_every_setting_with_its_default() {
+    let dir = manual();
+    let page = fs::read_to_string(dir.path().join("stratabd.toml.5")).unwrap().replace("\\-", "-");
+    let (mut section, mut found) = (String::new(), BTreeSet::new());
+    for line in page.lines() {
+        if let Some(name) = line.strip_prefix(".SH ") {
+            section = name.trim_matches(['[', ']']).replace("\"registry.example:5000\"", "HOST");
+        } else if let Some((key, _)) = line.strip_prefix("\\fB").and_then(|line| line.split_once(" = ")) {
+            found.insert(format!("{section}.{key}"));
+        }
+    }
+    let wanted: BTreeSet<String> = Config::keys().into_iter().collect();
+    assert_eq!(found, wanted, "{page}");
+    assert!(page.contains("size_mib = 8192") && page.contains("Several processes may share it."), "{page}");
+}
+
+#[test]
+fn the_manual_is_what_its_readers_take() {
+    let dir = manual();
+    let daemon = fs::read_to_string(dir.path().join("stratabd.8")).unwrap();
+    for part in ["overlaybd\\-config", "SIGTERM", "/run/stratabd\\-journals", "SEE ALSO"] {
+        assert!(daemon.contains(part), "{part} is not in {daemon}");
+    }
+    assert!(!daemon.contains("standby"), "what it tells itself is nobody's");
+    for page in fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()) {
+        let text = fs::read_to_string(&page).unwrap();
+        let title = text.lines().find(|line| line.starts_with(".TH ")).unwrap().to_owned();
+        assert!(title.contains(concat!("stratabd ", env!("CARGO_PKG_VERSION"))), "{title}");
+        for (reader, words) in
+            [("mandoc", &["-T", "lint", "-W", "error"][..]), ("man", &["--warnings", "-l"])]
+        {
+            let Ok(read) = Command::new(reader).args(words).arg(&page).env("MANPAGER", "cat").output() else {
+                eprintln!("there is no {reader} here");
+                continue;
+            };
+            assert!(read.status.success() && read.stderr.is_empty(), "{}: {read:?}", page.display());
+        }
+    }
 }

@@ -18,6 +18,9 @@ pub use read::{ConfigError, Overrides};
 /// Where the configuration is looked for when no other place is named; it may be missing.
 pub const DEFAULT_PATH: &str = "/etc/stratabd/stratabd.toml";
 
+/// A settings file with every key and its default, commented out, and what each is for.
+pub const SAMPLE: &str = include_str!("../../../examples/stratabd.toml");
+
 /// Where the control socket is by default.
 pub const DEFAULT_SOCKET: &str = "/run/stratabd/stratabd.sock";
 

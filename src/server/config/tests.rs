@@ -2,8 +2,6 @@
 
 use super::*;
 
-const SAMPLE: &str = include_str!("../../../examples/stratabd.toml");
-
 fn parse(text: &str, sets: &[&str]) -> Result<Config, String> {
     let mut overrides = Overrides::default();
     for set in sets {

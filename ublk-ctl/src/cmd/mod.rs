@@ -27,6 +27,7 @@ mod man;
 mod recover;
 mod resize;
 mod set;
+mod settings_page;
 mod snapshot;
 mod upgrade;
 
