@@ -52,6 +52,8 @@ impl Frontend for Ublk {
         let mut attachment = Self::add(control, features, wanted, request, geometry.size_bytes, &deadline)?;
         // From here on, dropping the attachment removes what has been made.
         CrashPoint::AddMade.reach();
+        // It would be met only when the device has been started.
+        node::refuse_strays(attachment.id)?;
         attachment.run(
             Command::set_params(attachment.id, params::encode(&geometry, attachment.info.max_io_bytes)),
             &deadline,

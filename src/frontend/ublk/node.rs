@@ -37,6 +37,20 @@ pub(super) fn block_path(id: u32) -> PathBuf {
     PathBuf::from(format!("/dev/ublkb{id}"))
 }
 
+/// Refuses what has the names of the nodes of a device and is none.
+pub(super) fn refuse_strays(id: u32) -> Result<(), FrontendError> {
+    refuse_stray(&character_path(id), FileType::is_char_device)?;
+    refuse_stray(&block_path(id), FileType::is_block_device)
+}
+
+/// The kernel makes no node where something else has its name, a link among them, and opening that might wait for ever.
+fn refuse_stray(path: &Path, is_node: fn(&FileType) -> bool) -> Result<(), FrontendError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !is_node(&found.file_type()) => Err(FrontendError::Stray(path.to_owned())),
+        _ => Ok(()),
+    }
+}
+
 /// Opens the character device, waiting for devtmpfs or udev to make the node, and for whoever opens each one that appears to close it.
 pub(super) fn open_character(id: u32, deadline: &Deadline) -> Result<File, FrontendError> {
     let mut options = OpenOptions::new();
@@ -83,12 +97,8 @@ fn open_when_there(
 ) -> Result<File, FrontendError> {
     let foreign = Deadline::after(FOREIGN_PATIENCE);
     loop {
-        // The kernel makes no node where something else has its name, a link among them, and opening that might wait for ever.
-        let found = fs::symlink_metadata(path);
-        if found.as_ref().is_ok_and(|found| !is_node(&found.file_type())) {
-            return Err(FrontendError::Stray(path.to_owned()));
-        }
-        let error = match found.and_then(|_| options.open(path)) {
+        refuse_stray(path, is_node)?;
+        let error = match options.open(path) {
             Ok(file) => return Ok(file),
             Err(error) => error,
         };
