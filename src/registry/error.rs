@@ -100,6 +100,14 @@ pub enum Reason {
         /// What the network said.
         source: Cause,
     },
+    /// A proxy on the way refused.
+    #[error("the proxy {proxy} refused (status {status}){}", if *status == 407 { ": it wants a login" } else { "" })]
+    Proxy {
+        /// Host and port of the proxy.
+        proxy: String,
+        /// What it answered.
+        status: u16,
+    },
     /// The certificate is signed by no known authority.
     #[error("the certificate of {host} is signed by an unknown authority: set ca_file for host {host}")]
     UnknownAuthority {
@@ -404,6 +412,7 @@ impl Reason {
         match self {
             Self::Unauthorized { .. } | Self::Forbidden { .. } => Fault::Credentials,
             Self::Connect { .. }
+            | Self::Proxy { .. }
             | Self::Exchange { .. }
             | Self::Timeout { .. }
             | Self::Deadline { .. }
@@ -447,6 +456,8 @@ impl Reason {
             Self::Tls { .. } => Retry::Once,
             // A credential service that was down may be up again; one that gave nothing will give nothing.
             Self::Unauthorized { lookup: Some(failure), .. } if failure.is_transient() => Retry::Later,
+            // It may have lost its own way for a while; what it forbids it goes on to forbid.
+            Self::Proxy { status: 500.., .. } => Retry::Later,
             Self::Connect { .. }
             | Self::Exchange { .. }
             | Self::Timeout { .. }

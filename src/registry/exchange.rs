@@ -15,7 +15,7 @@ use super::{
     adaptive_limit::Outcome,
     body,
     call::Call,
-    connection::{Authorities, Connections},
+    connection::{Authorities, Connections, ReadBy},
     draft::Draft,
     host::{Hosts, Place},
     location,
@@ -91,6 +91,15 @@ impl Answer {
         self.response.status()
     }
 
+    /// What was asked, with the proxy that may have answered in its place.
+    fn target(&self) -> String {
+        let url = location::shown(&self.url);
+        match self.response.extensions().get() {
+            Some(ReadBy(proxy)) => format!("{url} by way of the proxy {proxy}"),
+            None => url,
+        }
+    }
+
     /// The text of a header that may be there at most once.
     pub(super) fn header(&self, name: header::HeaderName) -> Option<&str> {
         self.response.headers().get(name)?.to_str().ok()
@@ -127,7 +136,7 @@ impl Answer {
 
     /// An error about what this answer is to, with the words of its body.
     pub(super) async fn refuse(self, reason: Reason) -> RegistryError {
-        let target = location::shown(&self.url);
+        let target = self.target();
         let words = timeout(REFUSAL_TIME, body::read_limited(self, MAX_REFUSAL_BYTES, REFUSAL_TIME)).await;
         let words = words.ok().and_then(Result::ok).flatten();
         RegistryError::with_words(target, reason, words.and_then(|words| parse_refusal(&words)))
@@ -135,6 +144,6 @@ impl Answer {
 
     /// An error about what this answer is to.
     pub(super) fn error(&self, reason: Reason) -> RegistryError {
-        RegistryError::new(location::shown(&self.url), reason)
+        RegistryError::new(self.target(), reason)
     }
 }

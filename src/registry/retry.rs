@@ -44,7 +44,8 @@ where
                 Retry::Now | Retry::Later => backoff(limits, tries),
                 Retry::After(wait) => wait + backoff(limits, 1),
             };
-            let is_unreachable = call.is_first && matches!(error.reason(), Reason::Connect { .. });
+            let is_unreachable =
+                call.is_first && matches!(error.reason(), Reason::Connect { .. } | Reason::Proxy { .. });
             if is_unreachable && call.clock.elapsed() + wait >= FIRST_CONTACT {
                 return Err(error);
             }

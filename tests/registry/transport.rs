@@ -218,24 +218,29 @@ async fn a_real_socks_proxy_wants_its_login_and_resolves_the_names_that_it_is_to
 }
 
 #[tokio::test]
-async fn a_proxy_that_refuses_is_a_connection_error() {
-    let proxy = Server::start(|_, _| reply("407 Proxy Authentication Required", &[], b"")).await;
-    let mut config = config(&[]);
-    let https = format!("http://{}", proxy.address);
-    config.proxy = ProxyConfig::Explicit { http: String::new(), https, no_proxy: String::new() };
-    config.limits.max_tries = 2;
-    let client = client(&config);
-    let repository = Repository::new("registry.invalid", "team/app", false).unwrap();
-    let read = client.blob(&repository, digest(), 10).read_range(range(0, 1), Priority::Demand).await;
-    let error = read.unwrap_err();
-    let Reason::Connect { source, .. } = error.reason() else { panic!("{error:?}") };
-    let mut text = source.to_string();
-    let mut cause = source.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
+async fn a_proxy_that_refuses_is_named_with_its_answer() {
+    for (status, tries) in [(407, 1), (403, 1), (502, 2)] {
+        let proxy = Server::start(move |_, _| reply(&format!("{status} No"), &[], b"<p>No</p>")).await;
+        let name = proxy.address.to_string();
+        let url = format!("http://pu:pp@{name}");
+        for plain_http in [false, true] {
+            let mut config = config(&[]);
+            config.proxy =
+                ProxyConfig::Explicit { http: url.clone(), https: url.clone(), no_proxy: String::new() };
+            config.limits.max_tries = 2;
+            let host = HostConfig { plain_http, ..HostConfig::default() };
+            config.hosts.insert("registry.invalid".parse().unwrap(), host);
+            let client = client(&config);
+            let repository = Repository::new("registry.invalid", "team/app", plain_http).unwrap();
+            let before = proxy.count();
+            let read = client.blob(&repository, digest(), 10).read_range(range(0, 1), Priority::Demand);
+            let error = read.await.unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(&name) && text.contains(&status.to_string()), "{text}");
+            assert!(!format!("{text} {error:?}").contains("pu:pp"), "{error:?}");
+            assert_eq!(proxy.count() - before, tries, "{text}");
+        }
     }
-    assert!(text.contains("proxy authorization required"), "{text}");
 }
 
 #[tokio::test]

@@ -11,15 +11,12 @@ use http::{HeaderValue, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::{
-    legacy::connect::{
-        Connected, Connection, HttpConnector,
-        proxy::{SocksV5, Tunnel},
-    },
+    legacy::connect::{Connected, Connection, HttpConnector, proxy::SocksV5},
     proxy::matcher::{Intercept, Matcher},
 };
 use tower_service::Service;
 
-use super::no_proxy::NoProxy;
+use super::{no_proxy::NoProxy, tunnel};
 use crate::registry::{ProxyConfig, Reason, RegistryError};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -37,6 +34,15 @@ struct Configured {
 
 /// A proxy's URL, and what to call it in messages: the URL itself may hold a password.
 type Named<'a> = (&'static str, &'a str);
+
+/// What failed at a proxy or on the way to it.
+#[derive(Debug, thiserror::Error)]
+#[error("the proxy {proxy} does not lead there")]
+pub(super) struct ProxyError {
+    /// Host and port.
+    pub(super) proxy: String,
+    source: Cause,
+}
 
 /// How proxies can be spoken to.
 const SCHEMES: [&str; 4] = ["http", "https", "socks5", "socks5h"];
@@ -93,6 +99,13 @@ impl Proxies {
         self.intercept(target)?.basic_auth().cloned()
     }
 
+    /// Host and port of the proxy that reads requests to `target`, as only a plain one does.
+    pub(super) fn reader(&self, target: &Uri) -> Option<String> {
+        let proxy = self.intercept(target).filter(|_| target.scheme_str() == Some("http"))?;
+        let reads = proxy.uri().scheme_str().is_some_and(|scheme| scheme.starts_with("http"));
+        reads.then(|| name(&proxy))
+    }
+
     fn intercept(&self, target: &Uri) -> Option<Intercept> {
         let configured = self.0.as_ref().filter(|configured| !configured.direct.matches(target))?;
         configured.proxies.intercept(target)
@@ -114,7 +127,13 @@ impl Egress {
         Self { proxies, tcp, to_proxy }
     }
 
+    /// Connects through `proxy`, which what fails on the way is said of.
     fn through(&mut self, proxy: &Intercept, target: Uri) -> Connecting {
+        let (connecting, proxy) = (self.by(proxy, target), name(proxy));
+        Box::pin(async move { connecting.await.map_err(|source| ProxyError { proxy, source }.into()) })
+    }
+
+    fn by(&mut self, proxy: &Intercept, target: Uri) -> Connecting {
         let scheme = proxy.uri().scheme_str().unwrap_or_default();
         if scheme.starts_with("socks5") {
             let Some(address) = socks_address(proxy.uri()) else {
@@ -128,17 +147,21 @@ impl Egress {
             let connecting = socks.call(with_port(target));
             return Box::pin(async move { Ok(Transport::new(connecting.await?, false)) });
         }
-        if target.scheme_str() == Some("https") {
-            let mut tunnel = Tunnel::new(proxy.uri().clone(), self.to_proxy.clone());
-            if let Some(authorization) = proxy.basic_auth() {
-                tunnel = tunnel.with_auth(authorization.clone());
-            }
-            let connecting = tunnel.call(target);
-            return Box::pin(async move { Ok(Transport::new(connecting.await?, false)) });
-        }
         let connecting = self.to_proxy.call(proxy.uri().clone());
+        if target.scheme_str() == Some("https") {
+            let authorization = proxy.basic_auth().cloned();
+            return Box::pin(async move {
+                let stream = connecting.await?;
+                Ok(Transport::new(tunnel::through(stream, &target, authorization).await?, false))
+            });
+        }
         Box::pin(async move { Ok(Transport::new(connecting.await?, true)) })
     }
+}
+
+/// Host and port.
+fn name(proxy: &Intercept) -> String {
+    proxy.uri().authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default()
 }
 
 /// Whether the scheme is one of ours, and nothing but a port stands behind the host.
@@ -189,9 +212,9 @@ pub(super) struct Transport {
     is_proxied: bool,
 }
 
-trait Stream: Read + Write + Connection + Unpin + Send {}
+trait Stream: Read + Write + Unpin + Send {}
 
-impl<T: Read + Write + Connection + Unpin + Send> Stream for T {}
+impl<T: Read + Write + Unpin + Send> Stream for T {}
 
 impl Transport {
     fn new(stream: impl Stream + 'static, is_proxied: bool) -> Self {
@@ -201,7 +224,7 @@ impl Transport {
 
 impl Connection for Transport {
     fn connected(&self) -> Connected {
-        self.stream.connected().proxy(self.is_proxied)
+        Connected::new().proxy(self.is_proxied)
     }
 }
 

@@ -5,6 +5,7 @@ use std::{error::Error, fmt, io, time::Duration};
 use hyper_util::client::legacy;
 use rustls::CertificateError;
 
+use super::{egress::ProxyError, tunnel::TunnelError};
 use crate::registry::Reason;
 
 /// The whole of name resolution, TCP, proxy and TLS took too long.
@@ -22,6 +23,11 @@ impl Error for ConnectTimeout {}
 pub(super) fn reason(error: legacy::Error, host: String) -> Reason {
     if let Some(ConnectTimeout(limit)) = find::<ConnectTimeout>(&error) {
         return Reason::Timeout { what: "connection", limit: *limit };
+    }
+    if let Some(ProxyError { proxy, .. }) = find(&error)
+        && let Some(TunnelError::Refused(status)) = find(&error)
+    {
+        return Reason::Proxy { proxy: proxy.clone(), status: status.as_u16() };
     }
     let is_connect = error.is_connect();
     match find::<rustls::Error>(&error) {

@@ -6,6 +6,7 @@ mod egress;
 mod failure;
 mod no_proxy;
 pub(super) mod tls;
+mod tunnel;
 
 use std::{
     collections::HashMap,
@@ -16,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Response, Uri, header};
+use http::{HeaderValue, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
@@ -70,6 +71,10 @@ struct Pools {
     /// As whatever a registry has led to, which gets only a certificate of its own.
     away: Pool,
 }
+
+/// Host and port of the proxy that has read a request and may have answered it itself, among what is known of the answer.
+#[derive(Clone)]
+pub(super) struct ReadBy(pub(super) String);
 
 /// What connections are made by.
 #[derive(Clone)]
@@ -152,12 +157,23 @@ impl Connections {
         if let Some(authorization) = self.proxies.authorization(&uri) {
             headers.insert(header::PROXY_AUTHORIZATION, authorization);
         }
+        let proxy = self.proxies.reader(&uri);
         *request.uri_mut() = uri;
         let pools = self.pools(url).await?;
         let pool = if is_home { &pools.home } else { &pools.away };
         let answer = self.while_it_moves(pool.request(request), &draft.content).await;
         let reason = match answer {
-            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Ok(mut answer)) => match proxy {
+                // None but a proxy says that.
+                Some(proxy) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                    Reason::Proxy { proxy, status: answer.status().as_u16() }
+                }
+                Some(proxy) => {
+                    answer.extensions_mut().insert(ReadBy(proxy));
+                    return Ok(answer);
+                }
+                None => return Ok(answer),
+            },
             Ok(Err(error)) => failure::reason(error, location::authority(url)),
             Err(reason) => reason,
         };
