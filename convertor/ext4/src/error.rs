@@ -82,8 +82,10 @@ pub enum Error {
     #[error("the directory with inode {0} has too many names")]
     DirectoryTooLarge(u32),
     /// The layer touches more of the directories below than is kept in memory.
-    #[error("the directories below have more than {0} blocks, the most that a layer may read")]
-    TooManyDirectories(u64),
+    #[error(
+        "the directories below are larger than 1 GiB or have over 4,194,304 names, the most that a layer reads"
+    )]
+    DirectoriesTooLarge,
     /// An extended attribute has a name that ext4 cannot hold.
     #[error("the extended attribute {} has a name that ext4 does not know", show(.0))]
     XattrName(Vec<u8>),
@@ -124,7 +126,7 @@ impl Error {
                 | Self::NoInodes
                 | Self::FileTooLarge
                 | Self::DirectoryTooLarge(_)
-                | Self::TooManyDirectories(_)
+                | Self::DirectoriesTooLarge
                 | Self::Spoilt
         )
     }

@@ -26,8 +26,10 @@ use crate::{
 pub use file::FileWriter;
 pub use format::FormatOptions;
 
-/// Blocks of directories below that a layer reads and holds in memory: 1 GiB. A full Debian has 12,000.
+/// Blocks of directories below that a layer reads: 1 GiB. A full Debian has 12,000.
 const DIRECTORY_BLOCK_LIMIT: u64 = 1 << 18;
+/// Names in them: some 400 MiB of memory. A full Debian has 500,000.
+const DIRECTORY_NAME_LIMIT: usize = 1 << 22;
 /// Blocks of a directory that are read at once.
 const READ_BLOCKS: u64 = 64;
 
@@ -40,7 +42,9 @@ pub struct Filesystem<D> {
     volume: Volume<D>,
     /// All that the layer has come by, by inode.
     directories: HashMap<u32, Directory>,
+    /// Of the directories that were read: their blocks and names.
     read_blocks: u64,
+    read_names: usize,
     /// Whether copies of the superblock and the descriptors are to be written.
     is_new: bool,
     is_spoilt: bool,
@@ -117,7 +121,7 @@ impl<D: Device> Filesystem<D> {
     }
 
     fn over(volume: Volume<D>, is_new: bool) -> Self {
-        Self { volume, directories: HashMap::new(), read_blocks: 0, is_new, is_spoilt: false }
+        Self { volume, directories: HashMap::new(), read_blocks: 0, read_names: 0, is_new, is_spoilt: false }
     }
 
     /// What is below it, for tests of that.
@@ -161,7 +165,7 @@ impl<D: Device> Filesystem<D> {
         }
         self.read_blocks = self.read_blocks.saturating_add(blocks);
         if self.read_blocks > DIRECTORY_BLOCK_LIMIT {
-            return Err(Error::TooManyDirectories(DIRECTORY_BLOCK_LIMIT));
+            return Err(Error::DirectoriesTooLarge);
         }
         let mapping = Mapping::read(&mut self.volume, number, &inode)?;
         let mut directory = Directory::below(parent, name);
@@ -180,6 +184,9 @@ impl<D: Device> Filesystem<D> {
                 for (block, bytes) in (next + done..).zip(part.chunks_exact(BLOCK_BYTES)) {
                     directory.add_block(number, bytes, block == 0)?;
                 }
+                if self.read_names + directory.entries.len() > DIRECTORY_NAME_LIMIT {
+                    return Err(Error::DirectoriesTooLarge);
+                }
                 done += count;
             }
             next += taken;
@@ -187,6 +194,7 @@ impl<D: Device> Filesystem<D> {
         if next < blocks {
             return Err(Error::inode(number, "a directory has a hole"));
         }
+        self.read_names += directory.entries.len();
         self.directories.insert(number, directory);
         Ok(())
     }

@@ -127,6 +127,10 @@ impl<D: Device> Filesystem<D> {
                 .to_vec());
         }
         let mapping = Mapping::read(&mut self.volume, number, &inode)?;
+        // One block needs no tree, and a tree would be read anew for each path that leads through here.
+        if !mapping.nodes.is_empty() {
+            return Err(Error::inode(number, "a symbolic link has a tree of extents"));
+        }
         let extent = mapping.extents.first().filter(|extent| extent.logical == 0);
         let extent = extent.ok_or(Error::inode(number, "a symbolic link has no block"))?;
         let mut block = vec![0; BLOCK_BYTES];

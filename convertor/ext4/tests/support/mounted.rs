@@ -29,13 +29,22 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    /// `None` where this process may not mount: then the kernel is no oracle, and e2fsck stands alone.
+    /// Read-only. `None` where this process may not mount: then the kernel is no oracle, and e2fsck stands alone.
     pub(crate) fn new(image: &Image) -> Option<Self> {
+        Self::with(image, "ro,loop")
+    }
+
+    /// For the kernel to write.
+    pub(crate) fn writable(image: &Image) -> Option<Self> {
+        Self::with(image, "rw,loop")
+    }
+
+    fn with(image: &Image, options: &str) -> Option<Self> {
         let at = image.folder.path().join("mounted");
         fs::create_dir_all(&at).unwrap();
-        let mounted = output("mount", &["-o", "ro,loop", image.path.to_str().unwrap(), at.to_str().unwrap()]);
+        let mounted = output("mount", &["-o", options, image.path.to_str().unwrap(), at.to_str().unwrap()]);
         if !mounted.status.success() {
-            eprintln!("not compared with the kernel's view: {}", String::from_utf8_lossy(&mounted.stderr));
+            eprintln!("not held against the kernel: {}", String::from_utf8_lossy(&mounted.stderr));
             return None;
         }
         Some(Self { at })
