@@ -70,7 +70,7 @@ fn try_turns(image: &Image) {
     let mounted = Mounted::new(image).unwrap();
     assert_eq!(fs::read_dir(mounted.path("many")).unwrap().count(), 9000 - 1334 - 1);
     assert!((4000..9000).filter(|at| *at != 8000).all(|at| mounted.path(&name(at)).exists()));
-    assert_eq!(fs::read(mounted.path("kernel/shared45")).unwrap(), b"content");
+    assert_eq!(fs::read_to_string(mounted.path("kernel/shared45")).unwrap(), "content");
     drop(mounted);
     let mut filesystem = image.open();
     filesystem.opaque(b"/").unwrap();
