@@ -105,10 +105,25 @@ fn a_service_manager_restarts_a_daemon_that_dies_or_hangs_and_follows_an_upgrade
     let dir = tempfile::tempdir_in("/var").unwrap();
     let manager = Manager::start(dir.path());
     manager.ctl(&["start"]);
+    // What the unit takes from the daemon is taken.
+    let status =
+        fs::read_to_string(format!("/proc/{}/status", output_of("pgrep", &["-x", "stratabd"]).trim()))
+            .unwrap();
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(status.contains(line), "{line} is not in {status}");
+    }
     let config = config_with_upper(dir.path(), None, MIB);
     let device = output_of("ublk-ctl", &["add", "--config", &config]);
     let device = Path::new(device.trim()).to_owned();
     Direct::open(&device, true).write(0, &pattern(BYTES, 1)).unwrap();
+    // And no more than that: before Linux 6.16 it sets the queues of its devices.
+    let queue = format!("/sys/block/{}/queue/nr_requests", device.file_name().unwrap().display());
+    let daemon = manager.show("MainPID");
+    let inside = ["--target", &manager.pid, "--pid", "--mount", "nsenter", "--target", &daemon, "--mount"];
+    for (file, may) in [(queue.as_str(), true), ("/proc/sys/vm/swappiness", false), ("/usr/bin", false)] {
+        let writes = [&inside[..], &["test", "-w", file]].concat();
+        assert_eq!(Command::new("nsenter").args(writes).status().unwrap().success(), may, "{file}");
+    }
     // One that hangs is ended by the watchdog.
     for signal in ["SIGKILL", "SIGSTOP"] {
         manager.restarts_after(signal);
