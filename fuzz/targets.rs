@@ -27,12 +27,15 @@ use stratabd::{
 
 #[path = "archive.rs"]
 mod archive;
+#[path = "ext4.rs"]
+mod ext4;
 #[path = "registry.rs"]
 mod registry;
 #[path = "server.rs"]
 mod server;
 
 pub use archive::tar_archive;
+pub use ext4::ext4_layer;
 pub use registry::{
     registry_challenge, registry_content_range, registry_docker_config, registry_location,
     registry_next_image, registry_program_answer, registry_reference, registry_refusal, registry_retry_after,
@@ -47,9 +50,10 @@ pub use server::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 32] = [
+pub const TARGETS: [Target; 33] = [
     ("tar_archive", tar_archive),
     ("tar_envelope", tar_envelope),
+    ("ext4_layer", ext4_layer),
     ("zfile_header", zfile_header),
     ("zfile_jump_table", zfile_jump_table),
     ("zfile_block", zfile_block),
