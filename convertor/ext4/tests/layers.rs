@@ -1,5 +1,5 @@
 //! Random layers over one another, over our own file systems and those of mke2fs: after each, e2fsck has nothing to say and the
-//! kernel shows the very tree of the model.
+//! kernel, or without the right to mount debugfs, shows the very tree of the model.
 //!
 //! `STRATABD_EXT4_SEEDS` is how many sequences are tried, 3 by default.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics fails")]
@@ -10,7 +10,7 @@ mod support;
 use fastrand::Rng;
 use stratabd_ext4::{Attributes, Device, Error, Filesystem, Node, Timestamp};
 use support::{
-    Image,
+    Image, dumped,
     model::{Metadata, Model, Operation, Xattrs},
     mounted::Mounted,
 };
@@ -182,10 +182,12 @@ fn try_layers(image: &Image, seed: u64, is_formatted: bool, root_time: Option<Ti
         }
         filesystem.finish(Timestamp { seconds: 1_700_000_001, nanoseconds: 0 }).unwrap();
         image.check();
-        if let Some(mounted) = Mounted::new(image) {
-            mounted.compare(&model);
+        match Mounted::new(image) {
+            Some(mounted) => mounted.compare(&model),
+            None => dumped::compare(image, &model),
         }
     }
+    dumped::compare(image, &model);
 }
 
 fn seeds() -> u64 {

@@ -1,5 +1,6 @@
 //! What the tests hold the writer against: e2fsck, the kernel, and a tree in memory.
 
+pub(crate) mod dumped;
 pub(crate) mod model;
 pub(crate) mod mounted;
 

@@ -29,7 +29,7 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    /// Read-only. `None` where this process may not mount: then the kernel is no oracle, and e2fsck stands alone.
+    /// Read-only. `None` where this process may not mount: then others have to be asked.
     pub(crate) fn new(image: &Image) -> Option<Self> {
         Self::with(image, "ro,loop")
     }
