@@ -6,6 +6,7 @@
 //!   is the root itself gives it its attributes.
 //! * `.wh.NAME`, of any type, removes what the layers below have of `NAME`, and `.wh..wh..opq` all that they have in its directory. What this layer
 //!   makes stays, whichever comes first. `.wh.` alone is an error. What else begins with `.wh..wh.` in the root is aufs's own and is passed over.
+//! * A path has at most 4,095 bytes, as where containerd unpacks it: so no entry makes more directories than that.
 //! * A hard link gives its target another name and changes nothing about it.
 //! * Attributes that ext4 has no namespace for are left out, and those of `user.` where Linux refuses them: on all but files and directories.
 //!   They are counted.
@@ -22,6 +23,8 @@ use stratabd_ext4::{Attributes, Device, Filesystem, Node, Timestamp, xattr_is_su
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
+/// Linux opens no path of more: `PATH_MAX` without its NUL.
+const PATH_LIMIT_BYTES: usize = 4095;
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// What was done with an archive.
@@ -64,6 +67,16 @@ pub enum ApplyError {
         /// The type.
         flag: u8,
     },
+    /// The path of an entry, or of the target of a hard link, is longer than Linux has it.
+    #[error(
+        "tar header at offset {offset}: a path of {len} bytes is longer than the {PATH_LIMIT_BYTES} that Linux allows"
+    )]
+    PathLength {
+        /// Where its header starts, in bytes from the start of the archive.
+        offset: u64,
+        /// Length of the path in bytes.
+        len: usize,
+    },
     /// A whiteout of nothing.
     #[error("tar header at offset {offset}: {} is a whiteout without a name", name.escape_ascii())]
     Whiteout {
@@ -97,6 +110,11 @@ fn put<D: Device, R: Read>(
     applied: &mut Applied,
 ) -> Result<(), ApplyError> {
     let path = cleaned(&entry.name);
+    let target_bytes = if let EntryKind::HardLink(target) = &entry.kind { target.len() } else { 0 };
+    let len = path.len().max(target_bytes);
+    if len > PATH_LIMIT_BYTES {
+        return Err(ApplyError::PathLength { offset: entry.offset, len });
+    }
     let start = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash.saturating_add(1));
     let (parent, base) = path.split_at_checked(start).unwrap_or_default();
     let fail = |error| ApplyError::Entry { offset: entry.offset, name: entry.name.clone(), error };

@@ -35,17 +35,13 @@ fn in_memory(archive: &[u8]) -> Result<Applied, ApplyError> {
 #[test]
 fn archives_of_other_programs_become_what_gnu_tar_extracts() {
     for name in [
-        "bsdtar-gnu",
         "bsdtar-pax",
         "gnu-oldgnu-sparse",
-        "gnu-pax-global",
         "gnu-pax-sparse-0.0",
         "gnu-pax-sparse-0.1",
         "gnu-pax-sparse-1.0",
-        "gnu-sparse",
         "gnu-v7",
         "python-gnu",
-        "python-pax",
     ] {
         let archive = fixture(name);
         let image = Image::new();
@@ -168,6 +164,11 @@ fn what_cannot_be_made_is_named() {
         let ApplyError::Entry { offset: 1024, name, .. } = &error else { panic!("{error}") };
         assert_eq!(name, entry.0.as_bytes());
     }
+    let deep = "d/".repeat(2000);
+    assert_eq!(in_memory(&archive(&[(&deep, b'5', "")])).unwrap().entries, 1);
+    let deep = "d/".repeat(10_000);
+    let error = in_memory(&archive(&[(&deep, b'5', "")])).unwrap_err();
+    assert!(matches!(&error, ApplyError::PathLength { len: 19_999, .. }), "{error}");
     let cut = archive(&[first]);
     let error = in_memory(&cut[..512]).unwrap_err();
     let rule = ArchiveRule::Truncated { at: 512 };

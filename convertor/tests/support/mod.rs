@@ -186,18 +186,22 @@ pub(crate) fn fixture(name: &str) -> Vec<u8> {
 pub(crate) fn archive(entries: &[(&str, u8, &str)]) -> Vec<u8> {
     let mut archive = Vec::new();
     for (name, kind, about) in entries {
-        let is_file = *kind == b'0';
-        let size = if is_file { about.len() } else { 0 };
+        if name.len() > 100 {
+            archive.extend(&self::archive(&[("././@LongLink", b'L', name)])[..]);
+            archive.truncate(archive.len() - 1024);
+        }
+        let has_body = matches!(*kind, b'0' | b'L');
+        let size = if has_body { about.len() } else { 0 };
         let mut block = [0; 512];
         let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, name.as_bytes());
+        put(0, &name.as_bytes()[..name.len().min(100)]);
         put(100, if *kind == b'5' { b"0000755\0" } else { b"0000644\0" });
         put(124, format!("{size:011o}\0").as_bytes());
         put(136, b"14524537400\0");
         put(148, b"        ");
         put(156, &[*kind]);
         put(257, b"ustar\x0000");
-        if !is_file {
+        if !has_body {
             put(157, about.as_bytes());
         }
         let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
