@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Long enough for a machine under load.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -196,12 +196,43 @@ fn tcp_shows_metrics_and_nothing_else() {
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let set = format!("daemon.metrics_listen={address}");
     let _daemon = Daemon::start(dir.path(), &["--set", &set]);
-    for (path, status) in [("/metrics", "200"), ("/healthz", "200"), ("/v1/devices", "404")] {
+    for (path, status) in
+        [("/metrics", "200"), ("/healthz", "200"), ("/readyz", "200"), ("/v1/devices", "404")]
+    {
         let mut stream = std::net::TcpStream::connect(address).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert_eq!(answer.split(' ').nth(1), Some(status), "{path}");
+    }
+}
+
+#[test]
+fn a_device_that_cannot_be_attached_is_one_warning_whatever_its_image_is_called() {
+    let hostile = "/nowhere/a\n2026-01-01T00:00:00Z ERROR stratabd: forged\u{1b}[2J\u{9b}2J";
+    let long = format!("/nowhere/{}", "x".repeat(100_000));
+    for format in ["text", "json"] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let stderr = Stdio::from(std::fs::File::create(&log).unwrap());
+        let daemon = Daemon::start_with(dir.path(), &["--log-format", format], stderr);
+        let images = [json!({"config": hostile}), json!({"reference": hostile}), json!({"layers": [long]})];
+        for image in &images {
+            let (status, answer) = daemon.post(&json!({"image": image}).to_string());
+            assert!(status >= 400, "{answer}");
+        }
+        assert!(daemon.terminate().success());
+        let said = std::fs::read_to_string(&log).unwrap();
+        let warnings =
+            said.lines().filter(|line| line.contains("WARN") && line.contains("could not be attached"));
+        assert_eq!(warnings.count(), images.len(), "{said}");
+        assert!(!said.chars().any(|char| char.is_control() && char != '\n'), "{said:?}");
+        for line in said.lines() {
+            assert!(line.starts_with(if format == "text" { "20" } else { "{\"timestamp\":\"20" }), "{line}");
+            assert!(!line.starts_with("2026-01-01") && line.len() < 20_000, "{line}");
+            let fields = serde_json::from_str::<Value>(line).map(|line| line["fields"].clone());
+            assert!(format == "text" || fields.unwrap()["message"].is_string(), "{line}");
+        }
     }
 }
 
