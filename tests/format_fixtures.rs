@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use stratabd::{
     block::ByteRange,
     format::{
+        foreign::Foreign,
         lsmt::{self, LayerLayout, LsmtError, ReadOnlyLayer, SegmentRule},
         tar::{self, Envelope, TarError},
         zfile::{
@@ -280,7 +281,7 @@ const CORRUPT: [(&str, Outcome); 21] = {
         ("lsmt-version9", Refused(|it| lsmt_slot(it, TRAILER, lsmt::SlotRule::Version(9)))),
         // No tar any more, so the bytes of the tar are taken for a layer.
         ("tar-magic-flip", Refused(not_lsmt)),
-        ("tar-name-flip", Refused(not_lsmt)),
+        ("tar-name-flip", Refused(|it| lsmt_slot(it, 0, lsmt::SlotRule::Foreign(Foreign::Tar)))),
         // The byte that was flipped, at 700, is in the second block.
         ("zfile-data-flip", Refused(|it| damaged_block(it, 1))),
         (

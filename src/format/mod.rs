@@ -12,6 +12,7 @@ mod field;
 
 pub mod crc;
 pub mod ext4;
+pub mod foreign;
 pub mod lsmt;
 pub mod oci;
 pub mod tar;

@@ -101,10 +101,11 @@ impl Content {
     pub(super) fn layout(&self) -> Result<LayerLayout, OfflineError> {
         let size = self.size_bytes();
         let wrong = |source| OfflineError::Layer { path: self.path.to_path_buf(), source };
-        let trailer = LayerLayout::trailer_range(size).map_err(wrong)?;
+        let head = self.head()?;
+        let trailer = LayerLayout::trailer_range_of(&head, size).map_err(wrong)?;
         let mut last = vec![0; lsmt::SLOT_BYTES];
         self.read(&mut Bench::default(), trailer.start(), &mut last)?;
-        LayerLayout::decode(&self.head()?, &last, size).map_err(wrong)
+        LayerLayout::decode(&head, &last, size).map_err(wrong)
     }
 
     /// The slot that it begins with, or all of less.

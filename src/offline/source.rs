@@ -103,6 +103,8 @@ impl Source {
         }
         // Upstream would replay it over the data. That of a sparse layer says nothing.
         if index.is_some() && !header.is_some_and(|header| header.sparse) {
+            // What is no layer at all is not said to be a sealed one.
+            content.layout()?;
             return Err(OfflineError::Sealed(data.to_owned()));
         }
         Self::sealed(content.unwritten()?)

@@ -165,7 +165,7 @@ fn a_damaged_layer_is_refused_with_file_offset_and_rule_and_leaves_no_file() {
         ("lsmt-trunc-trailer", 42496, "the magic numbers are not those of LSMT"),
         ("lsmt-version9", 46592, "its major version 9 is not known"),
         ("tar-magic-flip", 0, "the magic numbers are not those of LSMT"),
-        ("tar-name-flip", 0, "the magic numbers are not those of LSMT"),
+        ("tar-name-flip", 0, "this is no overlaybd layer but a tar archive of files"),
         ("zfile-data-flip", 636, "its checksum is 0xfc6d19b2"),
         ("zfile-header-digest", 0, "its digest is 0x0b1eaf53"),
         ("zfile-header-magic", 0, "the magic numbers are not those of LSMT"),

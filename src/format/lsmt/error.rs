@@ -1,6 +1,6 @@
 //! What can be wrong with an LSMT file, and where.
 
-use super::super::uuid::Uuid;
+use super::super::{foreign::Foreign, uuid::Uuid};
 
 /// The rule that a header or trailer breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -12,6 +12,9 @@ pub enum SlotRule {
     /// The first 24 bytes are the magic numbers.
     #[error("the magic numbers are not those of LSMT")]
     Magic,
+    /// The same, where it is known what the file is instead.
+    #[error("this is no overlaybd layer but {0}")]
+    Foreign(Foreign),
     /// The major version is 1.
     #[error("its major version {0} is not known, only 1 is")]
     Version(u8),

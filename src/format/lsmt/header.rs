@@ -1,7 +1,7 @@
 //! The header and the trailer of an LSMT file: the same 390 bytes in a 4096-byte slot.
 
 use super::{
-    super::{field::Fields, uuid::Uuid},
+    super::{field::Fields, foreign::Foreign, uuid::Uuid},
     LsmtError, SlotRule,
 };
 
@@ -115,7 +115,8 @@ impl Header {
         }
         let mut fields = Fields::new(slot);
         if fields.array() != Some(&MAGIC0) || fields.array() != Some(&MAGIC1) {
-            return Err(refused(SlotRule::Magic));
+            let foreign = Foreign::of(slot).filter(|_| offset == 0);
+            return Err(refused(foreign.map_or(SlotRule::Magic, SlotRule::Foreign)));
         }
         let (header, flags, version) = Self::decode_fields(fields).ok_or(refused(SlotRule::Short))?;
         if version != VERSION {

@@ -1,5 +1,6 @@
 //! A read-only LSMT layer: where its parts lie and which segments it has.
 
+use super::super::foreign::Foreign;
 use super::{
     DATA_START_SECTOR, DEVICE_SECTOR_LIMIT, FileKind, Header, LsmtError, SEGMENT_BYTES, SLOT_BYTES, Segment,
     SegmentRule, SlotPosition, SlotRule,
@@ -41,6 +42,17 @@ impl LayerLayout {
             Some(start) if start >= SLOT => Ok(ByteRange::between(start, size_bytes)),
             _ => Err(LsmtError::TooSmall { size_bytes }),
         }
+    }
+
+    /// As [`Self::trailer_range`], of a file that begins with `head`, which may tell what a short one is instead.
+    ///
+    /// # Errors
+    /// As of [`Self::trailer_range`], and [`SlotRule::Foreign`].
+    pub fn trailer_range_of(head: &[u8], size_bytes: u64) -> Result<ByteRange, LsmtError> {
+        Self::trailer_range(size_bytes).map_err(|error| match Foreign::of(head) {
+            Some(foreign) => LsmtError::Slot { offset: 0, rule: SlotRule::Foreign(foreign) },
+            None => error,
+        })
     }
 
     /// Checks the first and the last [`SLOT_BYTES`] of a file of `size_bytes` against each other and the size.

@@ -181,8 +181,9 @@ async fn open_once(near: &mut Nearby<'_>) -> Result<(Content, ReadOnlyLayer), La
         return Err(LayerError::TooLarge { content_bytes, limit_bytes: LAYER_BYTES_LIMIT });
     }
     let mut decoder = Decoder::new();
-    let trailer = LayerLayout::trailer_range(content_bytes)?;
-    let header = content.read(near, &mut decoder, ByteRange::between(0, SLOT_BYTES as u64)).await?;
+    let head = ByteRange::between(0, content_bytes.min(SLOT_BYTES as u64));
+    let header = content.read(near, &mut decoder, head).await?;
+    let trailer = LayerLayout::trailer_range_of(&header, content_bytes)?;
     let trailer = content.read(near, &mut decoder, trailer).await?;
     let layout = LayerLayout::decode(&header, &trailer, content_bytes)?;
     let index = content.read(near, &mut decoder, layout.index_range()).await?;
