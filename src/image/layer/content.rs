@@ -28,6 +28,8 @@ pub(crate) struct Content {
     pub(crate) start: u64,
     /// Size of the LSMT file in bytes.
     pub(crate) len: u64,
+    /// The same, or of the ZFile around it.
+    pub(crate) stored_bytes: u64,
     /// The blob has a tar envelope.
     pub(crate) enveloped: bool,
     /// The blocks, when it is compressed.
@@ -45,10 +47,11 @@ impl Content {
         let slot = ByteRange::between(start, start.saturating_add(len.min(SLOT_BYTES as u64)));
         let slot = near.get(slot).await?;
         if !is_zfile(&slot) {
-            return Ok(Self { start, len, enveloped, blocks: None });
+            return Ok(Self { start, len, stored_bytes: len, enveloped, blocks: None });
         }
         let table = open_table(near, start, len, &slot).await?;
-        Ok(Self { start, len: table.layout().content_bytes(), enveloped, blocks: Some(table) })
+        let content_bytes = table.layout().content_bytes();
+        Ok(Self { start, len: content_bytes, stored_bytes: len, enveloped, blocks: Some(table) })
     }
 
     /// Bytes of the LSMT file, which the caller knows to be few.

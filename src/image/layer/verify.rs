@@ -3,7 +3,7 @@
 use super::{Layer, nearby::in_memory};
 use crate::{
     block::ByteRange,
-    format::zfile::{Decoder, JumpTable, ZfileError},
+    format::zfile::{Decoder, JumpTable, Layout, SLOT_BYTES, SlotRule, ZfileError},
     image::{ImageError, LayerError},
     reactor::Reactor,
 };
@@ -44,7 +44,7 @@ impl Layer {
     /// read and those there are.
     ///
     /// # Errors
-    /// [`ImageError::Layer`] when bytes cannot be had; damage is in the report.
+    /// [`ImageError::Layer`] when bytes cannot be had or the end of the file is missing; damage of blocks is in the report.
     pub async fn verify(
         &self,
         reactor: &Reactor,
@@ -68,6 +68,9 @@ impl Layer {
             damaged_count: 0,
             damaged: Vec::new(),
         };
+        if let Some(table) = table {
+            self.check_trailer(reactor, table).await?;
+        }
         let mut decoder = Decoder::new();
         let (mut at, mut number) =
             (table.and_then(|table| table.block(0)).map_or(0, |first| first.encoded.start()), 0);
@@ -89,6 +92,20 @@ impl Layer {
             progress(at, end);
         }
         Ok(report)
+    }
+
+    /// Checks the trailer of a ZFile, which is not read where the header says it all: a file that was cut off there is read, and is
+    /// not whole.
+    async fn check_trailer(&self, reactor: &Reactor, table: &JumpTable) -> Result<(), LayerError> {
+        let (start, size_bytes) = (table.layout().index_range().end(), self.content.stored_bytes);
+        if size_bytes < start.saturating_add(SLOT_BYTES as u64) {
+            let cut = ZfileError::Slot { offset: start, rule: SlotRule::Short };
+            return Err(self.content.wrong(cut));
+        }
+        let trailer = ByteRange::between(size_bytes - SLOT_BYTES as u64, size_bytes);
+        let mut buffer = reactor.block_buffers().acquire(SLOT_BYTES).await?;
+        self.source.read(reactor, self.content.in_blob(trailer).start(), &mut buffer).await?;
+        Layout::from_trailer(&buffer, size_bytes).map_err(|error| self.content.wrong(error)).map(drop)
     }
 
     /// Checks the blocks of `part` from `number` on and returns the number after the last.
