@@ -71,8 +71,8 @@ impl Superblock {
             incompatible: u32_at(bytes, 0x60),
             read_only: u32_at(bytes, 0x64),
         };
-        check_geometry(bytes)?;
         features.check()?;
+        check_geometry(bytes)?;
         check_state(bytes)?;
         let wide = features.incompatible & incompatible::WIDE != 0;
         let high = if wide { u32_at(bytes, 0x150) } else { 0 };

@@ -19,6 +19,8 @@ const ENTRY_HEADER_BYTES: usize = 16;
 /// Four zero bytes behind the last entry.
 const TERMINATOR_BYTES: usize = 4;
 const NAME_LIMIT: usize = 255;
+/// No more have room, and each one is held against all others.
+const COUNT_LIMIT: usize = (BLOCK_BYTES + INODE_BYTES) / ENTRY_HEADER_BYTES;
 /// Of the namespaces: the number that stands for it, and for access control lists for the whole name.
 const NAMESPACES: [(&[u8], u8); 5] = [
     (b"system.posix_acl_access", 2),
@@ -62,6 +64,9 @@ impl Placed {
                 return Err(Error::XattrsTooLarge);
             }
             attributes.retain(|other| (other.namespace, &*other.name) != (namespace, short));
+            if attributes.len() >= COUNT_LIMIT {
+                return Err(Error::XattrsTooLarge);
+            }
             attributes.push(Attribute { namespace, name: short.to_vec(), value });
         }
         // The order of entries in a block.
@@ -210,6 +215,7 @@ mod tests {
         assert_eq!(place(&[4040]).unwrap(), (false, true));
         assert!(matches!(place(&[4041]), Err(Error::XattrsTooLarge)));
         assert!(matches!(place(&[5000]), Err(Error::XattrsTooLarge)));
+        assert!(matches!(place(&[0; 100_000]), Err(Error::XattrsTooLarge)));
     }
 
     #[test]

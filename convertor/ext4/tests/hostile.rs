@@ -170,3 +170,33 @@ fn damage_to_those_of_mke2fs_is_an_error_or_a_result() {
     let base = populate(Filesystem::open(in_memory(&image)).unwrap()).unwrap();
     try_mutations(&base, 2);
 }
+
+#[test]
+fn what_is_not_kept_up_is_refused_by_its_name() {
+    for (options, name) in [
+        ("-O metadata_csum", "metadata_csum"),
+        ("-O ^metadata_csum,inline_data", "inline_data"),
+        ("-O ^metadata_csum,encrypt", "encrypt"),
+        ("-O ^metadata_csum,bigalloc", "bigalloc"),
+        ("-O ^metadata_csum,ea_inode", "ea_inode"),
+        ("-O ^metadata_csum,casefold", "casefold"),
+        ("-O ^metadata_csum,meta_bg,^resize_inode", "meta_bg"),
+        ("-O ^metadata_csum,quota", "quota"),
+        ("-O ^metadata_csum,mmp", "mmp"),
+        ("-O ^metadata_csum,verity", "verity"),
+        ("-O ^metadata_csum,large_dir", "large_dir"),
+        ("-O ^metadata_csum,^extent,^64bit", "extent"),
+        ("-O ^metadata_csum -I 512", "inodes"),
+        ("-O ^metadata_csum -b 1024", "blocks"),
+        ("-O ^metadata_csum -g 8192", "groups"),
+    ] {
+        let options = format!("-t ext4 -b 4096 -i 16384 {options}");
+        let image = Image::made_by_mke2fs(64 << 20, &options.split(' ').collect::<Vec<_>>());
+        match Filesystem::open(image.device()) {
+            Err(Error::Unsupported(message)) => assert!(message.contains(name), "{options}: {message}"),
+            other => panic!("{options}: {other:?}"),
+        }
+    }
+    let none = Filesystem::open(MemoryDevice::new(1 << 20));
+    assert!(matches!(none, Err(Error::NotExt4)) && Filesystem::open(MemoryDevice::new(5)).is_err());
+}
