@@ -107,7 +107,7 @@ mod tests {
 
     /// Runs this test again, in a process that is to die at the place of that name.
     fn dies_of(name: &str) -> Option<i32> {
-        let mut child = Command::new(std::env::current_exe().unwrap());
+        let mut child = Command::new(env::current_exe().unwrap());
         child.args(["--exact", "crash_point::tests::a_process_dies_where_it_is_told_to_and_nowhere_else"]);
         child.env("STRATABD_DIE_AT", name).stdout(Stdio::null()).stderr(Stdio::null());
         child.status().unwrap().signal()
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_process_dies_where_it_is_told_to_and_nowhere_else() {
         CrashPoint::AddMade.reach();
-        if std::env::var_os("STRATABD_DIE_AT").is_none() {
+        if env::var_os("STRATABD_DIE_AT").is_none() {
             assert_eq!(dies_of("AddMade"), Some(9));
             assert_eq!(dies_of("AddShaped"), None);
         }

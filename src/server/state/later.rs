@@ -33,12 +33,15 @@ impl Later {
 
     /// What it writes where this program would write `record`.
     pub(super) fn of_own(self, mut record: Value) -> Value {
-        record["version"] = json!(LATER);
-        match self {
-            Self::Readable => record["readable_by"] = json!(READABLE_BY),
-            Self::Unreadable => {
-                record["readable_by"] = json!(LATER);
-                record[FIELD] = json!(true);
+        let readable_by = match self {
+            Self::Readable => READABLE_BY,
+            Self::Unreadable => LATER,
+        };
+        if let Some(fields) = record.as_object_mut() {
+            fields.insert("version".to_owned(), json!(LATER));
+            fields.insert("readable_by".to_owned(), json!(readable_by));
+            if self == Self::Unreadable {
+                fields.insert(FIELD.to_owned(), json!(true));
             }
         }
         record
