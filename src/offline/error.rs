@@ -54,6 +54,11 @@ pub enum OfflineError {
     /// What is read in any order must be a regular file.
     #[error("{0}: not a regular file")]
     NotRegular(PathBuf),
+    /// A file cannot be put in the place of standard output.
+    #[error(
+        "\"-\": standard output is no output of this command, which makes a file and then gives it its name; \"./-\" names a file"
+    )]
+    StandardOutput,
     /// The output's path ends in no name.
     #[error("{0}: not the name of a file")]
     Nameless(PathBuf),

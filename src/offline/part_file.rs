@@ -311,6 +311,9 @@ pub(super) fn hidden_beside<T>(
     path: &Path,
     make: impl Fn(&Path) -> io::Result<T>,
 ) -> Result<(T, PathBuf), OfflineError> {
+    if path == Path::new("-") {
+        return Err(OfflineError::StandardOutput);
+    }
     let name = path.file_name().ok_or_else(|| OfflineError::Nameless(path.to_owned()))?;
     let name = OsStr::from_bytes(name.as_bytes().get(..NAME_PART_BYTES).unwrap_or(name.as_bytes()));
     let mut tries = 0..NAME_TRIES;

@@ -190,6 +190,7 @@ impl From<OfflineError> for Failure {
             | OfflineError::IndexFile(_)
             | OfflineError::Sealed(_) => FailureClass::Conflict,
             OfflineError::Nameless(_)
+            | OfflineError::StandardOutput
             | OfflineError::NotRegular(_)
             | OfflineError::IndexMissing(_)
             | OfflineError::DeviceSize(..)

@@ -103,6 +103,13 @@ impl ImageConfig {
         Ok(Self { repo_blob_url, lowers, upper, notes, file: Arc::clone(&file) })
     }
 
+    /// All paths of layers.
+    pub fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let lowers =
+            self.lowers.iter_mut().flat_map(|lower| lower.file.iter_mut().chain(lower.dir.iter_mut()));
+        lowers.chain(self.upper.iter_mut().flat_map(|upper| [&mut upper.data, &mut upper.index]))
+    }
+
     /// Where upstream's snapshotter wants to read how it went, also in a configuration that is refused otherwise.
     #[must_use]
     pub fn result_file(bytes: &[u8]) -> Option<PathBuf> {

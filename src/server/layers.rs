@@ -135,13 +135,22 @@ pub(super) fn open_file(path: &Path) -> Result<FileSource, Failure> {
 /// When it is missing or refused.
 pub fn read_config(path: &Path) -> Result<ImageConfig, Failure> {
     let name = path.display().to_string();
-    let config = ImageConfig::parse(&name, &read_regular_document(path)?).map_err(|error| {
+    let mut config = ImageConfig::parse(&name, &read_regular_document(path)?).map_err(|error| {
         Failure::with_source(FailureClass::Image, "cannot use the image configuration", error)
     })?;
+    // What a path is relative to is the process's, as upstream has it, and messages are to say it.
+    config.paths_mut().for_each(make_absolute);
     for note in &config.notes {
         tracing::warn!(file = %path.display(), "{note}");
     }
     Ok(config)
+}
+
+/// One that cannot be made so is left as it is, and fails where it is opened.
+pub(super) fn make_absolute(path: &mut PathBuf) {
+    if let Ok(absolute) = std::path::absolute(&*path) {
+        *path = absolute;
+    }
 }
 
 /// The layers of the image configuration at `path` as files of this machine, which the offline tools read.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{
     config::{Config, HostSection, RegistrySection},
     failure::{Failure, FailureClass},
+    layers::make_absolute,
     usual_places,
 };
 use crate::registry::{
@@ -39,6 +40,10 @@ pub(super) fn registry_config(config: &Config) -> RegistryConfig {
 pub(super) fn failure_of_registry(context: impl Into<String>, error: RegistryError) -> Failure {
     let class = match error.fault() {
         _ if matches!(error.reason(), Reason::NotFound) => FailureClass::NotFound,
+        // A setting would mend them, and whether it should is for who runs the registry to say: as any other failure of TLS.
+        _ if matches!(error.reason(), Reason::UnknownAuthority { .. } | Reason::NotTls { .. }) => {
+            FailureClass::Registry
+        }
         Fault::Configuration | Fault::Caller => FailureClass::Usage,
         _ => FailureClass::Registry,
     };
@@ -101,5 +106,7 @@ fn identity(cert: &Path, key: &Path) -> Option<ClientIdentity> {
 }
 
 fn non_empty(path: &Path) -> Option<PathBuf> {
-    Some(path).filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned)
+    let mut path = Some(path).filter(|path| !path.as_os_str().is_empty())?.to_owned();
+    make_absolute(&mut path);
+    Some(path)
 }

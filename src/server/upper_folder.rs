@@ -250,9 +250,9 @@ fn existing(image: &ImageSpec, folder: &Path) -> Result<Option<PathBuf>, Failure
     let path = folder.join(CONFIG);
     let config = match read_config(&path) {
         Err(failure) if failure.class() == FailureClass::NotFound => {
-            return match fs::symlink_metadata(folder.join("upper.data")) {
-                Ok(_) => Err(conflict(folder, format!("it has an upper.data and no {CONFIG}"))),
-                Err(_) => Ok(None),
+            return match other_file(folder) {
+                Some(name) => Err(conflict(folder, format!("it has {} and no {CONFIG}", name.display()))),
+                None => Ok(None),
             };
         }
         config => config?,
@@ -282,6 +282,12 @@ fn existing(image: &ImageSpec, folder: &Path) -> Result<Option<PathBuf>, Failure
             Err(conflict(folder, "its layers are others than those given, or nothing can be written to it"))
         }
     }
+}
+
+/// The name of a file in a folder in which nothing is expected yet. That of a file system may have its own.
+fn other_file(folder: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| PathBuf::from(entry.file_name())).find(|name| name != Path::new("lost+found"))
 }
 
 /// Whether `wanted` names the image `pinned`: by its digest, or by the tag that it was found by, wherever that points now.

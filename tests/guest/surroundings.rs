@@ -33,6 +33,10 @@ fn a_device_under_a_loop_device_or_a_mapping_is_in_use() {
     let path = daemon.add(&["--config", &config_with_upper(dir.path(), None, 16 * MIB), "--id", "1"]);
     let refused = |user: &str| refused(&daemon.ctl(&["del", "1"]), 7, &format!("in use by {user}"));
 
+    let link = dir.path().join("by-id");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    assert_eq!(daemon.json(&["info", text(&link)])["id"], 1, "a link to a device is the device");
+
     let on = |lower: &str| output_of("losetup", &["-f", "--show", lower]).trim().to_owned();
     let looped = on(text(&path));
     refused(looped.strip_prefix("/dev/").unwrap());

@@ -169,6 +169,10 @@ impl FromArgMatches for OptionalImage {
 
 /// A path that means the same to the daemon.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    if path == Path::new("-") {
+        let text = "\"-\" is no path here: neither standard input nor output will do; \"./-\" names a file";
+        return Err(Failure::new(FailureClass::Usage, text));
+    }
     std::path::absolute(path).map_err(|source| {
         Failure::with_source(FailureClass::Usage, format!("{}: not a path", path.display()), source)
     })

@@ -206,3 +206,125 @@ fn two_devices_are_compared_by_their_layers_or_configurations() {
     assert_eq!(run(&["layer", "diff", lower, "/nowhere"]).code, 3);
     assert_eq!(run(&["layer", "diff", lower, index]).code, 5);
 }
+
+/// A layer of some data in a folder.
+fn layer(form: &[&str]) -> (tempfile::TempDir, String) {
+    let (dir, files) = folder(&["ext4/rw1.d.xz", "ext4/rw1.i"]);
+    let path = beside(&dir, "layer");
+    let ended = run(&[&["layer", "commit", &files[0], &files[1], &path][..], form].concat());
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    (dir, path)
+}
+
+#[test]
+fn a_layer_whose_end_was_cut_off_is_not_verified() {
+    // An envelope is padded to 512 bytes, and ends with two records of zeroes.
+    for (form, all_missing) in [(&[][..], [1, 256, 511, 512]), (&["--tar"], [1536, 1600, 1700, 2048])] {
+        let (dir, whole) = layer(form);
+        assert_eq!(run(&["layer", "verify", &whole]).code, 0);
+        let bytes = fs::read(&whole).unwrap();
+        for missing in all_missing {
+            let cut = beside(&dir, "cut");
+            fs::write(&cut, bytes.get(..bytes.len() - missing).unwrap()).unwrap();
+            let ended = run(&["layer", "verify", &cut]);
+            assert_eq!(ended.code, 5, "{form:?} {missing}: {} {}", ended.out, ended.err);
+            assert!(!ended.out.contains("right"), "{missing}: {}", ended.out);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_no_layer_is_named_for_what_it_is_wherever_one_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tar = vec![0; 10240];
+    tar[..4].copy_from_slice(b"file");
+    tar[257..263].copy_from_slice(b"ustar\0");
+    let long = |mark: &[u8]| [mark, &[b'x'; 20_000]].concat();
+    for (bytes, word) in [
+        (long(b"\x1f\x8b\x08"), "gzip"),
+        (long(b"\x28\xb5\x2f\xfd"), "zstd"),
+        (long(b"QFI\xfb"), "qcow2"),
+        (long(b"\x7fELF"), "ELF"),
+        (tar, "tar archive of files"),
+        (b"\x1f\x8b\x08".to_vec(), "gzip"),
+        (b"{\"lowers\":[]}".to_vec(), "--config"),
+        (vec![0; 20_000], "zeroes"),
+    ] {
+        let (file, out) = (beside(&dir, "input"), beside(&dir, "output"));
+        fs::write(&file, &bytes).unwrap();
+        for command in [
+            &["layer", "verify", &file][..],
+            &["layer", "inspect", &file],
+            &["layer", "extract", &file, &out],
+            &["layer", "compress", &file, &out],
+            &["layer", "commit", &file, &out],
+            &["layer", "merge", "--layer", &file, "--layer", &file, &out],
+            &["layer", "flatten", "--layer", &file, &out],
+            &["layer", "diff", &file, &file],
+            &["image", "export", "--no-cache", "--sha256", "--layer", &file],
+            &["image", "push", "--no-cache", "--base", "r.invalid/a:b", "--layer", &file, "r.invalid/a:c"],
+        ] {
+            if word == "--config" && command.contains(&"diff") {
+                // It takes one.
+                continue;
+            }
+            let ended = run(command);
+            assert!(
+                ended.code == 5 && ended.err.contains(word),
+                "{command:?} {word}: {} {}",
+                ended.code,
+                ended.err
+            );
+            assert!(!Path::new(&out).exists(), "{command:?}");
+        }
+    }
+}
+
+#[test]
+fn standard_output_is_refused_where_it_cannot_be_had_and_no_file_gets_its_name() {
+    let (dir, path) = layer(&[]);
+    for command in [
+        &["layer", "extract", &path, "-"][..],
+        &["layer", "compress", &path, "-"],
+        &["layer", "commit", &path, "-"],
+        &["layer", "merge", "--layer", &path, "--layer", &path, "-"],
+        &["layer", "flatten", "--layer", &path, "-"],
+        &["layer", "create", "-", "index", "--size", "1MiB"],
+        &["layer", "create", "--sparse", "-", "--size", "1MiB"],
+        &["snapshot", "0", "--to", "-"],
+        &["fork", "0", "--name", "x", "--to", "-"],
+        &["add", "r.invalid/a:b", "--upper", "-"],
+    ] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_ublk-ctl"));
+        let output = program.args(command).current_dir(&dir).stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains("\"-\""), "{command:?}: {said}");
+        assert!(!dir.path().join("-").exists(), "{command:?}");
+    }
+}
+
+#[test]
+fn a_relative_path_in_a_configuration_is_said_with_what_it_is_relative_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().canonicalize().unwrap();
+    for (name, text) in [
+        ("lower.json", r#"{"lowers":[{"file":"layers/a.obd"}]}"#),
+        ("upper.json", r#"{"upper":{"data":"layers/a.obd","index":"layers/i"}}"#),
+    ] {
+        fs::write(home.join(name), text).unwrap();
+        for command in [
+            &["image", "export", "--no-cache", "--sha256", "--config"][..],
+            &["layer", "resize", "--size", "1GiB", "--config"],
+        ] {
+            let mut program = Command::new(env!("CARGO_BIN_EXE_ublk-ctl"));
+            let output =
+                program.args(command).arg(name).current_dir(&home).stdin(Stdio::null()).output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            let whole = home.join("layers/a.obd");
+            assert!(
+                output.status.code() == Some(3) && said.contains(whole.to_str().unwrap()),
+                "{name} {command:?}: {said}"
+            );
+        }
+    }
+}

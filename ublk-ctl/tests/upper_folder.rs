@@ -242,7 +242,17 @@ async fn a_folder_is_for_one_image_and_is_never_written_over() {
     let half = root.path().join("half");
     fs::create_dir(&half).unwrap();
     fs::write(half.join("upper.data"), "precious").unwrap();
-    assert_eq!(daemon.add(over(layers, &half)).await.unwrap_err().class(), FailureClass::Conflict);
+    let other = root.path().join("other");
+    fs::create_dir_all(other.join("lost+found")).unwrap();
+    fs::write(other.join("notes"), "precious").unwrap();
+    for (folder, name) in [(&half, "upper.data"), (&other, "notes")] {
+        let failure = daemon.add(over(layers.clone(), folder)).await.unwrap_err();
+        let text = failure.full_text();
+        assert!(failure.class() == FailureClass::Conflict && text.contains(name), "{text}");
+    }
+    fs::remove_file(other.join("notes")).unwrap();
+    // As a file system of its own has it.
+    daemon.add(over(layers, &other)).await.unwrap();
     let missing = daemon.add(over(reference(&elsewhere), &root.path().join("none"))).await.unwrap_err();
     assert_eq!(missing.class(), FailureClass::NotFound);
     assert!(!root.path().join("none").exists());

@@ -1,6 +1,7 @@
 //! `info`: everything about one device.
 
 use std::{
+    fs,
     io::{self, IsTerminal},
     thread,
     time::Duration,
@@ -97,9 +98,13 @@ fn show(info: &DeviceInfo, output: &Output) -> Result<(), Failure> {
 
 /// The number in `5`, `/dev/ublkb5` or `ublkb5`.
 pub(crate) fn device_number(text: &str) -> Result<u32, Failure> {
-    let name = text.strip_prefix("/dev/").unwrap_or(text);
-    let digits = name.strip_prefix("ublkb").unwrap_or(name);
-    digits.parse().map_err(|_| {
+    let number = |text: &str| {
+        let name = text.strip_prefix("/dev/").unwrap_or(text);
+        name.strip_prefix("ublkb").unwrap_or(name).parse().ok()
+    };
+    // Links to it are the device, as those of udev in /dev/disk are.
+    let linked = || number(fs::canonicalize(text).ok()?.to_str()?);
+    number(text).or_else(linked).ok_or_else(|| {
         Failure::new(FailureClass::Usage, format!("{text:?} is neither the number nor the path of a device"))
     })
 }
