@@ -25,7 +25,10 @@ impl Progress {
         let style =
             ProgressStyle::with_template("{msg} {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
-        Self { bar: ProgressBar::new(total_bytes).with_style(style).with_message(what) }
+        let bar = ProgressBar::new(total_bytes).with_style(style).with_message(what);
+        // It is drawn when something is done, which may take its time.
+        bar.tick();
+        Self { bar }
     }
 
     /// Shows that something goes on whose length nobody knows, and for how long it has.

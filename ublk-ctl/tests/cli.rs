@@ -4,8 +4,9 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     iter,
+    net::TcpListener,
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -432,5 +433,33 @@ fn the_manual_is_what_its_readers_take() {
             };
             assert!(read.status.success() && read.stderr.is_empty(), "{}: {read:?}", page.display());
         }
+#[test]
+fn on_a_terminal_something_is_said_while_a_registry_is_silent() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = silent.local_addr().unwrap();
+    let layer = fixture("ext4/L1.z32kt");
+    for (command, word) in [
+        (format!("image export --no-cache --sha256 --plain-http {host} {host}/a:b"), "opening the image"),
+        (
+            format!("image push --no-cache --plain-http {host} --layer {} {host}/a:b", layer.display()),
+            "pushing",
+        ),
+    ] {
+        // It makes a terminal for the program.
+        let mut terminal = Command::new("script")
+            .args(["-qec", &format!("{PROGRAM} {command}"), "/dev/null"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pipe = terminal.stdout.take().unwrap();
+        let (mut said, mut part) = (String::new(), [0; 1024]);
+        while !said.contains(word) {
+            let count = pipe.read(&mut part).unwrap();
+            assert!(count > 0, "{command}: {said}");
+            said.push_str(&String::from_utf8_lossy(part.get(..count).unwrap()));
+        }
+        terminal.kill().unwrap();
+        terminal.wait().unwrap();
     }
 }

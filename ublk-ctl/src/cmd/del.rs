@@ -11,7 +11,7 @@ use stratabd::server::{
 };
 
 use super::{completions::devices, info::device_number};
-use crate::{args::GlobalArgs, output::Output, parallel};
+use crate::{args::GlobalArgs, output::Output, parallel, progress::Progress};
 
 #[derive(Debug, Args)]
 pub(crate) struct DelArgs {
@@ -65,6 +65,7 @@ impl DelArgs {
             wanted.extend(list.devices.iter().filter(|device| self.selects(device)).map(|device| device.id));
         }
         let (wait, force) = (!self.no_wait, self.force);
+        let _waiting = Progress::waiting("removing");
         let mut removals = Removals::default();
         let removed = parallel::for_each(&wanted, |id| {
             client.delete::<DeviceInfo>(&format!("/v1/devices/{id}?wait={wait}&force={force}"))

@@ -50,10 +50,12 @@ impl ExportArgs {
         let options = ExportOptions { output: self.target()?, sha256: self.sha256 };
         let done = engine.run(|service| async move {
             let mut interrupt = Interrupt::catch()?;
+            let waiting = Progress::waiting("opening the image");
             let (device, _) = tokio::select! {
                 opened = result_file::record(&spec, service.open(&spec)) => opened?,
                 () = interrupt.wait() => return Err(Failure::new(FailureClass::Interrupted, "interrupted")),
             };
+            drop(waiting);
             let (held, cancel) = oneshot::channel();
             let reactor = service.reactors().one();
             let mut work = task::spawn_blocking(move || {
