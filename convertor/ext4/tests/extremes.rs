@@ -268,6 +268,46 @@ fn a_layer_that_only_deletes_is_small() {
     assert!(pages <= 52, "{pages}");
 }
 
+/// mke2fs leaves tables of inodes and bitmaps as they are on the disk, and says that nothing of them was used.
+#[test]
+fn what_was_never_written_of_tables_and_bitmaps_is_not_believed() {
+    let image = Image::new(400 << 20);
+    let mut device = image.device();
+    for offset in (0..8 << 20).step_by(1 << 20) {
+        device.write_at(offset, &[0x77; 1 << 20]).unwrap();
+    }
+    let features = "^has_journal,^metadata_csum,uninit_bg,^resize_inode";
+    let options = [
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-b",
+        "4096",
+        "-i",
+        "65536",
+        "-E",
+        "lazy_itable_init=1,nodiscard",
+        "-O",
+        features,
+    ];
+    support::run("mke2fs", &[&options[..], &[image.path.to_str().unwrap()]].concat());
+    for layer in 0..3 {
+        let mut filesystem = image.open();
+        for number in 0..200 {
+            let made = file(&mut filesystem, format!("{layer}/{number}").as_bytes(), &[1; 5000]);
+            made.unwrap_or_else(|error| panic!("{error}"));
+        }
+        // Into a group whose bitmap was never written.
+        if layer == 0 {
+            file(&mut filesystem, b"large", &vec![2; 130 << 20]).unwrap();
+        }
+        filesystem.whiteout(format!("{}/100", layer - 1).as_bytes()).unwrap();
+        finish(filesystem);
+        image.check();
+    }
+}
+
 /// Counts pages that are written, not those that are zeroed.
 struct Changes {
     base: MemoryDevice,

@@ -1,7 +1,7 @@
 //! File systems with random damage: to open and change them ends with an error or a result, soon, and never in a panic or
 //! with a touch outside of the device.
 //!
-//! `STRATABD_EXT4_MUTATIONS` is how many are tried of each base, 1,500 by default.
+//! `STRATABD_EXT4_MUTATIONS` is how many are tried of each base, 1,500 by default, from `STRATABD_EXT4_SEED` on.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics fails")]
 
 #[expect(dead_code, reason = "one of several users of the support code")]
@@ -133,8 +133,8 @@ fn damage(device: &mut MemoryDevice, pages: &[u64], random: &mut Rng) {
 }
 
 fn try_mutations(base: &MemoryDevice, seed: u64) {
-    let count =
-        std::env::var("STRATABD_EXT4_MUTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(1500);
+    let count = support::number("STRATABD_EXT4_MUTATIONS", 1500);
+    let seed = seed ^ support::number("STRATABD_EXT4_SEED", 0) << 2;
     let mut base = base.clone();
     let pages = pages(&mut base);
     let (mut results, mut errors) = (0, 0);

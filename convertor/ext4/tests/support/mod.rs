@@ -63,6 +63,11 @@ impl Image {
     }
 }
 
+/// A number of the environment, which says how long a test is or where it begins.
+pub(crate) fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap())
+}
+
 pub(crate) fn output(program: &str, arguments: &[&str]) -> Output {
     let program = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
         .iter()
