@@ -3,7 +3,7 @@
 //! What is checked where:
 //!
 //! * `src/`: everything below. `src/bin` has the rights of the `server` row and names the library as `stratabd`.
-//! * `ublk-ctl/src`, `tests`, `benches`, `examples`, `fuzz`: sizes, purpose lines, file names, lint exceptions.
+//! * The other folders of `tree::FOLDERS`: sizes, purpose lines, file names, lint exceptions.
 //! * Test code in `src/` (under `#[cfg(test)]`) may name any crate. Of modules it may name what its row allows and
 //!   `device`, whose members are the test doubles of the seam; those imports do not count as cycles, since no product
 //!   code depends on them.
