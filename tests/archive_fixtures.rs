@@ -1,5 +1,5 @@
 //! Archives that GNU tar, bsdtar, Python and Go wrote mean what Go's `archive/tar` takes them for.
-#![expect(clippy::unwrap_used, reason = "a test that panics fails")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics fails")]
 
 #[path = "support/fixtures.rs"]
 #[expect(dead_code, reason = "the manifest is of other fixtures")]
