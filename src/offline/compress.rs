@@ -68,7 +68,7 @@ pub fn compress<P: Fn(u64, u64) + Sync>(
     })?;
     let offsets = (0..total_bytes.div_ceil(CHUNK)).map(|number| number.saturating_mul(CHUNK));
     let told = |done_bytes| watch.tell(done_bytes, total_bytes);
-    let header = write_zfile(&mut to, input, options.format, fills, offsets, told)?;
+    let header = write_zfile(|bytes: &[u8]| to.write(bytes), input, options.format, fills, offsets, told)?;
     watch.go_on()?;
     Ok(Compressed { content_bytes: total_bytes, output_bytes: to.finish(&header)? })
 }
@@ -107,10 +107,17 @@ pub fn compress_stream<P: Fn(u64, u64) + Sync>(
         })
     })?;
     let mut content_bytes = 0;
-    write_zfile(&mut to, name, options.format, fills, chunks, |done_bytes| {
-        content_bytes = done_bytes;
-        watch.tell(done_bytes, done_bytes)
-    })?;
+    write_zfile(
+        |bytes: &[u8]| to.write(bytes),
+        name,
+        options.format,
+        fills,
+        chunks,
+        |done_bytes| {
+            content_bytes = done_bytes;
+            watch.tell(done_bytes, done_bytes)
+        },
+    )?;
     watch.go_on()?;
     match failure {
         Some(error) => Err(OfflineError::io(name, "read it")(error)),

@@ -30,6 +30,8 @@ mod resize;
 mod resize_ext4;
 mod seal;
 mod source;
+mod stack_reader;
+mod streamed;
 mod window;
 mod zfile;
 
@@ -53,6 +55,8 @@ pub use resize::{Resized, resize};
 pub use resize_ext4::{ResizedExt4, resize_ext4};
 pub use seal::{SealedLayer, require_sealed, seal};
 pub use source::{Stack, Upper};
+pub use stack_reader::StackReader;
+pub use streamed::StreamedLayer;
 
 /// How whoever started a tool follows it and ends it.
 #[derive(Debug, Default)]

@@ -149,7 +149,7 @@ fn write(
             Ok(())
         })
     })?;
-    write_zfile(output, path, format, fills, chunks.into_iter(), |_| Ok(()))
+    write_zfile(|bytes: &[u8]| output.write(bytes), path, format, fills, chunks.into_iter(), |_| Ok(()))
 }
 
 /// Cuts segments into batches, which depend on nothing else: the output is the same with any number of threads.

@@ -42,6 +42,7 @@ pub(super) enum RunKind {
 }
 
 /// The file as chunks of [`CHUNK_BYTES`], of which the last is shorter, to whoever writes them.
+#[derive(Debug)]
 pub(super) struct Stream {
     pub(super) chunks: SyncSender<Vec<u8>>,
     /// Chunks that were written and whose memory is used again.
@@ -127,7 +128,7 @@ fn entries(segment: Segment) -> u64 {
 }
 
 impl Stream {
-    fn push(&mut self, mut bytes: &[u8]) -> Result<(), OfflineError> {
+    pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), OfflineError> {
         while !bytes.is_empty() {
             let room = CHUNK_BYTES.saturating_sub(self.chunk.len()).min(bytes.len());
             let (part, rest) = bytes.split_at_checked(room).unwrap_or_default();
@@ -140,11 +141,11 @@ impl Stream {
         Ok(())
     }
 
-    fn zeroes(&mut self, sectors: u64) -> Result<(), OfflineError> {
+    pub(super) fn zeroes(&mut self, sectors: u64) -> Result<(), OfflineError> {
         (0..sectors).try_for_each(|_| self.push(&[0; SECTOR]))
     }
 
-    fn flush(&mut self) -> Result<(), OfflineError> {
+    pub(super) fn flush(&mut self) -> Result<(), OfflineError> {
         if self.chunk.is_empty() {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use std::{
     sync::mpsc::channel,
 };
 
-use super::{OfflineError, output::Output, pipeline::in_order};
+use super::{OfflineError, pipeline::in_order};
 use crate::format::zfile::{BlockFormat, EncodeError, Encoder, Writer};
 
 /// Content that a thread compresses at once, in bytes; a multiple of every block size.
@@ -19,11 +19,11 @@ struct Blocks {
     sizes: Vec<(u32, u32)>,
 }
 
-/// Writes to `output` the ZFile of the content that `fills`, one for each thread, make of `jobs`: each job comes to
+/// Gives `write` the ZFile of the content that `fills`, one for each thread, make of `jobs`: each job comes to
 /// [`CHUNK_BYTES`], the last to fewer. `done` is told the bytes of the content so far. Returns the slot that
-/// [`Output::finish`] is to put at the start. `path` is what an error names.
+/// takes the place of the first bytes at the end. `path` is what an error names.
 pub(super) fn write_zfile<J, F>(
-    output: &mut Output,
+    mut write: impl FnMut(&[u8]) -> Result<(), OfflineError> + Send,
     path: &Path,
     format: BlockFormat,
     fills: Vec<F>,
@@ -36,7 +36,7 @@ where
 {
     let refused = |source| OfflineError::Encode { path: path.to_owned(), source };
     let mut writer = Writer::new(format);
-    output.write(&writer.start())?;
+    write(&writer.start())?;
     let threads =
         fills.into_iter().map(|fill| worker(fill, format, path.to_owned())).collect::<Result<_, _>>();
     // Memory is used again: new memory of this size comes from the kernel, page by page.
@@ -46,14 +46,14 @@ where
         for (content_bytes, encoded_bytes) in &blocks.sizes {
             writer.add(*content_bytes, *encoded_bytes).map_err(refused)?;
         }
-        output.write(&blocks.encoded)?;
+        write(&blocks.encoded)?;
         // That nobody wants the memory again is no failure: all has been read then.
         drop(used.send(blocks));
         done(writer.content_bytes())
     })?;
     let tail = writer.finish();
-    output.write(&tail.index)?;
-    output.write(&tail.trailer)?;
+    write(&tail.index)?;
+    write(&tail.trailer)?;
     Ok(tail.header)
 }
 

@@ -17,6 +17,7 @@ mod in_use;
 mod merge;
 mod merge_bytes;
 mod resize_ext4;
+mod streamed;
 mod writable;
 
 use std::{

@@ -32,6 +32,12 @@ impl SegmentMap {
         self.put(Some(segment));
     }
 
+    /// Whether a segment has one of the sectors `start..end` of the device.
+    #[must_use]
+    pub fn overlaps(&self, start: u64, end: u64) -> bool {
+        self.by_offset.range(..end).next_back().is_some_and(|(_, last)| last.end() > start)
+    }
+
     /// The segments, by offset.
     pub fn iter(&self) -> impl Iterator<Item = Segment> + '_ {
         self.by_offset.values().copied()

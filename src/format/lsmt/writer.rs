@@ -93,6 +93,20 @@ impl LayerWriter {
         Self { packing, segments: Vec::new(), next_sector: DATA_START_SECTOR }
     }
 
+    /// A layer whose data is in the file already, up to `next_sector`; [`LayerWriter::placed`] says where which of it is.
+    #[must_use]
+    pub fn of_written(packing: Packing, next_sector: u64) -> Self {
+        Self { packing, segments: Vec::new(), next_sector }
+    }
+
+    /// Notes a segment that has its place in the file.
+    ///
+    /// # Errors
+    /// [`LsmtError::IndexFull`] and [`LsmtError::Unnamed`].
+    pub fn placed(&mut self, segment: Segment) -> Result<(), LsmtError> {
+        self.push(segment.offset(), segment.length(), segment.moffset(), segment.zeroed(), segment.tag())
+    }
+
     /// Notes `length` sectors of data at `offset` of the device, and says at which sector of the file they go. What lies
     /// between the data before and there is zeroes.
     ///
