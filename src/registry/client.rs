@@ -14,8 +14,8 @@ use tokio::{runtime::Handle, task::JoinHandle};
 use url::Url;
 
 use super::{
-    Arrival, HostLoad, ImageManifest, ImageReference, Limits, LocationError, NewBlob, NextImage, Priority,
-    Reason, RegistryConfig, RegistryError, RegistryMetrics, RemoteBlob, Repository,
+    Arrival, HostLoad, ImageDocuments, ImageManifest, ImageReference, Limits, LocationError, NewBlob,
+    NextImage, Priority, Reason, RegistryConfig, RegistryError, RegistryMetrics, RemoteBlob, Repository,
     authorize::Authorizer,
     blob,
     call::{Call, Clock},
@@ -23,7 +23,7 @@ use super::{
     credentials::CredentialSource,
     draft::Draft,
     exchange::{Answer, Exchange},
-    location, manifest, next_image, push,
+    location, manifest, push,
     scope::Scope,
 };
 use crate::{
@@ -130,7 +130,7 @@ impl Client {
     pub fn image_config(&self, repository: &Repository, bytes: Bytes) -> Reply<Bytes> {
         let (client, repository) = (self.clone(), repository.clone());
         self.shared.spawn(async move {
-            let named = next_image::config_of(&bytes);
+            let named = ImageDocuments::config_of(&bytes);
             let (expected, size_bytes) =
                 named.map_err(|error| RegistryError::new(repository.name(), Reason::NextImage(error)))?;
             let blob = client.blob(&repository, expected, size_bytes);

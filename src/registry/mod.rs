@@ -18,6 +18,7 @@ mod client;
 mod config;
 mod connection;
 mod content_range;
+mod converted_image;
 mod copy;
 mod credentials;
 mod draft;

@@ -16,9 +16,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::format::oci::{DOCUMENT_LIMIT_BYTES, Digest, Document, FS_TYPE, Layer, OciError, Platform};
 
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(super) const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
+pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// What the history says of the layer. No time is in it, so that the same layer over the same base is the same image.
 const CREATED_BY: &str = "ublk-ctl image push";
 
@@ -109,6 +109,21 @@ impl ImageDocuments {
         Ok(Self { manifest: json(&manifest)?, config })
     }
 
+    /// Digest and size in bytes of the configuration that `manifest` names.
+    ///
+    /// # Errors
+    /// [`NextImageError`], also where it is longer than any that is made.
+    pub fn config_of(manifest: &[u8]) -> Result<(Digest, u64), NextImageError> {
+        let parsed = parse(manifest)?;
+        let size_bytes = parsed.config().size();
+        if size_bytes > DOCUMENT_LIMIT_BYTES as u64 {
+            return Err(NextImageError::ConfigTooLong(size_bytes));
+        }
+        let digest =
+            parsed.config().digest().to_string().parse().map_err(|_| NextImageError::ConfigDigest)?;
+        Ok((digest, size_bytes))
+    }
+
     /// The next version: this one with `layer` on top. All that is not about layers stays as it is.
     ///
     /// # Errors
@@ -150,17 +165,6 @@ impl ImageDocuments {
     }
 }
 
-/// Digest and size in bytes of the configuration that `manifest` names.
-pub(super) fn config_of(manifest: &[u8]) -> Result<(Digest, u64), NextImageError> {
-    let parsed = parse(manifest)?;
-    let size_bytes = parsed.config().size();
-    if size_bytes > DOCUMENT_LIMIT_BYTES as u64 {
-        return Err(NextImageError::ConfigTooLong(size_bytes));
-    }
-    let digest = parsed.config().digest().to_string().parse().map_err(|_| NextImageError::ConfigDigest)?;
-    Ok((digest, size_bytes))
-}
-
 /// The configuration `base` of an image of so many layers, with one more. What the library's type does not know is kept.
 fn next_config(base: &[u8], layers: usize, diff_id: Digest) -> Result<Bytes, NextImageError> {
     let mut config: Value = serde_json::from_slice(base).map_err(NextImageError::Config)?;
@@ -180,26 +184,30 @@ fn next_config(base: &[u8], layers: usize, diff_id: Digest) -> Result<Bytes, Nex
     json(&config)
 }
 
-fn parse(manifest: &[u8]) -> Result<ImageManifest, NextImageError> {
+pub(super) fn parse(manifest: &[u8]) -> Result<ImageManifest, NextImageError> {
     ImageManifest::from_reader(manifest).map_err(NextImageError::Malformed)
 }
 
-fn descriptor(media_type: MediaType, digest: Digest, size_bytes: u64) -> Result<Descriptor, NextImageError> {
+pub(super) fn descriptor(
+    media_type: MediaType,
+    digest: Digest,
+    size_bytes: u64,
+) -> Result<Descriptor, NextImageError> {
     let digest: Sha256Digest = digest.hex().parse().map_err(NextImageError::Malformed)?;
     let built = DescriptorBuilder::default().media_type(media_type).digest(digest).size(size_bytes).build();
     built.map_err(NextImageError::Malformed)
 }
 
-fn value(part: &impl Serialize) -> Result<Value, NextImageError> {
+pub(super) fn value(part: &impl Serialize) -> Result<Value, NextImageError> {
     serde_json::to_value(part).map_err(NextImageError::Config)
 }
 
 /// By way of a value, whose keys are sorted, so that the same document is the same bytes.
-fn json(document: &impl Serialize) -> Result<Bytes, NextImageError> {
+pub(super) fn json(document: &impl Serialize) -> Result<Bytes, NextImageError> {
     serde_json::to_vec(&value(document)?).map(Bytes::from).map_err(NextImageError::Config)
 }
 
-fn digest_of(bytes: &[u8]) -> Digest {
+pub(super) fn digest_of(bytes: &[u8]) -> Digest {
     Digest::from_hash(Sha256::digest(bytes).into())
 }
 
@@ -249,7 +257,7 @@ mod tests {
         let third = documents.with_layer(layer(3)).unwrap();
         let manifest: Value = serde_json::from_slice(&third.documents.manifest).unwrap();
         assert_eq!(manifest["layers"][2]["annotations"][FS_TYPE], "xfs;nouuid");
-        assert_eq!(config_of(&second.documents.manifest).unwrap().0, second.config_digest);
+        assert_eq!(ImageDocuments::config_of(&second.documents.manifest).unwrap().0, second.config_digest);
     }
 
     #[test]
