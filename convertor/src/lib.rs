@@ -1,8 +1,22 @@
 //! Makes overlaybd images of ordinary OCI images.
 //!
-//! A layer of an ordinary image is a tar archive, mostly compressed. [`layer`] gives the archive and, once all of it was read, the
-//! digests that manifest and configuration of the image name. [`apply`](mod@apply) puts what the archive has into an ext4, over the layers below.
+//! [`convert`] takes an image from one [`Place`] to another. A layer of an ordinary image is a tar archive, mostly compressed:
+//! [`layer`] gives the archive and, once all of it was read, the digests that manifest and configuration of the image name;
+//! [`apply()`] puts its entries into an ext4 that lies over the layers below. What that writes is the new layer, which is compressed as it
+//! comes and goes to its target while the next one is made.
 #![forbid(unsafe_code)]
 
 pub mod apply;
+mod convert;
+mod device;
 pub mod layer;
+mod layout;
+mod pipeline;
+mod place;
+mod source;
+mod target;
+
+pub use apply::apply;
+pub use convert::{ConvertOptions, ConvertProgress, Converted, convert};
+pub use layout::Layout;
+pub use place::Place;

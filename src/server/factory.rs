@@ -217,7 +217,8 @@ impl Factory {
     }
 
     /// What talks to registries.
-    pub(super) fn client(&self) -> &Client {
+    #[must_use]
+    pub fn client(&self) -> &Client {
         &self.client
     }
 

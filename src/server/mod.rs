@@ -22,7 +22,7 @@ pub mod manifests;
 mod merged_file;
 pub mod metrics;
 mod mounts;
-mod network;
+pub mod network;
 pub mod next_config;
 mod own_layers;
 pub mod port;

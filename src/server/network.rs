@@ -37,7 +37,8 @@ pub(super) fn registry_config(config: &Config) -> RegistryConfig {
 }
 
 /// A registry's failure with the class that follows from it.
-pub(super) fn failure_of_registry(context: impl Into<String>, error: RegistryError) -> Failure {
+#[must_use]
+pub fn failure_of_registry(context: impl Into<String>, error: RegistryError) -> Failure {
     let class = match error.fault() {
         _ if matches!(error.reason(), Reason::NotFound) => FailureClass::NotFound,
         // A setting would mend them, and whether it should is for who runs the registry to say: as any other failure of TLS.

@@ -138,7 +138,8 @@ pub fn digest_of(bytes: &[u8]) -> String {
     format!("sha256:{hex}")
 }
 
-fn push_blob(registry: SocketAddr, repository: &str, content: &[u8]) -> String {
+/// Pushes a blob; returns its digest.
+pub fn push_blob(registry: SocketAddr, repository: &str, content: &[u8]) -> String {
     let digest = digest_of(content);
     let (status, location) =
         request(registry, "POST", &format!("/v2/{repository}/blobs/uploads/"), None, b"");

@@ -7,7 +7,7 @@ use crate::{device::Device, error::Error, field};
 
 /// The only size of blocks that is supported.
 pub(crate) const BLOCK_BYTES: usize = 4096;
-/// Metadata that is kept: 64 MiB. More is written before its time, and a block then perhaps twice.
+/// Metadata that is kept: 64 MiB. More is set aside.
 const CACHED_BLOCK_LIMIT: usize = (64 << 20) / BLOCK_BYTES;
 /// The longest write that is put together, of data as of metadata.
 const WRITE_BYTES: usize = 1 << 20;
@@ -108,7 +108,7 @@ impl<D: Device> BlockCache<D> {
         if self.blocks.len() >= CACHED_BLOCK_LIMIT && !self.blocks.contains_key(&block) {
             // What is data no more must not be written over what has taken its place.
             self.flush_data()?;
-            self.flush_metadata()?;
+            self.set_metadata_aside()?;
             self.blocks.clear();
         }
         match self.blocks.entry(block) {
@@ -134,6 +134,16 @@ impl<D: Device> BlockCache<D> {
         if !self.stream.is_empty() {
             write(&mut self.device, self.stream_start, &self.stream)?;
             self.stream.clear();
+        }
+        Ok(())
+    }
+
+    /// Has the device keep what has changed, to be read again.
+    fn set_metadata_aside(&mut self) -> Result<(), Error> {
+        for (block, cached) in self.blocks.iter().filter(|(_, cached)| cached.dirty) {
+            let (offset, length) = (block * BLOCK_BYTES as u64, BLOCK_BYTES as u64);
+            let result = self.device.set_aside(offset, &cached.bytes[..]);
+            result.map_err(|source| Error::Device { operation: "set aside", offset, length, source })?;
         }
         Ok(())
     }

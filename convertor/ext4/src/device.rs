@@ -17,7 +17,8 @@ static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
 /// A device: a file, a stack of layers with a new one on top, memory.
 ///
 /// Ranges lie within [`Device::size_bytes`], and writes of the file system are whole blocks of 4,096 bytes in their places.
-/// Data comes as it is written; what describes it comes once, when a layer is finished, in ascending order.
+/// Data comes as it is written, and is not read again; what describes it comes once, when a layer is finished, in ascending order, but for
+/// what is set aside before.
 pub trait Device {
     /// How many bytes there are.
     fn size_bytes(&self) -> u64;
@@ -39,6 +40,15 @@ pub trait Device {
     /// # Errors
     /// What keeps it from that.
     fn zero_at(&mut self, offset: u64, length: u64) -> io::Result<()>;
+
+    /// Keeps what describes the data and has no room in memory any more. It is read again, and written, set aside or zeroed once more if
+    /// it changes; where it does not, it counts as written in the end. For a device on which nothing is final this is a write.
+    ///
+    /// # Errors
+    /// What keeps all of it from being kept.
+    fn set_aside(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_at(offset, bytes)
+    }
 }
 
 /// A file of fixed size. What was never written in a new one is a hole.

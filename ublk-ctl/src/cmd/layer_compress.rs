@@ -2,13 +2,13 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use stratabd::{
-    format::zfile::{Algorithm, BlockFormat},
     offline::{CompressOptions, Compressed, compress, default_threads},
-    server::failure::{Failure, FailureClass},
+    server::failure::Failure,
 };
 
+use super::block_format::BlockFormatArgs;
 use crate::{
     offline,
     output::{Output, size},
@@ -20,12 +20,8 @@ pub(crate) struct CompressArgs {
     input: PathBuf,
     /// File to write
     output: PathBuf,
-    /// Compressor of the blocks
-    #[arg(long, value_enum, default_value = "lz4")]
-    algorithm: AlgorithmArg,
-    /// Bytes of the layer in a block: 4096, 8192, 16384, 32768 or 65536. Small blocks read faster, large ones take less room
-    #[arg(long, value_name = "BYTES", default_value_t = 4096)]
-    block_size: u32,
+    #[command(flatten)]
+    blocks: BlockFormatArgs,
     /// Wrap the result in the tar envelope that registries take for a layer
     #[arg(long)]
     tar: bool,
@@ -37,22 +33,10 @@ pub(crate) struct CompressArgs {
     force: bool,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum AlgorithmArg {
-    Lz4,
-    Zstd,
-}
-
 impl CompressArgs {
     pub(crate) fn run(&self, output: &Output) -> Result<(), Failure> {
-        let algorithm = match self.algorithm {
-            AlgorithmArg::Lz4 => Algorithm::Lz4,
-            AlgorithmArg::Zstd => Algorithm::Zstd,
-        };
-        let format = BlockFormat::new(algorithm, self.block_size)
-            .map_err(|source| Failure::with_source(FailureClass::Usage, "--block-size", source))?;
         let options = CompressOptions {
-            format,
+            format: self.blocks.format()?,
             tar: self.tar,
             threads: self.threads.unwrap_or_else(default_threads),
             overwrite: self.force,

@@ -2,7 +2,9 @@
 
 mod add;
 mod add_many;
+mod block_format;
 mod completions;
+mod convert;
 mod del;
 mod features;
 mod fork;
@@ -64,6 +66,8 @@ pub(crate) enum Command {
     Upgrade(Deferred<upgrade::UpgradeArgs>),
     /// Show what the kernel's driver can do
     Features(Deferred<features::FeaturesArgs>),
+    /// Make the overlaybd form of an ordinary image, which lies in a registry or an OCI layout; needs no ublk driver
+    Convert(Deferred<convert::ConvertArgs>),
     /// Work with whole images
     #[command(subcommand)]
     Image(Deferred<ImageCommand>),
@@ -118,7 +122,7 @@ impl Command {
             Self::Recover(Deferred(args)) => !args.is_foreground(),
             Self::Del(_) | Self::List(_) | Self::Info(_) => true,
             Self::Snapshot(_) | Self::Fork(_) | Self::Resize(_) | Self::Set(_) | Self::Upgrade(_) => true,
-            Self::Features(_) | Self::Image(_) | Self::Layer(_) => false,
+            Self::Features(_) | Self::Convert(_) | Self::Image(_) | Self::Layer(_) => false,
             Self::Completions(_) | Self::Man(_) => false,
         }
     }
@@ -137,6 +141,7 @@ impl Command {
             Self::Set(Deferred(args)) => args.run(global, output),
             Self::Upgrade(Deferred(args)) => args.run(global, output),
             Self::Features(Deferred(args)) => args.run(global, output),
+            Self::Convert(Deferred(args)) => args.run(global, output),
             Self::Image(Deferred(ImageCommand::Export(Deferred(args)))) => args.run(global, output),
             Self::Image(Deferred(ImageCommand::Push(Deferred(args)))) => args.run(global, output),
             Self::Layer(Deferred(LayerCommand::Create(Deferred(args)))) => args.run(output),
