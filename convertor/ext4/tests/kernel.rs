@@ -1,7 +1,7 @@
 //! The kernel and we write the same file system in turn: it goes on with our directories, and we with its.
 //!
 //! Needs root and loop devices; says so where there are none.
-#![expect(clippy::unwrap_used, reason = "a test that panics fails")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics fails")]
 
 #[expect(dead_code, reason = "one of several users of the support code")]
 mod support;
