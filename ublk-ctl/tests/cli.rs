@@ -433,6 +433,9 @@ fn the_manual_is_what_its_readers_take() {
             };
             assert!(read.status.success() && read.stderr.is_empty(), "{}: {read:?}", page.display());
         }
+    }
+}
+
 #[test]
 fn on_a_terminal_something_is_said_while_a_registry_is_silent() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
