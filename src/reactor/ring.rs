@@ -230,17 +230,19 @@ impl Ring {
             if more && submitted.is_ok() {
                 continue;
             }
-            let deadline = types::Timespec::new().nsec(20_000_000);
-            let _ = self
-                .uring
-                .borrow()
-                .submitter()
-                .register_sync_cancel(Some(deadline), types::CancelBuilder::any());
+            self.cancel_all();
             // SAFETY: no argument is passed by pointer.
             let _ = unsafe { self.uring.borrow().submitter().enter::<()>(0, 0, ENTER_GETEVENTS, None) };
             self.reap();
         }
         self.let_go();
+    }
+
+    /// Has the kernel end everything in flight that it can, and waits for it a little.
+    pub(super) fn cancel_all(&self) {
+        let deadline = types::Timespec::new().nsec(20_000_000);
+        let uring = self.uring.borrow();
+        let _ = uring.submitter().register_sync_cancel(Some(deadline), types::CancelBuilder::any());
     }
 
     fn kernel_holds_memory(&self) -> bool {

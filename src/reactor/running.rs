@@ -19,15 +19,18 @@ use std::{
     time::Duration,
 };
 
-use io_uring::{opcode, types};
-use rustix::{fs::FallocateFlags, io::ReadWriteFlags};
+use io_uring::{opcode, squeue, types};
+use rustix::{
+    fs::FallocateFlags,
+    io::{Errno, ReadWriteFlags},
+};
 
 use super::{
     Buffer, BufferPool, BufferSlot, ReactorConfig, ReactorHandle,
     contain::contain,
     executor::{Executor, is_own_thread},
     inbox::{Inbox, Message},
-    operation::{Completion, Resources},
+    operation::Resources,
     pace::Stretch,
     ring::Ring,
     share::Share,
@@ -36,6 +39,10 @@ use super::{
 
 /// The kernel takes a time that does not fit its signed nanoseconds for an error; nobody waits a century.
 const LONGEST_SLEEP: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// How long it takes until an operation is tried again that was cut short: a process that is killed has ended by then, and where the
+/// kernel has no thread for it, others may have ended.
+const CUT_SHORT_PAUSE: Duration = Duration::from_millis(10);
 
 /// A reactor, on its own thread.
 ///
@@ -151,8 +158,8 @@ impl Reactor {
             .build();
         // SAFETY: the pointer leads into the buffer's heap memory, which does not move with the buffer and is held
         // until the completion; the length is the buffer's.
-        let started = unsafe { self.inner.ring.start(entry, Resources::Transfer(buffer, Arc::clone(file))) };
-        finish_transfer(started).await
+        let ended = unsafe { self.perform(entry, Resources::Transfer(buffer, Arc::clone(file))) };
+        finish_transfer(ended.await)
     }
 
     /// A place for the pages of a driver's requests; `None` where all are taken, or the kernel has no table of them.
@@ -179,9 +186,8 @@ impl Reactor {
             .build();
         // SAFETY: the entry points to no memory of this program: only drivers put buffers into the table, and theirs are the
         // kernel's own pages. The place is held, so that it becomes no other request's before the read has been submitted.
-        let started =
-            unsafe { self.inner.ring.start(entry, Resources::Slot(Arc::clone(file), Rc::clone(slot))) };
-        started.await.0.map(|count| count as usize)
+        let ended = unsafe { self.perform(entry, Resources::Slot(Arc::clone(file), Rc::clone(slot))) };
+        ended.await.0.map(|count| count as usize)
     }
 
     /// Writes all of `buffer` to `file` at `offset`, as far as one system call goes; returns the count.
@@ -222,8 +228,8 @@ impl Reactor {
             .rw_flags(flags.bits().cast_signed())
             .build();
         // SAFETY: as for reading; the kernel only reads the memory.
-        let started = unsafe { self.inner.ring.start(entry, Resources::Transfer(buffer, Arc::clone(file))) };
-        finish_transfer(started).await
+        let ended = unsafe { self.perform(entry, Resources::Transfer(buffer, Arc::clone(file))) };
+        finish_transfer(ended.await)
     }
 
     /// Makes the data of `file` durable, as fdatasync(2).
@@ -234,8 +240,8 @@ impl Reactor {
         let entry =
             opcode::Fsync::new(types::Fd(file.as_raw_fd())).flags(types::FsyncFlags::DATASYNC).build();
         // SAFETY: the entry points to no memory.
-        let started = unsafe { self.inner.ring.start(entry, Resources::File(Arc::clone(file))) };
-        started.await.0.map(drop)
+        let ended = unsafe { self.perform(entry, Resources::File(Arc::clone(file))) };
+        ended.await.0.map(drop)
     }
 
     /// Makes all of `file` durable, as fsync(2): of a folder, the names in it.
@@ -245,8 +251,8 @@ impl Reactor {
     pub async fn sync_all(&self, file: &Arc<OwnedFd>) -> io::Result<()> {
         let entry = opcode::Fsync::new(types::Fd(file.as_raw_fd())).build();
         // SAFETY: the entry points to no memory.
-        let started = unsafe { self.inner.ring.start(entry, Resources::File(Arc::clone(file))) };
-        started.await.0.map(drop)
+        let ended = unsafe { self.perform(entry, Resources::File(Arc::clone(file))) };
+        ended.await.0.map(drop)
     }
 
     /// Changes what `file` holds of the range, as fallocate(2) with `flags`: punches a hole or makes zeroes.
@@ -265,8 +271,8 @@ impl Reactor {
         let entry =
             opcode::Fallocate::new(types::Fd(file.as_raw_fd()), len).offset(offset).mode(mode).build();
         // SAFETY: the entry points to no memory.
-        let started = unsafe { self.inner.ring.start(entry, Resources::File(Arc::clone(file))) };
-        started.await.0.map(drop)
+        let ended = unsafe { self.perform(entry, Resources::File(Arc::clone(file))) };
+        ended.await.0.map(drop)
     }
 
     /// Waits for `duration`.
@@ -322,6 +328,33 @@ impl Reactor {
         // SAFETY: the argument is copied into the entry; what it points to is held, by the caller's promise.
         let started = unsafe { self.inner.ring.start(entry, held) };
         started.await.0
+    }
+
+    /// Has the kernel do `entry` until that has an outcome of its own.
+    ///
+    /// # Safety
+    /// As of [`Ring::start`].
+    async unsafe fn perform(
+        &self,
+        entry: squeue::Entry,
+        mut held: Resources,
+    ) -> (io::Result<u32>, Resources) {
+        loop {
+            // SAFETY: the caller's promise; what comes back is what was given, and memory in it has not moved.
+            let (result, returned) = unsafe { self.inner.ring.start(entry.clone(), held) }.await;
+            if !is_cut_short(&result) {
+                return (result, returned);
+            }
+            held = returned;
+            // On the heap, since it hardly ever is.
+            Box::pin(self.sleep(CUT_SHORT_PAUSE)).await;
+        }
+    }
+
+    /// Cancels all that is under way, as the kernel does with the work of a process that is killed.
+    #[cfg(test)]
+    pub(super) fn cut_short(&self) {
+        self.inner.ring.cancel_all();
     }
 
     /// Runs the reactor on this thread until `future` is ready.
@@ -429,8 +462,15 @@ impl Wake for MainWake {
     }
 }
 
-async fn finish_transfer(started: Completion) -> (io::Result<usize>, Buffer) {
-    let (result, held) = started.await;
+/// Whether a signal has ended the kernel's worker that had the operation, which nobody here has asked for. A worker dies before the
+/// threads that it works for do: they would take its end for an answer, and tell a driver that a request has failed, or forget what
+/// has not become durable, in the last moment of a process that is killed.
+fn is_cut_short(result: &io::Result<u32>) -> bool {
+    let errno = result.as_ref().err().and_then(io::Error::raw_os_error);
+    [Errno::INTR, Errno::CANCELED].iter().any(|cut| errno == Some(cut.raw_os_error()))
+}
+
+fn finish_transfer((result, held): (io::Result<u32>, Resources)) -> (io::Result<usize>, Buffer) {
     let Resources::Transfer(buffer, _) = held else { unreachable!("a transfer holds its buffer") };
     (result.map(|count| count as usize), buffer)
 }

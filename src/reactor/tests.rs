@@ -346,3 +346,24 @@ fn a_place_is_held_until_the_read_into_it_has_been_answered() {
         })
         .unwrap();
 }
+
+#[test]
+fn what_the_kernel_cuts_short_is_no_outcome() {
+    let reactor = reactor();
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let reader = Arc::new(reader);
+    let read = reactor
+        .block_on(async {
+            let buffer = reactor.io_buffers().acquire(4).await.unwrap();
+            let mut read = Box::pin(reactor.read_at(&reader, u64::MAX, buffer));
+            for _ in 0..3 {
+                assert!(futures_util::poll!(read.as_mut()).is_pending());
+                reactor.sleep(Duration::from_millis(20)).await;
+                reactor.cut_short();
+            }
+            rustix::io::write(&writer, b"late").unwrap();
+            read.await
+        })
+        .unwrap();
+    assert_eq!((read.0.unwrap(), &read.1[..]), (4, &b"late"[..]));
+}

@@ -4,7 +4,7 @@ use std::{io, os::fd::OwnedFd, sync::Arc};
 
 use super::{Buffer, Reactor};
 
-/// How often one is taken up again after a signal or a refusal that means "later".
+/// How often one is taken up again after a refusal that means "later".
 const RETRIES: u32 = 16;
 
 impl Reactor {
@@ -99,7 +99,7 @@ impl Reactor {
 fn count_of(answer: io::Result<usize>, none: io::ErrorKind, retries: &mut u32) -> io::Result<usize> {
     match answer {
         Ok(0) => Err(none.into()),
-        Err(error) if is_transient(&error) && *retries < RETRIES => {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock && *retries < RETRIES => {
             *retries += 1;
             Ok(0)
         }
@@ -111,10 +111,6 @@ fn too_many() -> io::Error {
     io::Error::other("the kernel says that it has done more than it was asked for")
 }
 
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,12 +118,12 @@ mod tests {
     #[test]
     fn a_refusal_that_means_later_is_borne_so_often_and_nothing_at_all_never() {
         let mut retries = 0;
-        let later = || Err(io::ErrorKind::Interrupted.into());
+        let later = || Err(io::ErrorKind::WouldBlock.into());
         for _ in 0..RETRIES {
             assert_eq!(count_of(later(), io::ErrorKind::WriteZero, &mut retries).unwrap(), 0);
         }
         for (answer, kind) in [
-            (later(), io::ErrorKind::Interrupted),
+            (later(), io::ErrorKind::WouldBlock),
             (Ok(0), io::ErrorKind::WriteZero),
             (Err(io::ErrorKind::StorageFull.into()), io::ErrorKind::StorageFull),
         ] {
