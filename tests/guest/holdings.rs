@@ -69,7 +69,7 @@ impl Holdings {
             if more.is_empty() {
                 return;
             }
-            assert!(began.elapsed() < PATIENCE, "more than before: {more:?}");
+            assert!(began.elapsed() < PATIENCE, "more than before: {more:?}, while:\n{}", waits(daemon));
             pause();
         }
     }
@@ -106,6 +106,17 @@ fn locks() -> Vec<Lock> {
 
 fn process(daemon: &Daemon) -> PathBuf {
     format!("/proc/{}", daemon.pid()).into()
+}
+
+/// What each of its threads waits for in the kernel.
+fn waits(daemon: &Daemon) -> String {
+    let mut waits = String::new();
+    for thread in entries(&process(daemon).join("task")) {
+        let [name, stack] =
+            ["comm", "stack"].map(|of| fs::read_to_string(thread.join(of)).unwrap_or_default());
+        waits += &format!("{name}{stack}");
+    }
+    waits
 }
 
 /// What is in a folder, as far as there is one.
