@@ -30,9 +30,6 @@ const QUERY_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a device may take to tell its shape; one that cannot is listed without.
 const SHAPE_DEADLINE: Duration = Duration::from_secs(1);
 
-/// How often a device that is being deleted is asked after.
-const LOOK_INTERVAL: Duration = Duration::from_millis(2);
-
 /// What a device is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -308,7 +305,7 @@ pub(super) fn delete(
         match control.run(address(Command::get_info(id)), QUERY_DEADLINE) {
             Err(FrontendError::NoSuchDevice(_)) => return Ok(Detached::Complete),
             Ok(_) if patience.has_passed() => return Ok(Detached::HeldOpen),
-            Ok(Reply { .. }) => deadline.pause(LOOK_INTERVAL),
+            Ok(Reply { .. }) => deadline.pause(patience.step()),
             Err(error) => return Err(error),
         }
     }

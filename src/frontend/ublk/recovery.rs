@@ -29,9 +29,6 @@ use crate::{
 /// How long a former server that has been killed may take to end.
 const SERVER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often it is tried whether the former server has gone.
-const LOOK_INTERVAL: Duration = Duration::from_millis(2);
-
 /// Takes device `id` for `device`; see [`crate::frontend::Frontend::take_over`].
 pub(super) fn take_over<D: BlockDevice>(
     device: &Arc<D>,
@@ -184,7 +181,7 @@ fn begin(control: &Control, id: u32, driver: Features, deadline: &Deadline) -> R
         if deadline.has_passed() {
             return Err(FrontendError::Deadline { step: command, after: deadline.limit() });
         }
-        deadline.pause(LOOK_INTERVAL);
+        deadline.pause(patience.step());
     }
 }
 
