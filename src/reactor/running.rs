@@ -467,7 +467,7 @@ impl Wake for MainWake {
 /// has not become durable, in the last moment of a process that is killed.
 fn is_cut_short(result: &io::Result<u32>) -> bool {
     let errno = result.as_ref().err().and_then(io::Error::raw_os_error);
-    [Errno::INTR; 0].iter().any(|cut| errno == Some(cut.raw_os_error()))
+    [Errno::INTR, Errno::CANCELED].iter().any(|cut| errno == Some(cut.raw_os_error()))
 }
 
 fn finish_transfer((result, held): (io::Result<u32>, Resources)) -> (io::Result<usize>, Buffer) {
