@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, FileType, OpenOptions},
-    io,
+    io::{self, Read as _},
     os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -23,6 +23,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// How long a node may take where the kernel itself does not make it.
 const FOREIGN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Thousands of mounts are below it.
+const MAX_MOUNTS_BYTES: u64 = 16 << 20;
 
 /// Where nodes are.
 const NODES: &str = "/dev";
@@ -116,7 +119,11 @@ fn open_when_there(
 /// Whether nodes appear as soon as their devices do. In a container they mostly do not: it has a copy of some.
 fn kernel_makes_nodes() -> bool {
     let Ok(folder) = fs::metadata(NODES) else { return false };
-    let Ok(mounts) = fs::read("/proc/self/mountinfo") else { return true };
+    let mut mounts = Vec::new();
+    let opened = File::open("/proc/self/mountinfo");
+    if opened.and_then(|file| file.take(MAX_MOUNTS_BYTES).read_to_end(&mut mounts)).is_err() {
+        return true;
+    }
     is_devtmpfs(&mounts, (major(folder.dev()), minor(folder.dev())))
 }
 
