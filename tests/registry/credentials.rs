@@ -139,6 +139,7 @@ async fn the_first_file_that_has_a_login_counts_and_a_broken_one_costs_the_other
         (&of_host("dTpw"), of_host("eDp5")),
         (&format!(r#"{{"auths":{{"{host}/team/other":{{"auth":"eDp5"}}}}}}"#), of_host("dTpw")),
         (&"{broken".to_owned(), of_host("dTpw")),
+        (&format!(r#"{{"credsStore":"not-here",{}"#, &of_host("dTpw")[1..]), of_host("eDp5")),
     ] {
         std::fs::write(&first, one).unwrap();
         std::fs::write(&second, &other).unwrap();

@@ -34,12 +34,13 @@ const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// The parts of docker's `config.json` that concern credentials. Whatever is `null` is empty, as in docker.
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct DockerConfig {
-    auths: Option<BTreeMap<String, Lenient<Entry>>>,
+    auths: Lenient<BTreeMap<String, Lenient<Entry>>>,
     #[serde(rename = "credsStore")]
-    creds_store: Option<String>,
+    creds_store: Lenient<String>,
     #[serde(rename = "credHelpers")]
-    cred_helpers: Option<BTreeMap<String, Lenient<String>>>,
+    cred_helpers: Lenient<BTreeMap<String, Lenient<String>>>,
 }
 
 /// A member that costs the others nothing if it is odd.
@@ -48,6 +49,25 @@ pub struct DockerConfig {
 enum Lenient<T> {
     Good(Option<T>),
     Odd(IgnoredAny),
+}
+
+impl<T> Default for Lenient<T> {
+    fn default() -> Self {
+        Self::Good(None)
+    }
+}
+
+impl<T> Lenient<T> {
+    fn good(&self) -> Option<&T> {
+        match self {
+            Self::Good(value) => value.as_ref(),
+            Self::Odd(_) => None,
+        }
+    }
+
+    fn is_odd(&self) -> bool {
+        matches!(self, Self::Odd(_))
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -75,27 +95,33 @@ impl DockerConfig {
     /// The line at which parsing stopped; the parser's own message could quote a secret.
     pub fn parse(text: &[u8]) -> Result<Self, usize> {
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+        if text.trim_ascii().is_empty() {
+            return Ok(Self::default());
+        }
         serde_json::from_slice(text).map_err(|error| error.line())
     }
 
-    /// Keys of `auths` and `credHelpers` whose values cannot be used.
+    /// Keys of `auths` and `credHelpers` whose values cannot be used, and these and `credsStore` themselves.
     pub fn odd_keys(&self) -> impl Iterator<Item = &str> {
-        let auths = self.auths.iter().flatten();
-        let auths = auths.filter(|(_, entry)| match entry {
-            Lenient::Odd(_) => true,
-            Lenient::Good(entry) => entry.as_ref().is_some_and(Entry::is_odd),
-        });
-        let helpers = self.cred_helpers.iter().flatten();
-        let helpers = helpers.filter(|(_, helper)| matches!(helper, Lenient::Odd(_)));
-        auths.map(|(key, _)| key.as_str()).chain(helpers.map(|(key, _)| key.as_str()))
+        let auths = self.auths.good().into_iter().flatten();
+        let auths = auths.filter(|(_, entry)| entry.is_odd() || entry.good().is_some_and(Entry::is_odd));
+        let helpers = self.cred_helpers.good().into_iter().flatten();
+        let helpers = helpers.filter(|(_, helper)| helper.is_odd());
+        let whole = [
+            ("auths", self.auths.is_odd()),
+            ("credsStore", self.creds_store.is_odd()),
+            ("credHelpers", self.cred_helpers.is_odd()),
+        ];
+        let whole = whole.into_iter().filter_map(|(key, is_odd)| is_odd.then_some(key));
+        auths.map(|(key, _)| key.as_str()).chain(helpers.map(|(key, _)| key.as_str())).chain(whole)
     }
 
     /// The credentials in the file for a repository: the entry with the longest matching path wins.
     #[must_use]
     pub fn credentials(&self, host: KeyHost<'_>, repository: &str) -> Credentials {
         let mut best: Option<(usize, Credentials)> = None;
-        for (key, entry) in self.auths.iter().flatten() {
-            let Lenient::Good(Some(entry)) = entry else { continue };
+        for (key, entry) in self.auths.good().into_iter().flatten() {
+            let Some(entry) = entry.good() else { continue };
             let Some(length) = match_length(key, host, repository) else { continue };
             if best.as_ref().is_some_and(|(longest, _)| *longest >= length) {
                 continue;
@@ -113,7 +139,8 @@ impl DockerConfig {
     pub fn helper(&self, host: KeyHost<'_>, repository: &str) -> Option<(String, String)> {
         let own = self
             .cred_helpers
-            .iter()
+            .good()
+            .into_iter()
             .flatten()
             .filter_map(|(key, helper)| match helper {
                 Lenient::Good(helper) => Some((match_length(key, host, repository)?, key, helper.as_deref())),
@@ -126,11 +153,12 @@ impl DockerConfig {
             let server = if is_hub(host.host) { HUB_SERVER.to_owned() } else { key.clone() };
             return Some((helper.to_owned(), server));
         }
-        let store = self.creds_store.as_ref().filter(|store| !store.is_empty())?;
+        let store = self.creds_store.good().filter(|store| !store.is_empty())?;
         // The store knows an entry under the name that docker login was given, which `auths` repeats.
         let known = self
             .auths
-            .iter()
+            .good()
+            .into_iter()
             .flat_map(BTreeMap::keys)
             .filter_map(|key| Some((match_length(key, host, repository)?, key)))
             .max_by_key(|(length, _)| *length);
@@ -283,6 +311,15 @@ mod tests {
         assert_eq!(user(r#"{"auths":{"r":{"registrytoken":"t"}}}"#, "r", "a"), "bearer t");
         assert_eq!(user(r#"{"auths":{"r":{"username":"","password":"p"}}}"#, "r", "a"), ":p");
         assert_eq!(user(r#"{"auths":null,"credsStore":null}"#, "r", "a"), "anonymous");
+        for nothing in ["", " \n", "{}", r#"{"auths":[1]}"#] {
+            assert_eq!(user(nothing, "r", "a"), "anonymous", "{nothing}");
+        }
+        for (odd, key) in [(r#""credHelpers":[]"#, "credHelpers"), (r#""credsStore":7"#, "credsStore")] {
+            let config = format!(r#"{{"auths":{{"r":{{"auth":"dTpw"}}}},{odd}}}"#);
+            assert_eq!(user(&config, "r", "a"), "u:p", "{odd}");
+            let config = DockerConfig::parse(config.as_bytes()).unwrap();
+            assert_eq!(config.odd_keys().collect::<Vec<_>>(), [key]);
+        }
     }
 
     #[test]

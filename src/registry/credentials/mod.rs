@@ -141,7 +141,7 @@ impl CredentialSource {
         };
         let mut failed = None;
         for path in paths {
-            match wanted.from_file(path, helper_dirs).await {
+            match wanted.look_in(path, helper_dirs).await {
                 Ok(Login { credentials: Credentials::Anonymous, .. }) => {}
                 Ok(found) => return Ok(found),
                 // It costs the other files nothing.
@@ -161,7 +161,7 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    async fn from_file(&self, path: &Path, helper_dirs: &[PathBuf]) -> Result<Login, CredentialsError> {
+    async fn look_in(&self, path: &Path, helper_dirs: &[PathBuf]) -> Result<Login, CredentialsError> {
         let Some(config) = docker_config::read(path.to_owned()).await? else {
             tracing::debug!(path = %path.display(), "no credential file");
             return Ok(Login::default());
@@ -169,13 +169,21 @@ impl Wanted<'_> {
         for key in config.odd_keys() {
             tracing::warn!(path = %path.display(), key, "what the credential file has for this cannot be used");
         }
-        if let Some((helper, server)) = config.helper(self.host, self.repository)
-            && let Some(credentials) = program::ask(&helper, &server, helper_dirs).await?
-        {
-            return Ok(Login { credentials, origin: format!("docker-credential-{helper}") });
+        let mut failed = None;
+        if let Some((helper, server)) = config.helper(self.host, self.repository) {
+            match program::ask(&helper, &server, helper_dirs).await {
+                Ok(None) => {}
+                Ok(Some(credentials)) => {
+                    return Ok(Login { credentials, origin: format!("docker-credential-{helper}") });
+                }
+                Err(error) => failed = Some(error),
+            }
         }
-        let credentials = config.credentials(self.host, self.repository);
-        Ok(Login { credentials, origin: path.display().to_string() })
+        // A helper that does not work, or is not here, costs the file's own login nothing.
+        match (config.credentials(self.host, self.repository), failed) {
+            (Credentials::Anonymous, Some(error)) => Err(error),
+            (credentials, _) => Ok(Login { credentials, origin: path.display().to_string() }),
+        }
     }
 }
 
