@@ -42,6 +42,9 @@ const PACKAGES: [(&str, &str, &str); 5] = [
 /// The file in which a distribution says its name.
 const OS_RELEASE: &str = "/etc/os-release";
 
+/// Has a folder for each kernel that is installed.
+const KERNELS: &str = "/lib/modules";
+
 /// The driver's name in modules.dep, with what stands before and after it.
 const NAME: &[u8] = b"/ublk_drv.ko";
 
@@ -49,7 +52,9 @@ const NAME: &[u8] = b"/ublk_drv.ko";
 struct System {
     /// The driver runs: it is the node that is missing.
     is_loaded: bool,
-    /// modules.dep of the running kernel, where this process sees its modules.
+    /// Whether kernels are installed here: in a container there are none, and its distribution is not the kernel's.
+    has_kernels: bool,
+    /// modules.dep of the running kernel, where this process may read it, as a hardened service may not.
     modules: Option<Vec<u8>>,
     os_release: String,
 }
@@ -63,7 +68,8 @@ pub(super) fn no_driver(source: &io::Error) -> String {
     let read = |path: &str| read_regular_document(Path::new(path)).ok();
     System {
         is_loaded: Path::new("/sys/class/misc/ublk-control").exists(),
-        modules: read(&format!("/lib/modules/{release}/modules.dep")),
+        has_kernels: Path::new(KERNELS).exists(),
+        modules: read(&format!("{KERNELS}/{release}/modules.dep")),
         os_release: String::from_utf8_lossy(&read(OS_RELEASE).unwrap_or_default()).into_owned(),
     }
     .advice()
@@ -77,18 +83,28 @@ impl System {
                 .to_owned();
         }
         let Some(modules) = &self.modules else {
-            // As in a container, whose distribution is not the kernel's.
+            if self.has_kernels {
+                return format!(
+                    "load the driver with {LOAD}; where there is no such module: {}",
+                    self.package()
+                );
+            }
             return format!("load the driver on the host with {LOAD} (Linux 6.1 or newer)");
         };
         if modules.windows(NAME.len()).any(|window| window == NAME) {
             return format!("load the driver with {LOAD}");
         }
+        format!("{}; then {LOAD}", self.package())
+    }
+
+    /// Where a kernel with the driver is to be had.
+    fn package(&self) -> &'static str {
         let version = self.value("VERSION_ID").unwrap_or_default();
         let of = |id: &str| {
             PACKAGES.iter().find(|(name, number, _)| *name == id && (number.is_empty() || *number == version))
         };
         let found = self.ids().find_map(of).or_else(|| of(""));
-        found.map_or_else(String::new, |(.., text)| format!("{text}; then {LOAD}"))
+        found.map_or("", |(.., text)| text)
     }
 
     /// What the distribution calls itself, and those that it is like.
@@ -107,9 +123,12 @@ impl System {
 mod tests {
     use super::*;
 
+    const CONTAINER: &str = "ID=alpine\n";
+
     fn advice(modules: Option<&str>, os_release: &str) -> String {
         System {
             is_loaded: false,
+            has_kernels: os_release != CONTAINER,
             modules: modules.map(|text| text.as_bytes().to_vec()),
             os_release: os_release.to_owned(),
         }
@@ -141,6 +160,8 @@ mod tests {
         }
         let there = Some("kernel/drivers/block/ublk_drv.ko.xz:\n");
         assert_eq!(advice(there, "ID=ubuntu\n"), "load the driver with \"modprobe ublk_drv\"");
-        assert!(advice(None, "ID=ubuntu\n").contains("on the host"));
+        assert!(advice(None, CONTAINER).contains("on the host"));
+        let hidden = advice(None, "ID=debian\nVERSION_ID=12\n");
+        assert!(hidden.contains("modprobe ublk_drv") && hidden.contains("backports"), "{hidden}");
     }
 }
