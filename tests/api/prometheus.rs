@@ -89,12 +89,12 @@ impl Prometheus {
         stream.read_to_string(&mut answer).unwrap();
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         let answer: Value = serde_json::from_str(body).unwrap_or_default();
-        answer["data"].clone()
+        answer.get("data").cloned().unwrap_or_default()
     }
 
     fn query(&self, query: &str) -> Value {
         let text: String = byte_serialize(query.as_bytes()).collect();
-        self.get(&format!("/api/v1/query?query={text}"))["result"].clone()
+        self.get(&format!("/api/v1/query?query={text}")).get("result").cloned().unwrap_or_default()
     }
 }
 
