@@ -72,6 +72,7 @@ fn parts_in_any_order_make_the_device_that_they_say() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the layers are small")]
 fn the_number_of_threads_changes_no_byte() {
     let dir = tempfile::tempdir().unwrap();
     let digests = [1, 4].map(|threads| {

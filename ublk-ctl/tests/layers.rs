@@ -211,12 +211,14 @@ fn two_devices_are_compared_by_their_layers_or_configurations() {
 fn layer(form: &[&str]) -> (tempfile::TempDir, String) {
     let (dir, files) = folder(&["ext4/rw1.d.xz", "ext4/rw1.i"]);
     let path = beside(&dir, "layer");
-    let ended = run(&[&["layer", "commit", &files[0], &files[1], &path][..], form].concat());
+    let [data, index] = [0, 1].map(|number| files.get(number).unwrap().as_str());
+    let ended = run(&[&["layer", "commit", data, index, &path][..], form].concat());
     assert_eq!(ended.code, 0, "{}", ended.err);
     (dir, path)
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the layer is small")]
 fn a_layer_whose_end_was_cut_off_is_not_verified() {
     // An envelope is padded to 512 bytes, and ends with two records of zeroes.
     for (form, all_missing) in [(&[][..], [1, 256, 511, 512]), (&["--tar"], [1536, 1600, 1700, 2048])] {
