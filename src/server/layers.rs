@@ -134,15 +134,20 @@ pub(super) fn open_file(path: &Path) -> Result<FileSource, Failure> {
 /// # Errors
 /// When it is missing or refused.
 pub fn read_config(path: &Path) -> Result<ImageConfig, Failure> {
-    let name = path.display().to_string();
-    let mut config = ImageConfig::parse(&name, &read_regular_document(path)?).map_err(|error| {
-        Failure::with_source(FailureClass::Image, "cannot use the image configuration", error)
-    })?;
-    // What a path is relative to is the process's, as upstream has it, and messages are to say it.
-    config.paths_mut().for_each(make_absolute);
+    let config = parse_config(path, &read_regular_document(path)?)?;
     for note in &config.notes {
         tracing::warn!(file = %path.display(), "{note}");
     }
+    Ok(config)
+}
+
+/// Understands the text of the configuration at `path`. What its paths are relative to is the process's, as upstream has it, and
+/// messages are to say it: they are absolute, so that two of them are the same where they mean the same.
+pub(super) fn parse_config(path: &Path, text: &[u8]) -> Result<ImageConfig, Failure> {
+    let mut config = ImageConfig::parse(&path.display().to_string(), text).map_err(|error| {
+        Failure::with_source(FailureClass::Image, "cannot use the image configuration", error)
+    })?;
+    config.paths_mut().for_each(make_absolute);
     Ok(config)
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     failure::{Failure, FailureClass},
-    next_config::parse,
+    layers::parse_config,
     settings::read_regular_document,
 };
 
@@ -98,7 +98,7 @@ pub(super) fn sweep(config: &Path) -> Result<(), Failure> {
             let data = config.with_file_name(data);
             let lowers = match named.take() {
                 Some(lowers) => lowers,
-                None => parse(config, &read_regular_document(config)?)?.lowers,
+                None => parse_config(config, &read_regular_document(config)?)?.lowers,
             };
             match lowers.iter().any(|lower| lower.file.as_ref() == Some(&data)) {
                 true => fs::remove_file(&path).and_then(|()| sync_folder(&data)).map_err(failed)?,

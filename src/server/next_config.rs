@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::{
     failure::{Failure, FailureClass},
-    image_config::{ImageConfig, Lower, SNAPSHOT_KEY, UpperFiles},
+    image_config::{Lower, SNAPSHOT_KEY, UpperFiles},
+    layers::parse_config,
     settings::read_regular_document,
     upper_folder::Made,
 };
@@ -62,7 +63,7 @@ impl NextConfig {
     /// files over it.
     pub(super) fn given(path: &Path, given: &Path, sealed: &Path) -> Result<Self, Failure> {
         let text = read_regular_document(given)?;
-        let (old, new) = (parse(path, &read_regular_document(path)?)?, parse(given, &text)?);
+        let (old, new) = (parse_config(path, &read_regular_document(path)?)?, parse_config(given, &text)?);
         check_top(path, old.upper.as_ref(), Some(sealed))?;
         let Some(upper) = new.upper else { return Err(wrong(given, "it has no upper")) };
         // Who makes configurations need not know what a daemon notes in its own.
@@ -175,14 +176,14 @@ pub fn text_over(
     lowers.as_array_mut().ok_or_else(odd)?.push(json!({ "file": sealed, SNAPSHOT_KEY: true }));
     members.insert("upper".to_owned(), json!({ "data": upper.data, "index": upper.index }));
     let text = serde_json::to_vec(&document).map_err(|error| wrong(path, &error.to_string()))?;
-    parse(path, &text).map(|_| text)
+    parse_config(path, &text).map(|_| text)
 }
 
 /// The configuration at `path`, which must still be that of a device that writes to `top`, if it takes writes, over so many
 /// layers.
 pub(super) fn document_of(path: &Path, top: Option<&Path>, layers_below: usize) -> Result<Value, Failure> {
     let text = read_regular_document(path)?;
-    let config = parse(path, &text)?;
+    let config = parse_config(path, &text)?;
     check_top(path, config.upper.as_ref(), top)?;
     let count = config.lowers.len();
     if count != layers_below {
@@ -193,7 +194,7 @@ pub(super) fn document_of(path: &Path, top: Option<&Path>, layers_below: usize) 
 
 /// The writable layer of the configuration at `path`, if it has one.
 pub(super) fn upper_of(path: &Path) -> Result<Option<UpperFiles>, Failure> {
-    Ok(parse(path, &read_regular_document(path)?)?.upper)
+    Ok(parse_config(path, &read_regular_document(path)?)?.upper)
 }
 
 /// Makes sure that the writable layer is the one that the device writes to, if it takes writes: what was written there would be
@@ -205,12 +206,6 @@ fn check_top(path: &Path, upper: Option<&UpperFiles>, top: Option<&Path>) -> Res
     Err(match top {
         Some(top) => wrong(path, &format!("its upper is not {}, which the device writes to", top.display())),
         None => wrong(path, "it has an upper, and the device takes no writes"),
-    })
-}
-
-pub(super) fn parse(path: &Path, text: &[u8]) -> Result<ImageConfig, Failure> {
-    ImageConfig::parse(&path.display().to_string(), text).map_err(|error| {
-        Failure::with_source(FailureClass::Image, "cannot use the image configuration", error)
     })
 }
 

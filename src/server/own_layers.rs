@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use super::{
     failure::{Failure, FailureClass},
     image_config::SNAPSHOT_KEY,
-    next_config::{document_of, parse, wrong},
+    layers::parse_config,
+    next_config::{document_of, wrong},
     settings::read_regular_document,
 };
 
@@ -29,7 +30,7 @@ impl OwnLayers {
     /// # Errors
     /// Where it cannot be used.
     pub(super) fn of(path: &Path) -> Result<Self, Failure> {
-        let lowers = parse(path, &read_regular_document(path)?)?.lowers;
+        let lowers = parse_config(path, &read_regular_document(path)?)?.lowers;
         let own = lowers.iter().rev().map_while(|lower| lower.file.clone().filter(|_| lower.snapshot));
         let mut files: Vec<_> = own.collect();
         files.reverse();
@@ -68,7 +69,7 @@ impl OwnLayers {
         let text = serde_json::to_vec(&document).map_err(|source| {
             Failure::with_source(FailureClass::Internal, "cannot write a configuration", source)
         })?;
-        parse(path, &text).map(|_| text)
+        parse_config(path, &text).map(|_| text)
     }
 }
 

@@ -14,6 +14,9 @@ use super::{
     reactors::Reactors,
 };
 
+/// How often an image is opened whose writable layer was sealed, and another one put over it, while it was waited for.
+const OPENINGS_LIMIT: usize = 16;
+
 /// Everything below the devices.
 #[derive(Debug)]
 pub struct Service {
@@ -77,7 +80,7 @@ impl Service {
     ) -> Result<(Device, ImageSpec), Failure> {
         let opener = self.reactors.opener();
         let overdue_after = Duration::from_millis(self.config.device.overdue_after_ms);
-        loop {
+        for _ in 0..OPENINGS_LIMIT {
             let Opened { image, upper, pinned } = self.factory.open(&opener, spec).await?;
             let device = match (image, upper) {
                 (image, Some(upper)) => {
@@ -95,6 +98,8 @@ impl Service {
             };
             return Ok((device, pinned));
         }
+        let text = "its configuration names another writable layer each time that it is read: try again";
+        Err(Failure::new(FailureClass::Conflict, text))
     }
 }
 
