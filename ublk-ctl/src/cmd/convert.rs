@@ -28,10 +28,10 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(crate) struct ConvertArgs {
-    /// The ordinary image: a reference, or oci:FOLDER[:NAME] for one in an OCI layout
+    #[arg(help = "The ordinary image: a reference, or oci:FOLDER[:NAME] for one in an OCI layout")]
     #[arg(value_name = "SOURCE", value_parser = NonEmptyStringValueParser::new())]
     source: String,
-    /// What is made: registry/repository:tag, or oci:FOLDER[:NAME]. Its name is moved last
+    #[arg(help = "What is made: registry/repository:tag, or oci:FOLDER[:NAME]. Its name is moved last")]
     #[arg(value_name = "TARGET", value_parser = NonEmptyStringValueParser::new())]
     target: String,
     /// Which image of one that has several [default: this machine's]
