@@ -159,8 +159,8 @@ fn a_registry_with_tls_and_a_login_serves_the_bytes_of_the_manifest() {
     assert_eq!(add_refused(&without_login), Some(6), "no login");
     assert_eq!(
         add_refused(&["--no-cache", "--authfile", auth, &image]),
-        Some(2),
-        "an authority nobody trusts is for the settings to mend"
+        Some(6),
+        "an authority nobody trusts is a failure of TLS as any other"
     );
 }
 
