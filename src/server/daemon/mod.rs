@@ -24,7 +24,11 @@ mod upgrade;
 mod waiting;
 mod watchdog;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::task;
 
@@ -156,10 +160,21 @@ impl Daemon {
     /// # Errors
     /// When there is no such device, it is another process's, or it cannot be removed in time.
     pub async fn remove(self: &Arc<Self>, id: u32, wait: bool) -> Result<DeviceInfo, Failure> {
-        self.let_try_end(id).await;
-        let Some(served) = self.table.begin_removal(id)? else {
+        let began = Instant::now();
+        let served = loop {
+            self.let_try_end(id).await;
+            if let Some(served) = self.table.begin_removal(id)? {
+                break served;
+            }
             let daemon = Arc::clone(self);
-            return detached(async move { daemon.remove_orphan(id).await }).await;
+            if let Some(removed) = detached(async move { daemon.remove_orphan(id).await }).await? {
+                return Ok(removed);
+            }
+            // A try to bring it back has begun, or succeeded, while it was looked at.
+            if began.elapsed() > self.try_limit() {
+                let text = format!("device {id} is coming or going");
+                return Err(Failure::new(FailureClass::Conflict, text));
+            }
         };
         let info = DeviceInfo { state: DeviceState::Detaching, ..served.info() };
         let daemon = Arc::clone(self);

@@ -35,8 +35,8 @@ struct Orphan {
 }
 
 impl Daemon {
-    /// Removes what another process has left behind.
-    pub(super) async fn remove_orphan(&self, id: u32) -> Result<DeviceInfo, Failure> {
+    /// Removes what another process has left behind; `None` where it has become a device of this one meanwhile, or is becoming one.
+    pub(super) async fn remove_orphan(&self, id: u32) -> Result<Option<DeviceInfo>, Failure> {
         let _room = self.reserve.lend(FOR_AN_OPERATION);
         let seen = self.orphan(id).await?;
         if seen.is_unstarted {
@@ -44,7 +44,7 @@ impl Daemon {
             tokio::time::sleep(START_PATIENCE).await;
         }
         // What is or becomes a device of this process has a place by itself, so that this one is none as long as it has this place.
-        let _cleared = self.table.clear(id)?;
+        let Some(_cleared) = self.table.clear(id) else { return Ok(None) };
         // Its lock is given back, for to be taken again.
         drop(seen.left);
         let Orphan { info, record, left, is_in_kernel, .. } = self.orphan(id).await?;
@@ -66,7 +66,7 @@ impl Daemon {
         let records = self.state.records().clone();
         on_disk(move || records.forget(id)).await?;
         tracing::info!(id, held_open = removed == Detached::HeldOpen, "orphan removed");
-        Ok(DeviceInfo { held_open: removed == Detached::HeldOpen, ..info })
+        Ok(Some(DeviceInfo { held_open: removed == Detached::HeldOpen, ..info }))
     }
 
     /// Forgets a device that is to go, of which the kernel has nothing any more.

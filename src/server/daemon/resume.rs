@@ -93,13 +93,17 @@ impl Daemon {
     /// Waits while it is tried to bring device `id` back, for as long as the driver may take, and has a try that is not that far give up:
     /// whoever removes it then finds it served, or waiting.
     pub(super) async fn let_try_end(&self, id: u32) {
-        let device = &self.config().device;
-        let limit = Duration::from_millis(device.attach_timeout_ms.saturating_add(device.detach_timeout_ms));
-        let (began, mut giving_up) = (Instant::now(), None);
+        let (began, limit, mut giving_up) = (Instant::now(), self.try_limit(), None);
         while self.table.is_coming(id) && self.was_there(id).await && began.elapsed() < limit {
             giving_up.get_or_insert_with(|| self.unwanted.give_up(id));
             sleep(LOOK_INTERVAL).await;
         }
+    }
+
+    /// How long a try may take.
+    pub(super) fn try_limit(&self) -> Duration {
+        let device = &self.config().device;
+        Duration::from_millis(device.attach_timeout_ms.saturating_add(device.detach_timeout_ms))
     }
 
     /// Whether device `id` is no new one.
@@ -119,10 +123,12 @@ impl Daemon {
     /// Has the requests of device `id` fail, which has waited for as long as it may. What was written to it stays.
     async fn give_up(&self, id: u32, reason: &str) -> bool {
         match self.remove_orphan(id).await {
-            Ok(_) => {
+            Ok(Some(_)) => {
                 tracing::error!(id, error = reason, "a device has not come back in its time: it is removed");
                 true
             }
+            // Somebody else has it, and knows why.
+            Ok(None) => false,
             Err(failure) => {
                 tracing::error!(
                     id,

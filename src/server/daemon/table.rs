@@ -94,14 +94,14 @@ impl Table {
         Ok(Reserved { table: self, id })
     }
 
-    /// Takes the place of `id` for what another process has left there.
-    pub(super) fn clear(&self, id: u32) -> Result<Cleared<'_>, Failure> {
+    /// Takes the place of `id` for what another process has left there; `None` where it is taken.
+    pub(super) fn clear(&self, id: u32) -> Option<Cleared<'_>> {
         let mut places = self.lock();
         if places.by_id.contains_key(&id) {
-            return Err(Failure::new(FailureClass::Conflict, format!("device {id} is coming or going")));
+            return None;
         }
         places.by_id.insert(id, Place::Clearing);
-        Ok(Cleared { table: self, id })
+        Some(Cleared { table: self, id })
     }
 
     /// Puts a new device in its place. Where none may come any more, it is the caller's to remove.
