@@ -9,12 +9,12 @@
 
 #[path = "api/metrics.rs"]
 mod metrics;
+#[path = "support/port.rs"]
+mod port;
 #[path = "api/prometheus.rs"]
 mod prometheus;
 #[path = "support/registry.rs"]
 mod registry;
-#[path = "support/secure.rs"]
-mod secure;
 
 use std::{
     path::{Path, PathBuf},

@@ -5,6 +5,10 @@
     reason = "a test panics where something is not as expected"
 )]
 
+#[path = "support/port.rs"]
+#[expect(dead_code, reason = "one of several users of the support code")]
+mod port;
+
 use std::{
     io::{Read, Write},
     os::unix::{
@@ -193,7 +197,7 @@ fn the_socket_is_the_owners_alone_and_one_daemon_has_the_state() {
 #[test]
 fn tcp_shows_metrics_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = port::reserved_address();
     let set = format!("daemon.metrics_listen={address}");
     let _daemon = Daemon::start(dir.path(), &["--set", &set]);
     for (path, status) in

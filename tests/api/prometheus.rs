@@ -20,9 +20,10 @@ use stratabd::server::{
 use url::form_urlencoded::byte_serialize;
 
 use super::{
-    PATIENCE, fixture, read_some,
+    PATIENCE, fixture,
+    port::{reserved_address, wait_for_server},
+    read_some,
     registry::{Registry, Serving, push_image},
-    secure::{free_address, wait_for_port},
     start, writable,
 };
 
@@ -60,7 +61,7 @@ struct Prometheus(Child, SocketAddr);
 
 impl Prometheus {
     fn start(dir: &Path, target: SocketAddr) -> Self {
-        let address = free_address();
+        let address = reserved_address();
         let config = json!({
             "global": {"scrape_interval": "200ms", "evaluation_interval": "200ms"},
             "rule_files": [example("prometheus-alerts.yml")],
@@ -68,7 +69,7 @@ impl Prometheus {
         });
         // JSON is YAML.
         std::fs::write(dir.join("prometheus.yml"), config.to_string()).unwrap();
-        let process = Command::new("prometheus")
+        let mut process = Command::new("prometheus")
             .arg("--config.file=prometheus.yml")
             .arg("--storage.tsdb.path=data")
             .arg(format!("--web.listen-address={address}"))
@@ -77,7 +78,7 @@ impl Prometheus {
             .stderr(Stdio::null())
             .spawn()
             .expect("prometheus is installed");
-        wait_for_port(address);
+        wait_for_server(&mut process, address);
         Self(process, address)
     }
 

@@ -261,7 +261,8 @@ fn a_cold_attach_of_ten_layers_takes_few_ranged_requests_and_at_most_three_round
     let registry = Registry::start(root.path(), &Serving::default());
     let proxy = FaultProxy::start(&registry.address().to_string());
     let host = proxy.address();
-    let delay = Duration::from_millis(50);
+    // Long, so that what a slow machine sends a little later still overlaps.
+    let delay = Duration::from_millis(250);
     let mut random = fastrand::Rng::with_seed(5);
     let mut trips = Vec::new();
     for count in [1_usize, 10] {

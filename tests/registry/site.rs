@@ -14,8 +14,8 @@ use stratabd::{
 };
 
 use crate::support::{
+    port::{reserved_address, wait_for_server},
     registry::{Registry, Serving},
-    secure::{free_address, wait_for_port},
 };
 
 /// The repository that everything is pushed to.
@@ -37,17 +37,19 @@ pub(crate) struct Site {
 impl Site {
     pub(crate) fn start() -> Self {
         let home = tempfile::tempdir().unwrap();
-        let [registry, front, storage, mutual, downgrade, plain] = std::array::from_fn(|_| free_address());
+        let [registry, front, storage, mutual, downgrade, plain] =
+            std::array::from_fn(|_| reserved_address());
         let mut site = Self { home, registry, front, storage, mutual, downgrade, plain, processes: None };
         site.make_certificates();
         run(Command::new("htpasswd").args(["-Bbc", &site.file("htpasswd"), "user", "pass:word"]));
         let tls = Some((site.path("server.pem"), site.path("server.key")));
         let serving = Serving { tls, htpasswd: Some(site.path("htpasswd")) };
         let served = Registry::start_at(site.home.path(), &serving, registry);
-        site.processes = Some((served, site.start_nginx()));
+        let mut nginx = site.start_nginx();
         for address in [front, storage, mutual, downgrade, plain] {
-            wait_for_port(address);
+            wait_for_server(&mut nginx, address);
         }
+        site.processes = Some((served, nginx));
         site
     }
 

@@ -1,7 +1,6 @@
 //! Proxies, connections that are reused, and hosts that cannot be reached.
 
 use std::{
-    net::TcpListener as StdListener,
     process::{Child, Command},
     time::{Duration, Instant},
 };
@@ -18,7 +17,7 @@ use tokio::{
 use crate::{
     script::{Server, blob, client, config, digest, partial, pattern, range, reply},
     site::{REPOSITORY, Site},
-    support::secure::{free_address, wait_for_port},
+    support::port::{reserved_address, wait_for_server},
 };
 
 const SIZE: usize = 10_000;
@@ -160,13 +159,13 @@ struct MicroSocks {
 
 impl MicroSocks {
     fn start() -> Self {
-        let (address, log) = (free_address(), tempfile::NamedTempFile::new().unwrap());
-        let process = Command::new("microsocks")
+        let (address, log) = (reserved_address(), tempfile::NamedTempFile::new().unwrap());
+        let mut process = Command::new("microsocks")
             .args(["-i", "127.0.0.1", "-p", &address.port().to_string(), "-u", "pu", "-P", "pp"])
             .stderr(log.reopen().unwrap())
             .spawn()
             .expect("microsocks is installed");
-        wait_for_port(address);
+        wait_for_server(&mut process, address);
         Self { process, address, log }
     }
 
@@ -245,7 +244,7 @@ async fn a_proxy_that_refuses_is_named_with_its_answer() {
 
 #[tokio::test]
 async fn nobody_listening_is_retried_and_then_a_connection_error() {
-    let address = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = reserved_address();
     let client = client(&config(&[address]));
     let repository = Repository::new(&address.to_string(), "team/app", true).unwrap();
     let blob = client.blob(&repository, digest(), 10);
@@ -322,7 +321,7 @@ async fn a_plain_server_that_is_taken_for_tls_is_named() {
 /// Whoever has just named it waits three seconds; a device that is in use goes on until the deadline.
 #[tokio::test]
 async fn a_registry_that_cannot_be_reached_is_told_soon_to_who_has_named_it() {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let nobody = reserved_address();
     let mut config = config(&[nobody]);
     config.limits.max_tries = u32::MAX;
     config.limits.request_deadline_ms = 60_000;

@@ -12,6 +12,7 @@ pub mod device;
 pub mod fault_proxy;
 pub mod file_system;
 pub mod layer_writer;
+pub mod port;
 pub mod process;
 pub mod records;
 pub mod registry;

@@ -10,7 +10,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::secure::{free_address, wait_for_port};
+use super::port::{reserved_address, wait_for_server};
 
 /// How the registry is to be served.
 #[derive(Debug, Clone, Default)]
@@ -28,9 +28,9 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Serves the storage in `root`, which may hold images of an earlier one, on a free loopback port.
+    /// Serves the storage in `root`, which may hold images of an earlier one, on a loopback port of its own.
     pub fn start(root: &Path, serving: &Serving) -> Self {
-        let address = free_address();
+        let address = reserved_address();
         Self::start_at(root, serving, address)
     }
 
@@ -49,7 +49,7 @@ impl Registry {
         }
         let path = root.join(format!("registry-{}.yml", address.port()));
         fs::write(&path, config).unwrap();
-        let process = Command::new("docker-registry")
+        let mut process = Command::new("docker-registry")
             .arg("serve")
             .arg(path)
             .stdin(Stdio::null())
@@ -57,7 +57,7 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .expect("docker-registry is installed");
-        wait_for_port(address);
+        wait_for_server(&mut process, address);
         Self { process, address }
     }
 

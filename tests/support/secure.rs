@@ -2,11 +2,12 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
+
+use super::port::{reserved_address, wait_for_server};
 
 /// The user that [`htpasswd`] knows.
 pub const USER: &str = "reader";
@@ -108,7 +109,7 @@ pub struct Nginx {
 impl Nginx {
     /// Starts it in `dir`, in front of the plain registry at `upstream`.
     pub fn start(dir: &Path, upstream: SocketAddr, certificates: &Certificates, htpasswd: &Path) -> Self {
-        let [front, storage, redirector] = std::array::from_fn(|_| free_address());
+        let [front, storage, redirector] = std::array::from_fn(|_| reserved_address());
         let (log, dir_shown) = (dir.join("access.log"), dir.display());
         let config = format!(
             r#"daemon off; master_process off; pid {dir_shown}/nginx.pid; error_log {dir_shown}/error.log;
@@ -145,13 +146,13 @@ http {{
         );
         let path = dir.join("nginx.conf");
         fs::write(&path, config).unwrap();
-        let process = Command::new("nginx")
+        let mut process = Command::new("nginx")
             .args(["-e", dir.join("error.log").to_str().unwrap(), "-c"])
             .arg(&path)
             .stdin(Stdio::null())
             .spawn()
             .expect("nginx is installed");
-        wait_for_port(front);
+        wait_for_server(&mut process, front);
         Self { process, address: front, log }
     }
 
@@ -170,20 +171,5 @@ impl Drop for Nginx {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-    }
-}
-
-/// A loopback address that nobody listens on now.
-pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-/// Waits until somebody listens at `address`.
-pub fn wait_for_port(address: SocketAddr) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while TcpStream::connect(address).is_err() {
-        assert!(Instant::now() < deadline, "{address} never listened");
-        #[expect(clippy::disallowed_methods, reason = "a test waits for a child process")]
-        std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -8,10 +8,10 @@
     reason = "a test panics where something is not as expected, reads small files, and uses a part of the support"
 )]
 
+#[path = "../../tests/support/port.rs"]
+mod port;
 #[path = "../../tests/support/registry.rs"]
 mod registry;
-#[path = "../../tests/support/secure.rs"]
-mod secure;
 
 use std::{
     fs,

@@ -7,6 +7,8 @@
     reason = "a test panics where something is not as expected, reads its own files, and uses a part of the support"
 )]
 
+#[path = "../../tests/support/port.rs"]
+mod port;
 #[expect(dead_code, reason = "each test binary uses a part of the support")]
 #[path = "../../tests/support/registry.rs"]
 mod registry;

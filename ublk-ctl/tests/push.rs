@@ -7,6 +7,8 @@
     reason = "a test panics where something is not as expected, and uses a part of the support"
 )]
 
+#[path = "../../tests/support/port.rs"]
+mod port;
 #[path = "../../tests/support/registry.rs"]
 mod registry;
 #[path = "../../tests/support/secure.rs"]

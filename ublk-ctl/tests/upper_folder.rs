@@ -10,10 +10,10 @@
 
 #[path = "../../tests/support/fixtures.rs"]
 mod fixtures;
+#[path = "../../tests/support/port.rs"]
+mod port;
 #[path = "../../tests/support/registry.rs"]
 mod registry;
-#[path = "../../tests/support/secure.rs"]
-mod secure;
 
 use std::{
     fs,
