@@ -9,8 +9,9 @@ use super::{Limits, Reason, RegistryError, RegistryMetrics, Retry, call::Call};
 /// The longest `Retry-After` that is believed; a hostile server must not switch a node off. Deadlines are shorter.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// How long a registry that a person has named may be unreachable before that is told: a name that does not resolve and a port that
-/// nobody listens at are mistakes more often than outages. Devices in use go on trying.
+/// How long a registry that a person has named may be unreachable before that is told: a name that does not resolve, a port that
+/// nobody listens at, and one that hangs up on what it does not understand, as plain HTTP, are mistakes more often than outages.
+/// Devices in use go on trying.
 const FIRST_CONTACT: Duration = Duration::from_secs(3);
 
 /// Tries `attempt` until it succeeds, cannot succeed, or the tries or the time of `call` are used up.
@@ -44,9 +45,11 @@ where
                 Retry::Now | Retry::Later => backoff(limits, tries),
                 Retry::After(wait) => wait + backoff(limits, 1),
             };
-            let is_unreachable =
-                call.is_first && matches!(error.reason(), Reason::Connect { .. } | Reason::Proxy { .. });
-            if is_unreachable && call.clock.elapsed() + wait >= FIRST_CONTACT {
+            let is_unreachable = matches!(
+                error.reason(),
+                Reason::Connect { .. } | Reason::Proxy { .. } | Reason::Exchange { .. }
+            );
+            if is_unreachable && call.is_first && call.clock.elapsed() + wait >= FIRST_CONTACT {
                 return Err(error);
             }
             if tries >= limits.max_tries || Instant::now() + wait >= call.clock.deadline() {

@@ -116,6 +116,9 @@ fn a_service_manager_restarts_a_daemon_that_dies_or_hangs_and_follows_an_upgrade
     let device = output_of("ublk-ctl", &["add", "--config", &config]);
     let device = Path::new(device.trim()).to_owned();
     Direct::open(&device, true).write(0, &pattern(BYTES, 1)).unwrap();
+    let completed = ["COMPLETE=fish", "ublk-ctl", "--", "ublk-ctl", "del", ""];
+    let number = text(&device).strip_prefix("/dev/ublkb").unwrap();
+    assert!(output_of("env", &completed).contains(&format!("{number}\t")), "a shell knows the devices");
     // And no more than that: before Linux 6.16 it sets the queues of its devices, which lie there.
     let daemon = manager.show("MainPID");
     let inside = ["--target", &manager.pid, "--pid", "--mount", "nsenter", "--target", &daemon, "--mount"];

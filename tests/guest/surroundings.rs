@@ -51,6 +51,13 @@ fn a_device_under_a_loop_device_or_a_mapping_is_in_use() {
     refused(looped.strip_prefix("/dev/").unwrap());
     output_of("losetup", &["-d", &looped]);
 
+    // One over a part of the device holds all of it.
+    output_of("addpart", &[text(&path), "1", "2048", "2048"]);
+    let looped = on(&format!("{}p1", path.display()));
+    refused(looped.strip_prefix("/dev/").unwrap());
+    output_of("losetup", &["-d", &looped]);
+    output_of("delpart", &[text(&path), "1"]);
+
     let table = format!("0 2048 linear {} 0", path.display());
     output_of("dmsetup", &["create", "above", "--noudevsync", "--table", &table]);
     refused("dm-");

@@ -322,18 +322,34 @@ async fn a_plain_server_that_is_taken_for_tls_is_named() {
 #[tokio::test]
 async fn a_registry_that_cannot_be_reached_is_told_soon_to_who_has_named_it() {
     let nobody = reserved_address();
-    let mut config = config(&[nobody]);
-    config.limits.max_tries = u32::MAX;
-    config.limits.request_deadline_ms = 60_000;
-    config.limits.backoff_max_ms = 100;
-    let client = client(&config);
-    let reference = format!("{nobody}/team/app:v1").parse().unwrap();
-    let begun = Instant::now();
-    let error = client.manifest(&reference, &Platform::host()).await.unwrap_err();
-    assert!(matches!(error.reason(), Reason::Connect { .. }), "{error:?}");
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-    let tries = client.metrics().retries.get();
-    assert!(tries > 1, "{tries}");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hangs_up = listener.local_addr().unwrap();
+    let answering = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            // As a server of TLS that reads something else.
+            let _ = stream.read(&mut [0; 1024]).await;
+        }
+    });
+    for address in [nobody, hangs_up] {
+        let mut config = config(&[address]);
+        config.limits.max_tries = u32::MAX;
+        config.limits.request_deadline_ms = 60_000;
+        config.limits.backoff_max_ms = 100;
+        let client = client(&config);
+        let reference = format!("{address}/team/app:v1").parse().unwrap();
+        let begun = Instant::now();
+        let error = client.manifest(&reference, &Platform::host()).await.unwrap_err();
+        let is_told = match error.reason() {
+            Reason::Connect { .. } => address == nobody,
+            Reason::Exchange { .. } => address == hangs_up,
+            _ => false,
+        };
+        assert!(is_told, "{error:?}");
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        let tries = client.metrics().retries.get();
+        assert!(tries > 1, "{tries}");
+    }
+    answering.abort();
 }
 
 #[tokio::test]
