@@ -84,7 +84,7 @@ mod tests {
         assert!(matches!(place("docker://localhost:5000/app:1").unwrap(), Place::Registry(_)));
         assert_eq!(place("localhost:5000/app:1").unwrap().to_string(), "localhost:5000/app:1");
         assert_eq!(place("oci:/srv/images:redis").unwrap().to_string(), "oci:/srv/images:redis");
-        for wrong in ["oci:", "oci::name", "docker-archive:redis.tar", "dir:/srv", "UPPER/case"] {
+        for wrong in ["oci:", "oci::name", "docker-archive:redis.tar", "dir:/srv", "case/UPPER"] {
             assert_eq!(place(wrong).unwrap_err().class(), FailureClass::Usage, "{wrong}");
         }
     }

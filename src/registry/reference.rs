@@ -69,11 +69,15 @@ impl FromStr for ImageReference {
         }
         let read =
             |text: &str| Reference::try_from(text).map_err(|error| ReferenceError::Syntax(error.to_string()));
-        let parsed = match ipv6_host(text) {
+        if is_identifier(text) {
+            let text = "64 hexadecimal digits are the identifier of an image to docker, and no name: \
+                        a digest is given as NAME@sha256:DIGITS";
+            return Err(ReferenceError::Syntax(text.to_owned()));
+        }
+        let parsed = match ipv6_host(text).or_else(|| capital_host(text)) {
             Some((host, rest)) => at_host(host, read(&format!("host.invalid{rest}"))?),
             None => read(text)?,
         };
-        // The library takes `Upper/x` for a registry's name and then for a part of docker.io's `Upper/x`, which cannot be.
         if !is_repository(parsed.repository()) {
             return Err(ReferenceError::Syntax("the repository has parts other than [a-z0-9._-]".to_owned()));
         }
@@ -93,6 +97,20 @@ fn ipv6_host(text: &str) -> Option<(&str, &str)> {
     let is_port = port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
     (port.is_empty() || is_port).then_some(())?;
     text.split_at_checked(text.len() - after.len() + port.len())
+}
+
+/// A first part with capitals, and what follows it: no repository has any, so docker takes it for a host. The library does not.
+fn capital_host(text: &str) -> Option<(&str, &str)> {
+    let end = text.find('/')?;
+    let (host, rest) = text.split_at_checked(end)?;
+    let is_word = !host.starts_with('-') && !host.ends_with('-');
+    let is_host = is_word && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    (is_host && host.bytes().any(|byte| byte.is_ascii_uppercase())).then_some((host, rest))
+}
+
+/// What docker never takes for a name, so that it can be told from an identifier.
+fn is_identifier(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The same reference at another host.
@@ -130,6 +148,71 @@ mod tests {
         assert_eq!((pinned.tag_or_digest(), pinned.digest()), (digest.as_str(), Some(digest.as_str())));
     }
 
+    /// The rules of docker's own parser (github.com/distribution/reference, normalize.go), and what they make of names.
+    #[test]
+    fn names_mean_what_they_mean_to_docker() {
+        const HUB: &str = "registry-1.docker.io";
+        let digest = format!("sha256:{}", "f".repeat(64));
+        let [by_digest, by_both] = ["redis@", "redis:7@"].map(|name| format!("{name}{digest}"));
+        for (text, whole, host) in [
+            ("redis", "docker.io/library/redis:latest", HUB),
+            ("redis:7", "docker.io/library/redis:7", HUB),
+            (&by_digest, &format!("docker.io/library/{by_digest}"), HUB),
+            (&by_both, &format!("docker.io/library/{by_both}"), HUB),
+            ("user/app", "docker.io/user/app:latest", HUB),
+            ("library/foo/bar", "docker.io/library/foo/bar:latest", HUB),
+            ("docker.io/redis", "docker.io/library/redis:latest", HUB),
+            ("index.docker.io/redis:7", "docker.io/library/redis:7", HUB),
+            ("index.docker.io/user/app", "docker.io/user/app:latest", HUB),
+            // The host of its API is one as any other: there nothing is left out.
+            ("registry-1.docker.io/library/redis", "registry-1.docker.io/library/redis:latest", HUB),
+            // Without a slash what looks like a host is a repository, and a port a tag.
+            ("test.com:5000", "docker.io/library/test.com:5000", HUB),
+            ("192.168.0.1:80", "docker.io/library/192.168.0.1:80", HUB),
+            ("localhost", "docker.io/library/localhost:latest", HUB),
+            ("foo_bar.com:8080", "docker.io/library/foo_bar.com:8080", HUB),
+            ("localhost/x", "localhost/x:latest", "localhost"),
+            ("localhost/x/y:1", "localhost/x/y:1", "localhost"),
+            ("example.com/x", "example.com/x:latest", "example.com"),
+            ("test:5000/repo", "test:5000/repo:latest", "test:5000"),
+            ("192.168.0.1:8/debian", "192.168.0.1:8/debian:latest", "192.168.0.1:8"),
+            ("[fc00::1]:5000/docker", "[fc00::1]:5000/docker:latest", "[fc00::1]:5000"),
+            ("xn--n3h.com/image:xn--n3h.com", "xn--n3h.com/image:xn--n3h.com", "xn--n3h.com"),
+            ("Foo/bar", "Foo/bar:latest", "Foo"),
+            ("LOCALDOMAIN/foo/bar:Tag", "LOCALDOMAIN/foo/bar:Tag", "LOCALDOMAIN"),
+            ("docker---rules/docker", "docker.io/docker---rules/docker:latest", HUB),
+            ("dock__er/docker", "docker.io/dock__er/docker:latest", HUB),
+        ] {
+            let parsed: ImageReference = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!((parsed.to_string().as_str(), parsed.registry_host()), (whole, host), "{text}");
+            assert_eq!(whole.parse::<ImageReference>().unwrap(), parsed, "{text}");
+        }
+        let identifier = "1a3f5e7d9c1b3a5f".repeat(4);
+        assert!(format!("docker.io/{identifier}").parse::<ImageReference>().is_ok());
+        for refused in [
+            &identifier,
+            "https://github.com/docker/docker",
+            "docker/Docker",
+            "docker.io/docker/Docker",
+            "-docker",
+            "-docker/docker",
+            "-docker.io/docker/docker",
+            "-Docker/docker",
+            "docker-/docker",
+            "docker///docker",
+            "_docker/_docker",
+            "dock..er/docker",
+            "dock-.er/docker",
+            "docker/",
+            "[fc00::1]",
+            "[fc00::1]:5000",
+            "fc00::1:5000/debian",
+            "[fe80::1%eth0]:5000/debian",
+        ] {
+            assert!(refused.parse::<ImageReference>().is_err(), "{refused}");
+        }
+    }
+
     #[test]
     fn an_ipv6_address_is_a_registry() {
         let digest = format!("sha256:{}", "0".repeat(64));
@@ -157,7 +240,7 @@ mod tests {
         // With its tag it would be too long to be read back.
         let host = format!("{}example/a", "r.".repeat(507));
         for bad in
-            ["", "r.example/UPPER", "UPPER/case", "a b", "r.example/a:", "a@sha256:12", "../x", &long, &host]
+            ["", "r.example/UPPER", "user/UPPER", "a b", "r.example/a:", "a@sha256:12", "../x", &long, &host]
         {
             assert!(bad.parse::<ImageReference>().is_err(), "{bad}");
         }

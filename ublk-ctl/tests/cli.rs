@@ -81,7 +81,7 @@ fn each_kind_of_failure_has_its_exit_code_and_says_what_is_wrong() {
         (&["image", "export", "--sha256", "--config", &tracing], 5, "/recordTracePath: not yet supported"),
         (&["image", "export", "--sha256", "--config", &writable], 3, "/nowhere/d: cannot open"),
         (&["image", "export", "--sha256", "--layer", &text], 5, "text"),
-        (&["image", "export", "--sha256", "UPPER/case"], 2, "not an image reference"),
+        (&["image", "export", "--sha256", "case/UPPER"], 2, "not an image reference"),
         (&["layer", "inspect", &text], 5, "text"),
         (&["layer", "verify", "/nowhere/l"], 3, "/nowhere/l"),
         (&["layer", "compress", "/nowhere/l", "/nowhere/out"], 3, "/nowhere/l"),
