@@ -33,6 +33,8 @@ mod ext4;
 mod registry;
 #[path = "server.rs"]
 mod server;
+#[path = "verity.rs"]
+mod verity;
 
 pub use archive::tar_archive;
 pub use ext4::ext4_layer;
@@ -45,15 +47,17 @@ pub use server::{
     server_api_answer, server_api_request, server_config, server_image_config, server_next_config,
     server_overlaybd_config, server_record,
 };
+pub use verity::verity;
 
 /// A name, and what is called with the bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 33] = [
+pub const TARGETS: [Target; 34] = [
     ("tar_archive", tar_archive),
     ("tar_envelope", tar_envelope),
     ("ext4_layer", ext4_layer),
+    ("verity", verity),
     ("zfile_header", zfile_header),
     ("zfile_jump_table", zfile_jump_table),
     ("zfile_block", zfile_block),

@@ -17,4 +17,5 @@ pub mod lsmt;
 pub mod oci;
 pub mod tar;
 pub mod uuid;
+pub mod verity;
 pub mod zfile;
