@@ -17,8 +17,13 @@ use std::{
     ops::Range,
 };
 
-use stratabd::format::tar::archive::{ArchiveError, ArchiveReader, Entry, EntryKind, Event};
+use stratabd::{
+    format::tar::archive::{ArchiveError, ArchiveReader, Entry, EntryKind, Event},
+    server::failure::FailureClass,
+};
 use stratabd_ext4::{Attributes, Device, Filesystem, Node, Timestamp, xattr_is_supported};
+
+use crate::layer::LayerError;
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -85,6 +90,20 @@ pub enum ApplyError {
         /// As it is in the archive.
         name: Vec<u8>,
     },
+}
+
+impl ApplyError {
+    /// Whose fault it is: the archive's, or that of what it is read from and written to.
+    #[must_use]
+    pub fn class(&self) -> FailureClass {
+        match self {
+            Self::Read(error) if error.get_ref().is_none_or(|inner| !inner.is::<LayerError>()) => {
+                FailureClass::Internal
+            }
+            Self::Entry { error: stratabd_ext4::Error::Device { .. }, .. } => FailureClass::Internal,
+            _ => FailureClass::Image,
+        }
+    }
 }
 
 /// Reads `archive` to the end of its stream and puts all of its entries into `filesystem`.

@@ -15,8 +15,10 @@ mod pipeline;
 mod place;
 mod source;
 mod target;
+mod writable;
 
 pub use apply::apply;
 pub use convert::{ConvertOptions, ConvertProgress, Converted, convert};
 pub use layout::Layout;
 pub use place::Place;
+pub use writable::{AppliedLayer, WritableOptions, apply_to_file, apply_to_layer};

@@ -42,7 +42,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 const CHUNKS_WAITING: usize = 16;
 
 /// What a file system of an image is made with; nothing of it comes from a clock, so that the same image is the same bytes.
-const TIME: Timestamp = Timestamp { seconds: 1, nanoseconds: 0 };
+pub(crate) const TIME: Timestamp = Timestamp { seconds: 1, nanoseconds: 0 };
 
 /// How layers are made.
 #[derive(Debug, Clone)]
@@ -132,8 +132,7 @@ fn make_layer(
     let applied = apply(&mut decoding, &mut filesystem);
     // What the decoder says is wrong is why the archive ended.
     let summary = decoding.end()?;
-    applied
-        .map_err(|error| Failure::with_source(FailureClass::Image, "its archive cannot be applied", error))?;
+    applied.map_err(|error| Failure::with_source(error.class(), "its archive cannot be applied", error))?;
     let device = filesystem.finish(TIME).map_err(file_system_failed)?;
     let size_bytes = device.finish().map_err(Failure::from)?;
     Ok((file, size_bytes, summary))
@@ -180,7 +179,7 @@ fn uuids(diff_ids: &[Digest]) -> Result<Vec<Uuid>, Failure> {
         .collect()
 }
 
-fn format_options(uuid: Option<&Uuid>) -> FormatOptions {
+pub(crate) fn format_options(uuid: Option<&Uuid>) -> FormatOptions {
     let name = uuid.map_or(&[][..], |uuid| uuid.as_bytes());
     let hash: [u8; 32] = Sha256::digest(name).into();
     let (mut uuid, mut hash_seed) = ([0; 16], [0; 16]);
@@ -276,7 +275,7 @@ fn spool_failed(folder: &Path, error: io::Error) -> Failure {
 }
 
 /// What the file system below or above does not allow is the image's fault, what the device says is not.
-fn file_system_failed(error: stratabd_ext4::Error) -> Failure {
+pub(crate) fn file_system_failed(error: stratabd_ext4::Error) -> Failure {
     match error {
         stratabd_ext4::Error::Device { source, .. }
             if source.get_ref().is_some_and(|inner| inner.is::<OfflineError>()) =>

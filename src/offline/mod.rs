@@ -40,6 +40,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+pub use amend::Amendment;
 pub use commit::{Committed, Naming, commit};
 pub use compress::{CompressOptions, Compressed, compress, compress_stream};
 pub use create::{CreateOptions, Created, create, create_watched};

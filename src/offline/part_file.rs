@@ -294,7 +294,9 @@ fn has_no_links(error: &io::Error) -> bool {
 
 /// A new file under a hidden name beside `path`, and that name.
 fn new_beside(path: &Path, mode: u32) -> Result<(File, PathBuf), OfflineError> {
-    hidden_beside(path, |hidden| OpenOptions::new().write(true).create_new(true).mode(mode).open(hidden))
+    hidden_beside(path, |hidden| {
+        OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(hidden)
+    })
 }
 
 /// The slot that a file begins with, or all of less.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Difference, OfflineError, Resized, Stack, Upper, Watch,
-    amend::amend,
+    amend::{Amendment, each_chunk},
     content::Content,
     create::check_size,
     diff::compare_sources,
@@ -108,12 +108,15 @@ pub fn resize_ext4<P: Fn(u64, u64) + Sync>(
     check(&image, path, watch)?;
     image.set_len(after_bytes).map_err(OfflineError::io(path, "give its size to a copy of"))?;
     device.identity.virtual_size_bytes = after_bytes;
-    let sources = [device, Source::of_device(Content::of_file(image, path)?)?];
+    let image = Content::of_file(image, path)?;
+    let sources = [device, Source::of_device(image.clone())?];
     let changed = changed_blocks(compare_sources(&sources, threads, watch)?.ranges, &sizes);
-    let [device, image] = sources;
-    done.ext4_after_bytes = superblock(&image, path)?.size_bytes();
+    let [device, copy] = sources;
+    done.ext4_after_bytes = superblock(&copy, path)?.size_bytes();
     done.written_bytes = changed.iter().fold(0, |sum, range| range.len_bytes.saturating_add(sum));
-    amend(&device, upper, &sizes, &image, &changed, watch)?;
+    let mut amendment = Amendment::over(device, upper, sizes, watch)?;
+    each_chunk(&image, &changed, watch, |at, chunk| amendment.write(at, chunk))?;
+    amendment.finish(watch)?;
     Ok(done)
 }
 

@@ -1,11 +1,11 @@
-//! The device that sealed layers make, read by a program without a device.
+//! The device that layers make, read by a program without a device.
 
 use std::path::PathBuf;
 
 use super::{OfflineError, content::Bench, place::SECTOR, source::Source};
 use crate::{block::SECTOR_BYTES, format::lsmt::Segment};
 
-/// Sealed layers in any form, open. Reads decode what they need and keep one block of each layer.
+/// A stack of layers in any form, open. Reads decode what they need and keep one block of each layer.
 #[derive(Debug)]
 pub struct StackReader {
     source: Source,
@@ -18,9 +18,18 @@ impl StackReader {
     /// # Errors
     /// Where one cannot be read or is no sealed layer, and where there is none, or more than the format allows.
     pub fn open(lowers: &[PathBuf]) -> Result<Self, OfflineError> {
-        let source = Source::over(lowers, None)?;
+        Source::over(lowers, None).map(Self::of)
+    }
+
+    /// Reads what is open.
+    pub(super) fn of(source: Source) -> Self {
         let benches = source.files.iter().map(|_| Bench::default()).collect();
-        Ok(Self { source, benches })
+        Self { source, benches }
+    }
+
+    /// What it reads.
+    pub(super) fn source(&self) -> &Source {
+        &self.source
     }
 
     /// Size of the device in bytes.
@@ -54,7 +63,7 @@ impl StackReader {
 }
 
 /// The part of `dest`, which begins at sector `start`, that is for `part`.
-fn place<'a>(part: &Segment, start: u64, dest: &'a mut [u8]) -> Option<&'a mut [u8]> {
+pub(super) fn place<'a>(part: &Segment, start: u64, dest: &'a mut [u8]) -> Option<&'a mut [u8]> {
     let from = usize::try_from(part.offset().checked_sub(start)?).ok()?.checked_mul(SECTOR)?;
     dest.get_mut(from..from.checked_add((part.length() as usize).checked_mul(SECTOR)?)?)
 }

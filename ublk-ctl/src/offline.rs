@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use stratabd::{
-    offline::{OfflineError, Watch},
+    offline::Watch,
     server::{
         failure::{Failure, FailureClass},
         interrupt::Interrupt,
@@ -21,9 +21,9 @@ const ENDED: i32 = 130;
 
 /// Does `work` on a thread of its own; an interruption ends it, and it has then made nothing. A second one does not wait for it, and
 /// may leave its part of a file.
-pub(crate) fn run<T: Send + 'static>(
+pub(crate) fn run<T: Send + 'static, E: Into<Failure> + Send + 'static>(
     what: &'static str,
-    work: impl FnOnce(&Follow) -> Result<T, OfflineError> + Send + 'static,
+    work: impl FnOnce(&Follow) -> Result<T, E> + Send + 'static,
 ) -> Result<T, Failure> {
     block_on(async {
         let mut interrupt = Interrupt::catch()?;
@@ -48,6 +48,6 @@ pub(crate) fn run<T: Send + 'static>(
         };
         let ended = ended
             .map_err(|source| Failure::with_source(FailureClass::Internal, "the tool has failed", source))?;
-        ended.map_err(Failure::from)
+        ended.map_err(E::into)
     })
 }

@@ -38,6 +38,14 @@ impl SegmentMap {
         self.by_offset.range(..end).next_back().is_some_and(|(_, last)| last.end() > start)
     }
 
+    /// What the segments have of the sectors `start..end` of the device, by offset.
+    pub fn within(&self, start: u64, end: u64) -> impl Iterator<Item = Segment> + '_ {
+        let before = self.by_offset.range(..start).next_back();
+        // A range that ends before it starts has nothing, and none at all could be made of it.
+        let inside = self.by_offset.range(start..end.max(start));
+        before.into_iter().chain(inside).filter_map(move |(_, segment)| segment.within(start, end))
+    }
+
     /// The segments, by offset.
     pub fn iter(&self) -> impl Iterator<Item = Segment> + '_ {
         self.by_offset.values().copied()

@@ -11,6 +11,7 @@ mod fork;
 mod image_export;
 mod image_push;
 mod info;
+pub(crate) mod layer_apply;
 mod layer_commit;
 mod layer_compress;
 mod layer_create;
@@ -94,6 +95,8 @@ pub(crate) enum ImageCommand {
 pub(crate) enum LayerCommand {
     /// Make the files of a new writable layer
     Create(Deferred<layer_create::CreateArgs>),
+    /// Put a layer of an ordinary image, a tar archive, into the file system of a writable image
+    Apply(Deferred<layer_apply::ApplyArgs>),
     /// Give the device of a writable layer another size
     Resize(Deferred<layer_resize::ResizeArgs>),
     /// Make a layer file of a writable layer, or of another layer
@@ -145,6 +148,7 @@ impl Command {
             Self::Image(Deferred(ImageCommand::Export(Deferred(args)))) => args.run(global, output),
             Self::Image(Deferred(ImageCommand::Push(Deferred(args)))) => args.run(global, output),
             Self::Layer(Deferred(LayerCommand::Create(Deferred(args)))) => args.run(output),
+            Self::Layer(Deferred(LayerCommand::Apply(Deferred(args)))) => args.run(output),
             Self::Layer(Deferred(LayerCommand::Resize(Deferred(args)))) => args.run(output),
             Self::Layer(Deferred(LayerCommand::Commit(Deferred(args)))) => args.run(output),
             Self::Layer(Deferred(LayerCommand::Compress(Deferred(args)))) => args.run(output),

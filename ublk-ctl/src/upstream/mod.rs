@@ -1,6 +1,7 @@
 //! The program under the names of overlaybd's own tools: with their flags, their exit status and their words, so that scripts
 //! and the convertor run on it unchanged. Where upstream says that all went well when it did not, this says what failed.
 
+mod apply;
 mod commit;
 mod create;
 mod merge;
@@ -42,6 +43,7 @@ const FAILED: u8 = 255;
 pub(crate) fn run(arguments: &[OsString]) -> Option<ExitCode> {
     let name = Path::new(arguments.first()?).file_name().and_then(OsStr::to_str)?;
     Some(match name {
+        "overlaybd-apply" => tool(arguments, FAILED, apply::run),
         "overlaybd-commit" => tool(arguments, FAILED, commit::run),
         "overlaybd-create" => tool(arguments, FAILED, create::run),
         "overlaybd-merge" => tool(arguments, FAILED, merge::run),
