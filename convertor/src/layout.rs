@@ -6,11 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use stratabd::{
-    format::oci::{DOCUMENT_LIMIT_BYTES, Descriptor, Digest, Document, Index, Platform},
+    format::oci::{DOCUMENT_LIMIT_BYTES, Descriptor, Digest, Document},
     offline::PartFile,
+    registry::{FoundDocument, NewDocument},
     server::failure::{Failure, FailureClass},
 };
 
@@ -20,20 +22,11 @@ const INDEX: &str = "index.json";
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 /// Says which image of a layout is meant by a name.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// An index may name an index; more levels are not made by any tool.
-const INDEX_DEPTH_LIMIT: usize = 3;
 
 /// A folder that is a layout.
 #[derive(Debug, Clone)]
 pub struct Layout {
     folder: PathBuf,
-}
-
-/// A manifest of a layout, its digest checked.
-#[derive(Debug, Clone)]
-pub(crate) struct FoundManifest {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) digest: Digest,
 }
 
 impl Layout {
@@ -78,34 +71,56 @@ impl Layout {
         Ok(layout)
     }
 
-    /// The manifest called `name`, or the only one where no name is given; of an index, the one for `platform`.
-    pub(crate) fn manifest(&self, name: Option<&str>, platform: &Platform) -> Result<FoundManifest, Failure> {
+    /// What is called `name`, or the only image where no name is given. Several entries of one name, as some tools write them
+    /// for several platforms, are an index.
+    pub(crate) fn root(&self, name: Option<&str>) -> Result<FoundDocument, Failure> {
         let path = self.folder.join(INDEX);
-        let bytes = self.read(&path, DOCUMENT_LIMIT_BYTES as u64)?;
-        let wrong = |error| {
-            Failure::with_source(FailureClass::Image, format!("{}: cannot be used", path.display()), error)
-        };
-        // Tools write it without a media type.
-        let index: Index = serde_json::from_slice(&bytes).map_err(|error| {
+        let malformed = |error| {
             Failure::with_source(FailureClass::Image, format!("{}: malformed", path.display()), error)
-        })?;
-        let named = |entry: &&Descriptor| {
-            name.is_none_or(|name| entry.annotations.get(REF_NAME).is_some_and(|found| found == name))
         };
-        let entries: Vec<Descriptor> = index.manifests.iter().filter(named).cloned().collect();
-        if entries.is_empty() {
-            return Err(self.no_such(name, &index));
-        }
-        let mut wanted = Index { manifests: entries }.select(platform).map_err(wrong)?.clone();
-        for _ in 0..INDEX_DEPTH_LIMIT {
-            let bytes = self.document(wanted.digest)?;
-            match Document::decode(&bytes).map_err(wrong)? {
-                Document::Manifest(_) => return Ok(FoundManifest { bytes, digest: wanted.digest }),
-                Document::Index(index) => wanted = index.select(platform).map_err(wrong)?.clone(),
+        let index: Value =
+            serde_json::from_slice(&self.read(&path, DOCUMENT_LIMIT_BYTES as u64)?).map_err(&malformed)?;
+        let all = index.get("manifests").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let named = all.iter().filter(|entry| name.is_none() || ref_name(entry) == name);
+        let mut entries: Vec<Value> = named.cloned().collect();
+        let first = entries.first().map(ref_name).map(|name| name.map(str::to_owned));
+        match entries.as_mut_slice() {
+            [] => Err(self.no_such(name, all)),
+            [only] => {
+                let Descriptor { digest, .. } = serde_json::from_value(only.take()).map_err(malformed)?;
+                self.found(digest)
+            }
+            several => {
+                if several.iter().any(|entry| ref_name(entry) != first.as_ref().and_then(Option::as_deref)) {
+                    let text = format!(
+                        "{}: it has several images: give the name of one of {:?}",
+                        self.folder.display(),
+                        names(all)
+                    );
+                    return Err(Failure::new(FailureClass::Usage, text));
+                }
+                for entry in several.iter_mut() {
+                    if let Some(Value::Object(annotations)) = entry.get_mut("annotations") {
+                        annotations.remove(REF_NAME);
+                    }
+                }
+                let index = json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": several});
+                self.decoded(Bytes::from(index.to_string()), &path)
             }
         }
-        let text = format!("{}: indexes name indexes more than {INDEX_DEPTH_LIMIT} deep", path.display());
-        Err(Failure::new(FailureClass::Image, text))
+    }
+
+    /// A manifest or an index, its digest checked.
+    pub(crate) fn found(&self, digest: Digest) -> Result<FoundDocument, Failure> {
+        self.decoded(Bytes::from(self.document(digest)?), &self.blob_path(digest))
+    }
+
+    fn decoded(&self, bytes: Bytes, path: &Path) -> Result<FoundDocument, Failure> {
+        let document = Document::decode(&bytes).map_err(|error| {
+            Failure::with_source(FailureClass::Image, format!("{}: cannot be used", path.display()), error)
+        })?;
+        let digest = Digest::from_hash(Sha256::digest(&bytes).into());
+        Ok(FoundDocument { digest, bytes, document })
     }
 
     /// A small blob, its digest checked.
@@ -147,14 +162,15 @@ impl Layout {
         part.finish().map_err(Failure::from)
     }
 
-    /// Puts a manifest in, and lets `name` mean it; without one it is the layout's only image.
-    pub(crate) fn put_manifest(
+    /// Puts a manifest or an index in, and lets `name` mean it; without one it is the layout's only image. `platform` is what it runs on,
+    /// where that is one thing.
+    pub(crate) fn put_root(
         &self,
         name: Option<&str>,
-        (digest, media_type, bytes): (Digest, &str, &[u8]),
-        platform: &Value,
+        root: &NewDocument,
+        platform: Option<&Value>,
     ) -> Result<(), Failure> {
-        self.put(digest, bytes)?;
+        self.put(root.digest, &root.bytes[..])?;
         let path = self.folder.join(INDEX);
         let mut index = match fs::symlink_metadata(&path) {
             Ok(_) => {
@@ -164,20 +180,22 @@ impl Layout {
             }
             Err(_) => json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": []}),
         };
-        let mut entry = json!({"mediaType": media_type, "digest": digest.to_string(), "size": bytes.len()});
+        let mut entry = json!({
+            "mediaType": root.media_type, "digest": root.digest.to_string(), "size": root.bytes.len(),
+        });
         if let Some(members) = entry.as_object_mut() {
             if let Some(name) = name {
                 members.insert("annotations".to_owned(), json!({REF_NAME: name}));
             }
-            members.insert("platform".to_owned(), platform.clone());
+            if let Some(platform) = platform {
+                members.insert("platform".to_owned(), platform.clone());
+            }
         }
         let Some(Value::Array(manifests)) = index.get_mut("manifests") else {
             let text = format!("{}: malformed: it has no list of manifests", path.display());
             return Err(Failure::new(FailureClass::Image, text));
         };
-        manifests.retain(|found| {
-            found.pointer(&format!("/annotations/{REF_NAME}")).and_then(Value::as_str) != name
-        });
+        manifests.retain(|found| ref_name(found) != name);
         manifests.push(entry);
         let text = serde_json::to_vec(&index)
             .map_err(|error| Failure::with_source(FailureClass::Internal, "cannot write JSON", error))?;
@@ -212,21 +230,25 @@ impl Layout {
         part.finish().map_err(Failure::from)
     }
 
-    fn no_such(&self, name: Option<&str>, index: &Index) -> Failure {
-        let names: Vec<&str> = index
-            .manifests
-            .iter()
-            .filter_map(|it| it.annotations.get(REF_NAME).map(String::as_str))
-            .take(16)
-            .collect();
+    fn no_such(&self, name: Option<&str>, entries: &[Value]) -> Failure {
         let text = match name {
             None => format!("{}: it has no image", self.folder.display()),
             Some(name) => {
-                format!("{}: it has no image called {name:?}, but {names:?}", self.folder.display())
+                let others = names(entries);
+                format!("{}: it has no image called {name:?}, but {others:?}", self.folder.display())
             }
         };
         Failure::new(FailureClass::NotFound, text)
     }
+}
+
+fn ref_name(entry: &Value) -> Option<&str> {
+    entry.get("annotations")?.get(REF_NAME)?.as_str()
+}
+
+/// The names of entries, as far as a message can hold them.
+fn names(entries: &[Value]) -> Vec<&str> {
+    entries.iter().filter_map(ref_name).take(16).collect()
 }
 
 fn unreadable(path: &Path, error: io::Error) -> Failure {

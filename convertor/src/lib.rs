@@ -7,18 +7,21 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+mod choice;
 mod convert;
 mod device;
 pub mod layer;
 mod layout;
 mod pipeline;
 mod place;
+mod remote;
 mod source;
 mod target;
 mod writable;
 
 pub use apply::apply;
-pub use convert::{ConvertOptions, ConvertProgress, Converted, convert};
+pub use choice::Platforms;
+pub use convert::{ConvertOptions, ConvertProgress, Converted, ConvertedImage, convert};
 pub use layout::Layout;
 pub use place::Place;
 pub use writable::{AppliedLayer, WritableOptions, apply_to_file, apply_to_layer};

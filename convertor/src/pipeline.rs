@@ -2,6 +2,7 @@
 //! while the one above is.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, Read},
     num::NonZeroUsize,
@@ -64,18 +65,27 @@ pub(crate) struct MadeLayer {
     pub(crate) archive_bytes: u64,
 }
 
-/// Makes the layers of `image`, the lowest first, and gives each to `made`.
+/// Layers by their chain ids, each the digest of all content up to it: what is made of one by the same options is always the same.
+pub(crate) type MadeLayers = HashMap<Digest, MadeLayer>;
+
+/// Makes the layers of `image`, the lowest first, but for those that `known` has. Gives each new one to `made`, and puts it into `known`.
 pub(crate) fn make_layers(
     image: &SourceImage,
     options: &LayerOptions,
+    known: &mut MadeLayers,
     (runtime, progress): (&Handle, &Arc<ConvertProgress>),
     mut made: impl FnMut(MadeLayer) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let diff_ids = image.documents.diff_ids().map_err(unusable(&image.name))?;
-    let uuids = uuids(&diff_ids)?;
+    let chain = chain_ids(&diff_ids);
+    let uuids = uuids(&chain)?;
     let mut spools: Vec<Arc<File>> = Vec::new();
     let mut next = None;
-    for (number, (layer, diff_id)) in image.layers.iter().zip(&diff_ids).enumerate() {
+    for (number, ((layer, diff_id), chain_id)) in image.layers.iter().zip(&diff_ids).zip(&chain).enumerate() {
+        if let Some(layer) = known.get(chain_id) {
+            spools.push(Arc::clone(&layer.file));
+            continue;
+        }
         let named = |error: Failure| {
             let text = format!("{}: cannot convert layer {number}, {}", image.name, layer.digest);
             Failure::with_source(error.class(), text, error)
@@ -99,7 +109,9 @@ pub(crate) fn make_layers(
         let digest = digest_of(&file).map_err(|error| spool_failed(&options.folder, error))?;
         spools.push(Arc::clone(&file));
         let layer = Layer { digest, size_bytes };
-        made(MadeLayer { layer, file, archive_bytes: summary.archive_bytes })?;
+        let layer = MadeLayer { layer, file, archive_bytes: summary.archive_bytes };
+        known.insert(*chain_id, layer.clone());
+        made(layer)?;
     }
     Ok(())
 }
@@ -158,25 +170,29 @@ fn check(layer: &Descriptor, diff_id: Digest, found: &LayerSummary) -> Result<()
     }
 }
 
+/// The chain id of each layer.
+pub(crate) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+    let mut chain: Vec<Digest> = Vec::new();
+    for diff_id in diff_ids {
+        chain.push(match chain.last() {
+            None => *diff_id,
+            Some(below) => Digest::from_hash(Sha256::digest(format!("{below} {diff_id}")).into()),
+        });
+    }
+    chain
+}
+
 /// The UUID of each layer: the first half of its chain id, as upstream's convertor has it.
-fn uuids(diff_ids: &[Digest]) -> Result<Vec<Uuid>, Failure> {
-    let mut chain: Option<Digest> = None;
-    diff_ids
-        .iter()
-        .map(|diff_id| {
-            let id = match chain {
-                None => *diff_id,
-                Some(below) => Digest::from_hash(Sha256::digest(format!("{below} {diff_id}")).into()),
-            };
-            chain = Some(id);
-            let hex = id.hex();
-            let parts: Option<Vec<&str>> =
-                [0..8, 8..12, 12..16, 16..20, 20..32].into_iter().map(|range| hex.get(range)).collect();
-            parts
-                .and_then(|parts| parts.join("-").parse().ok())
-                .ok_or_else(|| Failure::new(FailureClass::Internal, format!("{id} makes no UUID")))
-        })
-        .collect()
+fn uuids(chain: &[Digest]) -> Result<Vec<Uuid>, Failure> {
+    let uuid = |id: &Digest| {
+        let hex = id.hex();
+        let parts: Option<Vec<&str>> =
+            [0..8, 8..12, 12..16, 16..20, 20..32].into_iter().map(|range| hex.get(range)).collect();
+        parts
+            .and_then(|parts| parts.join("-").parse().ok())
+            .ok_or_else(|| Failure::new(FailureClass::Internal, format!("{id} makes no UUID")))
+    };
+    chain.iter().map(uuid).collect()
 }
 
 pub(crate) fn format_options(uuid: Option<&Uuid>) -> FormatOptions {

@@ -1,15 +1,12 @@
-//! An image that is converted: its documents, and the blobs of its layers as streams.
+//! Where an image comes from: the documents that are there, and the blobs of layers as streams.
 
-use std::{
-    collections::VecDeque,
-    io::{self, Read},
-};
+use std::io::Read;
 
 use bytes::Bytes;
+use serde_json::{Value, json};
 use stratabd::{
-    block::ByteRange,
-    format::oci::{Descriptor, Document, Manifest, OciError, Platform},
-    registry::{Client, Digest, ImageDocuments, Priority, RemoteBlob, Reply, Repository},
+    format::oci::{Descriptor, Digest, Document, Manifest, OciError},
+    registry::{Client, FoundDocument, ImageDocuments, ImageReference, Repository},
     server::{
         failure::{Failure, FailureClass},
         network::failure_of_registry,
@@ -17,12 +14,8 @@ use stratabd::{
 };
 use tokio::runtime::Handle;
 
-use crate::{layout::Layout, place::Place};
+use crate::{layout::Layout, place::Place, remote::RemoteReader};
 
-/// Bytes that are asked for at once.
-const RANGE_BYTES: u64 = 4 << 20;
-/// Ranges that are asked for ahead, of which a reader waits for the first.
-const RANGES_AHEAD: usize = 3;
 /// What layers of ordinary images are, each also with a suffix for a compression, which is told by the bytes.
 const LAYER_MEDIA_TYPES: [&str; 4] = [
     "application/vnd.oci.image.layer.v1.tar",
@@ -32,6 +25,20 @@ const LAYER_MEDIA_TYPES: [&str; 4] = [
 ];
 /// The suffix of layers that only who has a key can read.
 const ENCRYPTED: &str = "+encrypted";
+
+/// A place that has what was asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    /// What it was asked for as.
+    pub(crate) name: String,
+    origin: Origin,
+}
+
+#[derive(Debug, Clone)]
+enum Origin {
+    Registry { client: Client, repository: Repository, reference: ImageReference },
+    Layout { layout: Layout, name: Option<String> },
+}
 
 /// An ordinary image.
 #[derive(Debug, Clone)]
@@ -43,56 +50,107 @@ pub(crate) struct SourceImage {
     pub(crate) documents: ImageDocuments,
     /// The blobs of its layers, the lowest first.
     pub(crate) layers: Vec<Descriptor>,
-    origin: Origin,
+    /// What an index says of it: at least what it runs on.
+    pub(crate) entry: Value,
+    source: Source,
 }
 
-#[derive(Debug, Clone)]
-enum Origin {
-    Registry { client: Client, repository: Repository },
-    Layout(Layout),
+impl Source {
+    /// Looks for what `place` names, and reads none of it.
+    pub(crate) fn open(place: &Place, client: &Client) -> Result<Self, Failure> {
+        let origin = match place {
+            Place::Registry(reference) => {
+                let repository = client
+                    .repository(reference)
+                    .map_err(|error| failure_of_registry(format!("cannot read {reference}"), error))?;
+                Origin::Registry { client: client.clone(), repository, reference: reference.clone() }
+            }
+            Place::Layout { folder, name } => {
+                Origin::Layout { layout: Layout::open(folder)?, name: name.clone() }
+            }
+        };
+        Ok(Self { name: place.to_string(), origin })
+    }
+
+    /// What lies under the name: a manifest, or an index.
+    pub(crate) async fn root(&self) -> Result<FoundDocument, Failure> {
+        match &self.origin {
+            Origin::Registry { client, reference, .. } => {
+                let found = client.document(reference).await;
+                found.map_err(|error| failure_of_registry(format!("cannot read {reference}"), error))
+            }
+            Origin::Layout { layout, name } => layout.root(name.as_deref()),
+        }
+    }
+
+    /// A manifest or an index that an index names.
+    pub(crate) async fn document(&self, digest: Digest) -> Result<FoundDocument, Failure> {
+        match &self.origin {
+            Origin::Registry { client, reference, .. } => {
+                let pinned = reference.pinned(digest);
+                let reference: ImageReference = pinned.parse().map_err(|error| {
+                    Failure::with_source(FailureClass::Internal, format!("{pinned} is no reference"), error)
+                })?;
+                let found = client.document(&reference).await;
+                found.map_err(|error| failure_of_registry(format!("cannot read {reference}"), error))
+            }
+            Origin::Layout { layout, .. } => layout.found(digest),
+        }
+    }
+
+    /// The image whose manifest is `found`, of which an index has said `entry`.
+    pub(crate) async fn image(
+        &self,
+        found: FoundDocument,
+        entry: Option<Value>,
+    ) -> Result<SourceImage, Failure> {
+        let manifest = found.bytes;
+        let config = match &self.origin {
+            Origin::Registry { client, repository, reference } => {
+                let config = client.image_config(repository, manifest.clone()).await;
+                config.map_err(|error| failure_of_registry(format!("cannot read {reference}"), error))?
+            }
+            Origin::Layout { layout, .. } => {
+                let (config, _) = ImageDocuments::config_of(&manifest).map_err(unusable(&self.name))?;
+                Bytes::from(layout.document(config)?)
+            }
+        };
+        let platform = entry.as_ref().and_then(|entry| entry.get("platform")).filter(|it| it.is_object());
+        let platform = platform.cloned().unwrap_or_else(|| platform_of(&config));
+        let mut entry = entry.filter(Value::is_object).unwrap_or_else(|| json!({}));
+        if let Some(members) = entry.as_object_mut() {
+            members.insert("platform".to_owned(), platform);
+        }
+        let layers = ordinary_layers(&self.name, &manifest)?;
+        let documents = ImageDocuments { manifest, config };
+        let source = self.clone();
+        Ok(SourceImage { name: self.name.clone(), digest: found.digest, documents, layers, entry, source })
+    }
 }
 
 impl SourceImage {
-    /// Reads the documents of the image at `place`; of several, that for `platform`.
-    pub(crate) async fn open(place: &Place, client: &Client, platform: &Platform) -> Result<Self, Failure> {
-        let name = place.to_string();
-        let (digest, documents, origin) = match place {
-            Place::Registry(reference) => {
-                let failed = |error| failure_of_registry(format!("cannot read {reference}"), error);
-                let repository = client.repository(reference).map_err(failed)?;
-                let found = client.manifest(reference, platform).await.map_err(failed)?;
-                let config = client.image_config(&repository, found.bytes.clone()).await.map_err(failed)?;
-                let documents = ImageDocuments { manifest: found.bytes, config };
-                (found.digest, documents, Origin::Registry { client: client.clone(), repository })
-            }
-            Place::Layout { folder, name } => {
-                let layout = Layout::open(folder)?;
-                let found = layout.manifest(name.as_deref(), platform)?;
-                let manifest = Bytes::from(found.bytes);
-                let (config, _) =
-                    ImageDocuments::config_of(&manifest).map_err(unusable(&place.to_string()))?;
-                let config = Bytes::from(layout.document(config)?);
-                (found.digest, ImageDocuments { manifest, config }, Origin::Layout(layout))
-            }
-        };
-        let layers = ordinary_layers(&name, &documents.manifest)?;
-        Ok(Self { name, digest, documents, layers, origin })
-    }
-
     /// The bytes of a layer's blob, from its start to its end. To be read on a thread that is none of `runtime`.
     pub(crate) fn open_blob(
         &self,
         layer: &Descriptor,
         runtime: &Handle,
     ) -> Result<Box<dyn Read + Send>, Failure> {
-        match &self.origin {
-            Origin::Layout(layout) => Ok(Box::new(layout.open_blob(layer.digest)?)),
-            Origin::Registry { client, repository } => {
+        match &self.source.origin {
+            Origin::Layout { layout, .. } => Ok(Box::new(layout.open_blob(layer.digest)?)),
+            Origin::Registry { client, repository, .. } => {
                 let blob = client.blob(repository, layer.digest, layer.size_bytes);
                 Ok(Box::new(RemoteReader::new(blob, runtime.clone())))
             }
         }
     }
+}
+
+/// What an index would say of an image with this configuration.
+fn platform_of(config: &[u8]) -> Value {
+    let config: Value = serde_json::from_slice(config).unwrap_or_default();
+    let keys = ["os", "architecture", "variant", "os.version", "os.features"];
+    let found = keys.iter().filter_map(|key| Some(((*key).to_owned(), config.get(key)?.clone())));
+    Value::Object(found.filter(|(_, value)| !value.is_null()).collect())
 }
 
 /// The layers of an image that is to be converted; one that needs no conversion, or can have none, is an error.
@@ -130,45 +188,4 @@ fn ordinary_layers(name: &str, manifest: &[u8]) -> Result<Vec<Descriptor>, Failu
 pub(crate) fn unusable(name: &str) -> impl Fn(stratabd::registry::NextImageError) -> Failure {
     let text = format!("{name} cannot be converted");
     move |error| Failure::with_source(FailureClass::Image, text.clone(), error)
-}
-
-/// A blob of a registry, read from its start to its end, some ranges ahead.
-struct RemoteReader {
-    blob: RemoteBlob,
-    runtime: Handle,
-    /// Where the next range begins.
-    next: u64,
-    asked: VecDeque<Reply<Bytes>>,
-    arrived: Bytes,
-}
-
-impl RemoteReader {
-    fn new(blob: RemoteBlob, runtime: Handle) -> Self {
-        Self { blob, runtime, next: 0, asked: VecDeque::new(), arrived: Bytes::new() }
-    }
-
-    fn ask(&mut self) {
-        while self.asked.len() < RANGES_AHEAD && self.next < self.blob.size_bytes() {
-            let end = self.next.saturating_add(RANGE_BYTES).min(self.blob.size_bytes());
-            self.asked.push_back(self.blob.read_range(ByteRange::between(self.next, end), Priority::Demand));
-            self.next = end;
-        }
-    }
-}
-
-impl Read for RemoteReader {
-    fn read(&mut self, dest: &mut [u8]) -> io::Result<usize> {
-        self.ask();
-        if self.arrived.is_empty()
-            && let Some(first) = self.asked.pop_front()
-        {
-            self.arrived = self.runtime.block_on(first).map_err(io::Error::other)?;
-        }
-        let count = dest.len().min(self.arrived.len());
-        let bytes = self.arrived.split_to(count);
-        if let Some(dest) = dest.get_mut(..count) {
-            dest.copy_from_slice(&bytes);
-        }
-        Ok(count)
-    }
 }

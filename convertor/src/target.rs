@@ -1,19 +1,24 @@
 //! Where a converted image goes: its layers as they are made, its manifest last.
 
 use std::{
+    fmt,
     fs::File,
     io::{self, Read},
     os::unix::fs::FileExt,
     sync::{Arc, atomic::AtomicU64},
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use stratabd::{
-    format::oci::{Layer, Platform},
-    registry::{Arrival, BlobOrigin, Client, Digest, FileContent, NewBlob, NextImage, Repository},
+    format::oci::{Document, Layer, Platform},
+    registry::{
+        Arrival, BlobOrigin, Client, Digest, FileContent, FoundDocument, ImageReference, NewBlob,
+        NewDocument, NextImage, RegistryError, Repository,
+    },
     server::{
         failure::{Failure, FailureClass},
         network::failure_of_registry,
+        push::{check_loses_no_platform, require_platforms},
     },
 };
 
@@ -22,7 +27,7 @@ use crate::{layout::Layout, place::Place};
 /// A place that takes an image.
 #[derive(Debug, Clone)]
 pub(crate) enum Target {
-    Registry { client: Client, repository: Repository, tag: String, name: String },
+    Registry { client: Client, repository: Repository, reference: ImageReference },
     Layout { layout: Layout, name: Option<String> },
 }
 
@@ -45,8 +50,7 @@ impl Target {
                 let repository = client
                     .repository(reference)
                     .map_err(|error| failure_of_registry(format!("cannot push to {reference}"), error))?;
-                let (tag, name) = (reference.tag_or_digest().to_owned(), reference.to_string());
-                Ok(Self::Registry { client: client.clone(), repository, tag, name })
+                Ok(Self::Registry { client: client.clone(), repository, reference: reference.clone() })
             }
             Place::Layout { folder, name } => {
                 Ok(Self::Layout { layout: Layout::open_or_make(folder)?, name: name.clone() })
@@ -84,27 +88,71 @@ impl Target {
         }
     }
 
-    /// Puts the documents of `image` there, all of whose layers it has; returns the reference that will always mean it.
-    pub(crate) async fn put_image(&self, image: &NextImage, platform: &Platform) -> Result<String, Failure> {
+    /// Makes sure that what its name means now has no platforms that are not among `kept`, which would be lost.
+    pub(crate) async fn check_loses_no_platform(&self, kept: &[Platform]) -> Result<(), Failure> {
+        match self {
+            Self::Registry { client, reference, .. } => {
+                check_loses_no_platform(client, reference, kept).await
+            }
+            Self::Layout { layout, name } => match layout.root(name.as_deref()) {
+                Ok(FoundDocument { document: Document::Index(index), .. }) => {
+                    require_platforms(&self.to_string(), &index, kept)
+                }
+                // Nothing, or what is no image, is not lost; what cannot be read will be said when it is written.
+                Ok(_) | Err(_) => Ok(()),
+            },
+        }
+    }
+
+    /// Puts the configuration of an image there, all of whose layers it has.
+    pub(crate) async fn put_config(&self, image: &NextImage) -> Result<(), Failure> {
         let config = &image.documents.config;
         match self {
-            Self::Registry { client, repository, tag, name } => {
+            Self::Registry { client, repository, .. } => {
                 let size_bytes = config.len() as u64;
                 let origin = BlobOrigin::Bytes(config.clone());
-                ensure(client, repository, NewBlob { digest: image.config_digest, size_bytes, origin })
-                    .await?;
-                let put = client.put_manifest(repository, tag, image).await;
-                put.map_err(|error| {
-                    failure_of_registry(format!("cannot push the manifest of {name}"), error)
-                })?;
-                Ok(format!("{name}@{}", image.digest))
+                let blob = NewBlob { digest: image.config_digest, size_bytes, origin };
+                ensure(client, repository, blob).await.map(drop)
             }
+            Self::Layout { layout, .. } => layout.put(image.config_digest, &config[..]),
+        }
+    }
+
+    /// Puts a manifest there that an index is to name.
+    pub(crate) async fn put_manifest(&self, manifest: &NewDocument) -> Result<(), Failure> {
+        match self {
+            Self::Registry { client, repository, .. } => {
+                let put = client.put_document(repository, &manifest.digest.to_string(), manifest).await;
+                put.map_err(|error| self.refused(error))
+            }
+            Self::Layout { layout, .. } => layout.put(manifest.digest, &manifest.bytes[..]),
+        }
+    }
+
+    /// Lets the name mean `root`, all of whose content is there; returns the reference that will always mean it.
+    pub(crate) async fn name(&self, root: &NewDocument, platform: Option<&Value>) -> Result<String, Failure> {
+        match self {
+            Self::Registry { client, repository, reference } => {
+                let put = client.put_document(repository, reference.tag_or_digest(), root).await;
+                put.map_err(|error| self.refused(error))?;
+            }
+            Self::Layout { layout, name } => layout.put_root(name.as_deref(), root, platform)?,
+        }
+        Ok(format!("{self}@{}", root.digest))
+    }
+
+    fn refused(&self, error: RegistryError) -> Failure {
+        failure_of_registry(format!("cannot push the manifest of {self}"), error)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registry { reference, .. } => write!(f, "{reference}"),
             Self::Layout { layout, name } => {
-                layout.put(image.config_digest, &config[..])?;
-                let manifest = (image.digest, image.media_type.as_str(), &image.documents.manifest[..]);
-                layout.put_manifest(name.as_deref(), manifest, &platform_value(platform))?;
                 let place = Place::Layout { folder: layout.folder().to_owned(), name: name.clone() };
-                Ok(format!("{place}@{}", image.digest))
+                write!(f, "{place}")
             }
         }
     }
@@ -125,12 +173,4 @@ async fn ensure(client: &Client, repository: &Repository, blob: NewBlob) -> Resu
         failure_of_registry(format!("cannot push the blob {digest} to {}", repository.host()), error)
     })?;
     Ok(arrival == Arrival::Present)
-}
-
-fn platform_value(platform: &Platform) -> Value {
-    let mut value = json!({"os": platform.os, "architecture": platform.architecture});
-    if let (Some(members), Some(variant)) = (value.as_object_mut(), &platform.variant) {
-        members.insert("variant".to_owned(), Value::from(variant.as_str()));
-    }
-    value
 }

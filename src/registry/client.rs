@@ -14,8 +14,9 @@ use tokio::{runtime::Handle, task::JoinHandle};
 use url::Url;
 
 use super::{
-    Arrival, HostLoad, ImageDocuments, ImageManifest, ImageReference, Limits, LocationError, NewBlob,
-    NextImage, Priority, Reason, RegistryConfig, RegistryError, RegistryMetrics, RemoteBlob, Repository,
+    Arrival, FoundDocument, HostLoad, ImageDocuments, ImageManifest, ImageReference, Limits, LocationError,
+    NewBlob, NewDocument, Priority, Reason, RegistryConfig, RegistryError, RegistryMetrics, RemoteBlob,
+    Repository,
     authorize::Authorizer,
     blob,
     call::{Call, Clock},
@@ -126,6 +127,13 @@ impl Client {
             .spawn(async move { manifest::resolve(&shared, &repository?, &reference, &platform).await })
     }
 
+    /// What `reference` names, a manifest or an index.
+    pub fn document(&self, reference: &ImageReference) -> Reply<FoundDocument> {
+        let (shared, reference) = (self.shared.clone(), reference.clone());
+        let repository = self.repository(&reference);
+        self.shared.spawn(async move { manifest::find(&shared, &repository?, &reference).await })
+    }
+
     /// The configuration that the manifest `bytes`, found in `repository`, names; its digest is checked.
     pub fn image_config(&self, repository: &Repository, bytes: Bytes) -> Reply<Bytes> {
         let (client, repository) = (self.clone(), repository.clone());
@@ -147,11 +155,11 @@ impl Client {
         self.shared.spawn(async move { push::ensure_blob(&shared, &repository, &blob).await })
     }
 
-    /// Lets `tag` of `repository` mean `image`, all of whose blobs must be there.
-    pub fn put_manifest(&self, repository: &Repository, tag: &str, image: &NextImage) -> Reply<()> {
-        let (shared, repository, tag) = (self.shared.clone(), repository.clone(), tag.to_owned());
-        let image = image.clone();
-        self.shared.spawn(async move { push::put_manifest(&shared, &repository, &tag, &image).await })
+    /// Lets `name` of `repository`, a tag or its own digest, mean `document`. All that it names must be there.
+    pub fn put_document(&self, repository: &Repository, name: &str, document: &NewDocument) -> Reply<()> {
+        let (shared, repository, name) = (self.shared.clone(), repository.clone(), name.to_owned());
+        let document = document.clone();
+        self.shared.spawn(async move { push::put_document(&shared, &repository, &name, &document).await })
     }
 
     /// Its bounds of time and number.

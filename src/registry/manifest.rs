@@ -28,6 +28,33 @@ pub struct ImageManifest {
     pub is_of_index: bool,
 }
 
+/// What a registry has under a name, its digest checked.
+#[derive(Debug, Clone)]
+pub struct FoundDocument {
+    /// Digest of `bytes`.
+    pub digest: Digest,
+    /// The document as the registry sent it.
+    pub bytes: Bytes,
+    /// The same, read.
+    pub document: Document,
+}
+
+/// Fetches the one that `reference` names, whatever it is.
+pub(super) async fn find(
+    shared: &Shared,
+    repository: &Repository,
+    reference: &ImageReference,
+) -> Result<FoundDocument, RegistryError> {
+    let wanted = wanted_digest(reference)?;
+    let clock = shared.clock();
+    fetch(shared, Call::first(&clock), repository, reference.tag_or_digest(), wanted).await
+}
+
+fn wanted_digest(reference: &ImageReference) -> Result<Option<Digest>, RegistryError> {
+    let parsed = reference.digest().map(str::parse).transpose();
+    parsed.map_err(|error| RegistryError::new(reference.to_string(), Reason::Digest(error)))
+}
+
 pub(super) async fn resolve(
     shared: &Shared,
     repository: &Repository,
@@ -35,13 +62,13 @@ pub(super) async fn resolve(
     platform: &Platform,
 ) -> Result<ImageManifest, RegistryError> {
     let fail = |reason| RegistryError::new(reference.to_string(), reason);
-    let parse = |text: &str| text.parse::<Digest>().map_err(|error| fail(Reason::Digest(error)));
-    let mut wanted = reference.digest().map(parse).transpose()?;
+    let mut wanted = wanted_digest(reference)?;
     let mut name = reference.tag_or_digest().to_owned();
     let clock = shared.clock();
     let call = Call::first(&clock);
     for depth in 0..MAX_INDEX_DEPTH {
-        let (bytes, digest, document) = fetch(shared, call, repository, &name, wanted).await?;
+        let FoundDocument { digest, bytes, document } =
+            fetch(shared, call, repository, &name, wanted).await?;
         match document {
             Document::Manifest(manifest) => {
                 return Ok(ImageManifest { digest, bytes, manifest, is_of_index: depth > 0 });
@@ -63,7 +90,7 @@ async fn fetch(
     repository: &Repository,
     name: &str,
     wanted: Option<Digest>,
-) -> Result<(Bytes, Digest, Document), RegistryError> {
+) -> Result<FoundDocument, RegistryError> {
     let url = repository.manifest_url(name);
     let accept = MANIFEST_MEDIA_TYPES.join(", ");
     let accept = HeaderValue::from_str(&accept).expect("media types and commas are a header value");
@@ -90,7 +117,7 @@ async fn fetch(
             return Err(fail(Reason::DigestMismatch { expected, got }));
         }
         let document = decode(&bytes, says_index).map_err(fail)?;
-        Ok((bytes, got, document))
+        Ok(FoundDocument { digest: got, bytes, document })
     })
     .await
 }

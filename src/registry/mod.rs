@@ -3,7 +3,7 @@
 //! A [`Client`] runs on a tokio runtime that it is given; what it returns may be awaited on any executor. A
 //! [`RemoteBlob`] is read by range. The first read of a blob asks the registry; if that redirects to object storage, later
 //! reads go there directly, without the registry's credential. Everything is bounded: requests in flight, tries, time,
-//! sizes. How many requests a host gets at once follows from how it answers; the others wait in line. Blobs and manifests are put into a repository by [`Client::ensure_blob`] and [`Client::put_manifest`], out of memory,
+//! sizes. How many requests a host gets at once follows from how it answers; the others wait in line. Blobs and manifests are put into a repository by [`Client::ensure_blob`] and [`Client::put_document`], out of memory,
 //! a file, or another repository. Parsers of what comes from outside are plain functions over text: [`parse_challenge`], [`ContentRange`],
 //! [`DockerConfig::parse`], [`parse_refusal`], [`parse_retry_after`], [`parse_token`], [`ImageReference`], [`resolve_location`], [`locate`].
 
@@ -19,6 +19,7 @@ mod config;
 mod connection;
 mod content_range;
 mod converted_image;
+mod converted_index;
 mod copy;
 mod credentials;
 mod draft;
@@ -58,9 +59,9 @@ pub use error::{Fault, Reason, RegistryError, Retry};
 pub use host::HostLoad;
 pub use host_name::HostName;
 pub use location::{MAX_URL_BYTES, Repository, resolve_location, shown};
-pub use manifest::ImageManifest;
+pub use manifest::{FoundDocument, ImageManifest};
 pub use metrics::{BlobMetrics, RegistryMetrics};
-pub use next_image::{ImageDocuments, NextImage, NextImageError};
+pub use next_image::{ImageDocuments, NewDocument, NextImage, NextImageError};
 pub use parse_error::{ChallengeError, HostNameError, LocationError, ReferenceError};
 pub use push::{Arrival, BlobOrigin, NewBlob};
 pub use range_answer::{BodyPart, MAX_SKIP_BYTES, locate};

@@ -31,6 +31,17 @@ pub struct ImageDocuments {
     pub config: Bytes,
 }
 
+/// A manifest or an index that is yet to be pushed.
+#[derive(Debug, Clone)]
+pub struct NewDocument {
+    /// What it is.
+    pub media_type: String,
+    /// Digest of `bytes`.
+    pub digest: Digest,
+    /// As it is pushed.
+    pub bytes: Bytes,
+}
+
 /// A version of an image that is yet to be pushed.
 #[derive(Debug, Clone)]
 pub struct NextImage {
@@ -53,6 +64,9 @@ pub enum NextImageError {
     /// Not the JSON that a manifest or a configuration is.
     #[error("its documents are malformed")]
     Malformed(#[source] OciSpecError),
+    /// An index, or an entry of one, that is none.
+    #[error("its index is no object of JSON, or an entry of it is none")]
+    Entry,
     /// An index has no layers of its own.
     #[error("its manifest is an index of manifests")]
     Index,
@@ -79,6 +93,18 @@ pub enum NextImageError {
     /// What would be pushed could not be served.
     #[error("with the layer it would be no usable image")]
     Unusable(#[source] OciError),
+}
+
+impl NextImage {
+    /// Its manifest.
+    #[must_use]
+    pub fn manifest(&self) -> NewDocument {
+        NewDocument {
+            media_type: self.media_type.clone(),
+            digest: self.digest,
+            bytes: self.documents.manifest.clone(),
+        }
+    }
 }
 
 impl ImageDocuments {

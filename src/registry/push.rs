@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use url::Url;
 
 use super::{
-    BlobContent, FileContent, NextImage, Priority, Reason, RegistryError, Repository,
+    BlobContent, FileContent, NewDocument, Priority, Reason, RegistryError, Repository,
     call::{Call, Clock},
     client::Shared,
     draft::{Content, Draft},
@@ -95,25 +95,25 @@ pub(super) async fn ensure_blob(
     .await
 }
 
-/// Lets `tag` mean `image`, whose blobs must all be there.
-pub(super) async fn put_manifest(
+/// Lets `name` mean `document`, all of whose content must be there.
+pub(super) async fn put_document(
     shared: &Shared,
     target: &Repository,
-    tag: &str,
-    image: &NextImage,
+    name: &str,
+    document: &NewDocument,
 ) -> Result<(), RegistryError> {
     let exchange = &shared.exchange;
     let clock = shared.clock();
     let call = Call::new(&clock, Priority::Demand);
-    let url = target.manifest_url(tag);
+    let url = target.manifest_url(name);
     let name = location::shown(&url);
-    let content_type =
-        HeaderValue::from_str(&image.media_type).map_err(|_| RegistryError::new(&name, Reason::MediaType))?;
+    let content_type = HeaderValue::from_str(&document.media_type)
+        .map_err(|_| RegistryError::new(&name, Reason::MediaType))?;
     retry::run(&exchange.limits, &exchange.metrics, call, &name, || async {
         let push = Push { shared, call, target, scope: Scope::push(target, None) };
-        let draft = draft(Method::PUT, &content_type, Content::Bytes(image.documents.manifest.clone()));
+        let draft = draft(Method::PUT, &content_type, Content::Bytes(document.bytes.clone()));
         let answer = push.send(url.clone(), &draft).await?.into_one_of(&TAKEN).await?;
-        agreeing(&answer, image.digest)
+        agreeing(&answer, document.digest)
     })
     .await
 }

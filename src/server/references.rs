@@ -1,6 +1,6 @@
 //! From an image reference to its layers, by the registry or from memory of it.
 
-use std::{path::Path, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 use bytes::Bytes;
 
@@ -153,8 +153,11 @@ impl References {
 }
 
 /// Makes sure that the image `reference`, whose configuration is `config`, is for `wanted`.
-pub(super) fn check_platform(
-    reference: &ImageReference,
+///
+/// # Errors
+/// Where it is not, or does not say what it is for.
+pub fn check_platform(
+    reference: &impl fmt::Display,
     config: &[u8],
     wanted: &Platform,
 ) -> Result<(), Failure> {

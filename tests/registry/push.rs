@@ -138,7 +138,7 @@ async fn what_a_registry_has_taken_is_taken_by_whatever_answer() {
         }
         let layer = Layer { digest: digest_of(b"layer"), size_bytes: 5 };
         let image = ImageDocuments::empty(&Platform::host()).unwrap().with_layer(layer).unwrap();
-        client.put_manifest(&repository(&server), "v1", &image).await.unwrap();
+        client.put_document(&repository(&server), "v1", &image.manifest()).await.unwrap();
     }
 }
 
@@ -155,7 +155,7 @@ async fn an_answer_about_another_digest_is_an_error() {
 
     let layer = Layer { digest: digest_of(b"layer"), size_bytes: 5 };
     let image = ImageDocuments::empty(&Platform::host()).unwrap().with_layer(layer).unwrap();
-    let error = client.put_manifest(&repository(&server), "v1", &image).await.unwrap_err();
+    let error = client.put_document(&repository(&server), "v1", &image.manifest()).await.unwrap_err();
     assert!(matches!(error.reason(), Reason::DigestMismatch { .. }), "{error:?}");
     let put = server.requests().pop().unwrap();
     assert_eq!(put.target, "/v2/team/app/manifests/v1");

@@ -8,6 +8,8 @@
     reason = "a test panics where something is not as expected, reads small files, and uses a part of the support"
 )]
 
+#[path = "convert/index.rs"]
+mod index;
 #[path = "../../tests/support/port.rs"]
 mod port;
 #[path = "../../tests/support/registry.rs"]
@@ -15,6 +17,7 @@ mod registry;
 
 use std::{
     fs,
+    net::SocketAddr,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -69,9 +72,13 @@ fn ordinary(dir: &Path) -> Ordinary {
 }
 
 fn image(layers: &[(Vec<u8>, String)], archives: &[Vec<u8>]) -> Ordinary {
+    image_for("amd64", layers, archives)
+}
+
+fn image_for(architecture: &str, layers: &[(Vec<u8>, String)], archives: &[Vec<u8>]) -> Ordinary {
     let diff_ids: Vec<String> = archives.iter().map(|archive| digest_of(archive)).collect();
     let config = json!({
-        "os": "linux", "architecture": "amd64", "config": {"Cmd": ["sh"]},
+        "os": "linux", "architecture": architecture, "config": {"Cmd": ["sh"]},
         "rootfs": {"type": "layers", "diff_ids": diff_ids}, "history": [{"created_by": "a test"}],
     });
     let config = config.to_string().into_bytes();
@@ -83,6 +90,14 @@ fn image(layers: &[(Vec<u8>, String)], archives: &[Vec<u8>]) -> Ordinary {
 }
 
 impl Ordinary {
+    /// Puts it into a repository under `tag`.
+    fn push(&self, host: SocketAddr, repository: &str, tag: &str) {
+        for bytes in &self.blobs {
+            push_blob(host, repository, bytes);
+        }
+        push_document(host, repository, tag, MANIFEST, str::from_utf8(&self.manifest).unwrap());
+    }
+
     /// Writes it to a layout in `folder`, under the name `app`.
     fn lay_out(&self, folder: &Path) {
         fs::create_dir_all(folder.join("blobs/sha256")).unwrap();
@@ -115,6 +130,18 @@ fn convert(source: &str, target: &str, more: &[&str]) -> Output {
 
 /// A device that can be hashed in a moment.
 const SMALL: [&str; 2] = ["--vsize", "256MiB"];
+
+/// What skopeo says, which is to succeed.
+fn skopeo(arguments: &[&str]) -> Vec<u8> {
+    let said = Command::new("skopeo").arg("--insecure-policy").args(arguments).output().unwrap();
+    assert!(said.status.success(), "{arguments:?}: {said:?}");
+    said.stdout
+}
+
+/// The document that skopeo finds at a place.
+fn raw(place: &str) -> Value {
+    serde_json::from_slice(&skopeo(&["inspect", "--raw", "--tls-verify=false", place])).unwrap()
+}
 
 fn result(output: &Output) -> Value {
     assert!(output.status.success(), "{output:?}");
@@ -193,10 +220,7 @@ fn an_image_of_a_registry_is_converted_into_another_repository() {
     let registry = Registry::start(root.path(), &Serving::default());
     let host = registry.address();
     let image = ordinary(dir.path());
-    for bytes in &image.blobs {
-        push_blob(host, "team/plain", bytes);
-    }
-    push_document(host, "team/plain", "v1", MANIFEST, str::from_utf8(&image.manifest).unwrap());
+    image.push(host, "team/plain", "v1");
     let [source, target] = ["team/plain:v1", "team/obd:v1"].map(|name| format!("{host}/{name}"));
     let plain = host.to_string();
     let made = result(&convert(&source, &target, &[&SMALL, &["--plain-http", plain.as_str()][..]].concat()));

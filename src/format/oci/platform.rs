@@ -16,6 +16,9 @@ pub struct Platform {
     pub variant: Option<String>,
 }
 
+/// What tools say of a manifest that is no image.
+const UNKNOWN: &str = "unknown";
+
 /// The text names no platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a platform is os/architecture or os/architecture/variant, such as linux/arm64/v8")]
@@ -34,6 +37,12 @@ impl Platform {
             other => other,
         };
         Self { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: None }
+    }
+
+    /// Whether it is that of what runs nowhere, such as an attestation.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.os == UNKNOWN
     }
 
     /// Whether something made for `offered` runs on this platform. A variant counts only where both name one.

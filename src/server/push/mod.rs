@@ -19,6 +19,7 @@ use blobs::{Parcel, send};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+pub use super::references::check_platform;
 pub use upload::upload;
 
 use super::{
@@ -28,17 +29,16 @@ use super::{
     layer_report::{self, LayerReport},
     layers::{FileIdentity, unreadable},
     network::failure_of_registry,
-    references::check_platform,
     service::Service,
 };
 use crate::{
     format::{
-        oci::{Digest, Layer, OciError, Platform},
+        oci::{Digest, Document, Index, Layer, Platform},
         uuid::Uuid,
     },
     registry::{
-        BlobContent, BlobOrigin, Client, FileContent, ImageDocuments, ImageReference, NewBlob, NextImage,
-        NextImageError, Reason, Repository,
+        BlobContent, BlobOrigin, Client, FileContent, FoundDocument, ImageDocuments, ImageReference, NewBlob,
+        NextImage, NextImageError, Repository,
     },
     upper::{LayerLink, check_parents},
 };
@@ -129,7 +129,7 @@ pub async fn push(
         }
         None => None,
     };
-    check_replaces_no_index(client, &target, &platform).await?;
+    check_loses_no_platform(client, &target, &[]).await?;
     if service.config().image.check_parents {
         check_parents_of(service, base.as_ref(), &report).await?;
     }
@@ -141,7 +141,7 @@ pub async fn push(
     let next = next.map_err(|error| unusable_base(&options.base, error))?;
     let parcels = parcels(&next, base.as_ref(), (client, &repository), &file, progress);
     let arrivals = send(client, &repository, parcels).await?;
-    let put = client.put_manifest(&repository, target.tag_or_digest(), &next).await;
+    let put = client.put_document(&repository, target.tag_or_digest(), &next.manifest()).await;
     put.map_err(|error| failure_of_registry(format!("cannot push the manifest of {target}"), error))?;
     Ok(Pushed {
         reference: format!("{target}@{}", next.digest),
@@ -186,26 +186,44 @@ fn check_form(report: &LayerReport) -> Result<(), Failure> {
     Err(Failure::new(FailureClass::Usage, text))
 }
 
-/// Makes sure that the tag does not mean images for several platforms: the others would lose it.
-async fn check_replaces_no_index(
+/// Makes sure that `target` means no index with images for platforms that are not among `kept`: they would be lost. What means one image
+/// keeps none of an index.
+///
+/// # Errors
+/// Where one would be.
+pub async fn check_loses_no_platform(
     client: &Client,
     target: &ImageReference,
-    platform: &Platform,
+    kept: &[Platform],
 ) -> Result<(), Failure> {
-    let is_index = match client.manifest(target, platform).await {
-        Ok(found) => found.is_of_index,
-        // What else keeps it from being read keeps nobody from writing it, or will be said when it is written.
-        Err(error) => matches!(error.reason(), Reason::Manifest(OciError::NoPlatform { .. })),
-    };
-    match is_index {
-        false => Ok(()),
-        true => {
-            let text = format!(
-                "{target} has images for other platforms too, which would not be in what is pushed: give another tag"
-            );
-            Err(Failure::new(FailureClass::Conflict, text))
+    match client.document(target).await {
+        Ok(FoundDocument { document: Document::Index(index), .. }) => {
+            require_platforms(&target.to_string(), &index, kept)
         }
+        // What else keeps it from being read keeps nobody from writing it, or will be said when it is written.
+        Ok(_) | Err(_) => Ok(()),
     }
+}
+
+/// Makes sure that all platforms of `index`, which `name` means now, are among `kept`, and that there are any.
+///
+/// # Errors
+/// Where one is not.
+pub fn require_platforms(name: &str, index: &Index, kept: &[Platform]) -> Result<(), Failure> {
+    let lost = index
+        .manifests
+        .iter()
+        .filter_map(|entry| entry.platform.as_ref())
+        .find(|platform| !platform.is_unknown() && !kept.iter().any(|kept| kept.accepts(platform)));
+    let which = match lost {
+        Some(platform) => format!(", such as {platform}"),
+        None if kept.is_empty() => String::new(),
+        None => return Ok(()),
+    };
+    let text = format!(
+        "{name} has images for other platforms too{which}, which would not be in what is pushed: give another tag"
+    );
+    Err(Failure::new(FailureClass::Conflict, text))
 }
 
 /// Makes sure that the layer was made over the base, as far as it says so: over another one it would be damage.

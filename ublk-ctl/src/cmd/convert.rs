@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, builder::NonEmptyStringValueParser};
-use convertor::{ConvertOptions, ConvertProgress, Converted, Place, convert};
+use convertor::{ConvertOptions, ConvertProgress, Converted, ConvertedImage, Place, Platforms, convert};
 use stratabd::{
     format::oci::Platform,
     offline::default_threads,
@@ -34,9 +34,12 @@ pub(crate) struct ConvertArgs {
     #[arg(help = "What is made: registry/repository:tag, or oci:FOLDER[:NAME]. Its name is moved last")]
     #[arg(value_name = "TARGET", value_parser = NonEmptyStringValueParser::new())]
     target: String,
-    /// Which image of one that has several [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<Platform>,
+    /// Which image of one that has several; may be repeated, and what is made is an index of these then [default: this machine's]
+    #[arg(long = "platform", value_name = "OS/ARCH[/VARIANT]")]
+    platforms: Vec<Platform>,
+    /// All images for Linux of one that has several, as an index
+    #[arg(long, conflicts_with = "platforms")]
+    all_platforms: bool,
     /// Use OCI's media types, also where the source has docker's
     #[arg(long)]
     oci: bool,
@@ -63,7 +66,10 @@ impl ConvertArgs {
         let options = ConvertOptions {
             source: self.source.parse()?,
             target: self.target.parse()?,
-            platform: self.platform.clone(),
+            platforms: match self.all_platforms {
+                true => Platforms::All,
+                false => Platforms::These(self.platforms.clone()),
+            },
             oci: self.oci,
             virtual_size_bytes: self.vsize,
             format: self.blocks.format()?,
@@ -116,10 +122,19 @@ async fn follow(
 }
 
 fn describe(converted: &Converted) -> String {
-    let Converted { reference, layers, present, .. } = converted;
+    let Converted { reference, layers, present, images, left_out, .. } = converted;
     let [source, archive, made] =
         [converted.source_bytes, converted.archive_bytes, converted.output_bytes].map(size);
-    format!(
-        "{reference}\n{layers} layers ({present} there already): {source} of {archive} unpacked became {made}"
-    )
+    let mut lines = vec![
+        reference.clone(),
+        format!("{layers} layers ({present} there already): {source} of {archive} unpacked became {made}"),
+    ];
+    if images.len() > 1 {
+        let image = |ConvertedImage { platform, digest, layers, .. }: &ConvertedImage| {
+            format!("{platform}: {digest}, {layers} layers")
+        };
+        lines.extend(images.iter().map(image));
+    }
+    lines.extend(left_out.iter().map(|what| format!("left out: {what}")));
+    lines.join("\n")
 }
