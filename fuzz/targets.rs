@@ -1,12 +1,12 @@
 //! What is fuzzed: for each target one function that hands hostile bytes to one parser and asserts what must hold.
 //!
-//! The same functions run in two places: in the fuzzer, by `ci/fuzz NAME`, and in `tests/corpus.rs`, which replays every
+//! The same functions run in two places: in the fuzzer, by `ci/fuzz NAME`, and in `convertor/tests/corpus.rs`, which replays every
 //! file of `corpus/NAME` in `cargo test`. To add a target:
 //!
 //! 1. write its function here and add it to [`TARGETS`];
 //! 2. put a few small inputs into `corpus/NAME`: cuts of real files, and one that breaks each rule.
 //!
-//! `tests/corpus.rs` fails when one of these is missing. A crash that was found goes into the corpus with its fix.
+//! `convertor/tests/corpus.rs` fails when one of these is missing. A crash that was found goes into the corpus with its fix.
 
 use std::cell::RefCell;
 
@@ -29,6 +29,8 @@ use stratabd::{
 mod archive;
 #[path = "ext4.rs"]
 mod ext4;
+#[path = "layer.rs"]
+mod layer;
 #[path = "registry.rs"]
 mod registry;
 #[path = "server.rs"]
@@ -38,6 +40,7 @@ mod verity;
 
 pub use archive::tar_archive;
 pub use ext4::ext4_layer;
+pub use layer::layer_blob;
 pub use registry::{
     registry_challenge, registry_content_range, registry_docker_config, registry_location,
     registry_next_image, registry_program_answer, registry_reference, registry_refusal, registry_retry_after,
@@ -53,11 +56,12 @@ pub use verity::verity;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 34] = [
+pub const TARGETS: [Target; 35] = [
     ("tar_archive", tar_archive),
     ("tar_envelope", tar_envelope),
     ("ext4_layer", ext4_layer),
     ("verity", verity),
+    ("layer_blob", layer_blob),
     ("zfile_header", zfile_header),
     ("zfile_jump_table", zfile_jump_table),
     ("zfile_block", zfile_block),

@@ -1,7 +1,7 @@
 //! Tests that need a kernel with ublk: `ci/vm/guest-tests` runs them in a guest, and on any other machine they say so.
 //!
 //! Each test runs in a process of its own, as root, with the time limit of `ci/vm/guest-tests`. `/fixtures` holds
-//! `tests/fixtures`; `stratabd`, `ublk-ctl`, fio, docker-registry, nginx, openssl, htpasswd and curl are on the path;
+//! `tests/fixtures`, `/ordinary` what `ci/ordinary-image` makes; `stratabd`, `ublk-ctl`, fio, docker-registry, nginx, openssl, htpasswd and curl are on the path;
 //! `/tmp` is a tmpfs and `/var` an ext4 disk that nobody needs to tidy. A test that leaves a ublk device behind fails.
 #![expect(
     clippy::unwrap_used,
@@ -17,6 +17,8 @@ mod cache;
 mod cache_exercise;
 #[path = "support/content_digest.rs"]
 mod content_digest;
+#[path = "guest/converted.rs"]
+mod converted;
 #[path = "guest/daemon.rs"]
 mod daemon;
 #[path = "guest/devices.rs"]

@@ -1,10 +1,11 @@
-//! Compares a mounted file system with the list that was made of upstream's.
+//! Compares a mounted file system with a list that was made of upstream's, or of what umoci unpacks.
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs::{self, File},
     io::Read,
-    os::unix::fs::MetadataExt,
+    os::unix::{ffi::OsStringExt, fs::MetadataExt},
     path::Path,
 };
 
@@ -45,8 +46,9 @@ pub(crate) fn compare(root: &Path, list: &Path) {
 }
 
 fn compare_entry(root: &Path, entry: &Value) {
-    let name = entry["path"].as_str().expect("an entry has a path");
-    let path = if name == "." { root.to_owned() } else { root.join(name) };
+    let relative = path_of(entry);
+    let path = if relative == "." { root.to_owned() } else { root.join(&relative) };
+    let name = &*relative.to_string_lossy();
     let found = fs::symlink_metadata(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
     let mtime_ns = found.mtime() * 1_000_000_000 + found.mtime_nsec();
     let mode = format!("0o{:o}", found.mode());
@@ -70,6 +72,16 @@ fn compare_entry(root: &Path, entry: &Value) {
     if let Some(target) = entry["target"].as_str() {
         assert_eq!(fs::read_link(&path).expect(name), Path::new(target), "target of {name}");
     }
+}
+
+/// The path of an entry; in hexadecimal where it is no text.
+fn path_of(entry: &Value) -> OsString {
+    if let Some(text) = entry["path"].as_str() {
+        return text.into();
+    }
+    let digits = entry["path_hex"].as_str().expect("an entry has a path");
+    let byte = |at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
+    OsString::from_vec((0..digits.len()).step_by(2).map(|at| byte(at).expect("pairs of digits")).collect())
 }
 
 fn number(value: &Value) -> u32 {

@@ -8,14 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-#[path = "../fuzz/targets.rs"]
+#[path = "../../fuzz/targets.rs"]
 pub mod targets;
 
 /// More than any corpus needs: a limit that a forgotten large file would pass.
 const INPUT_LIMIT_BYTES: u64 = 1 << 20;
 
 fn fuzz(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz").join(name)
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
