@@ -16,7 +16,8 @@ pub fn verity(data: &[u8]) {
     if shape.tree_blocks().end > MOST_BLOCKS {
         return;
     }
-    let blocks: Vec<&[u8]> = blob.chunks_exact(BLOCK_BYTES as usize).collect();
+    let block_bytes = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
+    let blocks: Vec<&[u8]> = blob.chunks_exact(block_bytes).collect();
     let block = |number: u64| usize::try_from(number).ok().and_then(|number| blocks.get(number).copied());
     let verifier = Verifier::new(shape.clone(), verity.digest());
     let is_right = (0..shape.tree_blocks().end).rev().all(|number| {
