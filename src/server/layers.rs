@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +12,7 @@ use super::{
     settings::read_regular_document,
 };
 use crate::{
-    format::{lsmt, oci::Digest},
+    format::oci::Digest,
     offline::{Stack, Upper},
     registry::Repository,
     source::{FileSource, open_regular},
@@ -99,33 +99,23 @@ pub fn unreadable(path: &Path, source: io::Error) -> Failure {
     Failure::with_source(class, format!("failed to open local file {}", path.display()), source)
 }
 
-/// Opens the layer file at `path`. One that was sealed keeps the header of a writable layer, so that a device of an older configuration
-/// would write to it: none gets it as long as this lives. May wait for the disk.
+/// Opens the layer file at `path`. As long as this lives no device writes to it, as one of an older configuration would to a layer that
+/// was sealed and keeps the header of a writable one, and nobody removes it from a store of images. May wait for the disk.
 ///
 /// # Errors
 /// When it cannot be opened, and [`FailureClass::Conflict`] where a device writes to it.
 pub(super) fn open_file(path: &Path) -> Result<FileSource, Failure> {
     let failed = |source| unreadable(path, source);
     let file = fs::File::from(open_regular(path).map_err(failed)?);
-    let mut head = [0; lsmt::SLOT_BYTES];
-    let may_be_written = match file.read_exact_at(&mut head, 0) {
-        Ok(()) => lsmt::decode_data_header(&head).is_ok(),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
-        Err(error) => return Err(failed(error)),
-    };
     let source = FileSource::new(file.into(), path.display().to_string()).map_err(failed)?;
-    if may_be_written {
-        source.keep_unwritten().map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => {
-                let text = format!(
-                    "{}: another device or process has this layer open to write to it",
-                    path.display()
-                );
-                Failure::new(FailureClass::Conflict, text)
-            }
-            _ => failed(error),
-        })?;
-    }
+    source.keep_unwritten().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            let text =
+                format!("{}: another device or process has this layer open to write to it", path.display());
+            Failure::new(FailureClass::Conflict, text)
+        }
+        _ => failed(error),
+    })?;
     Ok(source)
 }
 
