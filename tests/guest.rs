@@ -43,6 +43,8 @@ mod large;
 mod long_lived;
 #[path = "guest/neighbours.rs"]
 mod neighbours;
+#[path = "guest/ordinary.rs"]
+mod ordinary;
 #[path = "guest/pauses.rs"]
 mod pauses;
 #[path = "guest/power_cut.rs"]

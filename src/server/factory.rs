@@ -2,30 +2,32 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use futures_util::future::try_join_all;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     api::types::{FetchCount, ImageSpec, LayerInfo},
     config::Config,
     failure::{Failure, FailureClass, class_of_data_error},
     image_config::UpperFiles,
+    image_store::{Hold, note_user},
     layer_report,
     layers::{self, LayerIdentity, LayerPlace},
     mounts::file_system_work,
     network::{failure_of_registry, registry_config},
     next_config::upper_of,
-    references::References,
+    references::{References, Resolved},
     sources::Sources,
 };
 use crate::{
     cache::CacheMetrics,
     image::{Image, ImageMetrics, ImageOptions, LayerDescription},
     reactor::ReactorHandle,
-    registry::{BlobMetrics, Client, RegistryMetrics, RemoteBlob},
+    registry::{BlobMetrics, Client, Digest, RegistryMetrics, RemoteBlob},
     source::BlobSource,
     telemetry::Counter,
 };
@@ -97,6 +99,8 @@ pub(super) struct Placed {
     pub(super) places: Vec<LayerPlace>,
     upper: Option<UpperFiles>,
     pinned: ImageSpec,
+    /// What keeps the layers of a store of images, until they are open.
+    _hold: Option<Hold>,
 }
 
 /// What a specification means.
@@ -123,6 +127,8 @@ pub struct Factory {
     /// What closed images had counted.
     retired: Arc<ImageMetrics>,
     shelves: Mutex<HashMap<Vec<LayerIdentity>, Shelf>>,
+    /// Where the records are of the devices that are made of these images.
+    state_dir: PathBuf,
 }
 
 impl Factory {
@@ -135,7 +141,7 @@ impl Factory {
             .map_err(|error| failure_of_registry("cannot use the configuration of registries", error))?;
         let dir = config.cache.enabled.then_some(config.cache.dir.as_path());
         Ok(Self {
-            references: References::new(client.clone(), dir),
+            references: References::new(client.clone(), dir, &config.store.dir),
             sources: Sources::new(client.clone(), config.cache.clone()),
             client,
             options: ImageOptions {
@@ -144,6 +150,7 @@ impl Factory {
             },
             retired: Arc::default(),
             shelves: Mutex::default(),
+            state_dir: config.daemon.state_dir.clone(),
         })
     }
 
@@ -152,7 +159,8 @@ impl Factory {
     /// # Errors
     /// When its description or a layer cannot be used.
     pub async fn open(&self, reactor: &ReactorHandle, spec: &ImageSpec) -> Result<Opened, Failure> {
-        let Placed { places, upper, pinned } = self.places(spec).await?;
+        let Placed { places, upper, pinned, _hold } = self.places(spec).await?;
+        self.note_use(&places).await?;
         let image = match places.is_empty() {
             true => None,
             false => Some(self.open_places(reactor, spec, places).await?),
@@ -169,7 +177,7 @@ impl Factory {
             ImageSpec::Reference(text) => {
                 Ok(ImageSpec::Reference(self.references.pinned(text, platform).await?))
             }
-            ImageSpec::Config(_) | ImageSpec::Layers(_) => {
+            ImageSpec::Config(_) | ImageSpec::Layers(_) | ImageSpec::Converted { .. } => {
                 let text = "only an image of a registry has images for several platforms";
                 Err(Failure::new(FailureClass::Usage, text))
             }
@@ -180,10 +188,10 @@ impl Factory {
     pub(super) async fn places(&self, spec: &ImageSpec) -> Result<Placed, Failure> {
         let (places, upper, pinned) = match spec {
             ImageSpec::Reference(text) => {
-                let (places, pinned) = self.references.layers(text).await?;
-                (places, None, ImageSpec::Reference(pinned))
+                let Resolved { places, pinned, hold } = self.references.layers(text).await?;
+                return Ok(Placed { places, upper: None, pinned, _hold: hold });
             }
-            ImageSpec::Layers(paths) => {
+            ImageSpec::Layers(paths) | ImageSpec::Converted { layers: paths, .. } => {
                 let paths = paths.clone();
                 let place = paths.first().cloned().unwrap_or_default();
                 let places = file_system_work(&place, move || layers::of_files(&paths)).await?;
@@ -205,7 +213,32 @@ impl Factory {
                 (places, upper, spec.clone())
             }
         };
-        Ok(Placed { places, upper, pinned })
+        Ok(Placed { places, upper, pinned, _hold: None })
+    }
+
+    /// Has stores of images keep those of these layers that are theirs for as long as a record of a device names them.
+    async fn note_use(&self, places: &[LayerPlace]) -> Result<(), Failure> {
+        let local = |place: &LayerPlace| match place {
+            LayerPlace::Local { path, .. } => Some(path.clone()),
+            LayerPlace::Remote { .. } => None,
+        };
+        let paths: Vec<PathBuf> = places.iter().filter_map(local).collect();
+        let Some(place) = paths.first().cloned() else { return Ok(()) };
+        let state_dir = self.state_dir.clone();
+        file_system_work(&place, move || note_user(paths.iter().map(PathBuf::as_path), &state_dir)).await
+    }
+
+    /// The digest of the manifest of the ordinary image that `reference` names, of several that for `platform`, else this machine's, and a
+    /// reference that will always mean it.
+    ///
+    /// # Errors
+    /// When it cannot be resolved.
+    pub async fn digest_of(
+        &self,
+        reference: &str,
+        platform: Option<&str>,
+    ) -> Result<(Digest, String), Failure> {
+        self.references.digest(reference, platform).await
     }
 
     /// Whether `upper` is still the writable layer of what `spec` names. Once it is open it stays so: only who has it open may put

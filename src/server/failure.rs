@@ -4,7 +4,7 @@ use std::{error::Error, fmt, io};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{offline::OfflineError, source::SourceError};
+use crate::{format::oci::OciError, offline::OfflineError, source::SourceError};
 
 /// What kind of failure it is. The exit codes of `ublk-ctl` and the status codes of the control API follow from it;
 /// both are part of the interface and do not change.
@@ -129,6 +129,19 @@ impl Failure {
     #[must_use]
     pub fn class(&self) -> FailureClass {
         self.class
+    }
+
+    /// Whether it is that an image is an ordinary one, which can be converted.
+    #[must_use]
+    pub fn is_of_ordinary_image(&self) -> bool {
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            if matches!(error.downcast_ref(), Some(OciError::Ordinary)) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
     }
 
     /// The context and all causes in one line.

@@ -14,6 +14,7 @@ pub mod factory;
 pub mod failure;
 pub mod foreground;
 pub mod image_config;
+pub mod image_store;
 pub mod interrupt;
 pub mod layer_report;
 pub mod layers;

@@ -5,15 +5,18 @@ use std::{fmt, path::Path, sync::Arc};
 use bytes::Bytes;
 
 use super::{
+    api::types::ImageSpec,
     blocking::blocking,
     failure::{Failure, FailureClass},
-    layers::LayerPlace,
+    image_store::{Hold, ImageStore},
+    layers::{self, LayerPlace},
     manifests::ManifestStore,
+    mounts::file_system_work,
     network::failure_of_registry,
 };
 use crate::{
     format::oci::{Document, Manifest, OciError, Platform},
-    registry::{Client, Fault, ImageReference, Reason, RegistryError},
+    registry::{Client, Digest, Fault, ImageReference, Reason, RegistryError},
 };
 
 /// Resolves references.
@@ -22,20 +25,35 @@ pub(super) struct References {
     client: Client,
     /// None where nothing is kept on disk.
     store: Option<Arc<ManifestStore>>,
+    converted: ImageStore,
+}
+
+/// What a reference means.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    /// The layers, lowest first.
+    pub(super) places: Vec<LayerPlace>,
+    /// A specification that will always mean these.
+    pub(super) pinned: ImageSpec,
+    /// What keeps those of an image that was converted, until they are open.
+    pub(super) hold: Option<Hold>,
 }
 
 impl References {
-    pub(super) fn new(client: Client, cache_dir: Option<&Path>) -> Self {
-        Self { client, store: cache_dir.map(|dir| Arc::new(ManifestStore::new(dir.to_owned()))) }
+    /// With what was resolved before in the folder of a cache, and what was converted in that of a store.
+    pub(super) fn new(client: Client, cache_dir: Option<&Path>, store_dir: &Path) -> Self {
+        let store = cache_dir.map(|dir| Arc::new(ManifestStore::new(dir.to_owned())));
+        Self { client, store, converted: ImageStore::new(store_dir) }
     }
 
-    /// The layers of the image that `text` names, and a reference that will always mean these. A digest that was resolved
+    /// The layers of the image that `text` names; of an ordinary one, those that were made of it. A digest that was resolved
     /// before is not asked for again; a tag always is, and what it last meant counts only while the registry cannot be
     /// reached.
-    pub(super) async fn layers(&self, text: &str) -> Result<(Vec<LayerPlace>, String), Failure> {
-        let reference: ImageReference = text.parse().map_err(|source| {
-            Failure::with_source(FailureClass::Usage, format!("{text:?} is not an image reference"), source)
-        })?;
+    ///
+    /// # Errors
+    /// Also [`Failure::is_of_ordinary_image`].
+    pub(super) async fn layers(&self, text: &str) -> Result<Resolved, Failure> {
+        let reference = parse(text)?;
         let platform = Platform::host();
         let repository = self.client.repository(&reference).map_err(|source| {
             Failure::with_source(FailureClass::Usage, format!("{text:?} is not an image reference"), source)
@@ -44,17 +62,61 @@ impl References {
         let refused = |source: OciError| {
             Failure::with_source(FailureClass::Image, format!("{reference} cannot be served"), source)
         };
-        let layers = manifest.layers().map_err(refused)?;
+        let pinned = match reference.digest() {
+            Some(_) => reference.to_string(),
+            None => reference.pinned(&digest),
+        };
+        let layers = match manifest.layers() {
+            Err(OciError::Ordinary) => {
+                let converted = self.converted(&digest, pinned).await?;
+                return converted.ok_or_else(|| refused(OciError::Ordinary));
+            }
+            layers => layers.map_err(refused)?,
+        };
         let place = |layer: crate::format::oci::Layer| LayerPlace::Remote {
             repository: repository.clone(),
             digest: layer.digest,
             size_bytes: Some(layer.size_bytes),
         };
-        let pinned = match reference.digest() {
-            Some(_) => reference.to_string(),
-            None => reference.pinned(digest),
+        let places = layers.into_iter().map(place).collect();
+        Ok(Resolved { places, pinned: ImageSpec::Reference(pinned), hold: None })
+    }
+
+    /// What was made of the ordinary image `reference`, whose manifest has this digest.
+    async fn converted(&self, digest: &str, reference: String) -> Result<Option<Resolved>, Failure> {
+        let Ok(digest) = digest.parse::<Digest>() else { return Ok(None) };
+        let store = self.converted.clone();
+        let place = store.dir().to_owned();
+        file_system_work(&place, move || {
+            let Some(found) = store.find(digest)? else { return Ok(None) };
+            let places = layers::of_files(&found.layers)?;
+            let pinned = ImageSpec::Converted { reference, layers: found.layers };
+            Ok(Some(Resolved { places, pinned, hold: Some(found.hold) }))
+        })
+        .await
+    }
+
+    /// The digest of the manifest of the image that `text` names, of several that for `platform`, else this machine's, as [`References::layers`]
+    /// finds it, and a reference that will always mean it.
+    ///
+    /// # Errors
+    /// As of [`References::layers`], but for those that say what the image is.
+    pub(super) async fn digest(
+        &self,
+        text: &str,
+        platform: Option<&str>,
+    ) -> Result<(Digest, String), Failure> {
+        let text = match platform {
+            Some(platform) => self.pinned(text, platform).await?,
+            None => text.to_owned(),
         };
-        Ok((layers.into_iter().map(place).collect(), pinned))
+        let reference = parse(&text)?;
+        let (_, digest) = self.manifest(&reference, &Platform::host()).await?;
+        let pinned = reference.pinned(&digest);
+        let digest = digest.parse().map_err(|source| {
+            Failure::with_source(FailureClass::Internal, "a manifest has no digest", source)
+        })?;
+        Ok((digest, pinned))
     }
 
     /// A reference that always means the image of `text` for `platform`, which must be there, also where it is the only one.
@@ -63,9 +125,7 @@ impl References {
     /// When there is none, or it is for another platform.
     pub(super) async fn pinned(&self, text: &str, platform: &str) -> Result<String, Failure> {
         let usage = |text: String, source| Failure::with_source(FailureClass::Usage, text, source);
-        let reference: ImageReference = text.parse().map_err(|source| {
-            Failure::with_source(FailureClass::Usage, format!("{text:?} is not an image reference"), source)
-        })?;
+        let reference = parse(text)?;
         let platform: Platform = platform.parse().map_err(|source| usage(format!("{platform:?}"), source))?;
         // Not the name that the image is remembered by otherwise: there nobody looks whether it is for the platform.
         let name = format!("{reference} for {platform}");
@@ -152,6 +212,12 @@ impl References {
     }
 }
 
+fn parse(text: &str) -> Result<ImageReference, Failure> {
+    text.parse().map_err(|source| {
+        Failure::with_source(FailureClass::Usage, format!("{text:?} is not an image reference"), source)
+    })
+}
+
 /// Makes sure that the image `reference`, whose configuration is `config`, is for `wanted`.
 ///
 /// # Errors
@@ -203,7 +269,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let client =
             Client::new(&registry_config(&Config::default()), tokio::runtime::Handle::current()).unwrap();
-        let references = References::new(client, Some(dir.path()));
+        let references = References::new(client, Some(dir.path()), &dir.path().join("store"));
         // As after resolving the tag; nobody listens on that port.
         references.store.as_ref().unwrap().put(manifest.as_bytes()).unwrap();
         let hash: String = <sha2::Sha256 as sha2::Digest>::digest(manifest.as_bytes())
@@ -211,7 +277,7 @@ mod tests {
             .map(|byte| format!("{byte:02x}"))
             .collect();
         let pinned = format!("localhost:1/team/app:v1@sha256:{hash}");
-        let (layers, again) = references.layers(&pinned).await.unwrap();
-        assert_eq!((layers.len(), again), (1, pinned));
+        let Resolved { places, pinned: again, .. } = references.layers(&pinned).await.unwrap();
+        assert_eq!((places.len(), again), (1, ImageSpec::Reference(pinned)));
     }
 }

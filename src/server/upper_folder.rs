@@ -14,6 +14,7 @@ use super::{
     api::types::ImageSpec,
     device::Device,
     failure::{Failure, FailureClass},
+    image_store::note_user,
     layers::{LayerPlace, read_config},
     mounts::file_system_work,
     service::Service,
@@ -125,6 +126,11 @@ pub(super) async fn configuration(
     Ok(Placed { config, image: Some(device), made })
 }
 
+/// The configuration that a folder of this kind has.
+pub(super) fn config_in(folder: &Path) -> PathBuf {
+    folder.join(CONFIG)
+}
+
 /// What [`configuration`] will make in `folder`, and the folders above it, in that order: of what it makes, all that is not there.
 pub(super) fn planned(folder: &Path) -> Vec<PathBuf> {
     let files = ["upper.data", "upper.index", IMAGE_REF, CONFIG].map(|name| folder.join(name));
@@ -179,7 +185,7 @@ pub(super) fn make_all_durably(folder: &Path, made: &mut Made) -> io::Result<()>
 /// The reference of an image of a registry.
 pub(super) fn reference_of(image: &ImageSpec) -> Option<String> {
     match image {
-        ImageSpec::Reference(reference) => Some(reference.clone()),
+        ImageSpec::Reference(reference) | ImageSpec::Converted { reference, .. } => Some(reference.clone()),
         ImageSpec::Config(_) | ImageSpec::Layers(_) => None,
     }
 }
@@ -232,6 +238,7 @@ impl NewFolder {
         let odd = || conflict(folder, "the configuration of the first device is no object any more");
         let upper = json!({ "data": text(&data)?, "index": text(&index)? });
         document.as_object_mut().ok_or_else(odd)?.insert("upper".to_owned(), upper);
+        note_user(layer_files(&document).iter().map(PathBuf::as_path), &config)?;
         offline::create(&Upper { data: data.clone(), index: Some(index.clone()) }, &options)?;
         made.add(data);
         made.add(index);
@@ -243,6 +250,12 @@ impl NewFolder {
         made.add(config.clone());
         Ok(config)
     }
+}
+
+/// The files that `document` names as layers.
+fn layer_files(document: &Value) -> Vec<PathBuf> {
+    let lowers = document.get("lowers").and_then(Value::as_array).into_iter().flatten();
+    lowers.filter_map(|lower| Some(PathBuf::from(lower.get("file")?.as_str()?))).collect()
 }
 
 /// The configuration in `folder`, which must be one over `image`; `None` where there is none yet.
@@ -258,7 +271,7 @@ fn existing(image: &ImageSpec, folder: &Path) -> Result<Option<PathBuf>, Failure
         config => config?,
     };
     let is_over = match image {
-        ImageSpec::Reference(wanted) => {
+        ImageSpec::Reference(wanted) | ImageSpec::Converted { reference: wanted, .. } => {
             let made_of = image_ref(folder);
             if !made_of.as_deref().is_some_and(|made_of| means(made_of, wanted)) {
                 let made_of = made_of.as_deref().unwrap_or("no image of a registry");

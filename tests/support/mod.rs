@@ -12,6 +12,7 @@ pub mod device;
 pub mod fault_proxy;
 pub mod file_system;
 pub mod layer_writer;
+pub mod ordinary;
 pub mod port;
 pub mod process;
 pub mod records;

@@ -5,6 +5,7 @@ mod cmd;
 mod deferred;
 mod engine;
 mod offline;
+mod ordinary;
 mod output;
 mod parallel;
 mod progress;

@@ -65,13 +65,12 @@ impl Output {
 
     /// Says on standard error what failed.
     pub(crate) fn fail(&self, failure: &Failure) {
-        let message = failure.full_text();
+        let error = ErrorBody::of(failure);
         let mut line = String::new();
         if self.json {
-            let answer = ErrorAnswer { error: ErrorBody { class: failure.class(), message } };
-            line = serde_json::to_string(&answer).unwrap_or_default();
+            line = serde_json::to_string(&ErrorAnswer { error }).unwrap_or_default();
         } else {
-            let _ = write!(line, "ublk-ctl: {}", harmless(&message));
+            let _ = write!(line, "ublk-ctl: {}", harmless(&error.message));
         }
         line.push('\n');
         // Nobody is left to tell when this fails.

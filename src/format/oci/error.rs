@@ -81,8 +81,8 @@ pub enum OciError {
     TooManyLayers(usize),
     /// None of the layers is of overlaybd.
     #[error(
-        "this is an ordinary OCI image, not an overlaybd one: convert it first with `convertor` or `ctr obdconv` of \
-         containerd's accelerated-container-image, e.g. `convertor -r REGISTRY/REPOSITORY -i TAG -o TAG_obd`, and give the converted tag"
+        "this is an ordinary OCI image, not an overlaybd one: `ublk-ctl add` converts it, unless `--no-convert` is given, \
+         and `ublk-ctl convert IMAGE TARGET` makes one of it elsewhere"
     )]
     Ordinary,
     /// The image needs what is not there yet.

@@ -51,6 +51,13 @@ pub enum EncodeError {
     Library(String),
 }
 
+impl Default for BlockFormat {
+    /// The blocks that are read fastest.
+    fn default() -> Self {
+        Self { algorithm: Algorithm::Lz4, block_size: 4096 }
+    }
+}
+
 impl BlockFormat {
     /// Blocks of `block_size` bytes of the content.
     ///

@@ -87,7 +87,7 @@ impl Client {
                 .map_err(|error| self.broken("cannot understand the answer", error));
         }
         match serde_json::from_slice::<ErrorAnswer>(&answer.body) {
-            Ok(answer) => Err(Failure::new(answer.error.class, answer.error.message)),
+            Ok(answer) => Err(answer.error.into_failure()),
             Err(_) => {
                 let text = format!("stratabd at {} answered {}", self.socket.display(), answer.status);
                 Err(Failure::new(FailureClass::Daemon, text))

@@ -51,9 +51,9 @@ pub(super) async fn answer(
         Surface::Control => route(daemon, request, limits).await,
     };
     answered.unwrap_or_else(|failure| {
-        let message = failure.full_text();
-        tracing::info!(%method, path, error = message, "a request has failed");
-        let body = ErrorAnswer { error: ErrorBody { class: failure.class(), message } };
+        let error = ErrorBody::of(&failure);
+        tracing::info!(%method, path, error = error.message, "a request has failed");
+        let body = ErrorAnswer { error };
         let status =
             StatusCode::from_u16(failure.class().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         json(status, &body)
@@ -136,7 +136,7 @@ fn methods(names: &[&str]) -> Option<&'static str> {
 /// The answer to a request for what is there by a method that it does not have.
 fn no_method(method: &Method, path: &str, allowed: &'static str) -> Answer {
     let message = format!("{path} has no method {method}");
-    let error = ErrorBody { class: FailureClass::Usage, message };
+    let error = ErrorBody::of(&Failure::new(FailureClass::Usage, message));
     let mut answer = json(StatusCode::METHOD_NOT_ALLOWED, &ErrorAnswer { error });
     answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
     answer

@@ -4,7 +4,11 @@ use std::{fmt, num::NonZeroU64, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{server::failure::FailureClass, supervision::OverdueRequest};
+use crate::{
+    format::oci::OciError,
+    server::failure::{Failure, FailureClass},
+    supervision::OverdueRequest,
+};
 
 /// What to make a device of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -16,12 +20,19 @@ pub enum ImageSpec {
     Config(PathBuf),
     /// Layer files on this machine, lowest first.
     Layers(Vec<PathBuf>),
+    /// An image that was converted on this machine.
+    Converted {
+        /// The ordinary image that it was made of.
+        reference: String,
+        /// The layer files that were made, lowest first.
+        layers: Vec<PathBuf>,
+    },
 }
 
 impl fmt::Display for ImageSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Reference(reference) => f.write_str(reference),
+            Self::Reference(reference) | Self::Converted { reference, .. } => f.write_str(reference),
             Self::Config(path) => write!(f, "{}", path.display()),
             Self::Layers(paths) => {
                 let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
@@ -478,4 +489,28 @@ pub struct ErrorBody {
     pub class: FailureClass,
     /// For people.
     pub message: String,
+    /// Whether it is that the image is an ordinary one, of which `ublk-ctl store add` makes one that can be had.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ordinary: bool,
+}
+
+impl ErrorBody {
+    /// What `failure` says.
+    #[must_use]
+    pub fn of(failure: &Failure) -> Self {
+        Self {
+            class: failure.class(),
+            message: failure.full_text(),
+            ordinary: failure.is_of_ordinary_image(),
+        }
+    }
+
+    /// The failure that says this.
+    #[must_use]
+    pub fn into_failure(self) -> Failure {
+        match self.ordinary {
+            true => Failure::with_source(self.class, self.message, OciError::Ordinary),
+            false => Failure::new(self.class, self.message),
+        }
+    }
 }

@@ -44,6 +44,8 @@ pub struct Config {
     pub image: ImageSection,
     /// The cache on disk.
     pub cache: CacheSection,
+    /// Converted images.
+    pub store: StoreSection,
     /// Registries.
     pub registry: RegistrySection,
 }
@@ -184,6 +186,30 @@ pub struct CacheSection {
 impl Default for CacheSection {
     fn default() -> Self {
         Self { enabled: true, dir: "/var/lib/stratabd".into(), size_mib: 8192 }
+    }
+}
+
+/// The store of images that were converted on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreSection {
+    /// Its directory; several processes may share it.
+    pub dir: PathBuf,
+    /// How large it may grow, in MiB, beside what devices use.
+    pub size_mib: u64,
+}
+
+impl StoreSection {
+    /// How large it may grow, in bytes.
+    #[must_use]
+    pub fn limit_bytes(&self) -> u64 {
+        self.size_mib.saturating_mul(1 << 20)
+    }
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        Self { dir: "/var/lib/stratabd-images".into(), size_mib: 20_480 }
     }
 }
 

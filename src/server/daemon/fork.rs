@@ -119,7 +119,7 @@ async fn prepare(
             })
             .await
         }
-        ImageSpec::Reference(_) | ImageSpec::Layers(_) => {
+        ImageSpec::Reference(_) | ImageSpec::Layers(_) | ImageSpec::Converted { .. } => {
             let placed = service.factory().places(&served.pinned).await?;
             let (document, image_ref) = (document(&placed.places)?, reference_of(&served.pinned));
             let new = NewFolder { document, image_ref, sparse, size_bytes, parent_uuid };
@@ -137,7 +137,7 @@ fn folder_of(image: &ImageSpec, wanted: &ForkDevice) -> Result<PathBuf, Failure>
     }
     let beside = match image {
         ImageSpec::Config(config) => config.parent(),
-        ImageSpec::Reference(_) | ImageSpec::Layers(_) => None,
+        ImageSpec::Reference(_) | ImageSpec::Layers(_) | ImageSpec::Converted { .. } => None,
     };
     let parent = wanted.to.as_deref().or(beside).ok_or_else(|| {
         let text = "the device was not made of a configuration: say by --to where the files of the fork go";

@@ -4,13 +4,16 @@ use std::{future, sync::Arc, time::Duration};
 
 use rustix::process::{Pid, getppid};
 use sd_notify::NotifyState;
+use tokio::task;
 
 use super::{Daemon, blocking, device_work, watchdog};
 use crate::server::{
     api::{ApiLimits, ApiListener},
     blocking::blocking_while_busy,
     failure::{Failure, FailureClass, full_text},
+    image_store::ImageStore,
     interrupt::Interrupt,
+    mounts::file_system_work,
     port::Port,
     service::Service,
     state::{StateDir, on_disk},
@@ -165,6 +168,8 @@ async fn begin(daemon: &Arc<Daemon>, succeeding: Option<(Successor, Vec<u32>)>) 
         daemon.reattach().await?;
     }
     daemon.start.end();
+    // Nobody waits for it, and what it finds in the way of its work it finds again.
+    task::spawn(tidy_images(Arc::clone(daemon)));
     if let Some((successor, devices)) = succeeding {
         let served = daemon.check_all_serve(&devices);
         if served.is_ok() {
@@ -177,6 +182,17 @@ async fn begin(daemon: &Arc<Daemon>, succeeding: Option<(Successor, Vec<u32>)>) 
     notify(&[NotifyState::Ready]);
     tracing::info!(socket = %daemon.config().daemon.socket.display(), "ready");
     Ok(())
+}
+
+/// Removes what dead processes have begun in the store of images, and what it has too much of.
+async fn tidy_images(daemon: Arc<Daemon>) {
+    let section = daemon.config().store.clone();
+    let store = ImageStore::new(&section.dir);
+    let limit_bytes = section.limit_bytes();
+    let tidied = file_system_work(&section.dir, move || store.tidy(limit_bytes)).await;
+    if let Err(failure) = tidied {
+        tracing::warn!(error = failure.full_text(), "the store of images is not tidied");
+    }
 }
 
 /// Leaves all devices to the new process.

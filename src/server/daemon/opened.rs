@@ -199,7 +199,7 @@ fn check_request(request: &AddDevice, queues: u16, depth: u16) -> Result<(), Fai
     let paths = match &request.image {
         ImageSpec::Reference(_) => &[][..],
         ImageSpec::Config(path) => std::slice::from_ref(path),
-        ImageSpec::Layers(paths) => paths,
+        ImageSpec::Layers(paths) | ImageSpec::Converted { layers: paths, .. } => paths,
     };
     paths.iter().chain(&request.upper).try_for_each(|path| check_absolute(path))
 }

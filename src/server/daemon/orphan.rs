@@ -183,6 +183,6 @@ impl Daemon {
 fn config_of(image: ImageSpec) -> Option<PathBuf> {
     match image {
         ImageSpec::Config(config) => Some(config),
-        ImageSpec::Reference(_) | ImageSpec::Layers(_) => None,
+        ImageSpec::Reference(_) | ImageSpec::Layers(_) | ImageSpec::Converted { .. } => None,
     }
 }

@@ -102,6 +102,20 @@ impl StateDir {
         Records::open(dir.join("devices"))?.all()
     }
 
+    /// All records in `dir`, also those of processes that serve one device alone; nothing is made there.
+    ///
+    /// # Errors
+    /// When a folder cannot be listed.
+    pub(in crate::server) fn all_of(dir: &Path) -> Result<Vec<Stored>, StateError> {
+        let mut all = Vec::new();
+        for folder in
+            ["devices", "foreground"].map(|name| dir.join(name)).into_iter().filter(|it| it.is_dir())
+        {
+            all.extend(Records::open(folder)?.all()?);
+        }
+        Ok(all)
+    }
+
     /// Where it is.
     pub(in crate::server) fn path(&self) -> &Path {
         &self.path

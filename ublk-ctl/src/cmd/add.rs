@@ -7,6 +7,7 @@ use stratabd::{
     format::oci::Platform,
     server::{
         api::types::{AddDevice, DeviceInfo, ImageSpec},
+        config::Config,
         failure::{Failure, FailureClass},
         foreground::Foreground,
         interrupt::Interrupt,
@@ -19,6 +20,7 @@ use super::{add_many, layer_size::parse_size};
 use crate::{
     args::{GlobalArgs, OptionalImage, RegistryArgs, absolute},
     engine::Engine,
+    ordinary::{self, converted},
     output::{Output, size},
     progress::Progress,
 };
@@ -45,6 +47,9 @@ pub(crate) struct AddArgs {
     /// the device is made of from then on, and its image_ref names the image, whatever a tag means by then
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     upper: Option<PathBuf>,
+    /// Refuse an ordinary image, instead of converting it into the store first
+    #[arg(long)]
+    no_convert: bool,
     /// Wanted number of the device
     #[arg(long, short = 'n', value_name = "N")]
     id: Option<u32>,
@@ -112,17 +117,40 @@ impl AddArgs {
             return Err(Failure::new(FailureClass::Usage, text));
         }
         let client = global.client()?;
+        let config = global.config()?;
         if let Some(file) = &self.from {
-            return add_many::add(&client, &add_many::read(file, &request)?, output);
+            return add_many::add(
+                &client,
+                &add_many::read(file, &request)?,
+                self.conversions(config),
+                output,
+            );
         }
         if let Some(count) = self.count {
             let requests = vec![request; usize::try_from(count).unwrap_or(usize::MAX)];
-            return add_many::add(&client, &requests, output);
+            return add_many::add(&client, &requests, self.conversions(config), output);
         }
-        let waiting = Progress::waiting("attaching");
-        let info: DeviceInfo = client.post("/v1/devices", &request)?;
-        drop(waiting);
-        announce(output, &info)
+        let attach = |request: &AddDevice| -> Result<DeviceInfo, Failure> {
+            let _waiting = Progress::waiting("attaching");
+            client.post("/v1/devices", request)
+        };
+        let attached = match attach(&request) {
+            Err(failure) if failure.is_of_ordinary_image() && !self.no_convert => {
+                ordinary::tidy(&config, output);
+                let converted =
+                    ordinary::convert_alone(config.clone(), &request.image, request.platform.as_deref());
+                let attached = converted.and_then(|converted| attach(&converted.request(&request)));
+                ordinary::tidy(&config, output);
+                attached
+            }
+            attached => attached,
+        };
+        announce(output, &attached?)
+    }
+
+    /// With which settings ordinary images are converted, if they are to be.
+    fn conversions(&self, config: Config) -> Option<Config> {
+        (!self.no_convert).then_some(config)
     }
 
     fn serve(&self, global: &GlobalArgs, output: &Output, request: AddDevice) -> Result<(), Failure> {
@@ -132,7 +160,14 @@ impl AddArgs {
         let queues = request.queues.unwrap_or(config.device.queues);
         Engine::for_serving(config, queues)?.run(|service| async move {
             let mut interrupt = Interrupt::catch()?;
-            let device = attach(&service, &request, interrupt.wait()).await?;
+            let device = match attach(&service, &request, interrupt.wait()).await {
+                Err(failure) if failure.is_of_ordinary_image() && !self.no_convert => {
+                    ordinary::tidy(service.config(), output);
+                    let converted = converted(&service, &request.image, request.platform.as_deref()).await?;
+                    attach(&service, &converted.request(&request), interrupt.wait()).await?
+                }
+                attached => attached?,
+            };
             serve_until_told(&service, device, &mut interrupt, output, drain).await
         })
     }

@@ -1,6 +1,6 @@
 //! Many devices at once: what a file of specifications says, and what came of each.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{collections::HashMap, fs::File, io::Read, path::Path};
 
 use serde::Serialize;
 use stratabd::server::{
@@ -8,10 +8,16 @@ use stratabd::server::{
         Client,
         types::{AddDevice, DeviceInfo, ErrorBody, ImageSpec},
     },
+    config::Config,
     failure::{Failure, FailureClass},
 };
 
-use crate::{output::Output, parallel, progress::Progress};
+use crate::{
+    ordinary::{self, ConvertedImage},
+    output::Output,
+    parallel,
+    progress::Progress,
+};
 
 /// Thousands of devices with hundreds of layers each.
 const MAX_BYTES: u64 = 64 << 20;
@@ -31,17 +37,28 @@ struct Failed {
     error: ErrorBody,
 }
 
-/// Has the daemon make all of `requests`. One that fails does not hold up the others.
-pub(crate) fn add(client: &Client, requests: &[AddDevice], output: &Output) -> Result<(), Failure> {
-    let waiting = Progress::waiting("attaching");
-    let added = parallel::for_each(requests, |request| client.post::<_, DeviceInfo>("/v1/devices", request));
-    drop(waiting);
+/// Has the daemon make all of `requests`. One that fails does not hold up the others. Ordinary images are converted with the settings
+/// `conversions`, if there are any.
+pub(crate) fn add(
+    client: &Client,
+    requests: &[AddDevice],
+    conversions: Option<Config>,
+    output: &Output,
+) -> Result<(), Failure> {
+    let mut added = attach(client, requests);
+    if let Some(config) = &conversions
+        && added.iter().any(is_of_ordinary_image)
+    {
+        ordinary::tidy(config, output);
+        attach_converted(client, requests, config, &mut added);
+        ordinary::tidy(config, output);
+    }
     let mut additions = Additions::default();
     for (number, added) in added.into_iter().enumerate() {
         match added {
             Ok(info) => additions.devices.push(info),
             Err(failure) => {
-                let error = ErrorBody { class: failure.class(), message: failure.full_text() };
+                let error = ErrorBody::of(&failure);
                 additions.failed.push(Failed { number, error });
             }
         }
@@ -50,6 +67,42 @@ pub(crate) fn add(client: &Client, requests: &[AddDevice], output: &Output) -> R
         additions.devices.iter().map(|info| format!("{}\n", info.path.display())).collect()
     })?;
     additions.failure(requests.len()).map_or(Ok(()), Err)
+}
+
+fn attach(client: &Client, requests: &[AddDevice]) -> Vec<Result<DeviceInfo, Failure>> {
+    let _waiting = Progress::waiting("attaching");
+    parallel::for_each(requests, |request| client.post::<_, DeviceInfo>("/v1/devices", request))
+}
+
+fn is_of_ordinary_image(added: &Result<DeviceInfo, Failure>) -> bool {
+    added.as_ref().is_err_and(Failure::is_of_ordinary_image)
+}
+
+/// Converts the ordinary images among those that could not be added, each once, and adds them again.
+fn attach_converted(
+    client: &Client,
+    requests: &[AddDevice],
+    config: &Config,
+    added: &mut [Result<DeviceInfo, Failure>],
+) {
+    let mut images: HashMap<(&ImageSpec, Option<&str>), Result<ConvertedImage, Failure>> = HashMap::new();
+    let (mut again, mut slots) = (Vec::new(), Vec::new());
+    for (request, added) in requests.iter().zip(added).filter(|(_, added)| is_of_ordinary_image(added)) {
+        let platform = request.platform.as_deref();
+        let converted = images
+            .entry((&request.image, platform))
+            .or_insert_with(|| ordinary::convert_alone(config.clone(), &request.image, platform));
+        match converted {
+            Ok(converted) => {
+                again.push(converted.request(request));
+                slots.push(added);
+            }
+            Err(failure) => *added = Err(Failure::new(failure.class(), failure.full_text())),
+        }
+    }
+    for (slot, result) in slots.into_iter().zip(attach(client, &again)) {
+        *slot = result;
+    }
 }
 
 impl Additions {

@@ -91,7 +91,7 @@ fn named_source(source: &Place) -> String {
 }
 
 /// Waits for `converting`, with a bar. When the user ends it what is under way is told to end, so that it leaves nothing.
-async fn follow(
+pub(crate) async fn follow(
     progress: &Arc<ConvertProgress>,
     converting: impl Future<Output = Result<Converted, Failure>>,
     beginning: String,

@@ -78,7 +78,7 @@ impl DelArgs {
                     removals.held_open.extend(info.held_open.then_some(id));
                 }
                 Err(failure) => {
-                    let error = ErrorBody { class: failure.class(), message: failure.full_text() };
+                    let error = ErrorBody::of(&failure);
                     removals.failed.push(Failed { id, error });
                 }
             }

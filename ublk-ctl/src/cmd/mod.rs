@@ -32,10 +32,13 @@ mod resize;
 mod set;
 mod settings_page;
 mod snapshot;
+mod store;
 mod upgrade;
 
 use clap::Subcommand;
 use stratabd::server::failure::Failure;
+
+pub(crate) use convert::follow as follow_conversion;
 
 use crate::{args::GlobalArgs, deferred::Deferred, output::Output};
 
@@ -69,6 +72,9 @@ pub(crate) enum Command {
     Features(Deferred<features::FeaturesArgs>),
     /// Make the overlaybd form of an ordinary image, which lies in a registry or an OCI layout; needs no ublk driver
     Convert(Deferred<convert::ConvertArgs>),
+    /// Work with the ordinary images that were converted on this machine
+    #[command(subcommand)]
+    Store(Deferred<StoreCommand>),
     /// Work with whole images
     #[command(subcommand)]
     Image(Deferred<ImageCommand>),
@@ -79,6 +85,18 @@ pub(crate) enum Command {
     Completions(Deferred<completions::CompletionsArgs>),
     /// Write the manual pages
     Man(Deferred<man::ManArgs>),
+}
+
+/// Work with the images of the store.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Convert an ordinary image, so that devices can be made of it at once
+    Add(Deferred<store::StoreAddArgs>),
+    /// List what is there
+    #[command(alias = "ls")]
+    List(Deferred<store::StoreListArgs>),
+    /// Remove all that no device uses
+    Prune(Deferred<store::StorePruneArgs>),
 }
 
 /// Work with whole images.
@@ -125,7 +143,8 @@ impl Command {
             Self::Recover(Deferred(args)) => !args.is_foreground(),
             Self::Del(_) | Self::List(_) | Self::Info(_) => true,
             Self::Snapshot(_) | Self::Fork(_) | Self::Resize(_) | Self::Set(_) | Self::Upgrade(_) => true,
-            Self::Features(_) | Self::Convert(_) | Self::Image(_) | Self::Layer(_) => false,
+            Self::Features(_) | Self::Convert(_) | Self::Store(_) => false,
+            Self::Image(_) | Self::Layer(_) => false,
             Self::Completions(_) | Self::Man(_) => false,
         }
     }
@@ -145,6 +164,9 @@ impl Command {
             Self::Upgrade(Deferred(args)) => args.run(global, output),
             Self::Features(Deferred(args)) => args.run(global, output),
             Self::Convert(Deferred(args)) => args.run(global, output),
+            Self::Store(Deferred(StoreCommand::Add(Deferred(args)))) => args.run(global, output),
+            Self::Store(Deferred(StoreCommand::List(Deferred(args)))) => args.run(global, output),
+            Self::Store(Deferred(StoreCommand::Prune(Deferred(args)))) => args.run(global, output),
             Self::Image(Deferred(ImageCommand::Export(Deferred(args)))) => args.run(global, output),
             Self::Image(Deferred(ImageCommand::Push(Deferred(args)))) => args.run(global, output),
             Self::Layer(Deferred(LayerCommand::Create(Deferred(args)))) => args.run(output),

@@ -84,7 +84,7 @@ impl RecoverArgs {
             match recovered {
                 Ok(info) => recoveries.devices.push(info),
                 Err(failure) => {
-                    let error = ErrorBody { class: failure.class(), message: failure.full_text() };
+                    let error = ErrorBody::of(&failure);
                     recoveries.failed.push(Failed { id, error });
                 }
             }
