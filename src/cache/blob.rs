@@ -265,6 +265,10 @@ impl BlobSource for CachedBlob {
         self.entry.size_bytes
     }
 
+    fn content_bytes(&self) -> u64 {
+        self.entry.content_bytes()
+    }
+
     fn name(&self) -> &str {
         self.origin.name()
     }

@@ -11,7 +11,7 @@ use std::{
 use super::{
     files::{EntryFiles, OnReactor},
     flight::Flights,
-    grain::{GRAIN_BYTES, Grains, Sum, bytes_of, grain_count, grains_of, sums_of},
+    grain::{GRAIN_BYTES, Grains, grain_count, grains_of},
     guard::lock,
     holdings::Holdings,
     key::BlobKey,
@@ -23,11 +23,8 @@ use super::{
 use crate::{
     block::ByteRange,
     reactor::Reactor,
-    source::{DirectMark, LocalFile, Readiness, Refutation},
+    source::{DirectMark, Proof, Readiness, Refutation},
 };
-
-/// Most grains that are held against their checksums together: one read through the ring.
-const PROVED_GRAINS: u64 = LocalFile::CHUNK_BYTES as u64 / GRAIN_BYTES;
 
 /// Bytes whose last use is noted together, and which are evicted together: one allocation unit of large file systems.
 const REGION_GRAINS: u64 = (1 << 20) / GRAIN_BYTES;
@@ -37,6 +34,8 @@ const REGION_GRAINS: u64 = (1 << 20) / GRAIN_BYTES;
 pub(super) struct Entry {
     pub(super) key: BlobKey,
     pub(super) size_bytes: u64,
+    /// What its bytes are proven by, those of other processes and boots too.
+    pub(super) proof: Option<Arc<Proof>>,
     pub(super) shared: Arc<Holdings>,
     pub(super) files: EntryFiles,
     pub(super) ledger: Ledger,
@@ -58,25 +57,33 @@ impl Entry {
     /// The caller has counted this process among the blob's users; the entry ends that.
     pub(super) fn new(
         key: BlobKey,
-        size_bytes: u64,
+        (size_bytes, proof): (u64, Option<Arc<Proof>>),
         shared: Arc<Holdings>,
         files: EntryFiles,
         ledger: Ledger,
     ) -> Self {
+        // Nothing is read ahead past the content.
+        let content_bytes = proof.as_ref().map_or(size_bytes, |proof| proof.content_bytes());
         Self {
             key,
             size_bytes,
+            proof,
             shared,
             files,
             ledger,
             flights: Mutex::default(),
             verifying: AtomicBool::new(false),
             refutations: Mutex::default(),
-            streams: Mutex::new(Streams::new(size_bytes)),
+            streams: Mutex::new(Streams::new(content_bytes)),
             triggers: [const { AtomicU64::new(NO_TRIGGER) }; STREAMS],
             earned_bytes: AtomicU64::new(0),
             regions: Sparse::new(grain_count(size_bytes).div_ceil(REGION_GRAINS)),
         }
+    }
+
+    /// Where what proves the blob begins; its end where nothing does.
+    pub(super) fn content_bytes(&self) -> u64 {
+        self.proof.as_ref().map_or(self.size_bytes, |proof| proof.content_bytes())
     }
 
     /// Fills `dest` if its bytes are proven and in the page cache. No lock, no allocation.
@@ -141,28 +148,6 @@ impl Entry {
         })
     }
 
-    /// Holds the bytes of those `grains` that another process or boot has left against their checksums. What is damaged is
-    /// missing then, all of it.
-    async fn prove(self: &Arc<Self>, reactor: &Reactor, grains: &Grains) -> io::Result<()> {
-        let mut damaged = 0;
-        for part in
-            self.ledger.presence().unproven(grains).into_iter().flat_map(|run| parts(run, PROVED_GRAINS))
-        {
-            let wanted: Vec<Sum> = self.ledger.presence().sums(&part).collect();
-            let range = bytes_of(&part, self.size_bytes);
-            let len = usize::try_from(range.len()).map_err(io::Error::other)?;
-            let bytes = self.files.data.read_buffer(reactor, range.start(), len).await?;
-            damaged += self.ledger.judge(part.start, &wanted, sums_of(&bytes));
-        }
-        if damaged > 0 {
-            let offset = grains.start * GRAIN_BYTES;
-            tracing::warn!(blob = %self.key, offset, grains = damaged, "damaged in the cache; fetching again");
-            self.shared.metrics.damaged_grains.inc_by(damaged);
-            self.settle_soon();
-        }
-        Ok(())
-    }
-
     /// Counts a read.
     pub(super) fn note_read(&self, range: ByteRange) {
         self.shared.metrics.bytes_read.inc_by(range.len());
@@ -221,7 +206,7 @@ impl Entry {
     }
 
     /// Has what was refuted taken out of the maps on disk.
-    fn settle_soon(self: &Arc<Self>) {
+    pub(super) fn settle_soon(self: &Arc<Self>) {
         let entry = Arc::clone(self);
         self.shared.handle.spawn(move |reactor| {
             let reactor = reactor.clone();
@@ -251,16 +236,17 @@ impl Entry {
         synced
     }
 
-    /// Regions that hold grains and were last used before `clock`, coldest first.
+    /// Regions that hold grains and were last used before `clock`, coldest first. What proves the others is none: it goes last.
     pub(super) fn cold_regions(&self, clock: u32) -> Vec<(u32, Grains)> {
+        let content = grain_count(self.content_bytes());
         let mut cold = Vec::new();
         let mut next = 0;
-        for run in self.ledger.presence().present(&(0..grain_count(self.size_bytes))) {
+        for run in self.ledger.presence().present(&(0..content)) {
             for index in next.max(run.start / REGION_GRAINS)..run.end.div_ceil(REGION_GRAINS) {
                 next = index + 1;
                 let used = self.regions.get(index).map_or(0, |region| region.load(Ordering::Relaxed));
                 if used < clock {
-                    let end = (next * REGION_GRAINS).min(grain_count(self.size_bytes));
+                    let end = (next * REGION_GRAINS).min(content);
                     cold.push((used, index * REGION_GRAINS..end));
                 }
             }

@@ -74,7 +74,7 @@ pub(super) async fn drive(
     // Those who waited may have gone; the bytes are as welcome.
     let _ = sender.send(outcome);
     if let Some(fetched) = stored {
-        store(&reactor, &entry, &flight, &fetched).await;
+        store(&reactor, &entry, &*origin, &flight, &fetched).await;
     }
 }
 
@@ -119,6 +119,12 @@ async fn fetch(
         timed_out,
         source,
     };
+    if let Some(proof) = origin.proof()
+        && let Err(error) = entry.recall(proof, reactor, &missing).await
+    {
+        // Then the origin has it too.
+        tracing::debug!(%error, blob = %entry.key, "cannot read what is kept of a Merkle tree");
+    }
     let answer = async {
         let acquiring = entry.shared.budget.acquire(Arc::clone(flight), origin.lane(), range.len());
         let room = in_turn(reactor, entry, origin.lane(), acquiring)
@@ -188,7 +194,13 @@ async fn ask_peers(reactor: &Reactor, entry: &Entry, grains: &Grains) -> (Option
 }
 
 /// Writes and records what was fetched. A disk that fails or is full costs only the memory of it.
-async fn store(reactor: &Reactor, entry: &Arc<Entry>, flight: &Flight, fetched: &Fetched) {
+async fn store(
+    reactor: &Reactor,
+    entry: &Arc<Entry>,
+    origin: &dyn Origin,
+    flight: &Flight,
+    fetched: &Fetched,
+) {
     let shared = &entry.shared;
     if shared.is_full() {
         evict::start(shared);
@@ -197,9 +209,15 @@ async fn store(reactor: &Reactor, entry: &Arc<Entry>, flight: &Flight, fetched: 
     if !shared.disk_works() {
         return;
     }
-    let medium = entry.on(reactor);
-    let stored = entry.ledger.store(&medium, fetched.range.start(), &fetched.bytes, || flight.stands()).await;
-    match stored {
+    let stored = async {
+        // Before what it proves: another process takes that for missing where it finds no proof.
+        if let Some(proof) = origin.proof() {
+            entry.keep_tree(proof, reactor).await?;
+        }
+        let medium = entry.on(reactor);
+        entry.ledger.store(&medium, fetched.range.start(), &fetched.bytes, || flight.stands()).await
+    };
+    match stored.await {
         Ok(()) => {
             shared.disk_worked();
             entry.touch(&flight.grains);

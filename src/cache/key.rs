@@ -1,30 +1,50 @@
-//! The name of an entry: a blob's digest, checked.
+//! The name of an entry: a blob's digest, and what its bytes are proven by, checked.
 
 use std::{fmt, path::PathBuf};
 
 use sha2::{Digest, Sha256, Sha512, digest::DynDigest};
 
 use super::CacheError;
+use crate::source::Proof;
 
 /// Hashes that an entry may be named by, and their digits.
 const ALGORITHMS: [(&str, usize); 2] = [("sha256", 64), ("sha512", 128)];
 
-/// A digest that is safe as a path.
+/// Digits of the name of a proof, which follow those of the digest and a full stop.
+const PROOF_DIGITS: usize = 64;
+
+/// A digest that is safe as a path. What is proven has entries of its own: nothing gets there that is not.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct BlobKey {
     algorithm: &'static str,
     digits: String,
+    /// The digits, and what follows them.
+    name: String,
 }
 
 impl BlobKey {
-    pub(super) fn parse(digest: &str) -> Result<Self, CacheError> {
-        let parsed = digest.split_once(':').and_then(|(name, digits)| {
-            let (algorithm, len) = ALGORITHMS.iter().find(|(known, _)| *known == name)?;
-            let hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-            let right = digits.len() == *len && digits.bytes().all(hexadecimal);
-            right.then(|| Self { algorithm, digits: digits.to_owned() })
+    /// That of the blob with this digest, whose bytes are proven by `proof` where there is one.
+    pub(super) fn of(digest: &str, proof: Option<&Proof>) -> Result<Self, CacheError> {
+        match proof {
+            Some(proof) => Self::parse(&format!("{digest}.{}", proof.name())),
+            None => Self::parse(digest),
+        }
+    }
+
+    /// That of an entry, as it is shown and lies on disk.
+    pub(super) fn parse(text: &str) -> Result<Self, CacheError> {
+        let parsed = text.split_once(':').and_then(|(algorithm, name)| {
+            let (algorithm, len) = ALGORITHMS.iter().find(|(known, _)| *known == algorithm)?;
+            let hexadecimal = |digits: &str, len| {
+                digits.len() == len && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            };
+            let (digits, proof) =
+                name.split_once('.').map_or((name, None), |(digits, proof)| (digits, Some(proof)));
+            let right =
+                hexadecimal(digits, *len) && proof.is_none_or(|proof| hexadecimal(proof, PROOF_DIGITS));
+            right.then(|| Self { algorithm, digits: digits.to_owned(), name: name.to_owned() })
         });
-        parsed.ok_or_else(|| CacheError::Digest(digest.chars().take(160).collect()))
+        parsed.ok_or_else(|| CacheError::Digest(text.chars().take(160).collect()))
     }
 
     /// Where the entry lies below the cache's folder of blobs.
@@ -34,7 +54,7 @@ impl BlobKey {
 
     /// The names of the folders on the way there.
     pub(super) fn steps(&self) -> [&str; 3] {
-        [self.algorithm, self.digits.get(..2).unwrap_or_default(), &self.digits]
+        [self.algorithm, self.digits.get(..2).unwrap_or_default(), &self.name]
     }
 
     /// A hash of the key, of one length for all algorithms.
@@ -63,7 +83,7 @@ impl BlobKey {
 
 impl fmt::Display for BlobKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm, self.digits)
+        write!(f, "{}:{}", self.algorithm, self.name)
     }
 }
 
@@ -83,8 +103,11 @@ mod tests {
         let key = BlobKey::parse(&good).unwrap();
         assert_eq!(
             (key.to_string(), key.path()),
-            (good, ["sha256", "0a", &"0a".repeat(32)].iter().collect())
+            (good.clone(), ["sha256", "0a", &"0a".repeat(32)].iter().collect())
         );
+        let proven = format!("{good}.{}", "0b".repeat(32));
+        let key = BlobKey::parse(&proven).unwrap();
+        assert_eq!((key.to_string(), key.digits()), (proven, &*"0a".repeat(32)));
         for bad in [
             String::new(),
             "sha256:".into(),
@@ -93,6 +116,9 @@ mod tests {
             format!("sha256:../{}", "0".repeat(61)),
             format!("sha512:{}", "0a".repeat(32)),
             format!("md5:{}", "0a".repeat(16)),
+            format!("{good}."),
+            format!("{good}.{}", "0a".repeat(33)),
+            format!("{good}.{}.", "0a".repeat(32)),
         ] {
             assert!(BlobKey::parse(&bad).is_err(), "{bad}");
         }

@@ -62,7 +62,7 @@ async fn wait_for_entry(reactor: Reactor, shared: Weak<Holdings>, key: BlobKey, 
     loop {
         reactor.sleep(pause).await;
         let (Some(shared), Some(blob)) = (shared.upgrade(), blob.upgrade()) else { return };
-        match open_entry(&shared, &reactor, key.clone(), blob.origin.size_bytes()).await {
+        match open_entry(&shared, &reactor, key.clone(), &*blob.origin).await {
             Ok(entry) => {
                 tracing::info!(blob = %key, "a layer is read through the cache from now on");
                 blob.arrive(CachedBlob::new(entry, Arc::clone(&blob.origin)));
@@ -80,6 +80,10 @@ async fn wait_for_entry(reactor: Reactor, shared: Weak<Holdings>, key: BlobKey, 
 impl BlobSource for LateBlob {
     fn size_bytes(&self) -> u64 {
         self.now().size_bytes()
+    }
+
+    fn content_bytes(&self) -> u64 {
+        self.now().content_bytes()
     }
 
     fn name(&self) -> &str {

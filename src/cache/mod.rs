@@ -12,7 +12,8 @@
 //!
 //! What is present is only as true as its origin as long as parts are missing: single ranges of a blob cannot be checked
 //! against its digest. The checksums of the formats above are, and what they refute is forgotten by
-//! [`BlobSource::invalidate`]. Once a blob is whole, `verify` holds it against its digest.
+//! [`BlobSource::invalidate`]. Once a blob is whole, `verify` holds it against its digest. Where the blob has a Merkle tree, each
+//! part is proven before it gets here, and by `prove` when another process or boot has left it.
 //!
 //! [`BlobSource::invalidate`]: crate::source::BlobSource::invalidate
 
@@ -41,6 +42,7 @@ mod medium;
 mod metrics;
 mod open;
 mod presence;
+mod prove;
 mod request;
 mod shelves;
 mod sparse;

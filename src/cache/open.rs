@@ -21,7 +21,7 @@ use super::{
     medium::Medium,
     verify,
 };
-use crate::reactor::Reactor;
+use crate::{reactor::Reactor, source::Origin};
 
 /// Largest blob with an entry: its bitmap takes 8 MiB of memory when all of it is present, and next to nothing for what
 /// is not. Image layers are far smaller.
@@ -29,13 +29,14 @@ const MOST_BYTES: u64 = 256 << 30;
 
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The entry of a blob: the one that is open, or a new one over what the disk has.
+/// The entry of a blob that comes from `origin`: the one that is open, or a new one over what the disk has.
 pub(super) async fn open_entry(
     shared: &Arc<Holdings>,
     reactor: &Reactor,
     key: BlobKey,
-    size_bytes: u64,
+    origin: &dyn Origin,
 ) -> Result<Arc<Entry>, CacheError> {
+    let size_bytes = origin.size_bytes();
     if size_bytes > MOST_BYTES {
         return Err(CacheError::TooLarge { digest: key.to_string(), size_bytes, limit_bytes: MOST_BYTES });
     }
@@ -63,7 +64,8 @@ pub(super) async fn open_entry(
     let using = Using { shared, key: Some(&key) };
     let (files, ledger) = open_files(shared, reactor, &key, size_bytes, &folder).await?;
     using.keep();
-    let entry = Arc::new(Entry::new(key.clone(), size_bytes, Arc::clone(shared), files, ledger));
+    let proof = origin.proof().cloned();
+    let entry = Arc::new(Entry::new(key.clone(), (size_bytes, proof), Arc::clone(shared), files, ledger));
     lock(&shared.entries).insert(key, Arc::downgrade(&entry));
     // It may have been completed by a process that ended before it could look.
     verify::start(&entry);

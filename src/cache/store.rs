@@ -71,14 +71,14 @@ impl Cache {
         digest: &str,
         origin: Arc<dyn Origin>,
     ) -> impl Future<Output = Result<Arc<CachedBlob>, CacheError>> + Send + 'static + use<> {
-        let key = BlobKey::parse(digest);
+        let key = BlobKey::of(digest, origin.proof().map(|proof| &**proof));
         let shared = Arc::clone(&self.shared);
         async move {
             let key = key?;
             let handle = shared.handle.clone();
-            let size_bytes = origin.size_bytes();
+            let opening = Arc::clone(&origin);
             let opened = handle
-                .call(move |reactor| async move { open_entry(&shared, &reactor, key, size_bytes).await });
+                .call(move |reactor| async move { open_entry(&shared, &reactor, key, &*opening).await });
             let entry = opened.await.map_err(|_| CacheError::Closed)??;
             Ok(Arc::new(CachedBlob::new(entry, origin)))
         }
@@ -93,7 +93,7 @@ impl Cache {
         origin: Arc<dyn Origin>,
         reason: &CacheError,
     ) -> Arc<dyn BlobSource> {
-        match BlobKey::parse(digest) {
+        match BlobKey::of(digest, origin.proof().map(|proof| &**proof)) {
             Ok(key) if reason.may_pass() => LateBlob::new(&self.shared, key, origin),
             _ => Arc::new(Uncached::new(origin)),
         }

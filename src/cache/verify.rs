@@ -16,7 +16,8 @@ const TRIES: usize = 3;
 
 /// Begins to check the entry on the cache's thread if it is complete and was not checked before.
 pub(super) fn start(entry: &Arc<Entry>) {
-    let due = !entry.ledger.is_verified() && entry.ledger.presence().is_complete();
+    // What has a Merkle tree was proven part by part, and is never whole: nobody reads its last bytes.
+    let due = entry.proof.is_none() && !entry.ledger.is_verified() && entry.ledger.presence().is_complete();
     if !due || entry.verifying.swap(true, Ordering::AcqRel) {
         return;
     }

@@ -5,6 +5,7 @@ use std::{fmt, io, os::fd::OwnedFd, pin::Pin, sync::Arc};
 use super::Refutation;
 use crate::{
     block::{BlockError, ByteRange, ErrorKind},
+    format::verity::WrongBlock,
     reactor::Reactor,
 };
 
@@ -42,6 +43,11 @@ pub struct DirectMark(pub u64);
 pub trait BlobSource: Send + Sync + fmt::Debug {
     /// Size in bytes.
     fn size_bytes(&self) -> u64;
+
+    /// Where what it holds ends, in bytes: what proves it may lie behind that.
+    fn content_bytes(&self) -> u64 {
+        self.size_bytes()
+    }
 
     /// What to call it in messages: a path, or a repository and digest. Holds no credential.
     fn name(&self) -> &str;
@@ -141,6 +147,16 @@ pub enum SourceError {
         timed_out: bool,
         /// What the registry client says.
         source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// The origin gave other bytes than those that the blob's Merkle tree proves, again and again.
+    #[error("{name}: the bytes at {offset} are not the blob's")]
+    Refuted {
+        /// The blob's name.
+        name: String,
+        /// Start of the block that is wrong, in bytes.
+        offset: u64,
+        /// The rule that it breaks.
+        source: WrongBlock,
     },
 }
 

@@ -1,10 +1,10 @@
 //! Where bytes come from when nothing nearer has them.
 
-use std::{fmt, pin::Pin};
+use std::{fmt, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
-use super::SourceError;
+use super::{Proof, SourceError};
 use crate::block::ByteRange;
 
 /// A boxed future that any executor may drive.
@@ -33,11 +33,16 @@ pub trait Origin: Send + Sync + fmt::Debug {
         self.name()
     }
 
+    /// What proves its bytes, where something does: then what it gives is proven.
+    fn proof(&self) -> Option<&Arc<Proof>> {
+        None
+    }
+
     /// Gets exactly the bytes of `range`, which lies inside the blob. The future retries and ends by a deadline of its
     /// own, and does not borrow from the origin.
     ///
     /// # Errors
-    /// [`SourceError::Remote`] when the bytes cannot be had.
+    /// [`SourceError::Remote`] when the bytes cannot be had, [`SourceError::Refuted`] when other ones come.
     fn read_range(
         &self,
         range: ByteRange,
@@ -69,6 +74,6 @@ pub fn check_length(name: &str, range: ByteRange, bytes: Bytes) -> Result<Bytes,
         offset: range.start(),
         len: range.len(),
         timed_out: false,
-        source: std::sync::Arc::new(WrongLength { wanted_bytes: range.len(), got_bytes }),
+        source: Arc::new(WrongLength { wanted_bytes: range.len(), got_bytes }),
     })
 }

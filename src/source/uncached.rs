@@ -59,6 +59,10 @@ impl BlobSource for Uncached {
         self.origin.size_bytes()
     }
 
+    fn content_bytes(&self) -> u64 {
+        self.origin.proof().map_or(self.size_bytes(), |proof| proof.content_bytes())
+    }
+
     fn name(&self) -> &str {
         self.origin.name()
     }

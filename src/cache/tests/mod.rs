@@ -6,6 +6,7 @@ mod faults;
 mod opening;
 mod origin;
 mod processes;
+mod proofs;
 mod reading;
 mod rot;
 

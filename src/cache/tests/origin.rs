@@ -35,10 +35,20 @@ pub(super) struct TestOrigin {
     pub(super) digest: String,
     pub(super) mood: Mutex<Mood>,
     pub(super) asked: Mutex<Vec<ByteRange>>,
+    flips: Mutex<Vec<Flip>>,
     pub(super) most_at_once: AtomicUsize,
     at_once: Arc<AtomicUsize>,
     latency: Duration,
     clock: ReactorThread,
+}
+
+/// A byte that is sent wrong.
+#[derive(Debug, Clone, Copy)]
+struct Flip {
+    at: usize,
+    mask: u8,
+    /// How often.
+    times: usize,
 }
 
 /// Content that differs at every offset and for every `seed`, with no zero byte in it.
@@ -49,14 +59,18 @@ pub(super) fn content(len: usize, seed: u64) -> Vec<u8> {
 
 impl TestOrigin {
     pub(super) fn new(len: usize, seed: u64, latency: Duration) -> Arc<Self> {
-        let content = content(len, seed);
+        Self::of(content(len, seed).into(), latency)
+    }
+
+    pub(super) fn of(content: Bytes, latency: Duration) -> Arc<Self> {
         let digest = Sha256::digest(&content);
         let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         Arc::new(Self {
-            content: content.into(),
+            content,
             digest: format!("sha256:{digits}"),
             mood: Mutex::new(Mood::Good),
             asked: Mutex::default(),
+            flips: Mutex::default(),
             most_at_once: AtomicUsize::new(0),
             at_once: Arc::default(),
             latency,
@@ -66,6 +80,27 @@ impl TestOrigin {
 
     pub(super) fn set(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
+    }
+
+    /// Has the byte at `at` sent wrong so many times.
+    pub(super) fn flip(&self, at: usize, mask: u8, times: usize) {
+        self.flips.lock().unwrap().push(Flip { at, mask, times });
+    }
+
+    pub(super) fn unflip(&self) {
+        self.flips.lock().unwrap().clear();
+    }
+
+    /// The bytes of a range as they are sent now.
+    fn sent(&self, start: usize, end: usize) -> Bytes {
+        let mut bytes = self.content[start..end].to_vec();
+        for flip in self.flips.lock().unwrap().iter_mut().filter(|flip| flip.times > 0) {
+            if (start..end).contains(&flip.at) {
+                flip.times -= 1;
+                bytes[flip.at - start] ^= flip.mask;
+            }
+        }
+        bytes.into()
     }
 
     pub(super) fn asked(&self) -> Vec<ByteRange> {
@@ -103,12 +138,13 @@ impl Origin for TestOrigin {
             at_once.fetch_sub(1, Ordering::SeqCst);
         });
         let content = self.content.clone();
+        let ends = [range.start(), range.end()].map(|end| usize::try_from(end).unwrap());
+        let sent = self.sent(ends[0], ends[1]);
         Box::pin(async move {
             waited.await.unwrap();
-            let start = usize::try_from(range.start()).unwrap();
-            let end = usize::try_from(range.end()).unwrap();
+            let [start, end] = ends;
             match mood {
-                Mood::Good => Ok(content.slice(start..end)),
+                Mood::Good => Ok(sent),
                 Mood::Short => Ok(content.slice(start..end - 1)),
                 Mood::Long => Ok(content.slice(start - 1..end)),
                 Mood::Lies => Ok(vec![0x55; end - start].into()),

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{BLOCK_BYTES, BLOCK_LEN, HASH_BYTES, HASHES, VerityError};
+use super::{BLOCK_BYTES, END_BYTES, HASH_BYTES, HASHES, VerityError};
 
 /// More bytes than any blob has, and few enough for all sums here.
 pub(super) const DATA_LIMIT_BYTES: u64 = 1 << 60;
@@ -81,12 +81,16 @@ impl TreeShape {
         &self.levels
     }
 
-    /// Bytes of `block` that count; the rest of it are zeroes.
-    pub(super) fn len_of(&self, block: u64) -> usize {
+    /// The length of a block of data, of the tree, or of the end behind it, in bytes.
+    pub(super) fn len_of(&self, block: u64) -> Option<usize> {
+        let tree = self.tree_blocks();
         let left = self.data_bytes.saturating_sub(block.saturating_mul(BLOCK_BYTES));
-        match block < self.data_blocks {
-            true => usize::try_from(left.min(BLOCK_BYTES)).unwrap_or(BLOCK_LEN),
-            false => BLOCK_LEN,
-        }
+        let len = match block {
+            data if data < tree.start => left.min(BLOCK_BYTES),
+            hashes if hashes < tree.end => BLOCK_BYTES,
+            end if end == tree.end => END_BYTES,
+            _ => return None,
+        };
+        usize::try_from(len).ok()
     }
 }

@@ -87,7 +87,9 @@ fn every_block_is_proven_and_one_past_the_end_is_not() {
         let verifier = Verifier::new(shape.clone(), digest);
         assert_eq!(wrong_block(&verifier, &content, &blocks), None);
         let end = shape.tree_blocks().end;
-        assert_eq!(verifier.check(end, &[0; 4096], &[]), Err(WrongBlock::Outside { block: end }));
+        assert_eq!(verifier.check(end, &[0; 1024], &[]), Ok(()));
+        assert_eq!(verifier.check(end, &[1; 1024], &[]), Err(WrongBlock::End { block: end }));
+        assert_eq!(verifier.check(end + 1, &[], &[]), Err(WrongBlock::Outside { block: end + 1 }));
         let short = verifier.check(0, &[], &[]).unwrap_err();
         assert!(matches!(short, WrongBlock::Length { block: 0, len: 0, .. }), "{short}");
     }

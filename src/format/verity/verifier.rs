@@ -31,7 +31,13 @@ pub enum WrongBlock {
         /// Its number.
         block: u64,
     },
-    /// Data and tree are all that there is.
+    /// Behind the tree the archive ends.
+    #[error("block {block} is not the zeroes at the end")]
+    End {
+        /// Its number.
+        block: u64,
+    },
+    /// Data, tree and the end are all that there is.
     #[error("there is no block {block}")]
     Outside {
         /// Its number.
@@ -60,17 +66,20 @@ impl Verifier {
     }
 
     /// Says whether `bytes` are those of `block`. `parent` has the bytes of the block that [`TreeShape::parent`] names, which were
-    /// found right; it is not looked at for a block without one.
+    /// found right; it is not looked at for a block without one. The zeroes behind the tree are its last block.
     ///
     /// # Errors
     /// [`WrongBlock`], also where `parent` is too short.
     pub fn check(&self, block: u64, bytes: &[u8], parent: &[u8]) -> Result<(), WrongBlock> {
-        let expected_len = self.shape.len_of(block);
+        let expected_len = self.shape.len_of(block).ok_or(WrongBlock::Outside { block })?;
         if bytes.len() != expected_len {
             return Err(WrongBlock::Length { block, len: bytes.len(), expected_len });
         }
-        if block >= self.shape.tree_blocks().end {
-            return Err(WrongBlock::Outside { block });
+        if block == self.shape.tree_blocks().end {
+            return match bytes.iter().all(|byte| *byte == 0) {
+                true => Ok(()),
+                false => Err(WrongBlock::End { block }),
+            };
         }
         let hash = hash_of(bytes);
         let is_right = match self.shape.parent(block) {

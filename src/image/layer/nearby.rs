@@ -37,7 +37,7 @@ struct Fetched {
 impl<'a> Nearby<'a> {
     /// Reads head and tail of the blob, both at once.
     pub(super) async fn new(source: &'a dyn BlobSource, reactor: &'a Reactor) -> Result<Self, SourceError> {
-        let size = source.size_bytes();
+        let size = source.content_bytes();
         let tail = (size / TAIL_SHARE).saturating_add(TAIL_LEAST_BYTES).min(TAIL_MOST_BYTES);
         let tail = ByteRange::between(size.saturating_sub(tail), size);
         let head = ByteRange::between(0, HEAD_BYTES.min(size));
@@ -48,8 +48,9 @@ impl<'a> Nearby<'a> {
         Ok(nearby)
     }
 
+    /// Size of what may be of the layer, in bytes.
     pub(super) fn size_bytes(&self) -> u64 {
-        self.source.size_bytes()
+        self.source.content_bytes()
     }
 
     async fn fetch(&mut self, ranges: &[ByteRange]) -> Result<(), SourceError> {
