@@ -57,7 +57,9 @@ fn each_fault_changes_the_answer_of_a_real_registry_and_is_counted() {
     let (_registry, proxy, layer, path) = served(root.path());
     let right = &layer[1000..2000];
     let flipped: Vec<u8> = right.iter().map(|byte| byte ^ 0x40).collect();
-    let faults: [(Fault, u16, &[u8], &str); 10] = [
+    let mut one = right.to_vec();
+    one[7] ^= 0x40;
+    let faults: [(Fault, u16, &[u8], &str); 12] = [
         (Fault::None, 206, right, "content-range: bytes 1000-1999/10000"),
         (Fault::Status(429), 429, b"no", "retry-after: 1"),
         (Fault::Status(500), 500, b"no", ""),
@@ -66,6 +68,8 @@ fn each_fault_changes_the_answer_of_a_real_registry_and_is_counted() {
         (Fault::LongBody, 206, &[right, &[0; 512]].concat(), "content-length: 1512"),
         (Fault::WrongRange, 206, &layer[..512], "content-range: bytes 0-511/10000"),
         (Fault::WrongBody, 206, &flipped, "content-range: bytes 1000-1999/10000"),
+        (Fault::Flip(1007), 206, &one, "content-range: bytes 1000-1999/10000"),
+        (Fault::Flip(2000), 206, right, "content-range: bytes 1000-1999/10000"),
         (Fault::Full, 200, &layer, "content-length: 10000"),
         (Fault::Stall, 206, &right[..500], "content-length: 1000"),
     ];
@@ -77,7 +81,7 @@ fn each_fault_changes_the_answer_of_a_real_registry_and_is_counted() {
         assert!(body == bytes, "{fault:?}: {} bytes", body.len());
         assert_eq!(proxy.counts().struck(fault), u64::from(fault != Fault::None), "{fault:?}");
     }
-    assert_eq!((proxy.requests(), proxy.counts().unanswered.load(Ordering::SeqCst)), (10, 0));
+    assert_eq!((proxy.requests(), proxy.counts().unanswered.load(Ordering::SeqCst)), (12, 0));
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub enum Fault {
     WrongRange,
     /// The right label and length, and wrong bytes.
     WrongBody,
+    /// The byte at this place of the blob is another one, in answers that have it.
+    Flip(u64),
     /// The whole blob with status 200.
     Full,
     /// The head at once, the body never.
@@ -360,9 +362,23 @@ fn spoil(fault: Fault, headers: &mut http::HeaderMap, body: Bytes) -> Body {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(longer.len()));
             whole(longer.into())
         }
+        Fault::Flip(at) => whole(flipped(at, headers, body)),
         Fault::WrongBody => whole(body.iter().map(|byte| byte ^ 0x40).collect()),
         _ => whole(body),
     }
+}
+
+/// `body` with the byte at `at` of the blob changed, if it has it.
+fn flipped(at: u64, headers: &http::HeaderMap, body: Bytes) -> Bytes {
+    let range = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let start = range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok());
+    let mut bytes = body.to_vec();
+    if let Some(byte) =
+        at.checked_sub(start.unwrap_or(0)).and_then(|at| bytes.get_mut(usize::try_from(at).ok()?))
+    {
+        *byte ^= 0x40;
+    }
+    bytes.into()
 }
 
 fn whole(body: Bytes) -> Body {
