@@ -188,7 +188,7 @@ pub fn registry_next_image(input: &[u8]) {
     let (manifest, config) = input.split_at(cut);
     let config = config.get(1..).unwrap_or_default();
     let base = ImageDocuments { manifest: manifest.to_vec().into(), config: config.to_vec().into() };
-    let layer = Layer { digest: Digest::from_hash([7; 32]), size_bytes: 4096 };
+    let layer = Layer { digest: Digest::from_hash([7; 32]), size_bytes: 4096, verity: None };
     match base.with_layer(layer) {
         Ok(next) => {
             assert_eq!(next.layers.last(), Some(&layer));

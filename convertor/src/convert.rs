@@ -50,6 +50,8 @@ pub struct ConvertOptions {
     pub virtual_size_bytes: u64,
     /// The blocks of compressed layers.
     pub format: BlockFormat,
+    /// Whether each layer gets a Merkle tree, by which parts of it are proven.
+    pub verity: bool,
     /// Threads that compress.
     pub threads: NonZeroUsize,
     /// Where files without names lie while layers are made: as much as the image takes, compressed.
@@ -116,8 +118,7 @@ impl ConvertProgress {
         let mut known = HashSet::new();
         let layers = images.iter().zip(chains).flat_map(|(image, chain)| image.layers.iter().zip(chain));
         for (layer, _) in layers.filter(|(_, chain_id)| known.insert(**chain_id)) {
-            self.layers.fetch_add(1, Ordering::Relaxed);
-            self.source_bytes.fetch_add(layer.size_bytes, Ordering::Relaxed);
+            self.expect_layer(layer.size_bytes);
         }
     }
 
@@ -125,6 +126,20 @@ impl ConvertProgress {
     #[must_use]
     pub fn bytes(&self) -> (u64, u64) {
         (self.done_bytes.load(Ordering::Relaxed), self.source_bytes.load(Ordering::Relaxed))
+    }
+
+    /// A layer of so many bytes is to be read.
+    pub(crate) fn expect_layer(&self, source_bytes: u64) {
+        self.layers.fetch_add(1, Ordering::Relaxed);
+        self.source_bytes.fetch_add(source_bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_made(&self) {
+        self.made.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_sent(&self) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A stream of the same bytes that counts them, and fails when all is to end.
@@ -170,6 +185,7 @@ pub async fn convert(
     progress: &Arc<ConvertProgress>,
 ) -> Result<Converted, Failure> {
     let chosen = Source::open(&options.source, client)?.choose(&options.platforms).await?;
+    chosen.images.iter().try_for_each(SourceImage::require_ordinary)?;
     let chains: Result<Vec<Vec<Digest>>, Failure> = chosen.images.iter().map(chain_of).collect();
     let chains = chains?;
     let target = Target::open(&options.target, client)?;
@@ -184,6 +200,7 @@ pub async fn convert(
         options: LayerOptions {
             virtual_size_bytes: options.virtual_size_bytes,
             format: options.format,
+            verity: options.verity,
             threads: options.threads,
             folder: options.spool.clone(),
         },
@@ -278,7 +295,7 @@ impl Conversion<'_> {
             let (progress, runtime) = (Arc::clone(self.progress), Handle::current());
             move || {
                 make_layers(&image, &options, &mut made, (&runtime, &progress), |layer| {
-                    progress.made.fetch_add(1, Ordering::Relaxed);
+                    progress.count_made();
                     // That nobody takes it any more has a reason, which is told instead.
                     new.blocking_send(layer)
                         .map_err(|_| Failure::new(FailureClass::Internal, "nobody sends the layers"))
@@ -305,7 +322,7 @@ impl Conversion<'_> {
     async fn send(&mut self, mut made: mpsc::Receiver<MadeLayer>) -> Result<(), Failure> {
         while let Some(MadeLayer { layer, file, archive_bytes }) = made.recv().await {
             let was_there = self.target.put_layer(layer, file, Arc::default()).await?;
-            self.progress.sent.fetch_add(1, Ordering::Relaxed);
+            self.progress.count_sent();
             self.sent.layers += 1;
             self.sent.present += usize::from(was_there);
             self.sent.archive_bytes = self.sent.archive_bytes.saturating_add(archive_bytes);

@@ -6,6 +6,7 @@
 //! comes and goes to its target while the next one is made.
 #![forbid(unsafe_code)]
 
+mod add_verity;
 pub mod apply;
 mod choice;
 mod convert;
@@ -19,6 +20,7 @@ mod source;
 mod target;
 mod writable;
 
+pub use add_verity::{AddVerityOptions, VerityAdded, add_verity};
 pub use apply::apply;
 pub use choice::Platforms;
 pub use convert::{ConvertOptions, ConvertProgress, Converted, ConvertedImage, convert};

@@ -23,7 +23,7 @@ use stratabd::{
         uuid::Uuid,
         zfile::BlockFormat,
     },
-    offline::{OfflineError, StackReader, StreamedLayer},
+    offline::{OfflineError, StackReader, StreamedLayer, add_tree},
     server::failure::{Failure, FailureClass},
 };
 use stratabd_ext4::{Filesystem, FormatOptions, Timestamp};
@@ -51,6 +51,8 @@ pub(crate) struct LayerOptions {
     /// Size of the device in bytes.
     pub(crate) virtual_size_bytes: u64,
     pub(crate) format: BlockFormat,
+    /// Whether each gets a Merkle tree.
+    pub(crate) verity: bool,
     pub(crate) threads: NonZeroUsize,
     /// Where files without names lie while layers are made.
     pub(crate) folder: PathBuf,
@@ -106,9 +108,13 @@ pub(crate) fn make_layers(
         let (file, size_bytes, summary) =
             make_layer(decoding, &spools, &identity, options, uuids.first()).map_err(named)?;
         check(layer, *diff_id, &summary).map_err(named)?;
-        let digest = digest_of(&file).map_err(|error| spool_failed(&options.folder, error))?;
+        let layer = if options.verity {
+            add_tree(&file, &options.folder.join("layer"), size_bytes).map_err(Failure::from)?
+        } else {
+            let digest = digest_of(&file).map_err(|error| spool_failed(&options.folder, error))?;
+            Layer { digest, size_bytes, verity: None }
+        };
         spools.push(Arc::clone(&file));
-        let layer = Layer { digest, size_bytes };
         let layer = MadeLayer { layer, file, archive_bytes: summary.archive_bytes };
         known.insert(*chain_id, layer.clone());
         made(layer)?;

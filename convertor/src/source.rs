@@ -5,7 +5,7 @@ use std::io::Read;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use stratabd::{
-    format::oci::{Descriptor, Digest, Document, Manifest, OciError},
+    format::oci::{Descriptor, Digest, Document, OciError},
     registry::{Client, FoundDocument, ImageDocuments, ImageReference, Repository},
     server::{
         failure::{Failure, FailureClass},
@@ -40,7 +40,7 @@ enum Origin {
     Layout { layout: Layout, name: Option<String> },
 }
 
-/// An ordinary image.
+/// An image.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceImage {
     /// What it was asked for as.
@@ -121,7 +121,10 @@ impl Source {
         if let Some(members) = entry.as_object_mut() {
             members.insert("platform".to_owned(), platform);
         }
-        let layers = ordinary_layers(&self.name, &manifest)?;
+        let layers = match found.document {
+            Document::Manifest(manifest) => manifest.layers,
+            Document::Index(_) => Vec::new(),
+        };
         let documents = ImageDocuments { manifest, config };
         let source = self.clone();
         Ok(SourceImage { name: self.name.clone(), digest: found.digest, documents, layers, entry, source })
@@ -143,6 +146,37 @@ impl SourceImage {
             }
         }
     }
+    /// Says what keeps it from being converted: that it needs no conversion, or can have none.
+    pub(crate) fn require_ordinary(&self) -> Result<(), Failure> {
+        let name = &self.name;
+        let wrong = |error: OciError| {
+            Failure::with_source(FailureClass::Image, format!("{name} cannot be converted"), error)
+        };
+        let Document::Manifest(manifest) = Document::decode(&self.documents.manifest).map_err(wrong)? else {
+            let text = format!("{name} cannot be converted: it is an index");
+            return Err(Failure::new(FailureClass::Image, text));
+        };
+        match manifest.layers() {
+            Err(OciError::Ordinary) => {}
+            Ok(_) => {
+                let text = format!("{name} is an overlaybd image already: add it as it is");
+                return Err(Failure::new(FailureClass::Conflict, text));
+            }
+            Err(error) => return Err(wrong(error)),
+        }
+        for (number, layer) in self.layers.iter().enumerate() {
+            let media_type = layer.media_type.as_str();
+            let is_known = LAYER_MEDIA_TYPES.iter().any(|known| media_type.starts_with(known));
+            if !is_known || media_type.ends_with(ENCRYPTED) {
+                let shown: String = media_type.chars().take(128).collect();
+                let text = format!(
+                    "{name} cannot be converted: layer {number} is of type {shown:?}, no plain layer of files"
+                );
+                return Err(Failure::new(FailureClass::Image, text));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What an index would say of an image with this configuration.
@@ -151,37 +185,6 @@ fn platform_of(config: &[u8]) -> Value {
     let keys = ["os", "architecture", "variant", "os.version", "os.features"];
     let found = keys.iter().filter_map(|key| Some(((*key).to_owned(), config.get(key)?.clone())));
     Value::Object(found.filter(|(_, value)| !value.is_null()).collect())
-}
-
-/// The layers of an image that is to be converted; one that needs no conversion, or can have none, is an error.
-fn ordinary_layers(name: &str, manifest: &[u8]) -> Result<Vec<Descriptor>, Failure> {
-    let wrong = |error: OciError| {
-        Failure::with_source(FailureClass::Image, format!("{name} cannot be converted"), error)
-    };
-    let Document::Manifest(manifest) = Document::decode(manifest).map_err(wrong)? else {
-        return Err(Failure::new(FailureClass::Image, format!("{name} cannot be converted: it is an index")));
-    };
-    match manifest.layers() {
-        Err(OciError::Ordinary) => {}
-        Ok(_) => {
-            let text = format!("{name} is an overlaybd image already: add it as it is");
-            return Err(Failure::new(FailureClass::Conflict, text));
-        }
-        Err(error) => return Err(wrong(error)),
-    }
-    let Manifest { layers, .. } = manifest;
-    for (number, layer) in layers.iter().enumerate() {
-        let media_type = layer.media_type.as_str();
-        let is_known = LAYER_MEDIA_TYPES.iter().any(|known| media_type.starts_with(known));
-        if !is_known || media_type.ends_with(ENCRYPTED) {
-            let shown: String = media_type.chars().take(128).collect();
-            let text = format!(
-                "{name} cannot be converted: layer {number} is of type {shown:?}, no plain layer of files"
-            );
-            return Err(Failure::new(FailureClass::Image, text));
-        }
-    }
-    Ok(layers)
 }
 
 /// What makes an image one that cannot be converted.

@@ -8,6 +8,7 @@ use std::{
 use crate::format::{
     lsmt::LsmtError,
     tar::TarError,
+    verity::VerityError,
     zfile::{EncodeError, ZfileError},
 };
 
@@ -69,6 +70,17 @@ pub enum OfflineError {
         path: PathBuf,
         /// The rule.
         source: TarError,
+    },
+    /// A layer in a registry has an envelope, behind whose payload there is room.
+    #[error("{0}: it has no tar envelope, behind whose payload a Merkle tree could be")]
+    NoEnvelope(PathBuf),
+    /// No tree can be over it.
+    #[error("{path}: it cannot have a Merkle tree")]
+    Unproven {
+        /// The file.
+        path: PathBuf,
+        /// The rule.
+        source: VerityError,
     },
     /// The input is compressed and damaged.
     #[error("{path}: damaged ZFile")]

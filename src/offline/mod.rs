@@ -32,6 +32,7 @@ mod seal;
 mod source;
 mod stack_reader;
 mod streamed;
+mod tree;
 mod window;
 mod zfile;
 
@@ -58,6 +59,7 @@ pub use seal::{SealedLayer, require_sealed, seal};
 pub use source::{Stack, Upper};
 pub use stack_reader::StackReader;
 pub use streamed::StreamedLayer;
+pub use tree::add_tree;
 
 /// How whoever started a tool follows it and ends it.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ use super::{
         value,
     },
 };
-use crate::format::oci::{Digest, Document, Layer};
+use crate::format::oci::{Digest, Document, Layer, OciError};
 
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
@@ -43,18 +43,52 @@ impl ImageDocuments {
         members.insert("layers".to_owned(), Value::Array(entries?));
         // What the image was made of is not what this one is made of.
         members.remove("subject");
-        let manifest = json(&manifest)?;
-        let decoded = match Document::decode(&manifest).map_err(NextImageError::Unusable)? {
+        Self::next(&manifest, config, config_digest, manifest_type.to_owned())
+    }
+
+    /// This overlaybd image with `layers` in place of its own, one for each: the same layers, and what proves them. All else that is
+    /// said of them and of the image stays.
+    ///
+    /// # Errors
+    /// [`NextImageError`].
+    pub fn with_layers_proven(&self, layers: &[Layer]) -> Result<NextImage, NextImageError> {
+        let parsed = parse(&self.manifest)?;
+        let media_type = parsed.media_type().as_ref().map_or(OCI_MANIFEST.to_owned(), ToString::to_string);
+        let config = replaced_config(&self.config, parsed.layers().len(), layers)?;
+        let config_digest = digest_of(&config);
+        let mut manifest: Value = serde_json::from_slice(&self.manifest).map_err(NextImageError::Config)?;
+        let members = manifest.as_object_mut().ok_or(NextImageError::Index)?;
+        let config_type = parsed.config().media_type().clone();
+        members.insert(
+            "config".to_owned(),
+            value(&descriptor(config_type, config_digest, config.len() as u64)?)?,
+        );
+        let entries = members.get_mut("layers").and_then(Value::as_array_mut).ok_or(NextImageError::Index)?;
+        for (entry, layer) in entries.iter_mut().zip(layers) {
+            let entry = entry.as_object_mut().ok_or(NextImageError::Index)?;
+            entry.insert("digest".to_owned(), Value::from(layer.digest.to_string()));
+            entry.insert("size".to_owned(), Value::from(layer.size_bytes));
+            let annotations = entry.get_mut("annotations").and_then(Value::as_object_mut);
+            let annotations = annotations.ok_or(NextImageError::Unusable(OciError::Ordinary))?;
+            annotations.extend(layer.annotations().map(|(key, value)| (key.to_owned(), Value::from(value))));
+        }
+        Self::next(&manifest, config, config_digest, media_type)
+    }
+
+    /// The image of these documents.
+    fn next(
+        manifest: &Value,
+        config: Bytes,
+        config_digest: Digest,
+        media_type: String,
+    ) -> Result<NextImage, NextImageError> {
+        let manifest = json(manifest)?;
+        let layers = match Document::decode(&manifest).map_err(NextImageError::Unusable)? {
             Document::Manifest(manifest) => manifest.layers().map_err(NextImageError::Unusable)?,
             Document::Index(_) => return Err(NextImageError::Index),
         };
-        Ok(NextImage {
-            digest: digest_of(&manifest),
-            documents: Self { manifest, config },
-            config_digest,
-            media_type: manifest_type.to_owned(),
-            layers: decoded,
-        })
+        let digest = digest_of(&manifest);
+        Ok(NextImage { digest, documents: Self { manifest, config }, config_digest, media_type, layers })
     }
 
     /// What the configuration says of the content of each layer, the lowest first: the digest of its tar archive, not compressed.
@@ -92,7 +126,7 @@ fn replaced_config(source: &[u8], count: usize, layers: &[Layer]) -> Result<Byte
 fn layer_entry(media_type: &MediaType, layer: Layer) -> Result<oci_spec::image::Descriptor, NextImageError> {
     let mut entry = descriptor(media_type.clone(), layer.digest, layer.size_bytes)?;
     let annotations = layer.annotations().map(|(key, value)| (key.to_owned(), value));
-    entry.set_annotations(Some(HashMap::from(annotations)));
+    entry.set_annotations(Some(annotations.collect::<HashMap<_, _>>()));
     Ok(entry)
 }
 
@@ -101,10 +135,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::format::oci::Platform;
+    use crate::format::{
+        oci::Platform,
+        verity::{VERITY, Verity},
+    };
 
     fn layer(number: u8) -> Layer {
-        Layer { digest: Digest::from_hash([number; 32]), size_bytes: u64::from(number) }
+        Layer { digest: Digest::from_hash([number; 32]), size_bytes: u64::from(number), verity: None }
     }
 
     /// An ordinary image of two layers, in docker's types.
@@ -147,6 +184,42 @@ mod tests {
         assert_eq!(manifest["mediaType"], OCI_MANIFEST);
         assert_eq!(manifest["config"]["mediaType"], "application/vnd.oci.image.config.v1+json");
         assert_eq!(manifest["layers"][0]["mediaType"], "application/vnd.oci.image.layer.v1.tar");
+    }
+
+    #[test]
+    fn what_proves_layers_changes_nothing_else() {
+        let native = ordinary().with_layers_replaced(&[layer(1), layer(2)], false).unwrap();
+        let mut before: Value = serde_json::from_slice(&native.documents.manifest).unwrap();
+        before["layers"][1]["annotations"]["containerd.io/snapshot/overlaybd/blob-fs-type"] = json!("ext4");
+        before["subject"] = json!({"mediaType": "x", "digest": layer(9).digest.to_string(), "size": 1});
+        let documents = ImageDocuments { manifest: before.to_string().into(), ..native.documents };
+        let proven = [3_u8, 4].map(|number| {
+            let verity = Verity::new(Digest::from_hash([number; 32]), 8192).unwrap();
+            Layer { size_bytes: 8192 + 4096 + 1024, verity: Some(verity), ..layer(number) }
+        });
+        let next = documents.with_layers_proven(&proven).unwrap();
+        assert_eq!(next.layers, proven);
+        let mut after: Value = serde_json::from_slice(&next.documents.manifest).unwrap();
+        let config: Value = serde_json::from_slice(&next.documents.config).unwrap();
+        assert_eq!(config["rootfs"]["diff_ids"], json!(proven.map(|layer| layer.digest.to_string())));
+        for (number, layer) in proven.iter().enumerate() {
+            let annotations = &mut after["layers"][number]["annotations"];
+            assert_eq!(annotations[VERITY], layer.verity.unwrap().to_string());
+            annotations.as_object_mut().unwrap().remove(VERITY);
+            for (key, name) in [("digest", "blob-digest"), ("size", "blob-size")] {
+                let name = format!("containerd.io/snapshot/overlaybd/{name}");
+                let old = before["layers"][number][key].clone();
+                let shown = after["layers"][number][key].to_string().replace('"', "");
+                assert_eq!(after["layers"][number]["annotations"][&name], shown);
+                after["layers"][number]["annotations"][&name] =
+                    before["layers"][number]["annotations"][&name].clone();
+                after["layers"][number][key] = old;
+            }
+        }
+        after["config"] = before["config"].clone();
+        assert_eq!(after, before);
+        let ordinary = ordinary().with_layers_proven(&proven);
+        assert!(matches!(ordinary, Err(NextImageError::Unusable(OciError::Ordinary))), "{ordinary:?}");
     }
 
     #[test]

@@ -164,7 +164,8 @@ impl ImageDocuments {
             _ => MediaType::ImageLayer,
         };
         let mut top = descriptor(layer_type, layer.digest, layer.size_bytes)?;
-        let mut annotations = HashMap::from(layer.annotations().map(|(key, value)| (key.to_owned(), value)));
+        let annotations = layer.annotations().map(|(key, value)| (key.to_owned(), value));
+        let mut annotations: HashMap<_, _> = annotations.collect();
         // The device is the same one, and so is the file system on it.
         let below = parsed.layers().last().and_then(|below| below.annotations().as_ref());
         let fs_type = below.and_then(|below| below.get(FS_TYPE));
@@ -244,7 +245,7 @@ mod tests {
     use super::*;
 
     fn layer(number: u8) -> Layer {
-        Layer { digest: Digest::from_hash([number; 32]), size_bytes: u64::from(number) }
+        Layer { digest: Digest::from_hash([number; 32]), size_bytes: u64::from(number), verity: None }
     }
 
     fn linux() -> Platform {

@@ -223,6 +223,8 @@ impl From<OfflineError> for Failure {
             | OfflineError::TableTooLarge(..)
             | OfflineError::Amplified { .. }
             | OfflineError::TooManySegments
+            | OfflineError::NoEnvelope(_)
+            | OfflineError::Unproven { .. }
             | OfflineError::Unplaced { .. } => FailureClass::Image,
             OfflineError::Cancelled => FailureClass::Interrupted,
             _ => FailureClass::Internal,

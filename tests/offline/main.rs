@@ -18,6 +18,7 @@ mod merge;
 mod merge_bytes;
 mod resize_ext4;
 mod streamed;
+mod tree;
 mod writable;
 
 use std::{

@@ -136,7 +136,7 @@ async fn what_a_registry_has_taken_is_taken_by_whatever_answer() {
                 assert!(matches!(error.reason(), Reason::Status { status: 202, .. }), "{error:?}");
             }
         }
-        let layer = Layer { digest: digest_of(b"layer"), size_bytes: 5 };
+        let layer = Layer { digest: digest_of(b"layer"), size_bytes: 5, verity: None };
         let image = ImageDocuments::empty(&Platform::host()).unwrap().with_layer(layer).unwrap();
         client.put_document(&repository(&server), "v1", &image.manifest()).await.unwrap();
     }
@@ -153,7 +153,7 @@ async fn an_answer_about_another_digest_is_an_error() {
     let Reason::DigestMismatch { expected, got } = error.reason() else { panic!("{error:?}") };
     assert_eq!((*expected, *got), (digest_of(b"layer"), digest_of(b"other")));
 
-    let layer = Layer { digest: digest_of(b"layer"), size_bytes: 5 };
+    let layer = Layer { digest: digest_of(b"layer"), size_bytes: 5, verity: None };
     let image = ImageDocuments::empty(&Platform::host()).unwrap().with_layer(layer).unwrap();
     let error = client.put_document(&repository(&server), "v1", &image.manifest()).await.unwrap_err();
     assert!(matches!(error.reason(), Reason::DigestMismatch { .. }), "{error:?}");

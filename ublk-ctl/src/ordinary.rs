@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use convertor::{ConvertOptions, ConvertProgress, Place, convert};
+use convertor::{ConvertOptions, ConvertProgress, Place, Platforms, convert};
 use stratabd::{
     offline::default_threads,
     server::{
@@ -73,17 +73,19 @@ pub(crate) async fn converted(
                 Failure::with_source(FailureClass::Internal, "a reference does not come back", source)
             })?),
             target: Place::Layout { folder: preparation.folder().to_owned(), name: Some(reference.clone()) },
-            platform: None,
+            platforms: Platforms::These(Vec::new()),
             oci,
             virtual_size_bytes,
             format,
+            // Nothing of it comes from a registry again.
+            verity: false,
             threads: default_threads(),
             spool: preparation.spool(),
         };
         let progress = Arc::new(ConvertProgress::default());
         let client = service.factory().client();
-        follow_conversion(&progress, convert(client, &options, &progress), format!("reading {reference}"))
-            .await?;
+        let converting = convert(client, &options, &progress);
+        follow_conversion("converting", &progress, converting, format!("reading {reference}")).await?;
     }
     Ok(ConvertedImage { reference, found: preparation.finish()? })
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{DOCUMENT_LIMIT_BYTES, LAYER_COUNT_LIMIT};
+use crate::format::verity::VerityError;
 
 /// A kind of overlaybd layer that exists but is not served yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +38,14 @@ pub enum LayerRule {
     Contradiction {
         /// The annotation's key.
         annotation: &'static str,
+    },
+    /// The annotation says where the blob has a Merkle tree.
+    #[error("its annotation {annotation}: {rule}")]
+    Verity {
+        /// The annotation's key.
+        annotation: &'static str,
+        /// What is wrong with it.
+        rule: VerityError,
     },
     /// The format's version is one that is known.
     #[error("its overlaybd version {0:?} is not known, only 0.1.0 is")]

@@ -1,6 +1,7 @@
 //! Overlaybd's layers among the blobs of a manifest, recognised by their annotations.
 
 use super::{Descriptor, Digest, LAYER_COUNT_LIMIT, LayerRule, Manifest, OciError, Unsupported};
+use crate::format::verity::{VERITY, Verity};
 
 const BLOB_DIGEST: &str = "containerd.io/snapshot/overlaybd/blob-digest";
 const BLOB_SIZE: &str = "containerd.io/snapshot/overlaybd/blob-size";
@@ -29,17 +30,20 @@ pub struct Layer {
     pub digest: Digest,
     /// Size of the blob in bytes.
     pub size_bytes: u64,
+    /// What proves parts of it, where it has a Merkle tree.
+    pub verity: Option<Verity>,
 }
 
 impl Layer {
     /// The annotations of its descriptor, by which it is recognised.
     #[must_use]
-    pub fn annotations(&self) -> [(&'static str, String); 3] {
-        [
+    pub fn annotations(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let known = [
             (VERSION, NATIVE_VERSION.to_owned()),
             (BLOB_DIGEST, self.digest.to_string()),
             (BLOB_SIZE, self.size_bytes.to_string()),
-        ]
+        ];
+        known.into_iter().chain(self.verity.map(|verity| (VERITY, verity.to_string())))
     }
 }
 
@@ -118,5 +122,10 @@ fn native(descriptor: &Descriptor) -> Result<Layer, LayerRule> {
     if !LAYER_MEDIA_TYPES.iter().any(|known| descriptor.media_type.starts_with(known)) {
         return Err(LayerRule::MediaType(descriptor.media_type.chars().take(128).collect()));
     }
-    Ok(Layer { digest, size_bytes: descriptor.size_bytes })
+    let rule = |rule| LayerRule::Verity { annotation: VERITY, rule };
+    let verity = annotation(VERITY).map(str::parse::<Verity>).transpose().map_err(rule)?;
+    if let Some(verity) = verity {
+        verity.shape_in(descriptor.size_bytes).map_err(rule)?;
+    }
+    Ok(Layer { digest, size_bytes: descriptor.size_bytes, verity })
 }

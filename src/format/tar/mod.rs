@@ -6,4 +6,4 @@ mod block;
 pub mod archive;
 pub mod envelope;
 
-pub use envelope::{Envelope, HEAD_BYTES, TarError};
+pub use envelope::{ALIGNMENT, Envelope, HEAD_BYTES, SecondMember, TarError};

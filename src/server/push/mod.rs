@@ -300,7 +300,8 @@ async fn hash(path: PathBuf, seen: FileIdentity) -> Result<(Arc<File>, Layer), F
             let text = format!("{}: it has changed while it was looked at: push it again", path.display());
             return Err(Failure::new(FailureClass::Conflict, text));
         }
-        Ok((Arc::new(file), Layer { digest: Digest::from_hash(hash.finalize().into()), size_bytes }))
+        let digest = Digest::from_hash(hash.finalize().into());
+        Ok((Arc::new(file), Layer { digest, size_bytes, verity: None }))
     })
     .await
 }
@@ -324,7 +325,7 @@ fn parcels(
     parcels.push(Parcel { blob, sent_bytes: progress.part(config_bytes) });
     // The last layer is the file's, also where the base has the same.
     let mut is_new = true;
-    for Layer { digest, size_bytes } in next.layers.iter().rev().copied() {
+    for Layer { digest, size_bytes, .. } in next.layers.iter().rev().copied() {
         if parcels.iter().all(|parcel| parcel.blob.digest != digest) {
             let sent_bytes = progress.part(size_bytes);
             let origin = match base {

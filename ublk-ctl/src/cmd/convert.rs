@@ -48,6 +48,9 @@ pub(crate) struct ConvertArgs {
     vsize: u64,
     #[command(flatten)]
     blocks: BlockFormatArgs,
+    /// Make layers without Merkle trees, which take 0.8 % of the room and prove each part of a layer when it is read
+    #[arg(long)]
+    no_verity: bool,
     /// Threads that compress; as many as there are processors by default
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
@@ -73,6 +76,7 @@ impl ConvertArgs {
             oci: self.oci,
             virtual_size_bytes: self.vsize,
             format: self.blocks.format()?,
+            verity: !self.no_verity,
             threads: self.threads.unwrap_or_else(default_threads),
             spool: self.spool.clone().unwrap_or_else(std::env::temp_dir),
         };
@@ -80,25 +84,26 @@ impl ConvertArgs {
             let client = service.factory().client().clone();
             let progress = Arc::new(ConvertProgress::default());
             let converting = convert(&client, &options, &progress);
-            follow(&progress, converting, named_source(&options.source)).await
+            follow("converting", &progress, converting, named_source(&options.source)).await
         })?;
         output.print(&converted, describe)
     }
 }
 
-fn named_source(source: &Place) -> String {
+pub(super) fn named_source(source: &Place) -> String {
     format!("reading {source}")
 }
 
-/// Waits for `converting`, with a bar. When the user ends it what is under way is told to end, so that it leaves nothing.
-pub(crate) async fn follow(
+/// Waits for `converting`, with a bar called `name`. When the user ends it what is under way is told to end, so that it leaves nothing.
+pub(crate) async fn follow<T>(
+    name: &'static str,
     progress: &Arc<ConvertProgress>,
-    converting: impl Future<Output = Result<Converted, Failure>>,
+    converting: impl Future<Output = Result<T, Failure>>,
     beginning: String,
-) -> Result<Converted, Failure> {
+) -> Result<T, Failure> {
     let mut interrupt = Interrupt::catch()?;
     let mut converting = Box::pin(converting);
-    let bar = Progress::new("converting", 0);
+    let bar = Progress::new(name, 0);
     bar.say(beginning);
     loop {
         tokio::select! {

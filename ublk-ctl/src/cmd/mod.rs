@@ -8,6 +8,7 @@ mod convert;
 mod del;
 mod features;
 mod fork;
+mod image_add_verity;
 mod image_export;
 mod image_push;
 mod info;
@@ -106,6 +107,8 @@ pub(crate) enum ImageCommand {
     Export(Deferred<image_export::ExportArgs>),
     /// Make a new version of an image in a registry: a base and a new layer; needs no ublk driver
     Push(Deferred<image_push::PushArgs>),
+    /// Give the layers of an overlaybd image Merkle trees, which prove each part of them when it is read; needs no ublk driver
+    AddVerity(Deferred<image_add_verity::AddVerityArgs>),
 }
 
 /// Work with single layer files.
@@ -169,6 +172,7 @@ impl Command {
             Self::Store(Deferred(StoreCommand::Prune(Deferred(args)))) => args.run(global, output),
             Self::Image(Deferred(ImageCommand::Export(Deferred(args)))) => args.run(global, output),
             Self::Image(Deferred(ImageCommand::Push(Deferred(args)))) => args.run(global, output),
+            Self::Image(Deferred(ImageCommand::AddVerity(Deferred(args)))) => args.run(global, output),
             Self::Layer(Deferred(LayerCommand::Create(Deferred(args)))) => args.run(output),
             Self::Layer(Deferred(LayerCommand::Apply(Deferred(args)))) => args.run(output),
             Self::Layer(Deferred(LayerCommand::Resize(Deferred(args)))) => args.run(output),

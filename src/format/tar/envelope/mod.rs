@@ -6,6 +6,8 @@
 
 mod writer;
 
+pub use writer::{ALIGNMENT, SecondMember};
+
 use super::{
     super::field::Fields,
     block::{BLOCK, BLOCK_BYTES, Block, checksum_matches},

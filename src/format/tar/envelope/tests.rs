@@ -152,6 +152,22 @@ fn the_golden_head_is_written_byte_for_byte() {
     assert_eq!(Envelope::tail(1024).len(), 1024);
 }
 
+#[test]
+fn a_second_member_is_found_by_readers_of_archives_and_begins_with_a_page() {
+    for payload_len in (1..5000).step_by(37).chain([512, 1024, 2048, 2560, 4096]) {
+        let payload_end = Envelope::HEAD_BYTES + payload_len;
+        let member = SecondMember::behind(payload_end);
+        let head = member.head("overlaybd.verity", 8192);
+        assert_eq!(member.offset % ALIGNMENT, 0);
+        assert_eq!(member.offset, payload_end + head.len() as u64);
+        assert!(head.len() <= 4096 + 2047, "{payload_len}");
+        let payload = vec![7; usize::try_from(payload_len).unwrap()];
+        let blob = [Envelope::head(payload_len), payload, head, vec![9; 8192], vec![0; 1024]].concat();
+        let found = Envelope::detect(&blob[..HEAD_BYTES], blob.len() as u64).unwrap().unwrap();
+        assert_eq!((found.payload_offset, found.payload_len), (1536, payload_len));
+    }
+}
+
 proptest! {
     #[test]
     fn an_envelope_that_is_written_is_found_again(payload_len in 1_u64..1 << 60) {

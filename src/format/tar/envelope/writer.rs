@@ -22,18 +22,7 @@ impl Envelope {
         let pax_size = format!("{:>11o} ", body.len());
         let mut pax = block(&[(0, b"overlaybd.pax"), (124, pax_size.as_bytes()), (156, b"x")]);
         seal(&mut pax);
-        let mut file = block(&[
-            (0, b"overlaybd.commit"),
-            (100, MODE),
-            (108, b"     0 \0"),
-            (116, b"     0 \0"),
-            (124, ZERO_SIZE),
-            (136, ZERO_SIZE),
-            (156, b"0"),
-            (265, b"root"),
-            (297, b"root"),
-        ]);
-        seal(&mut file);
+        let file = file_header(b"overlaybd.commit", ZERO_SIZE);
         [pax, block(&[(0, body.as_bytes())]), file].concat()
     }
 
@@ -44,6 +33,66 @@ impl Envelope {
         let rest = usize::try_from(rest).unwrap_or(0);
         vec![0; rest.saturating_add(2 * BLOCK_BYTES)]
     }
+}
+
+/// A second member of the archive, behind the payload, whose content begins at a multiple of [`ALIGNMENT`]. Readers of layers take
+/// the first one and do not look further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SecondMember {
+    payload_end: u64,
+    /// Where its content begins in the file, in bytes.
+    pub offset: u64,
+}
+
+/// Where the content of a [`SecondMember`] may begin, in bytes.
+pub const ALIGNMENT: u64 = 4096;
+
+impl SecondMember {
+    /// Zeroes behind its content, which ends with a block: those that end an archive.
+    pub const END_BYTES: u64 = 2 * BLOCK;
+
+    /// The one behind a payload that ends at `payload_end` of the file.
+    #[must_use]
+    pub fn behind(payload_end: u64) -> Self {
+        // A pax header, at least a block of its body, and the member's own header.
+        let least = payload_end.next_multiple_of(BLOCK).saturating_add(3 * BLOCK);
+        Self { payload_end, offset: least.next_multiple_of(ALIGNMENT) }
+    }
+
+    /// What lies between the payload and the content, which is `len` bytes of a file called `name`: zeroes to the end of the block,
+    /// a pax header whose one record is a comment as long as it takes, and a header.
+    #[must_use]
+    pub fn head(&self, name: &str, len: u64) -> Vec<u8> {
+        let start = self.payload_end.next_multiple_of(BLOCK);
+        let in_memory = |bytes: u64| usize::try_from(bytes).unwrap_or(0);
+        let body_len = in_memory(self.offset.saturating_sub(start).saturating_sub(2 * BLOCK));
+        let mut body = format!("{body_len} comment=").into_bytes();
+        body.resize(body_len.saturating_sub(1), b' ');
+        body.push(b'\n');
+        let size = format!("{body_len:>11o} ");
+        let mut pax = block(&[(0, b"overlaybd.pax"), (124, size.as_bytes()), (156, b"x")]);
+        seal(&mut pax);
+        let file = file_header(name.as_bytes(), format!("{len:>11o} ").as_bytes());
+        let padding = vec![0; in_memory(start.saturating_sub(self.payload_end))];
+        [&padding, &pax[..], &body, &file].concat()
+    }
+}
+
+/// The header of a regular file, as upstream's writer has it.
+fn file_header(name: &[u8], size: &[u8]) -> [u8; BLOCK_BYTES] {
+    let mut file = block(&[
+        (0, name),
+        (100, MODE),
+        (108, b"     0 \0"),
+        (116, b"     0 \0"),
+        (124, size),
+        (136, ZERO_SIZE),
+        (156, b"0"),
+        (265, b"root"),
+        (297, b"root"),
+    ]);
+    seal(&mut file);
+    file
 }
 
 /// `<length of all> size=<bytes>` and a line feed; the length counts its own digits.
