@@ -28,7 +28,7 @@ use crate::{
     image::{Image, ImageMetrics, ImageOptions, LayerDescription},
     reactor::ReactorHandle,
     registry::{BlobMetrics, Client, Digest, RegistryMetrics, RemoteBlob},
-    source::BlobSource,
+    source::{BlobSource, ProofMetrics},
     telemetry::Counter,
 };
 
@@ -124,6 +124,8 @@ pub struct Factory {
     references: References,
     sources: Sources,
     options: ImageOptions,
+    /// Whether a layer of a registry must have a Merkle tree.
+    require_merkle: bool,
     /// What closed images had counted.
     retired: Arc<ImageMetrics>,
     shelves: Mutex<HashMap<Vec<LayerIdentity>, Shelf>>,
@@ -148,6 +150,7 @@ impl Factory {
                 decoded_cache_bytes: u64::from(config.image.decoded_cache_mib) << 20,
                 ..ImageOptions::default()
             },
+            require_merkle: config.image.require_merkle,
             retired: Arc::default(),
             shelves: Mutex::default(),
             state_dir: config.daemon.state_dir.clone(),
@@ -213,6 +216,9 @@ impl Factory {
                 (places, upper, spec.clone())
             }
         };
+        if self.require_merkle {
+            layers::check_proven(spec, &places)?;
+        }
         Ok(Placed { places, upper, pinned, _hold: None })
     }
 
@@ -269,6 +275,12 @@ impl Factory {
     #[must_use]
     pub fn cache_metrics(&self) -> Option<(&CacheMetrics, u64)> {
         self.sources.cache_metrics()
+    }
+
+    /// What was held against Merkle trees.
+    #[must_use]
+    pub fn proof_metrics(&self) -> &ProofMetrics {
+        self.sources.proof_metrics()
     }
 
     /// Bytes that the cache may have on disk; 0 where there is none.

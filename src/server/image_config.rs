@@ -7,18 +7,24 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::document::{self, DocumentError, ObjectNode};
 pub use crate::format::lsmt::LAYER_COUNT_LIMIT as MAX_LAYERS;
-use crate::format::oci::{Digest, DigestError};
+use crate::format::{
+    oci::{Digest, DigestError},
+    verity::{Verity, VerityError},
+};
 
 /// Keys that the top of the document may have.
 const KEYS: [&str; 7] =
     ["repoBlobUrl", "lowers", "upper", "resultFile", "download", "accelerationLayer", "recordTracePath"];
 
 /// Keys that one of `lowers` may have.
-const LOWER_KEYS: [&str; 8] =
-    ["file", "dir", "digest", "size", "targetFile", "targetDigest", "gzipIndex", SNAPSHOT_KEY];
+const LOWER_KEYS: [&str; 9] =
+    ["file", "dir", "digest", "size", "targetFile", "targetDigest", "gzipIndex", SNAPSHOT_KEY, VERITY_KEY];
 
 /// The key by which the daemon knows the layers again that snapshots of the device have made. Upstream passes over it.
 pub const SNAPSHOT_KEY: &str = "snapshot";
+
+/// The key of what the annotation of the same name says of the Merkle tree in a blob. Upstream passes over it.
+pub const VERITY_KEY: &str = "verity";
 
 /// An image configuration that this version can serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub struct Lower {
     pub digest: Option<Digest>,
     /// Size of the blob in bytes.
     pub size_bytes: Option<u64>,
+    /// What proves parts of the blob, where it has a Merkle tree.
+    pub verity: Option<Verity>,
     /// Whether a snapshot of the device has made it, so that others of its kind may be merged with it.
     pub snapshot: bool,
 }
@@ -172,11 +180,14 @@ fn read_lower(node: &ObjectNode<'_>, notes: &mut Vec<String>) -> Result<Lower, D
     let parse =
         |text: &str| text.parse().map_err(|error: DigestError| node.invalid("digest", error.to_string()));
     let digest = node.text("digest")?.map(parse).transpose()?;
+    let proof =
+        |text: &str| text.parse().map_err(|error: VerityError| node.invalid(VERITY_KEY, error.to_string()));
     let lower = Lower {
         file: node.path("file")?,
         dir: node.path("dir")?,
         digest,
         size_bytes: node.count("size")?,
+        verity: node.text(VERITY_KEY)?.map(proof).transpose()?,
         snapshot: node.flag(SNAPSHOT_KEY)? == Some(true),
     };
     if lower.file.is_none() && lower.dir.is_none() && lower.digest.is_none() {

@@ -7,12 +7,13 @@ use std::{
 };
 
 use super::{
+    api::types::ImageSpec,
     failure::{Failure, FailureClass},
     image_config::{ImageConfig, Lower, MAX_LAYERS},
     settings::read_regular_document,
 };
 use crate::{
-    format::oci::Digest,
+    format::{oci::Digest, verity::Verity},
     offline::{Stack, Upper},
     registry::Repository,
     source::{FileSource, open_regular},
@@ -36,6 +37,8 @@ pub enum LayerPlace {
         digest: Digest,
         /// Its size in bytes, where it is known.
         size_bytes: Option<u64>,
+        /// What proves parts of it, where it has a Merkle tree.
+        verity: Option<Verity>,
     },
 }
 
@@ -50,6 +53,8 @@ pub enum LayerIdentity {
         repository: Repository,
         /// Digest of the blob.
         digest: Digest,
+        /// What proves parts of it.
+        verity: Option<Verity>,
     },
 }
 
@@ -81,8 +86,8 @@ impl LayerPlace {
     #[must_use]
     pub fn identity(&self) -> LayerIdentity {
         match self {
-            Self::Remote { repository, digest, .. } => {
-                LayerIdentity::Blob { repository: repository.clone(), digest: *digest }
+            Self::Remote { repository, digest, verity, .. } => {
+                LayerIdentity::Blob { repository: repository.clone(), digest: *digest, verity: *verity }
             }
             Self::Local { seen, .. } => LayerIdentity::File(seen.clone()),
         }
@@ -208,7 +213,26 @@ fn place(
         repository: repository(url)?,
         digest,
         size_bytes: lower.size_bytes.filter(|size| *size != 0),
+        verity: lower.verity,
     })
+}
+
+/// Makes sure that each of the layers of `image` that comes from a registry has a Merkle tree. Files of this machine are their
+/// owner's affair.
+///
+/// # Errors
+/// The first that has none.
+pub(super) fn check_proven(image: &ImageSpec, places: &[LayerPlace]) -> Result<(), Failure> {
+    for (number, place) in places.iter().enumerate() {
+        if let LayerPlace::Remote { digest, verity: None, .. } = place {
+            let text = format!(
+                "{image}: layer {number}, {digest}, has no Merkle tree, which image.require_merkle asks for: \
+                 add the image that `ublk-ctl image add-verity SOURCE TARGET` makes of it"
+            );
+            return Err(Failure::new(FailureClass::Image, text));
+        }
+    }
+    Ok(())
 }
 
 /// Looks at each of a list of layer files.
@@ -249,6 +273,7 @@ mod tests {
             repository: repository("https://r/v2/a/blobs").unwrap(),
             digest: digest.parse().unwrap(),
             size_bytes: Some(9),
+            verity: None,
         };
         assert_eq!(of_config(&config, repository).unwrap(), [remote]);
         for name in ["overlaybd.sealed", ".commit", "overlaybd.commit", "no"] {
@@ -275,6 +300,7 @@ mod tests {
             repository: repository(url).unwrap(),
             digest: format!("sha256:{}", "a".repeat(64)).parse().unwrap(),
             size_bytes,
+            verity: None,
         };
         let dead = of("https://dead/v2/a/blobs", None).identity();
         assert_ne!(dead, of("https://alive/v2/a/blobs", None).identity());

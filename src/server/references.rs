@@ -77,6 +77,7 @@ impl References {
             repository: repository.clone(),
             digest: layer.digest,
             size_bytes: Some(layer.size_bytes),
+            verity: layer.verity,
         };
         let places = layers.into_iter().map(place).collect();
         Ok(Resolved { places, pinned: ImageSpec::Reference(pinned), hold: None })

@@ -14,6 +14,7 @@ use super::{
     api::types::ImageSpec,
     device::Device,
     failure::{Failure, FailureClass},
+    image_config::VERITY_KEY,
     image_store::note_user,
     layers::{LayerPlace, read_config},
     mounts::file_system_work,
@@ -209,8 +210,13 @@ pub(super) fn document(places: &[LayerPlace]) -> Result<Value, Failure> {
     let lower = |place: &LayerPlace| {
         Ok(match place {
             LayerPlace::Local { path, .. } => json!({ "file": text(path)? }),
-            LayerPlace::Remote { digest, size_bytes, .. } => {
-                json!({ "digest": digest.to_string(), "size": size_bytes.unwrap_or_default() })
+            LayerPlace::Remote { digest, size_bytes, verity, .. } => {
+                let mut lower =
+                    json!({ "digest": digest.to_string(), "size": size_bytes.unwrap_or_default() });
+                if let (Some(members), Some(verity)) = (lower.as_object_mut(), verity) {
+                    members.insert(VERITY_KEY.to_owned(), verity.to_string().into());
+                }
+                lower
             }
         })
     };

@@ -160,6 +160,8 @@ pub struct ImageSection {
     pub decoded_cache_mib: u32,
     /// Whether the layers below a writable one, and below one that is pushed, must be those that it was made over.
     pub check_parents: bool,
+    /// Whether layers of registries must have a Merkle tree, which proves each part before it is used.
+    pub require_merkle: bool,
 }
 
 impl Default for ImageSection {
@@ -167,6 +169,7 @@ impl Default for ImageSection {
         Self {
             decoded_cache_mib: u32::try_from(DECODED_CACHE_BYTES >> 20).unwrap_or(u32::MAX),
             check_parents: true,
+            require_merkle: false,
         }
     }
 }

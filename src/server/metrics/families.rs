@@ -8,6 +8,7 @@ use crate::{
     image::{ClassMetrics, ImageMetrics, ReadMetrics, SourceClass},
     registry::{HostLoad, RegistryMetrics},
     server::{daemon::Served, factory::OpenImage},
+    source::ProofMetrics,
     telemetry::{Counter, Snapshot},
 };
 
@@ -233,6 +234,22 @@ pub(super) fn of_registry(metrics: &RegistryMetrics) -> Vec<Family> {
             "registry_limit_shrinks",
             "How often a registry host got fewer requests at once, by why",
             shrinks,
+        ),
+    ]
+}
+
+/// What was held against Merkle trees.
+pub(super) fn of_proofs(metrics: &ProofMetrics) -> Vec<Family> {
+    vec![
+        one_of_bytes(
+            "verity_proven",
+            "Bytes of registries that the Merkle tree of their blob has proven",
+            &metrics.proven_bytes,
+        ),
+        one(
+            "verity_refuted_fetches",
+            "Answers of registries that the Merkle tree of their blob has refuted",
+            &metrics.refuted_fetches,
         ),
     ]
 }

@@ -89,6 +89,7 @@ impl Counted<'_> {
         all.extend(families::of_images(served, factory.retired_images()));
         all.extend(families::of_registry(&factory.registry_metrics()));
         all.extend(families::of_hosts(factory.client().loads()));
+        all.extend(families::of_proofs(factory.proof_metrics()));
         // It is opened for the first image of a registry.
         let nothing = CacheMetrics::default();
         let (cache, used_bytes) = factory.cache_metrics().unwrap_or((&nothing, 0));

@@ -13,10 +13,10 @@ use super::{
 };
 use crate::{
     cache::{Cache, CacheConfig, CacheMetrics},
-    format::oci::Digest,
+    format::{oci::Digest, verity::Verity},
     reactor::{ReactorConfig, ReactorThread},
     registry::{Client, Limits, RemoteBlob, Repository},
-    source::{BlobSource, RegistryOrigin, Uncached},
+    source::{BlobSource, Origin, Proof, ProofMetrics, RegistryOrigin, Uncached, VerifiedOrigin},
 };
 
 /// Opens sources.
@@ -25,6 +25,7 @@ pub(super) struct Sources {
     section: CacheSection,
     /// Opened for the first remote layer, and tried again for the next where it cannot be used.
     cache: OnceCell<OpenCache>,
+    proofs: Arc<ProofMetrics>,
 }
 
 /// The cache and the thread that works for it. In this order: the thread ends last.
@@ -35,7 +36,7 @@ struct OpenCache {
 
 impl Sources {
     pub(super) fn new(client: Client, section: CacheSection) -> Self {
-        Self { client, section, cache: OnceCell::new() }
+        Self { client, section, cache: OnceCell::new(), proofs: Arc::default() }
     }
 
     /// A source of the layer at `place`, and what counts the requests for it where it is remote. A blob whose size neither its description nor the cache tells costs one request.
@@ -50,8 +51,8 @@ impl Sources {
                 let opening = blocking_while_busy(&place, BUSY_PATIENCE, move || layers::open_file(&path));
                 Ok((Arc::new(opening.await?), None))
             }
-            LayerPlace::Remote { repository, digest, size_bytes } => {
-                let (source, blob) = self.remote(repository, *digest, *size_bytes).await?;
+            LayerPlace::Remote { repository, digest, size_bytes, verity } => {
+                let (source, blob) = self.remote(repository, *digest, *size_bytes, *verity).await?;
                 Ok((source, Some(blob)))
             }
         }
@@ -61,6 +62,11 @@ impl Sources {
     pub(super) fn cache_metrics(&self) -> Option<(&CacheMetrics, u64)> {
         let open = self.cache.get()?;
         Some((open.cache.metrics(), open.cache.used_bytes()))
+    }
+
+    /// What was held against Merkle trees.
+    pub(super) fn proof_metrics(&self) -> &ProofMetrics {
+        &self.proofs
     }
 
     /// Bytes that the cache may have on disk; 0 where there is none.
@@ -98,6 +104,7 @@ impl Sources {
         repository: &Repository,
         digest: Digest,
         size_bytes: Option<u64>,
+        verity: Option<Verity>,
     ) -> Result<(Arc<dyn BlobSource>, RemoteBlob), Failure> {
         let cache = self.cache().await;
         let name = digest.to_string();
@@ -113,15 +120,30 @@ impl Sources {
                 .await
                 .map_err(|error| failure_of_registry("cannot ask for the size of a layer", error))?,
         };
-        let origin = Arc::new(RegistryOrigin::new(blob.clone()));
+        let origin = self.origin(&blob, digest, verity)?;
         let Some(cache) = cache else { return Ok((Arc::new(Uncached::new(origin)), blob)) };
-        match cache.blob(&name, Arc::clone(&origin) as _).await {
+        match cache.blob(&name, Arc::clone(&origin)).await {
             Ok(cached) => Ok((cached, blob)),
             Err(error) => {
                 tracing::warn!(error = full_text(&error), "a layer is read without the cache for now");
                 Ok((cache.without_entry(&name, origin, &error), blob))
             }
         }
+    }
+
+    /// Where the bytes of a blob come from: what has a Merkle tree goes to nobody before it is proven.
+    fn origin(
+        &self,
+        blob: &RemoteBlob,
+        digest: Digest,
+        verity: Option<Verity>,
+    ) -> Result<Arc<dyn Origin>, Failure> {
+        let origin = Arc::new(RegistryOrigin::new(blob.clone()));
+        let Some(verity) = verity else { return Ok(origin) };
+        let proof = Proof::new(verity, blob.size_bytes()).map_err(|error| {
+            Failure::with_source(FailureClass::Image, format!("{digest} has no such Merkle tree"), error)
+        })?;
+        Ok(Arc::new(VerifiedOrigin::new(origin, proof, Arc::clone(&self.proofs))))
     }
 }
 
