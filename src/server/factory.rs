@@ -311,7 +311,7 @@ impl Factory {
         let opened = try_join_all(places.iter().map(|place| self.sources.open(place))).await?;
         let (sources, remote) = opened.into_iter().unzip();
         let image = self.open_image(reactor, sources).await?;
-        let layers = image.layers().map(describe).collect();
+        let layers = image.layers().zip(&places).map(|(layer, place)| describe(layer, place)).collect();
         let (name, retired) = (named.to_string(), Arc::clone(&self.retired));
         let open = Arc::new(OpenImage { name, id, image, layers, remote, retired });
         *shelf = Arc::downgrade(&open);
@@ -349,7 +349,7 @@ fn id_of(key: &[LayerIdentity]) -> String {
     hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn describe(layer: &LayerDescription) -> LayerInfo {
+fn describe(layer: &LayerDescription, place: &LayerPlace) -> LayerInfo {
     let mut words = Vec::new();
     if layer.tar_envelope {
         words.push("tar".to_owned());
@@ -359,6 +359,9 @@ fn describe(layer: &LayerDescription) -> LayerInfo {
         words.push(format!("{name} in blocks of {} bytes", compression.block_bytes));
     }
     words.push(format!("{} segments", layer.segments));
+    if let LayerPlace::Remote { verity: Some(_), .. } = place {
+        words.push("proven by a Merkle tree".to_owned());
+    }
     LayerInfo {
         name: layer.name.clone(),
         size_bytes: layer.blob_bytes,

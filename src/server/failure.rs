@@ -175,7 +175,7 @@ pub fn class_of_data_error(error: &(dyn Error + 'static)) -> FailureClass {
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<SourceError>() {
             return match error {
-                SourceError::Remote { .. } => FailureClass::Registry,
+                SourceError::Remote { .. } | SourceError::Refuted { .. } => FailureClass::Registry,
                 SourceError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                     FailureClass::NotFound
                 }

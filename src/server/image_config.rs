@@ -224,6 +224,23 @@ mod tests {
     }
 
     #[test]
+    fn what_proves_a_layer_is_read_and_never_passed_over() {
+        let digest = format!("sha256:{}", "a1".repeat(32));
+        let lower = |verity: &str| {
+            parse(&format!(
+                r#"{{"repoBlobUrl":"https://r/v2/a/blobs","lowers":[{{"digest":"{digest}","verity":{verity}}}]}}"#
+            ))
+        };
+        let text = format!("{digest};4096;8192");
+        let config = lower(&format!("{text:?}")).unwrap();
+        assert_eq!((config.lowers[0].verity.unwrap().to_string(), config.notes.len()), (text, 0));
+        for wrong in ["\"none\"", "7", "true"] {
+            let refused = lower(wrong).unwrap_err();
+            assert!(refused.contains("/lowers/0/verity"), "{refused}");
+        }
+    }
+
+    #[test]
     fn an_empty_dir_searches_no_directory() {
         let config = parse(r#"{"lowers":[{"file":"/a","dir":""}]}"#).unwrap();
         assert_eq!(config.lowers[0].local_candidates().collect::<Vec<_>>(), [PathBuf::from("/a")]);

@@ -308,6 +308,27 @@ mod tests {
     }
 
     #[test]
+    fn only_what_a_registry_sends_must_be_proven() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, b"one").unwrap();
+        let digest: Digest = format!("sha256:{}", "a".repeat(64)).parse().unwrap();
+        let of = |verity| LayerPlace::Remote {
+            repository: repository("https://r/v2/a/blobs").unwrap(),
+            digest,
+            size_bytes: None,
+            verity,
+        };
+        let proven = of(Verity::new(digest, 4096).ok());
+        let (local, image) = (LayerPlace::local(&path).unwrap(), ImageSpec::Reference("r/a:v1".to_owned()));
+        assert!(check_proven(&image, &[local.clone(), proven.clone()]).is_ok());
+        let failure = check_proven(&image, &[proven.clone(), of(None)]).unwrap_err();
+        let text = failure.full_text();
+        assert!(failure.class() == FailureClass::Image && text.contains("r/a:v1: layer 1"), "{text}");
+        assert_ne!(proven.identity(), of(None).identity(), "the one is not read as the other");
+    }
+
+    #[test]
     fn a_file_that_is_replaced_is_another_layer() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");

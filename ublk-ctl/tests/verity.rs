@@ -14,8 +14,6 @@ mod fault_proxy;
 mod port;
 #[path = "../../tests/support/registry.rs"]
 mod registry;
-#[path = "../../tests/support/secure.rs"]
-mod secure;
 
 use std::{
     fs,
