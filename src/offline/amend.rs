@@ -155,15 +155,19 @@ impl Amendment {
     /// Where that cannot be written.
     pub fn zero(&mut self, mut offset: u64, len: u64) -> Result<(), OfflineError> {
         let end = offset.saturating_add(len);
-        let is_log = matches!(self.target, Target::Log { .. });
+        // An entry of zeroes has no data, and says where the next would be.
+        let place = match &self.target {
+            Target::Log { tail, .. } => Some(tail.next_sector),
+            Target::Sparse(_) => None,
+        };
         let most =
-            if is_log { u64::from(SEGMENT_LENGTH_LIMIT).saturating_mul(SECTOR_BYTES) } else { CHUNK_BYTES };
+            place.map_or(CHUNK_BYTES, |_| u64::from(SEGMENT_LENGTH_LIMIT).saturating_mul(SECTOR_BYTES));
         while offset < end {
             let len = end.saturating_sub(offset).min(most);
-            match is_log {
-                true => self.map(offset, len, 0, true)?,
+            match place {
+                Some(place) => self.map(offset, len, place, true)?,
                 // Zeroes are written, for they hide what is below.
-                false => {
+                None => {
                     self.put(offset, ZEROES.get(..usize::try_from(len).unwrap_or(CHUNK)).unwrap_or(&ZEROES))?
                 }
             }
