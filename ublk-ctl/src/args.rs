@@ -33,7 +33,11 @@ Exit codes:
   9  it did not end in time
   130  interrupted";
 
-const TOUR: &str = r#"From an image to its next version:
+const TOUR: &str = r#"From an ordinary image to a device:
+  ublk-ctl add redis:7
+
+From an image to its next version:
+  ublk-ctl convert registry.example.com/app:v1 registry.example.com/app:v1-obd
   ublk-ctl add registry.example.com/app:v1-obd --upper /srv/box
   mount /dev/ublkb0 /mnt
   (use /mnt)
@@ -114,7 +118,7 @@ impl GlobalArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct ImageArgs {
-    /// Image reference: registry/repository:tag, or @digest
+    /// Image reference: registry/repository:tag, or @digest; what is left out is as in docker's names
     #[arg(value_name = "IMAGE", value_parser = NonEmptyStringValueParser::new())]
     image: Option<String>,
     /// Image configuration as upstream writes it, config.v1.json
