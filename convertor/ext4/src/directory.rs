@@ -143,15 +143,6 @@ impl EntryBlock {
         Self { bytes: Vec::with_capacity(BLOCK_BYTES), last: 0 }
     }
 
-    /// Bytes that are taken.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
     /// The caller has seen to it that there is room.
     pub(crate) fn push(&mut self, name: &[u8], inode: u32, kind: FileKind) {
         self.last = self.bytes.len();

@@ -22,20 +22,28 @@ const NODE_LIMIT: usize = (BLOCK_BYTES - NODE_ENTRIES_AT) / ENTRY_BYTES;
 const HALF_MD4: u8 = 1;
 const INFO_BYTES: u8 = 8;
 
-/// A leaf: the lowest hash in it, whose bit 0 is set where the hash goes on from the leaf before, and its block.
+/// The names of a directory by their hashes.
+type Sorted<'a> = Vec<((u32, u32), &'a Box<[u8]>, &'a Entry)>;
+
+/// A leaf: the lowest hash in it, whose bit 0 is set where the hash goes on from the leaf before, and how many names it has.
 struct Leaf {
     hash: u32,
-    bytes: Vec<u8>,
+    count: usize,
 }
 
 /// The blocks of a directory with its index, one after another.
 pub(crate) fn encode(number: u32, directory: &Directory, hash: NameHash) -> Result<Vec<u8>, Error> {
-    let leaves = leaves(directory, hash);
+    let mut sorted: Sorted<'_> =
+        directory.entries.iter().map(|(name, entry)| (hash.of(name), name, entry)).collect();
+    sorted.sort_unstable_by_key(|(hash, name, _)| (*hash, *name));
+    let leaves = leaves(&sorted);
     let nodes = if leaves.len() > ROOT_LIMIT { leaves.len().div_ceil(NODE_LIMIT) } else { 0 };
     if nodes > ROOT_LIMIT {
         return Err(Error::DirectoryTooLarge(number));
     }
-    let mut bytes = root(number, directory.parent, u8::from(nodes > 0));
+    // All at once: a copy of the largest takes its time and memory.
+    let mut bytes = Vec::with_capacity((1 + nodes + leaves.len()) * BLOCK_BYTES);
+    bytes.append(&mut root(number, directory.parent, u8::from(nodes > 0)));
     let first_leaf = 1 + nodes;
     let places: Vec<(u32, u32)> =
         leaves.iter().zip(first_leaf..).map(|(leaf, block)| (leaf.hash, low_u32(block as u64))).collect();
@@ -56,29 +64,33 @@ pub(crate) fn encode(number: u32, directory: &Directory, hash: NameHash) -> Resu
             bytes.extend_from_slice(&node);
         }
     }
+    let mut rest = sorted.into_iter();
     for leaf in leaves {
-        bytes.extend_from_slice(&leaf.bytes);
+        let mut block = EntryBlock::new();
+        for (_, name, entry) in rest.by_ref().take(leaf.count) {
+            block.push(name, entry.inode, entry.kind);
+        }
+        bytes.append(&mut block.end());
     }
     Ok(bytes)
 }
 
-fn leaves(directory: &Directory, hash: NameHash) -> Vec<Leaf> {
-    let mut sorted: Vec<((u32, u32), &[u8], &Entry)> =
-        directory.entries.iter().map(|(name, entry)| (hash.of(name), &**name, entry)).collect();
-    sorted.sort_unstable_by_key(|(hash, name, _)| (*hash, *name));
+/// Which names each leaf has.
+fn leaves(sorted: &Sorted<'_>) -> Vec<Leaf> {
     let mut leaves = Vec::new();
-    let mut block = EntryBlock::new();
-    let (mut first, mut previous) = (0, 0);
-    for ((hash, _), name, entry) in sorted {
-        if !block.is_empty() && block.len() + entry_bytes(name) > LEAF_FILL_BYTES {
-            let full = std::mem::replace(&mut block, EntryBlock::new());
-            leaves.push(Leaf { hash: first, bytes: full.end() });
-            first = if hash == previous { hash | 1 } else { hash };
+    let mut leaf = Leaf { hash: 0, count: 0 };
+    let (mut filled, mut previous) = (0, 0);
+    for ((hash, _), name, _) in sorted {
+        if leaf.count > 0 && filled + entry_bytes(name) > LEAF_FILL_BYTES {
+            let next = Leaf { hash: if *hash == previous { hash | 1 } else { *hash }, count: 0 };
+            leaves.push(std::mem::replace(&mut leaf, next));
+            filled = 0;
         }
-        block.push(name, entry.inode, entry.kind);
-        previous = hash;
+        leaf.count += 1;
+        filled += entry_bytes(name);
+        previous = *hash;
     }
-    leaves.push(Leaf { hash: first, bytes: block.end() });
+    leaves.push(leaf);
     leaves
 }
 

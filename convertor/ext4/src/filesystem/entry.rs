@@ -7,7 +7,7 @@ use super::{
 use crate::{
     cache::BLOCK_BYTES,
     device::Device,
-    directory::{Directory, Entry},
+    directory::Entry,
     error::Error,
     extent::{self, Extent},
     field::put_u32,
@@ -103,7 +103,7 @@ impl<D: Device> Filesystem<D> {
         extent::build(&mut self.volume, &mut inode, &[])?;
         inode.set_block_count(blocks);
         self.volume.write_inode(number, &inode)?;
-        self.directories.insert(number, Directory::new(place.directory, &place.name));
+        self.empty_directories.insert(number, place.directory);
         self.insert(place, number, FileKind::Directory);
         Ok(number)
     }

@@ -4,6 +4,7 @@ use super::Filesystem;
 use crate::{
     cache::BLOCK_BYTES,
     device::Device,
+    directory::Directory,
     dirhash::NameHash,
     error::Error,
     extent::{self, Extent, Mapping},
@@ -25,6 +26,7 @@ impl<D: Device> Filesystem<D> {
             .iter()
             .filter(|(_, directory)| directory.is_changed)
             .map(|(number, _)| *number)
+            .chain(self.empty_directories.keys().copied())
             .collect();
         changed.sort_unstable();
         for number in changed {
@@ -39,14 +41,17 @@ impl<D: Device> Filesystem<D> {
             seed: self.volume.superblock.hash_seed,
             is_unsigned: self.volume.superblock.hash_unsigned,
         };
-        let Some(directory) = self.directories.get(&number) else { return Ok(()) };
+        // Nobody asks for it any more, and all together may be many.
+        let empty = self.empty_directories.remove(&number).map(|parent| Directory::new(parent, b""));
+        let Some(directory) = empty.or_else(|| self.directories.remove(&number)) else { return Ok(()) };
         let single = directory.encode_single(number);
         let has_index = single.is_none();
         let bytes = match single {
             Some(bytes) => bytes,
-            None => htree::encode(number, directory, hash)?,
+            None => htree::encode(number, &directory, hash)?,
         };
         let links = directory.subdirectories() + 2;
+        drop(directory);
         let (mut inode, _) = self.volume.read_inode(number)?;
         // More than the limit cannot be counted: 1 says so.
         inode.set_links(u16::try_from(links).ok().filter(|links| *links <= LINK_LIMIT).unwrap_or(1));

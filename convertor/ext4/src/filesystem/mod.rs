@@ -42,6 +42,8 @@ pub struct Filesystem<D> {
     volume: Volume<D>,
     /// All that the layer has come by, by inode.
     directories: HashMap<u32, Directory>,
+    /// The parents of those that it has made, and that have nothing in them so far: there may be a million.
+    empty_directories: HashMap<u32, u32>,
     /// Of the directories that were read: their blocks and names.
     read_blocks: u64,
     read_names: usize,
@@ -121,7 +123,15 @@ impl<D: Device> Filesystem<D> {
     }
 
     fn over(volume: Volume<D>, is_new: bool) -> Self {
-        Self { volume, directories: HashMap::new(), read_blocks: 0, read_names: 0, is_new, is_spoilt: false }
+        Self {
+            volume,
+            directories: HashMap::new(),
+            empty_directories: HashMap::new(),
+            read_blocks: 0,
+            read_names: 0,
+            is_new,
+            is_spoilt: false,
+        }
     }
 
     /// What is below it, for tests of that.
@@ -152,6 +162,10 @@ impl<D: Device> Filesystem<D> {
             if loaded.parent != parent || *loaded.name != *name {
                 return Err(Error::inode(number, "a directory has two names"));
             }
+            return Ok(());
+        }
+        if self.empty_directories.remove(&number).is_some() {
+            self.directories.insert(number, Directory::new(parent, name));
             return Ok(());
         }
         let (inode, kind) = self.volume.read_inode(number)?;

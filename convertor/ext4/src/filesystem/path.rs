@@ -98,7 +98,9 @@ impl<D: Device> Filesystem<D> {
                         check_name(name)?;
                         let name = name.to_vec();
                         let attributes = Attributes { mode: PARENT_MODE, mtime, ..Attributes::default() };
-                        directory = self.make_directory(&Location { directory, name }, &attributes)?;
+                        let place = Location { directory, name };
+                        directory = self.make_directory(&place, &attributes)?;
+                        self.load(directory, place.directory, &place.name)?;
                     }
                 },
             }
