@@ -8,7 +8,7 @@ use super::OfflineError;
 use crate::format::{
     oci::{Digest, Layer},
     tar::{self, Envelope, SecondMember},
-    verity::{BLOCK_BYTES, END_BYTES, TreeBuilder, TreeShape, Verity, VerityError},
+    verity::{BLOCK_BYTES, Block, END_BYTES, TreeBuilder, TreeShape, Verity, VerityError},
 };
 
 /// What the tree is called in the archive that a blob is.
@@ -45,7 +45,7 @@ pub fn add_tree(file: &File, path: &Path, size_bytes: u64) -> Result<Layer, Offl
 
     let mut hash = Sha256::new();
     let mut builder = TreeBuilder::new(shape);
-    let put = |number: u64, block: &[u8; BLOCK_BYTES as usize]| {
+    let put = |number: u64, block: &Block| {
         file.write_all_at(block, number.saturating_mul(BLOCK_BYTES)).map_err(failed("write it"))
     };
     each_part(file, path, 0..member.offset, |part| {

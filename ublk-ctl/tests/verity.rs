@@ -2,7 +2,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::disallowed_methods,
     unreachable_pub,
     dead_code,
     reason = "a test panics where something is not as expected, reads small files, and uses a part of the support"

@@ -36,7 +36,6 @@ pub struct Layer {
 
 impl Layer {
     /// The annotations of its descriptor, by which it is recognised.
-    #[must_use]
     pub fn annotations(&self) -> impl Iterator<Item = (&'static str, String)> {
         let known = [
             (VERSION, NATIVE_VERSION.to_owned()),

@@ -37,8 +37,10 @@ const HASHES: u64 = (BLOCK_LEN / HASH_BYTES) as u64;
 /// Zeroes behind the tree: the end of the archive that a blob is.
 pub const END_BYTES: u64 = 1024;
 
+/// The bytes of a block.
+pub type Block = [u8; BLOCK_LEN];
+
 type Hash = [u8; HASH_BYTES];
-type Block = [u8; BLOCK_LEN];
 
 /// The hash of a block, which counts with zeroes up to its end.
 fn hash_of(bytes: &[u8]) -> Hash {
