@@ -2,6 +2,11 @@
 //!
 //! Where a part lies in the file has nothing to do with where it lies on the device: what is written last lies next to the
 //! indexes at the end, so that a reader finds it in the same look.
+//!
+//! Upstream reads it so, too. Of an index it asks, when it loads one (`do_load_index`, and `create_memory_index` in its `lsmt/index.cpp`),
+//! that segments ascend on the device without an overlap (`verify_mapping_order`), and that each lies between the header and the
+//! index (`verify_mapping_moffset`); how their places in the file follow one another it never asks, and it reads each segment from its
+//! own place. Its own layers are such: one that was sealed where it lies, `commit --seal`, has data in the order of its writes.
 
 use std::{
     fs::File,
