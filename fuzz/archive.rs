@@ -1,6 +1,9 @@
-//! The fuzz target of the reader of tar archives.
+//! The fuzz targets of the reader of tar archives.
 
-use stratabd::format::tar::archive::{ArchiveError, ArchiveReader, Entry, EntryKind, Event};
+use stratabd::format::tar::{
+    archive::{ArchiveError, ArchiveReader, Entry, EntryKind, Event},
+    members::{MemberError, MemberIndex},
+};
 
 use super::check_message;
 
@@ -20,6 +23,39 @@ pub fn tar_archive(input: &[u8]) {
     if let Err(error) = whole.1 {
         check_message(&error);
         assert!(error.offset <= archive.len() as u64);
+    }
+}
+
+/// As [`tar_archive`]. What lies where it is read in place is what it is when it is read in order.
+pub fn tar_members(input: &[u8]) {
+    let Some((choice, archive)) = input.split_first() else { return };
+    let mut archive = archive.to_vec();
+    for block in archive.as_chunks_mut::<512>().0 {
+        if block[257..].starts_with(b"ustar") {
+            right_checksum(block);
+        }
+    }
+    let mut index = MemberIndex::new(archive.len() as u64);
+    while let Some(at) = index.wanted() {
+        let rest = usize::try_from(at).ok().and_then(|at| archive.get(at..)).expect("it lies in the input");
+        let piece = &rest[..usize::from(*choice).max(1).min(rest.len())];
+        if let Err(error) = index.put(piece) {
+            check_message(&error);
+            return;
+        }
+        assert!(index.wanted().is_none_or(|next| next > at));
+    }
+    let (items, read) = read(&archive, archive.len().max(1));
+    let Ok(members) = index.finish() else {
+        assert!(read.is_err());
+        return;
+    };
+    for (entry, stored_bytes, _) in items.iter().filter(|(entry, ..)| entry.kind == EntryKind::File) {
+        let found = members.find(&entry.name);
+        assert_eq!(entry.extents.is_some(), matches!(found, Err(MemberError::Sparse(_))));
+        if let Ok(content) = found {
+            assert!(content.end() <= archive.len() as u64 && content.len() == *stored_bytes);
+        }
     }
 }
 

@@ -38,7 +38,7 @@ mod server;
 #[path = "verity.rs"]
 mod verity;
 
-pub use archive::tar_archive;
+pub use archive::{tar_archive, tar_members};
 pub use ext4::ext4_layer;
 pub use layer::layer_blob;
 pub use registry::{
@@ -56,8 +56,9 @@ pub use verity::verity;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 35] = [
+pub const TARGETS: [Target; 36] = [
     ("tar_archive", tar_archive),
+    ("tar_members", tar_members),
     ("tar_envelope", tar_envelope),
     ("ext4_layer", ext4_layer),
     ("verity", verity),

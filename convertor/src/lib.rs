@@ -8,15 +8,19 @@
 
 mod add_verity;
 pub mod apply;
+mod archive;
 mod choice;
 mod convert;
 mod device;
+mod docker_archive;
+mod files;
 pub mod layer;
 mod layout;
 mod pipeline;
 mod place;
 mod remote;
 mod source;
+mod store;
 mod target;
 mod writable;
 

@@ -9,11 +9,14 @@ use stratabd::{
 
 /// What `skopeo` puts before the name of a layout's folder.
 const LAYOUT: &str = "oci:";
+/// What `skopeo` puts before the name of an archive that is a layout.
+const LAYOUT_ARCHIVE: &str = "oci-archive:";
+/// What `skopeo` puts before the name of what `docker save` has written.
+const DOCKER_ARCHIVE: &str = "docker-archive:";
 /// What `skopeo` puts before a reference.
 const REGISTRY: &str = "docker://";
 /// Prefixes of `skopeo` that are not known here.
-const OTHERS: [&str; 6] =
-    ["oci-archive:", "docker-archive:", "docker-daemon:", "containers-storage:", "dir:", "containerd:"];
+const OTHERS: [&str; 4] = ["docker-daemon:", "containers-storage:", "dir:", "containerd:"];
 
 /// A place of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,20 @@ pub enum Place {
         /// Which of its images.
         name: Option<String>,
     },
+    /// In a tar archive that is an OCI layout, under a name where it has several.
+    LayoutArchive {
+        /// The archive.
+        file: PathBuf,
+        /// Which of its images.
+        name: Option<String>,
+    },
+    /// In a tar archive as `docker save` writes it, known by a reference where it has several.
+    DockerArchive {
+        /// The archive.
+        file: PathBuf,
+        /// Which of its images.
+        reference: Option<ImageReference>,
+    },
 }
 
 impl FromStr for Place {
@@ -34,36 +51,58 @@ impl FromStr for Place {
 
     fn from_str(text: &str) -> Result<Self, Failure> {
         if let Some(other) = OTHERS.iter().find(|prefix| text.starts_with(**prefix)) {
-            let text = format!("{text:?}: {other} is not known: give a reference, or oci:FOLDER[:NAME]");
+            let text = format!(
+                "{text:?}: {other} is not known: give a reference, or {LAYOUT}FOLDER[:NAME], {LAYOUT_ARCHIVE}FILE[:NAME] or \
+                 {DOCKER_ARCHIVE}FILE[:NAME:TAG]"
+            );
             return Err(Failure::new(FailureClass::Usage, text));
         }
+        let reference = |reference: &str| {
+            reference.parse().map_err(|source| {
+                let text = format!("{text:?} is not an image reference");
+                Failure::with_source(FailureClass::Usage, text, source)
+            })
+        };
         if let Some(rest) = text.strip_prefix(LAYOUT) {
-            // As skopeo: what follows the first colon after the folder is the name.
-            let (folder, name) = match rest.split_once(':') {
-                Some((folder, name)) => (folder, Some(name.to_owned()).filter(|name| !name.is_empty())),
-                None => (rest, None),
-            };
-            if folder.is_empty() {
-                return Err(Failure::new(FailureClass::Usage, format!("{text:?}: it names no folder")));
-            }
-            return Ok(Self::Layout { folder: PathBuf::from(folder), name });
+            let (folder, name) = path_and_name(text, rest)?;
+            return Ok(Self::Layout { folder, name: name.map(str::to_owned) });
         }
-        let reference = text.strip_prefix(REGISTRY).unwrap_or(text);
-        reference.parse().map(Self::Registry).map_err(|source| {
-            Failure::with_source(FailureClass::Usage, format!("{text:?} is not an image reference"), source)
-        })
+        if let Some(rest) = text.strip_prefix(LAYOUT_ARCHIVE) {
+            let (file, name) = path_and_name(text, rest)?;
+            return Ok(Self::LayoutArchive { file, name: name.map(str::to_owned) });
+        }
+        if let Some(rest) = text.strip_prefix(DOCKER_ARCHIVE) {
+            let (file, name) = path_and_name(text, rest)?;
+            return Ok(Self::DockerArchive { file, reference: name.map(reference).transpose()? });
+        }
+        reference(text.strip_prefix(REGISTRY).unwrap_or(text)).map(Self::Registry)
+    }
+}
+
+/// As skopeo: what follows the first colon after the path is the name.
+fn path_and_name<'t>(text: &str, rest: &'t str) -> Result<(PathBuf, Option<&'t str>), Failure> {
+    let (path, name) = match rest.split_once(':') {
+        Some((path, name)) => (path, Some(name).filter(|name| !name.is_empty())),
+        None => (rest, None),
+    };
+    match path.is_empty() {
+        true => Err(Failure::new(FailureClass::Usage, format!("{text:?}: it names no folder or file"))),
+        false => Ok((PathBuf::from(path), name)),
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Registry(reference) => write!(f, "{reference}"),
-            Self::Layout { folder, name } => {
-                write!(f, "{LAYOUT}{}", folder.display())?;
-                name.as_ref().map_or(Ok(()), |name| write!(f, ":{name}"))
+        let (prefix, path, name) = match self {
+            Self::Registry(reference) => return write!(f, "{reference}"),
+            Self::Layout { folder, name } => (LAYOUT, folder, name.clone()),
+            Self::LayoutArchive { file, name } => (LAYOUT_ARCHIVE, file, name.clone()),
+            Self::DockerArchive { file, reference } => {
+                (DOCKER_ARCHIVE, file, reference.as_ref().map(ToString::to_string))
             }
-        }
+        };
+        write!(f, "{prefix}{}", path.display())?;
+        name.map_or(Ok(()), |name| write!(f, ":{name}"))
     }
 }
 
@@ -83,8 +122,22 @@ mod tests {
         assert_eq!(place("oci:images:").unwrap(), layout("images", None));
         assert!(matches!(place("docker://localhost:5000/app:1").unwrap(), Place::Registry(_)));
         assert_eq!(place("localhost:5000/app:1").unwrap().to_string(), "localhost:5000/app:1");
-        assert_eq!(place("oci:/srv/images:redis").unwrap().to_string(), "oci:/srv/images:redis");
-        for wrong in ["oci:", "oci::name", "docker-archive:redis.tar", "dir:/srv", "case/UPPER"] {
+        let archive = place("oci-archive:a.tar:redis:7").unwrap();
+        assert_eq!(archive, Place::LayoutArchive { file: "a.tar".into(), name: Some("redis:7".into()) });
+        let saved = place("docker-archive:a.tar:redis:7").unwrap();
+        let reference = Some("docker.io/library/redis:7".parse().unwrap());
+        assert_eq!(saved, Place::DockerArchive { file: "a.tar".into(), reference });
+        for text in ["oci:/srv/images:redis", "oci-archive:a.tar:redis:7", "docker-archive:a.tar"] {
+            assert_eq!(place(text).unwrap().to_string(), text);
+        }
+        for wrong in [
+            "oci:",
+            "oci::name",
+            "oci-archive::x",
+            "docker-archive:a.tar:case/UPPER",
+            "dir:/srv",
+            "case/UPPER",
+        ] {
             assert_eq!(place(wrong).unwrap_err().class(), FailureClass::Usage, "{wrong}");
         }
     }

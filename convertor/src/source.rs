@@ -5,7 +5,7 @@ use std::io::Read;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use stratabd::{
-    format::oci::{Descriptor, Digest, Document, OciError},
+    format::oci::{Descriptor, Digest, Document, LAYER_COUNT_LIMIT, OciError},
     registry::{Client, FoundDocument, ImageDocuments, ImageReference, Repository},
     server::{
         failure::{Failure, FailureClass},
@@ -14,7 +14,13 @@ use stratabd::{
 };
 use tokio::runtime::Handle;
 
-use crate::{layout::Layout, place::Place, remote::RemoteReader};
+use crate::{
+    archive::Archive,
+    docker_archive::DockerArchive,
+    layout::{INDEX, Layout, MARK, Wanted},
+    place::Place,
+    remote::RemoteReader,
+};
 
 /// What layers of ordinary images are, each also with a suffix for a compression, which is told by the bytes.
 const LAYER_MEDIA_TYPES: [&str; 4] = [
@@ -37,7 +43,8 @@ pub(crate) struct Source {
 #[derive(Debug, Clone)]
 enum Origin {
     Registry { client: Client, repository: Repository, reference: ImageReference },
-    Layout { layout: Layout, name: Option<String> },
+    Layout { layout: Layout, wanted: Wanted },
+    DockerArchive(DockerArchive),
 }
 
 /// An image.
@@ -66,8 +73,20 @@ impl Source {
                 Origin::Registry { client: client.clone(), repository, reference: reference.clone() }
             }
             Place::Layout { folder, name } => {
-                Origin::Layout { layout: Layout::open(folder)?, name: name.clone() }
+                Origin::Layout { layout: Layout::open(folder)?, wanted: name.as_deref().into() }
             }
+            Place::LayoutArchive { file, name } => Origin::Layout {
+                layout: Layout::in_archive(Archive::open(file)?)?,
+                wanted: name.as_deref().into(),
+            },
+            // What docker saves nowadays is both, and the layout is the one that has the digests.
+            Place::DockerArchive { file, reference } => match Archive::open(file)? {
+                archive if archive.has(MARK) && archive.has(INDEX) => Origin::Layout {
+                    layout: Layout::in_archive(archive)?,
+                    wanted: reference.clone().map_or(Wanted::Only, Wanted::Tagged),
+                },
+                archive => Origin::DockerArchive(DockerArchive::open(archive, reference.as_ref())?),
+            },
         };
         Ok(Self { name: place.to_string(), origin })
     }
@@ -79,7 +98,8 @@ impl Source {
                 let found = client.document(reference).await;
                 found.map_err(|error| failure_of_registry(format!("cannot read {reference}"), error))
             }
-            Origin::Layout { layout, name } => layout.root(name.as_deref()),
+            Origin::Layout { layout, wanted } => layout.root(wanted),
+            Origin::DockerArchive(archive) => archive.root(),
         }
     }
 
@@ -95,6 +115,8 @@ impl Source {
                 found.map_err(|error| failure_of_registry(format!("cannot read {reference}"), error))
             }
             Origin::Layout { layout, .. } => layout.found(digest),
+            // It has no index.
+            Origin::DockerArchive(archive) => archive.root(),
         }
     }
 
@@ -114,6 +136,7 @@ impl Source {
                 let (config, _) = ImageDocuments::config_of(&manifest).map_err(unusable(&self.name))?;
                 Bytes::from(layout.document(config)?)
             }
+            Origin::DockerArchive(archive) => archive.config(),
         };
         let platform = entry.as_ref().and_then(|entry| entry.get("platform")).filter(|it| it.is_object());
         let platform = platform.cloned().unwrap_or_else(|| platform_of(&config));
@@ -139,13 +162,15 @@ impl SourceImage {
         runtime: &Handle,
     ) -> Result<Box<dyn Read + Send>, Failure> {
         match &self.source.origin {
-            Origin::Layout { layout, .. } => Ok(Box::new(layout.open_blob(layer.digest)?)),
+            Origin::Layout { layout, .. } => layout.open_blob(layer.digest),
+            Origin::DockerArchive(archive) => Ok(Box::new(archive.open_blob(layer.digest)?)),
             Origin::Registry { client, repository, .. } => {
                 let blob = client.blob(repository, layer.digest, layer.size_bytes);
                 Ok(Box::new(RemoteReader::new(blob, runtime.clone())))
             }
         }
     }
+
     /// Says what keeps it from being converted: that it needs no conversion, or can have none.
     pub(crate) fn require_ordinary(&self) -> Result<(), Failure> {
         let name = &self.name;
@@ -163,6 +188,9 @@ impl SourceImage {
                 return Err(Failure::new(FailureClass::Conflict, text));
             }
             Err(error) => return Err(wrong(error)),
+        }
+        if self.layers.len() > LAYER_COUNT_LIMIT {
+            return Err(wrong(OciError::TooManyLayers(self.layers.len())));
         }
         for (number, layer) in self.layers.iter().enumerate() {
             let media_type = layer.media_type.as_str();

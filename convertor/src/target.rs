@@ -22,13 +22,13 @@ use stratabd::{
     },
 };
 
-use crate::{layout::Layout, place::Place};
+use crate::{place::Place, store::Store};
 
 /// A place that takes an image.
 #[derive(Debug, Clone)]
 pub(crate) enum Target {
     Registry { client: Client, repository: Repository, reference: ImageReference },
-    Layout { layout: Layout, name: Option<String> },
+    Store(Arc<Store>),
 }
 
 /// A file that is read from its start by whoever has it, at the same time as by others.
@@ -53,7 +53,15 @@ impl Target {
                 Ok(Self::Registry { client: client.clone(), repository, reference: reference.clone() })
             }
             Place::Layout { folder, name } => {
-                Ok(Self::Layout { layout: Layout::open_or_make(folder)?, name: name.clone() })
+                Ok(Self::Store(Arc::new(Store::folder(folder, name.as_deref())?)))
+            }
+            Place::LayoutArchive { file, name } => {
+                Ok(Self::Store(Arc::new(Store::archive(file, name.as_deref())?)))
+            }
+            Place::DockerArchive { .. } => {
+                let text =
+                    format!("{place}: docker's archives are read only: oci-archive:FILE[:NAME] is written");
+                Err(Failure::new(FailureClass::Usage, text))
             }
         }
     }
@@ -75,15 +83,10 @@ impl Target {
                 )
                 .await
             }
-            Self::Layout { layout, .. } => {
-                let layout = layout.clone();
-                let putting = move || match layout.has(layer.digest, layer.size_bytes) {
-                    true => Ok(true),
-                    false => layout.put(layer.digest, FromStart { file, offset: 0 }).map(|()| false),
-                };
-                tokio::task::spawn_blocking(putting).await.unwrap_or_else(|error| {
-                    Err(Failure::with_source(FailureClass::Internal, "a thread has failed", error))
-                })
+            Self::Store(store) => {
+                let store = Arc::clone(store);
+                blocking(move || store.put(layer.digest, layer.size_bytes, FromStart { file, offset: 0 }))
+                    .await
             }
         }
     }
@@ -94,12 +97,11 @@ impl Target {
             Self::Registry { client, reference, .. } => {
                 check_loses_no_platform(client, reference, kept).await
             }
-            Self::Layout { layout, name } => match layout.root(name.as_deref()) {
-                Ok(FoundDocument { document: Document::Index(index), .. }) => {
+            Self::Store(store) => match store.present() {
+                Some(FoundDocument { document: Document::Index(index), .. }) => {
                     require_platforms(&self.to_string(), &index, kept)
                 }
-                // Nothing, or what is no image, is not lost; what cannot be read will be said when it is written.
-                Ok(_) | Err(_) => Ok(()),
+                Some(_) | None => Ok(()),
             },
         }
     }
@@ -114,7 +116,10 @@ impl Target {
                 let blob = NewBlob { digest: image.config_digest, size_bytes, origin };
                 ensure(client, repository, blob).await.map(drop)
             }
-            Self::Layout { layout, .. } => layout.put(image.config_digest, &config[..]),
+            Self::Store(store) => {
+                let (store, digest, config) = (Arc::clone(store), image.config_digest, config.clone());
+                blocking(move || store.put(digest, config.len() as u64, &config[..])).await.map(drop)
+            }
         }
     }
 
@@ -125,7 +130,12 @@ impl Target {
                 let put = client.put_document(repository, &manifest.digest.to_string(), manifest).await;
                 put.map_err(|error| self.refused(error))
             }
-            Self::Layout { layout, .. } => layout.put(manifest.digest, &manifest.bytes[..]),
+            Self::Store(store) => {
+                let (store, manifest) = (Arc::clone(store), manifest.clone());
+                let put =
+                    move || store.put(manifest.digest, manifest.bytes.len() as u64, &manifest.bytes[..]);
+                blocking(put).await.map(drop)
+            }
         }
     }
 
@@ -136,7 +146,10 @@ impl Target {
                 let put = client.put_document(repository, reference.tag_or_digest(), root).await;
                 put.map_err(|error| self.refused(error))?;
             }
-            Self::Layout { layout, name } => layout.put_root(name.as_deref(), root, platform)?,
+            Self::Store(store) => {
+                let (store, root, platform) = (Arc::clone(store), root.clone(), platform.cloned());
+                blocking(move || store.finish(&root, platform.as_ref())).await?;
+            }
         }
         Ok(format!("{self}@{}", root.digest))
     }
@@ -150,10 +163,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Registry { reference, .. } => write!(f, "{reference}"),
-            Self::Layout { layout, name } => {
-                let place = Place::Layout { folder: layout.folder().to_owned(), name: name.clone() };
-                write!(f, "{place}")
-            }
+            Self::Store(store) => write!(f, "{}", store.place()),
         }
     }
 }
@@ -164,6 +174,15 @@ impl Read for FromStart {
         self.offset = self.offset.saturating_add(count as u64);
         Ok(count)
     }
+}
+
+/// Runs what waits for a disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(Failure::with_source(FailureClass::Internal, "a thread has failed", error))
+    })
 }
 
 async fn ensure(client: &Client, repository: &Repository, blob: NewBlob) -> Result<bool, Failure> {

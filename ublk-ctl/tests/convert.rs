@@ -8,6 +8,8 @@
     reason = "a test panics where something is not as expected, reads small files, and uses a part of the support"
 )]
 
+#[path = "convert/archives.rs"]
+mod archives;
 #[path = "convert/index.rs"]
 mod index;
 #[path = "../../tests/support/port.rs"]
@@ -286,7 +288,7 @@ fn what_cannot_be_converted_is_refused_before_anything_is_made() {
     assert!(code == Some(5) && said.contains("+encrypted"), "{code:?} {said}");
     assert_eq!(failure(&convert(&format!("{source}:other"), &to, &[])).0, Some(3));
     assert_eq!(failure(&convert(&format!("{source}-not"), &to, &[])).0, Some(3));
-    for wrong in ["docker-archive:image.tar", "oci:"] {
+    for wrong in ["docker-daemon:image:1", "oci:"] {
         assert_eq!(failure(&convert(wrong, &to, &[])).0, Some(2), "{wrong}");
     }
     assert!(!dir.path().join("to").exists());

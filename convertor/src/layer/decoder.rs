@@ -45,7 +45,8 @@ impl Compression {
     /// As many bytes as tell it.
     pub(super) const MAGIC_BYTES: usize = 4;
 
-    fn of(head: &[u8]) -> Self {
+    /// What a blob that begins with `head` is compressed with.
+    pub(crate) fn of(head: &[u8]) -> Self {
         let is_skippable = matches!(head, [0x50..=0x5f, rest @ ..] if rest.starts_with(ZSTD_SKIPPABLE_MAGIC));
         if head.starts_with(GZIP_MAGIC) {
             Self::Gzip

@@ -26,12 +26,17 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long what is under way may take to end when the user ends it.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
+const SOURCE_HELP: &str = "The ordinary image: a reference, oci:FOLDER[:NAME] of an OCI layout, oci-archive:FILE[:NAME], or \
+                           docker-archive:FILE[:NAME:TAG] as docker save writes it";
+const TARGET_HELP: &str = "What is made: registry/repository:tag, oci:FOLDER[:NAME], or a new file, oci-archive:FILE[:NAME]. Its name \
+                           is moved last";
+
 #[derive(Debug, Args)]
 pub(crate) struct ConvertArgs {
-    #[arg(help = "The ordinary image: a reference, or oci:FOLDER[:NAME] for one in an OCI layout")]
+    #[arg(help = SOURCE_HELP)]
     #[arg(value_name = "SOURCE", value_parser = NonEmptyStringValueParser::new())]
     source: String,
-    #[arg(help = "What is made: registry/repository:tag, or oci:FOLDER[:NAME]. Its name is moved last")]
+    #[arg(help = TARGET_HELP)]
     #[arg(value_name = "TARGET", value_parser = NonEmptyStringValueParser::new())]
     target: String,
     /// Which image of one that has several; may be repeated, and what is made is an index of these then [default: this machine's]

@@ -139,6 +139,18 @@ impl ArchiveReader {
         }
     }
 
+    /// Leaves out what is left of the content of the entry that has begun, and what pads it: the lengths of both, bytes of the stream that
+    /// [`next`](Self::next) is not to be given. It goes on with the next header; there is no [`Event::EntryEnd`].
+    pub fn skip_content(&mut self) -> (u64, u64) {
+        let State::Content(content) = &self.state else { return (0, 0) };
+        let extents = content.extents.iter().flat_map(|extents| extents.iter().skip(content.next_extent));
+        let left = extents.fold(content.run.len(), |sum, extent| sum.saturating_add(extent.len()));
+        let padding_bytes = content.padding_bytes;
+        self.offset = self.offset.saturating_add(left).saturating_add(padding_bytes);
+        self.state = State::Block(Purpose::Header);
+        (left, padding_bytes)
+    }
+
     /// That the stream has ended, once [`next`](Self::next) has given `None`.
     ///
     /// # Errors
