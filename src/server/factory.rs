@@ -189,16 +189,16 @@ impl Factory {
 
     /// Looks for the layers that `spec` names, and opens none.
     pub(super) async fn places(&self, spec: &ImageSpec) -> Result<Placed, Failure> {
-        let (places, upper, pinned) = match spec {
+        let (places, upper, pinned, hold) = match spec {
             ImageSpec::Reference(text) => {
                 let Resolved { places, pinned, hold } = self.references.layers(text).await?;
-                return Ok(Placed { places, upper: None, pinned, _hold: hold });
+                (places, None, pinned, hold)
             }
             ImageSpec::Layers(paths) | ImageSpec::Converted { layers: paths, .. } => {
                 let paths = paths.clone();
                 let place = paths.first().cloned().unwrap_or_default();
                 let places = file_system_work(&place, move || layers::of_files(&paths)).await?;
-                (places, None, spec.clone())
+                (places, None, spec.clone(), None)
             }
             ImageSpec::Config(path) => {
                 let (place, path) = (path, path.clone());
@@ -213,13 +213,13 @@ impl Factory {
                     Ok((places?, config.upper))
                 });
                 let (places, upper) = read.await?;
-                (places, upper, spec.clone())
+                (places, upper, spec.clone(), None)
             }
         };
         if self.require_merkle {
             layers::check_proven(spec, &places)?;
         }
-        Ok(Placed { places, upper, pinned, _hold: None })
+        Ok(Placed { places, upper, pinned, _hold: hold })
     }
 
     /// Has stores of images keep those of these layers that are theirs for as long as a record of a device names them.
@@ -311,7 +311,7 @@ impl Factory {
         let opened = try_join_all(places.iter().map(|place| self.sources.open(place))).await?;
         let (sources, remote) = opened.into_iter().unzip();
         let image = self.open_image(reactor, sources).await?;
-        let layers = image.layers().zip(&places).map(|(layer, place)| describe(layer, place)).collect();
+        let layers = image.layers().map(describe).collect();
         let (name, retired) = (named.to_string(), Arc::clone(&self.retired));
         let open = Arc::new(OpenImage { name, id, image, layers, remote, retired });
         *shelf = Arc::downgrade(&open);
@@ -349,7 +349,7 @@ fn id_of(key: &[LayerIdentity]) -> String {
     hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn describe(layer: &LayerDescription, place: &LayerPlace) -> LayerInfo {
+fn describe(layer: &LayerDescription) -> LayerInfo {
     let mut words = Vec::new();
     if layer.tar_envelope {
         words.push("tar".to_owned());
@@ -359,9 +359,6 @@ fn describe(layer: &LayerDescription, place: &LayerPlace) -> LayerInfo {
         words.push(format!("{name} in blocks of {} bytes", compression.block_bytes));
     }
     words.push(format!("{} segments", layer.segments));
-    if let LayerPlace::Remote { verity: Some(_), .. } = place {
-        words.push("proven by a Merkle tree".to_owned());
-    }
     LayerInfo {
         name: layer.name.clone(),
         size_bytes: layer.blob_bytes,
