@@ -162,10 +162,15 @@ fn what_a_proxy_changes_is_never_read_and_what_it_changes_now_and_then_is_mended
     }
     site.fail(1, Fault::Flip(2 << 20));
     assert_eq!(sum(&site.export(&proxy, "proven", &["--no-cache"])), None);
+    let mut struck = 0;
     for more in [&["--no-cache"][..], &["--cache-dir", site.cache("mended").to_str().unwrap()]] {
-        site.fail(4, Fault::WrongBody);
-        assert_eq!(sum(&site.export(&proxy, "proven", more)).as_ref(), Some(&site.device), "{more:?}");
-        assert!(site.proxy.counts().struck(Fault::WrongBody) > 0);
+        // Two answers in all, so that nothing is wrong each of the three times that it is asked for.
+        let faults = vec![(u64::MAX, Fault::WrongBody); 2];
+        site.proxy.behave(Behaviour { faults, ..Behaviour::healthy() });
+        let exported = site.export(&proxy, "proven", more);
+        assert_eq!(sum(&exported).as_ref(), Some(&site.device), "{more:?}: {exported:?}");
+        struck += 2;
+        assert_eq!(site.proxy.counts().struck(Fault::WrongBody), struck);
     }
     // All of it is kept now: nothing is asked of a registry whose tag is known to be this.
     let digest = site.export(&proxy, "proven", &["--cache-dir", site.cache("mended").to_str().unwrap()]);
