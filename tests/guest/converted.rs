@@ -1,6 +1,6 @@
 //! The whole way: an ordinary image of Debian's packages, pushed, converted, attached and mounted, whose programs run.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use serde_json::Value;
 
@@ -62,19 +62,48 @@ fn an_ordinary_image_becomes_a_device_of_its_files_whose_programs_run() {
     let device = Attached::add(&[&target, "--set", &plain, "--cache-dir", cache.to_str().unwrap()]);
     let path = device.path().to_str().unwrap();
     output_of("e2fsck", &["-fn", path]);
-    let point = root.path().join("mounted");
-    fs::create_dir(&point).unwrap();
-    let at = point.to_str().unwrap();
-    output_of("mount", &["-t", "ext4", "-o", "ro", path, at]);
-    tree::compare(&point, Path::new(TREE));
-    for (program, argument, wanted) in [
-        ("/usr/bin/perl", "print 6 * 7", "42"),
-        ("/srv/perl", "print join ',', sort keys %{{b => 1, a => 2}}", "a,b"),
+    let [image, changes, work, container] =
+        ["image", "changes", "work", "container"].map(|name| root.path().join(name).display().to_string());
+    [&image, &changes, &work, &container].iter().for_each(|folder| fs::create_dir(folder).unwrap());
+    let mut mounts = Mounts::default();
+    mounts.add(&["-t", "ext4", "-o", "ro", path, &image]);
+    tree::compare(Path::new(&image), Path::new(TREE));
+    // As for a container, which needs a /dev.
+    let layers = format!("lowerdir={image},upperdir={changes},workdir={work}");
+    mounts.add(&["-t", "overlay", "-o", &layers, "overlay", &container]);
+    let nodes = format!("{container}/dev");
+    fs::create_dir(&nodes).unwrap();
+    mounts.add(&["--bind", "/dev", &nodes]);
+    for (program, arguments, wanted) in [
+        ("/usr/bin/perl", &["-e", "print 6 * 7"][..], "42"),
+        ("/srv/perl", &["-e", "print join ',', sort split / /, 'b a'"], "a,b"),
+        ("/usr/bin/python3.11", &["-c", "import json; print(json.dumps([sum(range(10))]))"], "[45]\n"),
     ] {
-        assert_eq!(output_of("chroot", &[at, program, "-e", argument]), wanted);
+        let said = output_of("env", &[&["LC_ALL=C", "chroot", &container, program], arguments].concat());
+        assert!(said.starts_with(wanted), "{program}: {said}");
     }
-    let python = ["/usr/bin/python3.11", "-c", "import json; print(json.dumps([sum(range(10))]))"];
-    assert_eq!(output_of("chroot", &[&[at], &python[..]].concat()), "[45]\n");
-    assert!(output_of("chroot", &[at, "/usr/bin/redis-server", "--version"]).starts_with("Redis server"));
-    output_of("umount", &[at]);
+}
+
+/// What is mounted, until it is dropped: the device beneath cannot go before.
+#[derive(Default)]
+struct Mounts(Vec<String>);
+
+impl Mounts {
+    /// The last of the `arguments` is where.
+    fn add(&mut self, arguments: &[&str]) {
+        output_of("mount", arguments);
+        self.0.extend(arguments.last().map(|at| (*at).to_owned()));
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        for at in self.0.iter().rev() {
+            let ended = Command::new("umount").arg(at).status();
+            assert!(
+                ended.is_ok_and(|status| status.success()) || std::thread::panicking(),
+                "{at} stays mounted"
+            );
+        }
+    }
 }
