@@ -3,6 +3,7 @@
 mod client;
 mod exchange;
 mod listen;
+mod refusal;
 mod route;
 pub mod types;
 mod upstream;
