@@ -34,6 +34,7 @@ use stratabd::{
         daemon::{Daemon, DaemonParts},
         device::Device,
         failure::Failure,
+        metrics::{Exposition, MetricsDetail},
         port::{KnownDevice, Port},
         service::Service,
         state::StateDir,
@@ -183,6 +184,9 @@ async fn an_ordinary_image_is_added_by_one_command_and_then_without_its_registry
 
     let added = site.json(&["add", &site.reference]);
     assert_eq!(added["size_bytes"], 64_u64 << 30, "{added}");
+    // An operator is not told that something has failed.
+    let metrics = daemon.metrics(MetricsDetail::Totals, Exposition::Text).await.unwrap();
+    assert!(metrics.contains("attach_failures_total{reason=\"image\"} 0"), "{metrics}");
     let info = site.json(&["info", "0"]);
     assert_eq!(info["layers"].as_array().unwrap().len(), 2, "{info}");
     let listed = site.json(&["list"])["devices"][0]["image"].clone();

@@ -30,6 +30,10 @@ impl Attaches {
         let attached = attaching.await;
         match &attached {
             Ok(_) => self.took.observe(began.elapsed()),
+            // Who asked converts it, and asks again.
+            Err(failure) if failure.is_of_ordinary_image() => {
+                tracing::info!(%image, "an ordinary image is asked for, which is not converted yet");
+            }
             Err(failure) => {
                 let counters = FailureClass::ALL.iter().zip(&self.failures);
                 counters
