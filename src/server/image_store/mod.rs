@@ -122,10 +122,15 @@ impl ImageStore {
         }
     }
 
-    /// Holds the store, which is made where it is missing.
+    /// Holds the store, which is made where it is missing, durably: what lies over its images is to find it after a crash.
     fn hold(&self) -> io::Result<Hold> {
-        for folder in [self.dir.clone(), self.blobs(), self.images(), self.users(), self.spool()] {
+        let folders = [self.dir.clone(), self.blobs(), self.images(), self.users(), self.spool()];
+        for folder in self.dir.parent().map(Path::to_owned).into_iter().chain(folders) {
+            let is_new = !folder.is_dir();
             PrivateFolder::open_root(&folder)?;
+            for above in folder.ancestors().skip(1).take_while(|_| is_new).take(2) {
+                File::open(above)?.sync_all()?;
+            }
         }
         let mut options = OpenOptions::new();
         held(options.create(true).truncate(false).write(true).mode(0o600).open(self.lock())?)
