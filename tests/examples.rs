@@ -24,7 +24,9 @@ fn the_unit_agrees_with_the_defaults() {
     assert_eq!(value("Type"), "notify");
     assert!(defaults.daemon.state_dir.ends_with(value("RuntimeDirectory")));
     assert!(defaults.daemon.socket.starts_with(&defaults.daemon.state_dir));
-    assert!(defaults.cache.dir.ends_with(value("StateDirectory")));
+    let kept = [&defaults.cache.dir, &defaults.store.dir]
+        .map(|dir| dir.strip_prefix("/var/lib").expect("it is kept"));
+    assert!(value("StateDirectory").split(' ').eq(kept.map(|dir| dir.to_str().expect("it is text"))));
     assert_eq!(value("RuntimeDirectoryPreserve"), "yes", "records must outlive a daemon that dies");
     let stop = Duration::from_secs(value("TimeoutStopSec").parse().expect("whole seconds"));
     assert!(stop > Duration::from_millis(defaults.daemon.drain_timeout_ms));
