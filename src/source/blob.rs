@@ -2,10 +2,9 @@
 
 use std::{fmt, io, os::fd::OwnedFd, pin::Pin, sync::Arc};
 
-use super::Refutation;
+use super::{Refutation, WrongBlock};
 use crate::{
     block::{BlockError, ByteRange, ErrorKind},
-    format::verity::WrongBlock,
     reactor::Reactor,
 };
 

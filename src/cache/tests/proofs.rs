@@ -5,45 +5,19 @@ use bytes::Bytes;
 use super::{origin::content, *};
 use crate::{
     block::ByteRange,
-    format::verity::{BLOCK_BYTES, TreeBuilder, TreeShape, Verity, VerityError, WrongBlock},
-    source::{Proof, ProofMetrics, VerifiedOrigin},
+    source::{BlobWithTree, Proof, ProofMetrics, VerifiedOrigin, Verity, VerityError, WrongBlock},
 };
 
 const BLOCK: usize = 4096;
+const BLOCK_BYTES: u64 = Proof::BLOCK_BYTES;
 
-/// A blob of so many blocks of content with its tree.
-struct Blob {
-    content: Bytes,
-    verity: Verity,
+/// A blob of so many blocks of content.
+fn blob_of(blocks: usize, seed: u64) -> BlobWithTree {
+    BlobWithTree::of(content(blocks * BLOCK, seed))
 }
 
-impl Blob {
-    fn new(blocks: usize, seed: u64) -> Self {
-        let mut bytes = content(blocks * BLOCK, seed);
-        let shape = TreeShape::new(bytes.len() as u64).unwrap();
-        let mut tree = vec![0; usize::try_from(shape.tree_bytes()).unwrap()];
-        let first = shape.data_blocks();
-        let mut builder = TreeBuilder::new(shape);
-        let mut put = |number: u64, block: &[u8; BLOCK]| {
-            let at = usize::try_from(number - first).unwrap() * BLOCK;
-            tree[at..at + BLOCK].copy_from_slice(block);
-            Ok::<(), VerityError>(())
-        };
-        builder.push(&bytes, &mut put).unwrap();
-        let digest = builder.finish(&mut put).unwrap();
-        let verity = Verity::new(digest, bytes.len() as u64).unwrap();
-        bytes.extend(tree);
-        bytes.extend([0; 1024]);
-        Self { content: bytes.into(), verity }
-    }
-
-    fn origin(&self) -> Arc<TestOrigin> {
-        TestOrigin::of(self.content.clone(), Duration::ZERO)
-    }
-
-    fn content_bytes(&self) -> usize {
-        usize::try_from(self.verity.tree_offset()).unwrap()
-    }
+fn origin_of(blob: &BlobWithTree) -> Arc<TestOrigin> {
+    TestOrigin::of(blob.bytes.clone(), Duration::ZERO)
 }
 
 /// The blob behind a cache, and what is counted.
@@ -67,14 +41,14 @@ fn is_refuted(read: &Result<Vec<u8>, SourceError>) -> bool {
 #[test]
 fn what_is_read_is_right_and_what_proves_it_is_fetched_at_the_same_time_and_once() {
     let dir = tempfile::tempdir().unwrap();
-    let blob = Blob::new(700, 1);
-    let origin = TestOrigin::of(blob.content.clone(), Duration::from_millis(30));
+    let blob = blob_of(700, 1);
+    let origin = TestOrigin::of(blob.bytes.clone(), Duration::from_millis(30));
     let bench = Bench::new(config(dir.path()));
     let proven = open(&bench, &origin, blob.verity);
-    assert_eq!(bench.read(&proven.blob, 5000, 100).unwrap(), blob.content[5000..5100]);
+    assert_eq!(bench.read(&proven.blob, 5000, 100).unwrap(), blob.bytes[5000..5100]);
     assert!(origin.most_at_once.load(std::sync::atomic::Ordering::SeqCst) >= 2, "no waiting for a proof");
     let end = blob.content_bytes();
-    assert_eq!(bench.read(&proven.blob, 0, end).unwrap(), blob.content[..end]);
+    assert_eq!(bench.read(&proven.blob, 0, end).unwrap(), blob.bytes[..end]);
     bench.settle(&proven.blob);
     let tree: u64 =
         (origin.asked().iter().filter(|range| range.start() >= end as u64)).map(|range| range.len()).sum();
@@ -85,13 +59,13 @@ fn what_is_read_is_right_and_what_proves_it_is_fetched_at_the_same_time_and_once
 
 #[test]
 fn a_changed_byte_reaches_nobody_and_is_gone_when_the_registry_is_right_again() {
-    let blob = Blob::new(300, 2);
+    let blob = blob_of(300, 2);
     let end = blob.content_bytes();
     let mut random = fastrand::Rng::with_seed(3);
     for trial in 0..40 {
         let dir = tempfile::tempdir().unwrap();
-        let origin = blob.origin();
-        let at = random.usize(..blob.content.len());
+        let origin = origin_of(&blob);
+        let at = random.usize(..blob.bytes.len());
         origin.flip(at, random.u8(1..), usize::MAX);
         let bench = Bench::new(config(dir.path()));
         let proven = open(&bench, &origin, blob.verity);
@@ -101,7 +75,7 @@ fn a_changed_byte_reaches_nobody_and_is_gone_when_the_registry_is_right_again() 
             let len = random.usize(1..(end - start).min(200_000));
             let read = bench.read(&proven.blob, start, len);
             match &read {
-                Ok(bytes) => assert!(*bytes == blob.content[start..start + len], "trial {trial}, byte {at}"),
+                Ok(bytes) => assert!(*bytes == blob.bytes[start..start + len], "trial {trial}, byte {at}"),
                 Err(_) => assert!(is_refuted(&read), "{read:?}"),
             }
             let touched = (start..start + len).contains(&at);
@@ -110,22 +84,22 @@ fn a_changed_byte_reaches_nobody_and_is_gone_when_the_registry_is_right_again() 
         }
         assert!(proven.metrics.refuted_fetches.get() >= failed, "counted");
         origin.unflip();
-        assert!(bench.read(&proven.blob, 0, end).unwrap() == blob.content[..end], "trial {trial}, byte {at}");
+        assert!(bench.read(&proven.blob, 0, end).unwrap() == blob.bytes[..end], "trial {trial}, byte {at}");
         bench.settle(&proven.blob);
     }
 }
 
 #[test]
 fn bytes_that_are_wrong_once_cost_another_fetch() {
-    let blob = Blob::new(300, 4);
+    let blob = blob_of(300, 4);
     // Of the data, of the hashes over it, and of those above.
     for at in [4097, 300 * BLOCK + 40, 303 * BLOCK + 40] {
         let dir = tempfile::tempdir().unwrap();
-        let origin = blob.origin();
+        let origin = origin_of(&blob);
         origin.flip(at, 1, 1);
         let bench = Bench::new(config(dir.path()));
         let proven = open(&bench, &origin, blob.verity);
-        assert_eq!(bench.read(&proven.blob, 4000, 5000).unwrap(), blob.content[4000..9000]);
+        assert_eq!(bench.read(&proven.blob, 4000, 5000).unwrap(), blob.bytes[4000..9000]);
         assert_eq!(proven.metrics.refuted_fetches.get(), 1, "byte {at}");
     }
 }
@@ -133,8 +107,8 @@ fn bytes_that_are_wrong_once_cost_another_fetch() {
 #[test]
 fn what_is_wrong_for_good_is_asked_for_three_times_and_names_the_block_and_the_rule() {
     let dir = tempfile::tempdir().unwrap();
-    let blob = Blob::new(300, 5);
-    let origin = blob.origin();
+    let blob = blob_of(300, 5);
+    let origin = origin_of(&blob);
     origin.flip(20 * BLOCK + 9, 0x80, usize::MAX);
     let bench = Bench::new(config(dir.path()));
     let proven = open(&bench, &origin, blob.verity);
@@ -150,11 +124,11 @@ fn what_is_wrong_for_good_is_asked_for_three_times_and_names_the_block_and_the_r
 
 #[test]
 fn a_tree_of_another_blob_or_of_another_digest_proves_nothing() {
-    let (blob, other) = (Blob::new(300, 6), Blob::new(300, 7));
+    let (blob, other) = (blob_of(300, 6), blob_of(300, 7));
     let end = blob.content_bytes();
-    let mixed: Bytes = [&blob.content[..end], &other.content[end..]].concat().into();
+    let mixed: Bytes = [&blob.bytes[..end], &other.bytes[end..]].concat().into();
     for (content, verity) in
-        [(mixed.clone(), blob.verity), (mixed, other.verity), (blob.content.clone(), other.verity)]
+        [(mixed.clone(), blob.verity), (mixed, other.verity), (blob.bytes.clone(), other.verity)]
     {
         let dir = tempfile::tempdir().unwrap();
         let origin = TestOrigin::of(content, Duration::ZERO);
@@ -166,14 +140,14 @@ fn a_tree_of_another_blob_or_of_another_digest_proves_nothing() {
         assert_eq!(proven.blob.entry().ledger.presence().present(&(0..300)), []);
     }
     let short = Verity::new(blob.verity.digest(), blob.verity.tree_offset() - BLOCK_BYTES).unwrap();
-    assert!(matches!(Proof::new(short, blob.content.len() as u64), Err(VerityError::Size { .. })));
+    assert!(matches!(Proof::new(short, blob.bytes.len() as u64), Err(VerityError::Size { .. })));
 }
 
 #[test]
 fn what_was_kept_is_proven_in_the_next_life_without_the_registry() {
     let dir = tempfile::tempdir().unwrap();
-    let blob = Blob::new(700, 8);
-    let (origin, end) = (blob.origin(), blob.content_bytes());
+    let blob = blob_of(700, 8);
+    let (origin, end) = (origin_of(&blob), blob.content_bytes());
     {
         let bench = Bench::new(config(dir.path()));
         let proven = open(&bench, &origin, blob.verity);
@@ -185,15 +159,15 @@ fn what_was_kept_is_proven_in_the_next_life_without_the_registry() {
     let asked = origin.asked().len();
     let bench = Bench::new(config(dir.path()));
     let proven = open(&bench, &origin, blob.verity);
-    assert!(bench.read(&proven.blob, 0, end).unwrap() == blob.content[..end]);
+    assert!(bench.read(&proven.blob, 0, end).unwrap() == blob.bytes[..end]);
     assert_eq!((origin.asked().len(), bench.cache.metrics().damaged_grains.get()), (asked, 0));
 }
 
 #[test]
 fn what_was_planted_with_a_right_checksum_is_fetched_again_in_the_next_life() {
     let dir = tempfile::tempdir().unwrap();
-    let blob = Blob::new(300, 9);
-    let (origin, end) = (blob.origin(), blob.content_bytes());
+    let blob = blob_of(300, 9);
+    let (origin, end) = (origin_of(&blob), blob.content_bytes());
     {
         let bench = Bench::new(config(dir.path()));
         let proven = open(&bench, &origin, blob.verity);
@@ -210,29 +184,29 @@ fn what_was_planted_with_a_right_checksum_is_fetched_again_in_the_next_life() {
     }
     let bench = Bench::new(config(dir.path()));
     let proven = open(&bench, &origin, blob.verity);
-    assert!(bench.read(&proven.blob, 0, end).unwrap() == blob.content[..end]);
+    assert!(bench.read(&proven.blob, 0, end).unwrap() == blob.bytes[..end]);
     assert!(bench.cache.metrics().damaged_grains.get() >= 3);
 }
 
 #[test]
 fn the_same_blob_without_a_proof_is_another_entry() {
     let dir = tempfile::tempdir().unwrap();
-    let blob = Blob::new(300, 10);
+    let blob = blob_of(300, 10);
     let bench = Bench::new(config(dir.path()));
-    let liar = blob.origin();
+    let liar = origin_of(&blob);
     liar.set(origin::Mood::Lies);
     let unproven = bench.blob(&liar);
     assert_eq!(bench.read(&unproven, 0, 100).unwrap(), [0x55; 100]);
-    let proven = open(&bench, &blob.origin(), blob.verity);
-    assert_eq!(bench.read(&proven.blob, 0, 100).unwrap(), blob.content[..100]);
+    let proven = open(&bench, &origin_of(&blob), blob.verity);
+    assert_eq!(bench.read(&proven.blob, 0, 100).unwrap(), blob.bytes[..100]);
 }
 
 #[test]
 fn what_proves_a_blob_is_not_evicted_before_it() {
     let dir = tempfile::tempdir().unwrap();
-    let blob = Blob::new(700, 11);
+    let blob = blob_of(700, 11);
     let bench = Bench::new(config(dir.path()));
-    let proven = open(&bench, &blob.origin(), blob.verity);
+    let proven = open(&bench, &origin_of(&blob), blob.verity);
     let end = blob.content_bytes();
     bench.read(&proven.blob, 0, end).unwrap();
     bench.settle(&proven.blob);
@@ -245,11 +219,11 @@ fn what_proves_a_blob_is_not_evicted_before_it() {
 #[test]
 fn a_cache_that_keeps_nothing_gives_nothing_that_is_not_proven() {
     let dir = tempfile::tempdir().unwrap();
-    let blob = Blob::new(300, 12);
-    let origin = blob.origin();
+    let blob = blob_of(300, 12);
+    let origin = origin_of(&blob);
     let bench = Bench::new(CacheConfig { limit_bytes: 0, ..config(dir.path()) });
     let proven = open(&bench, &origin, blob.verity);
-    assert_eq!(bench.read(&proven.blob, 123, 9999).unwrap(), blob.content[123..123 + 9999]);
+    assert_eq!(bench.read(&proven.blob, 123, 9999).unwrap(), blob.bytes[123..123 + 9999]);
     origin.flip(50 * BLOCK, 1, usize::MAX);
     assert!(is_refuted(&bench.read(&proven.blob, 50 * BLOCK + 5, 1)));
     let range = ByteRange::between(50 * BLOCK_BYTES, 51 * BLOCK_BYTES);
