@@ -99,7 +99,7 @@ pub async fn add_verity(
             Err(Failure::with_source(FailureClass::Internal, "a thread has failed", error))
         })?;
         progress.count_made();
-        present += usize::from(target.put_layer(layer, file, Arc::default()).await?);
+        present += usize::from(target.put_layer(layer, file, progress).await?);
         progress.count_sent();
         made.push(layer);
     }
@@ -144,7 +144,7 @@ fn make(
         Failure::with_source(FailureClass::Internal, text, error)
     };
     let file = tempfile::tempfile_in(folder).map_err(failed)?;
-    let mut blob = progress.watched(image.open_blob(descriptor, runtime)?);
+    let mut blob = progress.watched(image.open_blob(descriptor, (runtime, progress))?);
     let unread = |error| {
         let text = format!("{}: cannot read the layer {}", image.name, layer.digest);
         Failure::with_source(FailureClass::Registry, text, error)

@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -22,7 +22,10 @@ use stratabd::{
     registry::{Client, NewDocument},
     server::failure::{Failure, FailureClass},
 };
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
 
 use crate::{
     choice::{Chosen, Platforms},
@@ -34,6 +37,7 @@ use crate::{
 
 /// Layers that are made and wait to be sent.
 const LAYERS_WAITING: usize = 2;
+const ENDING: &str = "the conversion is to end";
 
 /// What to convert, and how.
 #[derive(Debug, Clone)]
@@ -99,7 +103,7 @@ pub struct ConvertedImage {
 /// How far it has come. Shared with whoever shows it, and may end it.
 #[derive(Debug, Default)]
 pub struct ConvertProgress {
-    cancelled: AtomicBool,
+    cancelled: watch::Sender<bool>,
     layers: AtomicU64,
     made: AtomicU64,
     sent: AtomicU64,
@@ -110,7 +114,30 @@ pub struct ConvertProgress {
 impl ConvertProgress {
     /// Ends the conversion soon, as a failure.
     pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
+        self.cancelled.send_replace(true);
+    }
+
+    /// Fails when all is to end.
+    pub(crate) fn require_going_on(&self) -> io::Result<()> {
+        match *self.cancelled.borrow() {
+            true => Err(io::Error::other(ENDING)),
+            false => Ok(()),
+        }
+    }
+
+    /// What `work` comes to, unless all is to end before that.
+    pub(crate) async fn unless_cancelled<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let mut cancelled = self.cancelled.subscribe();
+        tokio::select! {
+            result = work => result,
+            // The sender is this.
+            _ = cancelled.wait_for(|is_cancelled| *is_cancelled) => {
+                Err(Failure::new(FailureClass::Interrupted, ENDING))
+            }
+        }
     }
 
     /// Says what there is to be made.
@@ -164,9 +191,7 @@ pub(crate) struct Watched<R> {
 
 impl<R: Read> Read for Watched<R> {
     fn read(&mut self, dest: &mut [u8]) -> io::Result<usize> {
-        if self.progress.cancelled.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the conversion is to end"));
-        }
+        self.progress.require_going_on()?;
         let count = self.inner.read(dest)?;
         self.progress.done_bytes.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
@@ -184,7 +209,8 @@ pub async fn convert(
     options: &ConvertOptions,
     progress: &Arc<ConvertProgress>,
 ) -> Result<Converted, Failure> {
-    let chosen = Source::open(&options.source, client)?.choose(&options.platforms).await?;
+    let source = Source::open(&options.source, client)?;
+    let chosen = progress.unless_cancelled(source.choose(&options.platforms)).await?;
     chosen.images.iter().try_for_each(SourceImage::require_ordinary)?;
     let chains: Result<Vec<Vec<Digest>>, Failure> = chosen.images.iter().map(chain_of).collect();
     let chains = chains?;
@@ -193,7 +219,7 @@ pub async fn convert(
         Some(_) => chosen.images.iter().filter_map(SourceImage::platform).collect(),
         None => Vec::new(),
     };
-    target.check_loses_no_platform(&kept).await?;
+    progress.unless_cancelled(target.check_loses_no_platform(&kept)).await?;
     progress.expect(&chosen.images, &chains);
     let mut conversion = Conversion {
         target: &target,
@@ -321,7 +347,7 @@ impl Conversion<'_> {
     /// Sends layers as they come, the lowest first.
     async fn send(&mut self, mut made: mpsc::Receiver<MadeLayer>) -> Result<(), Failure> {
         while let Some(MadeLayer { layer, file, archive_bytes }) = made.recv().await {
-            let was_there = self.target.put_layer(layer, file, Arc::default()).await?;
+            let was_there = self.target.put_layer(layer, file, self.progress).await?;
             self.progress.count_sent();
             self.sent.layers += 1;
             self.sent.present += usize::from(was_there);

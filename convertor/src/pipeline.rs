@@ -224,7 +224,7 @@ impl Decoding {
         progress: &Arc<ConvertProgress>,
     ) -> Result<Self, Failure> {
         let (chunks, decoded) = sync_channel(CHUNKS_WAITING);
-        let blob = progress.watched(image.open_blob(layer, runtime)?);
+        let blob = progress.watched(image.open_blob(layer, (runtime, progress))?);
         let thread =
             thread::Builder::new().name("decoder".to_owned()).spawn(move || decode(blob, &chunks)).map_err(
                 |error| Failure::with_source(FailureClass::Internal, "cannot start a thread", error),

@@ -3,14 +3,18 @@
 use std::{
     collections::VecDeque,
     io::{self, Read},
+    sync::Arc,
 };
 
 use bytes::Bytes;
 use stratabd::{
     block::ByteRange,
     registry::{Priority, RemoteBlob, Reply},
+    server::network::failure_of_registry,
 };
 use tokio::runtime::Handle;
+
+use crate::convert::ConvertProgress;
 
 /// Bytes that are asked for at once.
 const RANGE_BYTES: u64 = 4 << 20;
@@ -21,6 +25,7 @@ const RANGES_AHEAD: usize = 3;
 pub(crate) struct RemoteReader {
     blob: RemoteBlob,
     runtime: Handle,
+    progress: Arc<ConvertProgress>,
     /// Where the next range begins.
     next: u64,
     asked: VecDeque<Reply<Bytes>>,
@@ -28,9 +33,9 @@ pub(crate) struct RemoteReader {
 }
 
 impl RemoteReader {
-    /// To be read on a thread that is none of `runtime`.
-    pub(crate) fn new(blob: RemoteBlob, runtime: Handle) -> Self {
-        Self { blob, runtime, next: 0, asked: VecDeque::new(), arrived: Bytes::new() }
+    /// To be read on a thread that is none of `runtime`, until `progress` is to end.
+    pub(crate) fn new(blob: RemoteBlob, runtime: Handle, progress: Arc<ConvertProgress>) -> Self {
+        Self { blob, runtime, progress, next: 0, asked: VecDeque::new(), arrived: Bytes::new() }
     }
 
     fn ask(&mut self) {
@@ -48,7 +53,12 @@ impl Read for RemoteReader {
         if self.arrived.is_empty()
             && let Some(first) = self.asked.pop_front()
         {
-            self.arrived = self.runtime.block_on(first).map_err(io::Error::other)?;
+            let blob = self.blob.name();
+            let arriving = async {
+                first.await.map_err(|error| failure_of_registry(format!("cannot read {blob}"), error))
+            };
+            let arrived = self.runtime.block_on(self.progress.unless_cancelled(arriving));
+            self.arrived = arrived.map_err(io::Error::other)?;
         }
         let count = dest.len().min(self.arrived.len());
         let bytes = self.arrived.split_to(count);

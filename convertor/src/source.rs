@@ -1,6 +1,6 @@
 //! Where an image comes from: the documents that are there, and the blobs of layers as streams.
 
-use std::io::Read;
+use std::{io::Read, sync::Arc};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     archive::Archive,
+    convert::ConvertProgress,
     docker_archive::DockerArchive,
     layout::{INDEX, Layout, MARK, Wanted},
     place::Place,
@@ -155,18 +156,18 @@ impl Source {
 }
 
 impl SourceImage {
-    /// The bytes of a layer's blob, from its start to its end. To be read on a thread that is none of `runtime`.
+    /// The bytes of a layer's blob, from its start to its end, or until `progress` is to end. To be read on a thread that is none of `runtime`.
     pub(crate) fn open_blob(
         &self,
         layer: &Descriptor,
-        runtime: &Handle,
+        (runtime, progress): (&Handle, &Arc<ConvertProgress>),
     ) -> Result<Box<dyn Read + Send>, Failure> {
         match &self.source.origin {
             Origin::Layout { layout, .. } => layout.open_blob(layer.digest),
             Origin::DockerArchive(archive) => Ok(Box::new(archive.open_blob(layer.digest)?)),
             Origin::Registry { client, repository, .. } => {
                 let blob = client.blob(repository, layer.digest, layer.size_bytes);
-                Ok(Box::new(RemoteReader::new(blob, runtime.clone())))
+                Ok(Box::new(RemoteReader::new(blob, runtime.clone(), Arc::clone(progress))))
             }
         }
     }

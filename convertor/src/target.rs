@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::unix::fs::FileExt,
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
 };
 
 use serde_json::Value;
@@ -22,7 +22,7 @@ use stratabd::{
     },
 };
 
-use crate::{place::Place, store::Store};
+use crate::{convert::ConvertProgress, place::Place, store::Store};
 
 /// A place that takes an image.
 #[derive(Debug, Clone)]
@@ -35,6 +35,7 @@ pub(crate) enum Target {
 struct FromStart {
     file: Arc<File>,
     offset: u64,
+    progress: Arc<ConvertProgress>,
 }
 
 impl Target {
@@ -66,27 +67,25 @@ impl Target {
         }
     }
 
-    /// Makes sure that it has `layer`, whose bytes are in `file`; says whether it had it. What is on its way is counted in `sent_bytes`.
+    /// Makes sure that it has `layer`, whose bytes are in `file`; says whether it had it. It gives up when `progress` is to end.
     pub(crate) async fn put_layer(
         &self,
         layer: Layer,
         file: Arc<File>,
-        sent_bytes: Arc<AtomicU64>,
+        progress: &Arc<ConvertProgress>,
     ) -> Result<bool, Failure> {
         match self {
             Self::Registry { client, repository, .. } => {
-                let origin = BlobOrigin::File(FileContent::new(file, layer.size_bytes, sent_bytes));
-                ensure(
-                    client,
-                    repository,
-                    NewBlob { digest: layer.digest, size_bytes: layer.size_bytes, origin },
-                )
-                .await
+                let Layer { digest, size_bytes, .. } = layer;
+                let origin = BlobOrigin::File(FileContent::new(file, size_bytes, Arc::default()));
+                let blob = NewBlob { digest, size_bytes, origin };
+                progress.unless_cancelled(ensure(client, repository, blob)).await
             }
             Self::Store(store) => {
-                let store = Arc::clone(store);
-                blocking(move || store.put(layer.digest, layer.size_bytes, FromStart { file, offset: 0 }))
-                    .await
+                let (store, progress) = (Arc::clone(store), Arc::clone(progress));
+                // It ends by itself, and is waited for: what it has begun is to be gone then.
+                let content = FromStart { file, offset: 0, progress };
+                blocking(move || store.put(layer.digest, layer.size_bytes, content)).await
             }
         }
     }
@@ -170,6 +169,7 @@ impl fmt::Display for Target {
 
 impl Read for FromStart {
     fn read(&mut self, dest: &mut [u8]) -> io::Result<usize> {
+        self.progress.require_going_on()?;
         let count = self.file.read_at(dest, self.offset)?;
         self.offset = self.offset.saturating_add(count as u64);
         Ok(count)

@@ -12,6 +12,8 @@
 mod archives;
 #[path = "convert/index.rs"]
 mod index;
+#[path = "convert/interrupted.rs"]
+mod interrupted;
 #[path = "../../tests/support/port.rs"]
 mod port;
 #[path = "../../tests/support/registry.rs"]

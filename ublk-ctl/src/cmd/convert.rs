@@ -115,8 +115,10 @@ pub(crate) async fn follow<T>(
             converted = &mut converting => return converted,
             () = interrupt.wait() => {
                 progress.cancel();
-                // Why it ends is known.
-                let _ = tokio::time::timeout(END_TIMEOUT, converting).await;
+                // It may have been too late. Why it ends otherwise is known.
+                if let Ok(Ok(converted)) = tokio::time::timeout(END_TIMEOUT, converting).await {
+                    return Ok(converted);
+                }
                 return Err(Failure::new(FailureClass::Interrupted, "interrupted"));
             }
             () = tokio::time::sleep(TICK) => {
