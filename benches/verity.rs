@@ -77,6 +77,7 @@ impl Origin for Far {
 }
 
 /// The layer without and with its tree.
+#[expect(clippy::disallowed_methods, reason = "the bench has made the file, and knows its size")]
 fn layer(dir: &std::path::Path) -> Result<(Bytes, Bytes, Described), Failure> {
     let path = dir.join("layer");
     let file = Arc::new(File::options().create(true).truncate(true).read(true).write(true).open(&path)?);

@@ -52,14 +52,25 @@ fn served(root: &Path) -> (Registry, FaultProxy, Vec<u8>, String) {
 }
 
 #[test]
+fn one_byte_of_a_blob_is_changed_wherever_it_is_sent() {
+    let root = tempfile::tempdir().unwrap();
+    let (_registry, proxy, layer, path) = served(root.path());
+    let mut changed = layer.clone();
+    *changed.get_mut(1007).unwrap() ^= 0x40;
+    proxy.behave(Behaviour { flip: Some(1007), ..Behaviour::healthy() });
+    for (first, last) in [(1000, 1999), (1007, 1007), (0, 1006), (1008, 9999)] {
+        let (status, _, body, _) = ask(&proxy.address(), &path, &format!("{first}-{last}"), None);
+        assert_eq!((status, Some(&body[..])), (206, changed.get(first..=last)));
+    }
+}
+
+#[test]
 fn each_fault_changes_the_answer_of_a_real_registry_and_is_counted() {
     let root = tempfile::tempdir().unwrap();
     let (_registry, proxy, layer, path) = served(root.path());
     let right = &layer[1000..2000];
     let flipped: Vec<u8> = right.iter().map(|byte| byte ^ 0x40).collect();
-    let mut one = right.to_vec();
-    one[7] ^= 0x40;
-    let faults: [(Fault, u16, &[u8], &str); 12] = [
+    let faults: [(Fault, u16, &[u8], &str); 10] = [
         (Fault::None, 206, right, "content-range: bytes 1000-1999/10000"),
         (Fault::Status(429), 429, b"no", "retry-after: 1"),
         (Fault::Status(500), 500, b"no", ""),
@@ -68,8 +79,6 @@ fn each_fault_changes_the_answer_of_a_real_registry_and_is_counted() {
         (Fault::LongBody, 206, &[right, &[0; 512]].concat(), "content-length: 1512"),
         (Fault::WrongRange, 206, &layer[..512], "content-range: bytes 0-511/10000"),
         (Fault::WrongBody, 206, &flipped, "content-range: bytes 1000-1999/10000"),
-        (Fault::Flip(1007), 206, &one, "content-range: bytes 1000-1999/10000"),
-        (Fault::Flip(2000), 206, right, "content-range: bytes 1000-1999/10000"),
         (Fault::Full, 200, &layer, "content-length: 10000"),
         (Fault::Stall, 206, &right[..500], "content-length: 1000"),
     ];
@@ -81,7 +90,7 @@ fn each_fault_changes_the_answer_of_a_real_registry_and_is_counted() {
         assert!(body == bytes, "{fault:?}: {} bytes", body.len());
         assert_eq!(proxy.counts().struck(fault), u64::from(fault != Fault::None), "{fault:?}");
     }
-    assert_eq!((proxy.requests(), proxy.counts().unanswered.load(Ordering::SeqCst)), (12, 0));
+    assert_eq!((proxy.requests(), proxy.counts().unanswered.load(Ordering::SeqCst)), (10, 0));
 }
 
 #[test]

@@ -44,8 +44,6 @@ pub enum Fault {
     WrongRange,
     /// The right label and length, and wrong bytes.
     WrongBody,
-    /// The byte at this place of the blob is another one, in answers that have it.
-    Flip(u64),
     /// The whole blob with status 200.
     Full,
     /// The head at once, the body never.
@@ -59,6 +57,8 @@ pub struct Behaviour {
     pub delay: Duration,
     /// Each fault befalls one answer about a blob in so many, from the first on; one at a time, in this order.
     pub faults: Vec<(u64, Fault)>,
+    /// The byte at this place of each blob is another one, in all answers that have it.
+    pub flip: Option<u64>,
     /// New requests are refused by closing the connection.
     pub down: bool,
     /// Asks for a bearer token, which this proxy hands out itself; the fault `Status(401)` makes it expire.
@@ -68,7 +68,7 @@ pub struct Behaviour {
 impl Behaviour {
     /// Everything passes.
     pub fn healthy() -> Self {
-        Self { delay: Duration::ZERO, faults: Vec::new(), down: false, login: false }
+        Self { delay: Duration::ZERO, faults: Vec::new(), flip: None, down: false, login: false }
     }
 }
 
@@ -282,6 +282,8 @@ async fn answer(
     if is_blob {
         counts.blob_bytes.fetch_add(body.len() as u64, Ordering::SeqCst);
     }
+    let flip = shared.behaviour.lock().unwrap().flip.filter(|_| is_blob);
+    let body = flip.map_or(body.clone(), |at| flipped(at, &head.headers, body));
     let body = spoil(fault, &mut head.headers, body);
     Ok(Response::from_parts(head, body))
 }
@@ -362,7 +364,6 @@ fn spoil(fault: Fault, headers: &mut http::HeaderMap, body: Bytes) -> Body {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(longer.len()));
             whole(longer.into())
         }
-        Fault::Flip(at) => whole(flipped(at, headers, body)),
         Fault::WrongBody => whole(body.iter().map(|byte| byte ^ 0x40).collect()),
         _ => whole(body),
     }

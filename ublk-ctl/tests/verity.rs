@@ -102,6 +102,10 @@ impl Site {
         self.proxy.behave(Behaviour { faults: vec![(one_in, fault)], ..Behaviour::healthy() });
     }
 
+    fn flip(&self, at: u64) {
+        self.proxy.behave(Behaviour { flip: Some(at), ..Behaviour::healthy() });
+    }
+
     fn heal(&self) {
         self.proxy.behave(Behaviour::healthy());
     }
@@ -153,14 +157,14 @@ fn what_a_proxy_changes_is_never_read_and_what_it_changes_now_and_then_is_mended
     for (number, at) in [2 << 20, offset - 5000, offset + 5, size - 1024 - 4096 + 3].into_iter().enumerate() {
         let cache = site.cache(&format!("cache{number}"));
         let cache = ["--cache-dir", cache.to_str().unwrap()];
-        site.fail(1, Fault::Flip(at));
+        site.flip(at);
         let (code, said) = failure(&site.export(&proxy, "proven", &cache));
         assert!(matches!(code, Some(5 | 6)) && said.contains("Merkle tree"), "byte {at}: {code:?} {said}");
         // It was kept nowhere.
         site.heal();
         assert_eq!(sum(&site.export(&proxy, "proven", &cache)).as_ref(), Some(&site.device), "byte {at}");
     }
-    site.fail(1, Fault::Flip(2 << 20));
+    site.flip(2 << 20);
     assert_eq!(sum(&site.export(&proxy, "proven", &["--no-cache"])), None);
     let mut struck = 0;
     for more in [&["--no-cache"][..], &["--cache-dir", site.cache("mended").to_str().unwrap()]] {
