@@ -1,6 +1,7 @@
 //! Gives the layers of an overlaybd image their Merkle trees.
 
 use std::{
+    collections::{HashMap, HashSet},
     fs::File,
     io::Read,
     os::unix::fs::FileExt,
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use stratabd::{
     format::{
-        oci::{Descriptor, Digest, Document, Layer, Platform},
+        oci::{Descriptor, Digest, Document, Layer},
         tar::{Envelope, HEAD_BYTES},
     },
     offline::add_tree,
@@ -23,7 +24,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     choice::Platforms,
-    convert::ConvertProgress,
+    convert::{ConvertProgress, put_root},
     place::Place,
     source::{Source, SourceImage, unusable},
     target::Target,
@@ -39,8 +40,8 @@ pub struct AddVerityOptions {
     pub source: Place,
     /// Where the one with trees goes; its name is moved last.
     pub target: Place,
-    /// Which image of several; `None` for this machine's.
-    pub platform: Option<Platform>,
+    /// Which images of several.
+    pub platforms: Platforms,
     /// Where a file without a name lies while a layer is made.
     pub spool: PathBuf,
 }
@@ -50,11 +51,11 @@ pub struct AddVerityOptions {
 pub struct VerityAdded {
     /// The name that will always mean it.
     pub reference: String,
-    /// Digest of its manifest.
+    /// Digest of its manifest, or of its index.
     pub digest: String,
-    /// Digest of the manifest that it was made of.
+    /// Digest of the manifest or index that it was made of.
     pub source_digest: String,
-    /// Layers.
+    /// Layers. One that several images have is there once.
     pub layers: usize,
     /// Layers that had a tree before.
     pub proven: usize,
@@ -78,44 +79,76 @@ pub async fn add_verity(
     options: &AddVerityOptions,
     progress: &Arc<ConvertProgress>,
 ) -> Result<VerityAdded, Failure> {
-    let platforms = Platforms::These(options.platform.iter().cloned().collect());
-    let chosen = Source::open(&options.source, client)?.choose(&platforms).await?;
-    let Some(image) = chosen.images.first() else {
-        return Err(Failure::new(FailureClass::Internal, "nothing was chosen"));
-    };
-    let layers = overlaybd_layers(image)?;
+    let chosen = Source::open(&options.source, client)?.choose(&options.platforms).await?;
+    let layers: Result<Vec<Vec<Layer>>, Failure> = chosen.images.iter().map(overlaybd_layers).collect();
+    let layers = layers?;
     let target = Target::open(&options.target, client)?;
-    let source_bytes = layers.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.size_bytes));
-    target.check_loses_no_platform(&[]).await?;
-    layers.iter().for_each(|layer| progress.expect_layer(layer.size_bytes));
-    let (mut made, mut present) = (Vec::new(), 0);
-    for (descriptor, layer) in image.layers.iter().zip(layers.iter().copied()) {
-        let making = {
-            let (image, descriptor, progress) = (image.clone(), descriptor.clone(), Arc::clone(progress));
-            let (folder, runtime) = (options.spool.clone(), Handle::current());
-            move || make(&image, (&descriptor, layer), (&runtime, &progress), &folder)
-        };
-        let (layer, file) = tokio::task::spawn_blocking(making).await.unwrap_or_else(|error| {
-            Err(Failure::with_source(FailureClass::Internal, "a thread has failed", error))
-        })?;
-        progress.count_made();
-        present += usize::from(target.put_layer(layer, file, progress).await?);
-        progress.count_sent();
-        made.push(layer);
+    let kept = match chosen.index {
+        Some(_) => chosen.images.iter().filter_map(SourceImage::platform).collect(),
+        None => Vec::new(),
+    };
+    target.check_loses_no_platform(&kept).await?;
+    let all: HashMap<Digest, u64> =
+        layers.iter().flatten().map(|layer| (layer.digest, layer.size_bytes)).collect();
+    all.values().for_each(|size_bytes| progress.expect_layer(*size_bytes));
+    let mut adding = Adding { options, progress, target: &target, made: HashMap::new(), present: 0 };
+    let mut manifests = Vec::new();
+    for (image, layers) in chosen.images.iter().zip(&layers) {
+        let proven = adding.layers(image, layers).await?;
+        let next = image.documents.with_layers_proven(&proven).map_err(unusable(&image.name))?;
+        target.put_config(&next).await?;
+        manifests.push((image.entry.clone(), next.manifest()));
     }
-    let next = image.documents.with_layers_proven(&made).map_err(unusable(&image.name))?;
-    target.put_config(&next).await?;
-    let reference = target.name(&next.manifest(), image.entry.get("platform")).await?;
+    let (root, reference, source_digest) = put_root(&chosen, &target, &manifests, false).await?;
+    let known: HashSet<&Layer> = layers.iter().flatten().collect();
     Ok(VerityAdded {
         reference,
-        digest: next.digest.to_string(),
-        source_digest: image.digest.to_string(),
-        layers: made.len(),
-        proven: layers.iter().filter(|layer| layer.verity.is_some()).count(),
-        source_bytes,
-        output_bytes: made.iter().fold(0, |sum, layer| sum.saturating_add(layer.size_bytes)),
-        present,
+        digest: root.to_string(),
+        source_digest: source_digest.to_string(),
+        layers: all.len(),
+        proven: known.iter().filter(|layer| layer.verity.is_some()).count(),
+        source_bytes: progress.bytes().1,
+        output_bytes: adding.made.values().fold(0, |sum, layer| sum.saturating_add(layer.size_bytes)),
+        present: adding.present,
     })
+}
+
+/// What all images of a run share.
+struct Adding<'a> {
+    options: &'a AddVerityOptions,
+    progress: &'a Arc<ConvertProgress>,
+    target: &'a Target,
+    /// What has become of layers, by their digests.
+    made: HashMap<Digest, Layer>,
+    present: usize,
+}
+
+impl Adding<'_> {
+    /// The layers of `image` with their trees, which the target has then.
+    async fn layers(&mut self, image: &SourceImage, layers: &[Layer]) -> Result<Vec<Layer>, Failure> {
+        let mut proven = Vec::new();
+        for (descriptor, layer) in image.layers.iter().zip(layers.iter().copied()) {
+            if let Some(made) = self.made.get(&layer.digest) {
+                proven.push(*made);
+                continue;
+            }
+            let making = {
+                let (image, descriptor) = (image.clone(), descriptor.clone());
+                let (progress, folder) = (Arc::clone(self.progress), self.options.spool.clone());
+                let runtime = Handle::current();
+                move || make(&image, (&descriptor, layer), (&runtime, &progress), &folder)
+            };
+            let (made, file) = tokio::task::spawn_blocking(making).await.unwrap_or_else(|error| {
+                Err(Failure::with_source(FailureClass::Internal, "a thread has failed", error))
+            })?;
+            self.progress.count_made();
+            self.present += usize::from(self.target.put_layer(made, file, self.progress).await?);
+            self.progress.count_sent();
+            self.made.insert(layer.digest, made);
+            proven.push(made);
+        }
+        Ok(proven)
+    }
 }
 
 /// The layers of an image, all of which must be overlaybd's.

@@ -273,7 +273,7 @@ fn chain_of(image: &SourceImage) -> Result<Vec<Digest>, Failure> {
 
 /// Puts the manifests there, and an index of them where the source has one, and names it. Returns its digest, its reference, and the digest
 /// of what it was made of.
-async fn put_root(
+pub(crate) async fn put_root(
     chosen: &Chosen,
     target: &Target,
     manifests: &[(Value, NewDocument)],

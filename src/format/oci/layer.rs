@@ -24,7 +24,7 @@ const LAYER_MEDIA_TYPES: [&str; 3] = [
 ];
 
 /// The blob of one overlaybd layer: an optional tar envelope, an optional ZFile, and LSMT inside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Layer {
     /// The blob's name.
     pub digest: Digest,

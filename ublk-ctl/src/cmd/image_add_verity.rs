@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use clap::{Args, builder::NonEmptyStringValueParser};
-use convertor::{AddVerityOptions, ConvertProgress, VerityAdded, add_verity};
+use convertor::{AddVerityOptions, ConvertProgress, Platforms, VerityAdded, add_verity};
 use stratabd::{format::oci::Platform, server::failure::Failure};
 
 use super::convert::{follow, named_source};
@@ -21,9 +21,12 @@ pub(crate) struct AddVerityArgs {
     #[arg(help = "What is made: registry/repository:tag, or oci:FOLDER[:NAME]. Its name is moved last")]
     #[arg(value_name = "TARGET", value_parser = NonEmptyStringValueParser::new())]
     target: String,
-    /// Which image of one that has several [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<Platform>,
+    /// Which images of one that has several; may be given more than once [default: this machine's]
+    #[arg(long = "platform", value_name = "OS/ARCH[/VARIANT]")]
+    platforms: Vec<Platform>,
+    /// All images for Linux
+    #[arg(long, conflicts_with = "platforms")]
+    all_platforms: bool,
     /// Folder for a layer until it is sent; nothing of it has a name [default: that of temporary files]
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
@@ -38,7 +41,10 @@ impl AddVerityArgs {
         let options = AddVerityOptions {
             source: self.source.parse()?,
             target: self.target.parse()?,
-            platform: self.platform.clone(),
+            platforms: match self.all_platforms {
+                true => Platforms::All,
+                false => Platforms::These(self.platforms.clone()),
+            },
             spool: self.spool.clone().unwrap_or_else(std::env::temp_dir),
         };
         let added = Engine::for_reading(config)?.run(|service| async move {
