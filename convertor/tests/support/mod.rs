@@ -31,9 +31,13 @@ pub(crate) struct Image {
 
 impl Image {
     pub(crate) fn new() -> Self {
+        Self::of(SIZE_BYTES)
+    }
+
+    pub(crate) fn of(size_bytes: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("image");
-        File::create(&path).unwrap().set_len(SIZE_BYTES).unwrap();
+        File::create(&path).unwrap().set_len(size_bytes).unwrap();
         Self { folder, path }
     }
 
