@@ -1,6 +1,6 @@
 //! Ordinary images through the real driver: one command from a registry to a device, which outlives its daemon as any other.
 
-use std::{fs, path::Path};
+use std::{fs, io::Read, path::Path};
 
 use crate::{
     frame::{in_guest, output_of},
@@ -20,7 +20,9 @@ fn files() -> Vec<(String, Vec<u8>)> {
 
 fn assert_is_the_image(point: &Path) {
     for (name, content) in files() {
-        assert!(fs::read(point.join(&name)).unwrap() == content, "{name}");
+        let mut found = Vec::new();
+        fs::File::open(point.join(&name)).unwrap().read_to_end(&mut found).unwrap();
+        assert!(found == content, "{name}");
     }
     assert_eq!(fs::read_to_string(point.join("etc/hostname")).unwrap(), "upper\n");
     assert!(!point.join("etc/gone").exists());

@@ -2,9 +2,10 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::disallowed_methods,
     unreachable_pub,
     dead_code,
-    reason = "a test panics where something is not as expected, and uses a part of the support"
+    reason = "a test panics where something is not as expected, waits for a file, and uses a part of the support"
 )]
 
 #[path = "../../tests/support/ordinary.rs"]

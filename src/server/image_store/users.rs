@@ -15,7 +15,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::ImageStore;
+use super::{ImageStore, document};
 use crate::{
     format::oci::Digest,
     offline::{OfflineError, PartFile},
@@ -91,7 +91,7 @@ impl ImageStore {
                 fs::remove_file(&entry).map_err(unreadable)?;
                 continue;
             }
-            let user = PathBuf::from(OsStr::from_bytes(&fs::read(&entry).map_err(unreadable)?));
+            let user = PathBuf::from(OsStr::from_bytes(&document(&entry).map_err(unreadable)?));
             match fs::metadata(&user) {
                 Ok(found) if found.is_dir() => add_of_state(&user, &mut named)?,
                 Ok(_) => add_of_config(&user, &mut named)?,
