@@ -3,6 +3,7 @@
 
 mod apply;
 mod commit;
+mod convertor;
 mod create;
 mod merge;
 mod resize;
@@ -43,6 +44,7 @@ const FAILED: u8 = 255;
 pub(crate) fn run(arguments: &[OsString]) -> Option<ExitCode> {
     let name = Path::new(arguments.first()?).file_name().and_then(OsStr::to_str)?;
     Some(match name {
+        "convertor" => tool(arguments, 1, convertor::run),
         "overlaybd-apply" => tool(arguments, FAILED, apply::run),
         "overlaybd-commit" => tool(arguments, FAILED, commit::run),
         "overlaybd-create" => tool(arguments, FAILED, create::run),

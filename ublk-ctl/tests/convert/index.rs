@@ -150,3 +150,39 @@ fn images_for_other_platforms_are_not_lost() {
         assert_eq!((&again["digest"], &again["present"]), (&made["digest"], &json!(5)));
     }
 }
+
+/// The program under the name of upstream's tool, which converts within a repository.
+#[test]
+fn upstreams_convertor_makes_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let registry = Registry::start(root.path(), &Serving::default());
+    let host = registry.address();
+    push_index(host, "team/plain", &images(dir.path()));
+    let (plain, name) = (host.to_string(), format!("{host}/team/plain"));
+    let tool = dir.path().join("convertor");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ublk-ctl"), &tool).unwrap();
+    let run = |more: &[&str]| {
+        let mut command = std::process::Command::new(&tool);
+        command.args(["-r", &name, "-i", "all", "--plain=true", "--vsize", "1"]).args(more);
+        command
+            .env_remove("RUST_LOG")
+            .env("DOCKER_CONFIG", "/nonexistent")
+            .current_dir(dir.path())
+            .output()
+            .unwrap()
+    };
+    let made = run(&["-o", "theirs"]);
+    assert!(made.status.success(), "{made:?}");
+    let ours = ["--vsize", "1GiB", "--plain-http", &plain, "--all-platforms"];
+    result(&convert(&format!("{name}:all"), &format!("{name}:ours"), &ours));
+    assert_eq!(raw(&format!("docker://{name}:theirs")), raw(&format!("docker://{name}:ours")));
+    assert_eq!(std::fs::read_dir(dir.path().join("tmp_conv")).unwrap().count(), 0);
+    for refused in ["--turboOCI=x", "--fastoci=x", "--mkfs=false", "--db-str=x", "--referrer", "--no-upload"]
+    {
+        let said = run(&["-o", "never", refused]);
+        let text = String::from_utf8_lossy(&said.stderr).into_owned();
+        let flag = refused.split('=').next().unwrap();
+        assert!(said.status.code() == Some(1) && text.contains(flag), "{refused}: {said:?}");
+    }
+}
