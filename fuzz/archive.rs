@@ -38,7 +38,7 @@ pub fn tar_members(input: &[u8]) {
     let mut index = MemberIndex::new(archive.len() as u64);
     while let Some(at) = index.wanted() {
         let rest = usize::try_from(at).ok().and_then(|at| archive.get(at..)).expect("it lies in the input");
-        let piece = &rest[..usize::from(*choice).max(1).min(rest.len())];
+        let piece = rest.get(..usize::from(*choice).max(1)).unwrap_or(rest);
         if let Err(error) = index.put(piece) {
             check_message(&error);
             return;

@@ -26,6 +26,7 @@ use crate::{convert::ConvertProgress, place::Place, store::Store};
 
 /// A place that takes an image.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a conversion has one")]
 pub(crate) enum Target {
     Registry { client: Client, repository: Repository, reference: ImageReference },
     Store(Arc<Store>),

@@ -54,6 +54,6 @@ fn memory_grows_little_with_the_number_of_entries() {
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let peak_kib: u64 = peak.trim().strip_suffix(" kB").unwrap().parse().unwrap();
     let _ = writeln!(io::stderr(), "{entries} directories: {} MiB at most", peak_kib >> 10);
-    assert!(peak_kib < RESIDENT_KIB + (entries * RESIDENT_BYTES_PER_ENTRY >> 10), "{peak_kib} KiB");
+    assert!(peak_kib < RESIDENT_KIB + ((entries * RESIDENT_BYTES_PER_ENTRY) >> 10), "{peak_kib} KiB");
     image.check();
 }

@@ -212,6 +212,7 @@ fn joined(base: &[u8], name: &[u8]) -> Result<Vec<u8>, MemberError> {
 }
 
 #[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "a test that goes wrong fails")]
 mod tests {
     use super::*;
 

@@ -43,7 +43,7 @@ impl Site {
             .map(|byte| {
                 let layer = Layer { digest: self.put(&vec![*byte; MIB]), size_bytes: MIB as u64, verity: None };
                 let annotations: serde_json::Map<_, _> =
-                    layer.annotations().into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+                    layer.annotations().map(|(key, value)| (key.to_owned(), value.into())).collect();
                 json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer.digest, "size": MIB, "annotations": annotations})
             })
             .collect();
