@@ -71,7 +71,7 @@ fn the_layers_of_an_overlaybd_image_are_listed_bottom_first() {
 fn an_ordinary_image_is_refused_with_the_way_to_convert_it() {
     let error = layers(vec![ordinary('a'), ordinary('b')]).unwrap_err();
     assert!(matches!(error, OciError::Ordinary));
-    assert!(error.to_string().contains("convertor"), "{error}");
+    assert!(error.to_string().contains("ublk-ctl convert"), "{error}");
 }
 
 #[test]
