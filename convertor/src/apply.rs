@@ -45,7 +45,7 @@ pub struct Applied {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApplyError {
-    /// The archive cannot be had. Inside is the [`LayerError`](crate::layer::LayerError), if one is the cause.
+    /// The archive cannot be had. Inside is the [`LayerError`], if one is the cause.
     #[error("the layer cannot be read")]
     Read(#[from] io::Error),
     /// It is no archive.

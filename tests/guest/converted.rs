@@ -77,7 +77,7 @@ fn an_ordinary_image_becomes_a_device_of_its_files_whose_programs_run() {
     for (program, arguments, wanted) in [
         ("/usr/bin/perl", &["-e", "print 6 * 7"][..], "42"),
         ("/srv/perl", &["-e", "print join ',', sort split / /, 'b a'"], "a,b"),
-        ("/usr/bin/python3.11", &["-c", "import json; print(json.dumps([sum(range(10))]))"], "[45]\n"),
+        ("/usr/bin/python3.11", &["-c", "print([sum(range(10))])"], "[45]\n"),
     ] {
         let said = output_of("env", &[&["LC_ALL=C", "chroot", &container, program], arguments].concat());
         assert!(said.starts_with(wanted), "{program}: {said}");

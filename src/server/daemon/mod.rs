@@ -307,11 +307,13 @@ fn check_absolute(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Runs `work` to its end even when the caller goes away, as a client of the API may at any time.
-async fn detached<T: Send + 'static>(
+/// Runs `work` to its end even when the caller goes away, as a client of the API may at any time. It is the task's from the start, so
+/// that whoever waits does not have room for all of it too, which is tens of kilobytes.
+fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T, Failure>> + Send + 'static,
-) -> Result<T, Failure> {
-    task::spawn(work).await.map_err(broken_task)?
+) -> impl Future<Output = Result<T, Failure>> + Send {
+    let task = task::spawn(work);
+    async { task.await.map_err(broken_task)? }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Each image is an OCI layout of its own in a folder whose name says what it was made of and how; all have the same folder of blobs. An
 //! image is there when its index is, which is written last. Whoever looks for one, makes one, or is about to use one, holds the store,
-//! and nothing goes as long as anybody does. [`users`] says what devices still use.
+//! and nothing goes as long as anybody does. `users` says what devices still use.
 
 mod conversion;
 mod evict;
