@@ -8,6 +8,8 @@
     reason = "a test panics where something is not as expected, waits for a file, and uses a part of the support"
 )]
 
+#[path = "../../tests/support/null_port.rs"]
+mod null_port;
 #[path = "../../tests/support/ordinary.rs"]
 mod ordinary;
 #[path = "../../tests/support/port.rs"]
@@ -17,71 +19,28 @@ mod registry;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
     sync::Arc,
     time::Duration,
 };
 
+use null_port::NullPort;
 use ordinary::{archive, push_ordinary};
 use registry::{Registry, Serving};
 use serde_json::{Value, json};
 use stratabd::{
-    frontend::{AttachRequest, Attachment, Detached, FrontendError, Mark, NullFrontend},
-    reactor::ReactorHandle,
+    frontend::NullFrontend,
     server::{
-        api::{ApiLimits, ApiListener, types::FeatureList},
+        api::{ApiLimits, ApiListener},
         config::{Config, HostSection},
         daemon::{Daemon, DaemonParts},
-        device::Device,
-        failure::Failure,
         metrics::{Exposition, MetricsDetail},
-        port::{KnownDevice, Port},
         service::Service,
         state::StateDir,
     },
 };
 use tokio::task::JoinHandle;
-
-struct NullPort(NullFrontend);
-
-impl Port for NullPort {
-    fn features(&self) -> Result<FeatureList, Failure> {
-        Ok(FeatureList { bits: 0, names: Vec::new() })
-    }
-
-    fn attach(
-        &self,
-        device: &Device,
-        request: &AttachRequest,
-        reactors: &[ReactorHandle],
-    ) -> Result<Box<dyn Attachment>, FrontendError> {
-        device.attach_to(&self.0, request, reactors)
-    }
-
-    fn take_over(
-        &self,
-        device: &Device,
-        id: u32,
-        mark: Option<Mark>,
-        reactors: &[ReactorHandle],
-        deadline: Duration,
-    ) -> Result<Box<dyn Attachment>, FrontendError> {
-        device.take_over_with(&self.0, id, mark, reactors, deadline)
-    }
-
-    fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
-        Ok(Vec::new())
-    }
-
-    fn user(&self, _path: &Path) -> Option<String> {
-        None
-    }
-
-    fn remove_orphan(&self, _id: u32, _timeout: Duration) -> Result<Detached, Failure> {
-        Ok(Detached::Complete)
-    }
-}
 
 /// A registry with the image `app:v1`, and a folder for a daemon's state, cache and store.
 struct Site {

@@ -10,6 +10,8 @@
 
 #[path = "../../tests/support/fixtures.rs"]
 mod fixtures;
+#[path = "../../tests/support/null_port.rs"]
+mod null_port;
 #[path = "../../tests/support/port.rs"]
 mod port;
 #[path = "../../tests/support/registry.rs"]
@@ -25,64 +27,22 @@ use std::{
 };
 
 use fixtures::Fixture;
+use null_port::NullPort;
 use registry::{Registry, Serving};
 use serde_json::{Value, json};
 use stratabd::{
     format::lsmt::Segment,
-    frontend::{AttachRequest, Attachment, Detached, FrontendError, Mark, NullFrontend},
-    reactor::ReactorHandle,
+    frontend::NullFrontend,
     server::{
-        api::types::{AddDevice, DeviceState, FeatureList, ForkDevice, ImageSpec},
+        api::types::{AddDevice, DeviceState, ForkDevice, ImageSpec},
         config::{Config, HostSection},
         daemon::{Daemon, DaemonParts, SnapshotTarget},
-        device::Device,
-        failure::{Failure, FailureClass},
+        failure::FailureClass,
         metrics::{Exposition, MetricsDetail},
-        port::{KnownDevice, Port},
         service::Service,
         state::StateDir,
     },
 };
-
-struct NullPort(NullFrontend);
-
-impl Port for NullPort {
-    fn features(&self) -> Result<FeatureList, Failure> {
-        Ok(FeatureList { bits: 0, names: Vec::new() })
-    }
-
-    fn attach(
-        &self,
-        device: &Device,
-        request: &AttachRequest,
-        reactors: &[ReactorHandle],
-    ) -> Result<Box<dyn Attachment>, FrontendError> {
-        device.attach_to(&self.0, request, reactors)
-    }
-
-    fn take_over(
-        &self,
-        device: &Device,
-        id: u32,
-        mark: Option<Mark>,
-        reactors: &[ReactorHandle],
-        deadline: Duration,
-    ) -> Result<Box<dyn Attachment>, FrontendError> {
-        device.take_over_with(&self.0, id, mark, reactors, deadline)
-    }
-
-    fn known(&self) -> Result<Vec<KnownDevice>, Failure> {
-        Ok(Vec::new())
-    }
-
-    fn user(&self, _path: &Path) -> Option<String> {
-        None
-    }
-
-    fn remove_orphan(&self, _id: u32, _timeout: Duration) -> Result<Detached, Failure> {
-        Ok(Detached::Complete)
-    }
-}
 
 /// A daemon that speaks plain HTTP to `host`.
 fn daemon(dir: &Path, host: &str) -> Arc<Daemon> {
